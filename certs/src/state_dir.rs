@@ -1,0 +1,407 @@
+//! The private directory in which a program keeps what it is and whom it knows.
+//!
+//! Nobody else may write there or read there, and that is checked, not hoped: whoever can put a
+//! file into it decides whom this user trusts. Files in it appear whole or not at all.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use etcetera::BaseStrategy as _;
+use tempfile::NamedTempFile;
+
+use crate::{CertsError, pem::io_error};
+
+/// A directory that exists, belongs to this user and is closed to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory `path`, or the platform's when `None`, making it where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// Names the directory when it can't be made, belongs to another user or is open to others.
+    pub fn open(path: Option<&Path>) -> Result<Self, CertsError> {
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => Self::default_path()?,
+        };
+        create_private(&path)?;
+        let metadata = fs::metadata(&path).map_err(|e| io_error(&path, "look at it", e))?;
+        if !metadata.is_dir() {
+            return Err(CertsError::NotADirectory { path });
+        }
+        check_private(&path, &metadata, DIR_MODE)?;
+        Ok(Self { path })
+    }
+
+    /// Where the state directory is unless the user says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`CertsError::NoStateDir`] when the platform names no home directory.
+    pub fn default_path() -> Result<PathBuf, CertsError> {
+        let strategy =
+            etcetera::choose_base_strategy().map_err(|_no_home| CertsError::NoStateDir)?;
+        // Only Windows has no such directory. Its cache directory is the one that stays on the
+        // machine, where a private key belongs, and nothing cleans it up.
+        let base = strategy.state_dir().unwrap_or_else(|| strategy.cache_dir());
+        Ok(base.join(DIR_NAME))
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of the file `name` in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens the file `name` for reading, `None` when there is none, and refuses it when it
+    /// belongs to another user or others may read it.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and says what is wrong with it.
+    pub fn open_private(&self, name: &str) -> Result<Option<File>, CertsError> {
+        let path = self.file(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error(&path, "open it", error)),
+        };
+        // The open file is asked, not its name, which may mean another file by now.
+        let metadata = file
+            .metadata()
+            .map_err(|error| io_error(&path, "look at it", error))?;
+        check_private(&path, &metadata, FILE_MODE)?;
+        Ok(Some(file))
+    }
+
+    /// Stores `content` durably as the new file `name`; `false` when there already is one, which
+    /// then stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// Names the file or directory that could not be written.
+    pub fn create(&self, name: &str, content: &[u8]) -> Result<bool, CertsError> {
+        let path = self.file(name);
+        match self.stage(content)?.persist_noclobber(&path) {
+            Ok(_file) => self.sync().map(|()| true),
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(io_error(&path, "create it", error.error)),
+        }
+    }
+
+    /// Stores `content` durably as the file `name`, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// Names the file or directory that could not be written.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), CertsError> {
+        let path = self.file(name);
+        self.stage(content)?
+            .persist(&path)
+            .map_err(|error| io_error(&path, "replace it", error.error))?;
+        self.sync()
+    }
+
+    /// Waits for the exclusive right to change the file `name` and holds it until dropped.
+    /// For whoever reads, alters and [replaces](Self::replace) a file that others alter too.
+    ///
+    /// # Errors
+    ///
+    /// Names the lock file when it can't be made or locked.
+    pub fn lock(&self, name: &str) -> Result<StateLock, CertsError> {
+        // A file of its own, because the one to be changed is replaced and takes its lock along.
+        let path = self.file(&format!("{name}{LOCK_SUFFIX}"));
+        let file = open_lock_file(&path).map_err(|error| io_error(&path, "open it", error))?;
+        file.lock()
+            .map_err(|error| io_error(&path, "lock it", error))?;
+        Ok(StateLock { _file: file })
+    }
+
+    /// `content` on disk under a temporary random name, readable by this user alone.
+    fn stage(&self, content: &[u8]) -> Result<NamedTempFile, CertsError> {
+        let write = || {
+            let mut staged = tempfile::Builder::new()
+                .prefix(STAGED_PREFIX)
+                .tempfile_in(&self.path)?;
+            staged.write_all(content)?;
+            staged.as_file().sync_all()?;
+            Ok(staged)
+        };
+        write().map_err(|error| io_error(&self.path, "write a file in it", error))
+    }
+
+    /// Makes the names in the directory durable.
+    fn sync(&self) -> Result<(), CertsError> {
+        sync_dir(&self.path).map_err(|error| io_error(&self.path, "sync it", error))
+    }
+}
+
+/// The exclusive right to change a file of the [`StateDir`], until dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+fn open_lock_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(FILE_MODE);
+    }
+    options.open(path)
+}
+
+/// Makes the directory and its parents; what stands there already is for the caller to judge.
+fn create_private(path: &Path) -> Result<(), CertsError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(DIR_MODE);
+    }
+    match builder.create(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(io_error(path, "make this directory", error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses what belongs to another user or has permission bits beyond `wanted`.
+#[cfg(unix)]
+fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<(), CertsError> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let expected = rustix::process::geteuid().as_raw();
+    if metadata.uid() != expected {
+        return Err(CertsError::ForeignOwner {
+            path: path.to_owned(),
+            owner: metadata.uid(),
+            expected,
+        });
+    }
+    if metadata.mode() & OTHERS_BITS != 0 {
+        return Err(CertsError::LooseMode {
+            path: path.to_owned(),
+            mode: metadata.mode() & PERMISSION_BITS,
+            wanted,
+        });
+    }
+    Ok(())
+}
+
+/// Elsewhere the access list that a user's own directories inherit keeps others out.
+#[cfg(not(unix))]
+fn check_private(_: &Path, _: &fs::Metadata, _: u32) -> Result<(), CertsError> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory can't be opened as a file, and its journal orders renames.
+#[cfg(not(unix))]
+fn sync_dir(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The directory's name below the platform's directory for state.
+const DIR_NAME: &str = "quire";
+
+/// The directory is for its owner.
+const DIR_MODE: u32 = 0o700;
+
+/// So are the files.
+const FILE_MODE: u32 = 0o600;
+
+/// What the group and others may do.
+#[cfg(unix)]
+const OTHERS_BITS: u32 = 0o077;
+
+/// The part of `st_mode` that `chmod` sets.
+#[cfg(unix)]
+const PERMISSION_BITS: u32 = 0o7777;
+
+/// Starts the names of files that are being written.
+const STAGED_PREFIX: &str = ".new-";
+
+/// Ends the names of lock files.
+const LOCK_SUFFIX: &str = ".lock";
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn state_dir(base: &TempDir) -> StateDir {
+        StateDir::open(Some(&base.path().join("a/b/state"))).unwrap()
+    }
+
+    fn read(dir: &StateDir, name: &str) -> String {
+        std::io::read_to_string(dir.open_private(name).unwrap().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_default_ends_in_the_programs_name() {
+        assert!(StateDir::default_path().unwrap().ends_with(DIR_NAME));
+    }
+
+    #[test]
+    fn it_is_made_with_its_parents_and_found_again() {
+        let base = TempDir::new().unwrap();
+        let dir = state_dir(&base);
+        assert!(dir.path().is_dir());
+        assert_eq!(state_dir(&base), dir);
+    }
+
+    #[test]
+    fn create_never_replaces_and_replace_does() {
+        let base = TempDir::new().unwrap();
+        let dir = state_dir(&base);
+        assert!(dir.open_private("f").unwrap().is_none());
+        assert!(dir.create("f", b"one").unwrap());
+        assert!(!dir.create("f", b"two").unwrap());
+        assert_eq!(read(&dir, "f"), "one");
+        dir.replace("f", b"three").unwrap();
+        assert_eq!(read(&dir, "f"), "three");
+        let names = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(names, 1, "nothing staged is left behind");
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_refused() {
+        let base = TempDir::new().unwrap();
+        let path = base.path().join("file");
+        fs::write(&path, "").unwrap();
+        assert!(matches!(
+            StateDir::open(Some(&path)),
+            Err(CertsError::NotADirectory { .. })
+        ));
+        assert!(matches!(
+            StateDir::open(Some(&path.join("below"))),
+            Err(CertsError::Io { .. })
+        ));
+    }
+
+    #[test]
+    fn a_lock_keeps_read_and_replace_together() {
+        let base = TempDir::new().unwrap();
+        let dir = state_dir(&base);
+        dir.create("count", b"").unwrap();
+        let rounds = 20;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..rounds {
+                        let _lock = dir.lock("count").unwrap();
+                        let longer = read(&dir, "count") + "x";
+                        dir.replace("count", longer.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(read(&dir, "count").len(), 4 * rounds);
+    }
+
+    #[cfg(unix)]
+    mod unix {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+        use super::*;
+
+        fn set_mode(path: &Path, mode: u32) {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn mode(path: &Path) -> u32 {
+            fs::metadata(path).unwrap().mode() & PERMISSION_BITS
+        }
+
+        #[test]
+        fn all_it_makes_is_private() {
+            let base = TempDir::new().unwrap();
+            let dir = state_dir(&base);
+            dir.create("created", b"").unwrap();
+            dir.replace("replaced", b"").unwrap();
+            let _lock = dir.lock("locked").unwrap();
+            assert_eq!(mode(dir.path()), DIR_MODE);
+            for name in ["created", "replaced", "locked.lock"] {
+                assert_eq!(mode(&dir.file(name)), FILE_MODE, "{name}");
+            }
+        }
+
+        #[test]
+        fn a_directory_open_to_others_is_refused_by_name() {
+            let base = TempDir::new().unwrap();
+            let path = state_dir(&base).path().to_owned();
+            for loose in [0o755, 0o710, 0o701, 0o770, 0o707] {
+                set_mode(&path, loose);
+                let error = StateDir::open(Some(&path)).unwrap_err();
+                assert!(matches!(error, CertsError::LooseMode { mode, .. } if mode == loose));
+                let text = error.to_string();
+                assert!(
+                    text.contains("state") && text.contains("chmod 700"),
+                    "{text}"
+                );
+            }
+            set_mode(&path, 0o500);
+            StateDir::open(Some(&path)).unwrap();
+        }
+
+        #[test]
+        fn a_file_open_to_others_is_refused_by_name() {
+            let base = TempDir::new().unwrap();
+            let dir = state_dir(&base);
+            dir.create("secret", b"").unwrap();
+            for loose in [0o640, 0o604, 0o660, 0o602, 0o666] {
+                set_mode(&dir.file("secret"), loose);
+                let error = dir.open_private("secret").unwrap_err();
+                assert!(matches!(error, CertsError::LooseMode { mode, .. } if mode == loose));
+                let text = error.to_string();
+                assert!(
+                    text.contains("secret") && text.contains("chmod 600"),
+                    "{text}"
+                );
+            }
+            set_mode(&dir.file("secret"), 0o400);
+            dir.open_private("secret").unwrap().unwrap();
+        }
+
+        #[test]
+        fn what_another_user_owns_is_refused_by_name() {
+            // Giving files away takes a right that most users lack; `/` then belongs to another.
+            let base = TempDir::new().unwrap();
+            let dir = state_dir(&base);
+            dir.create("secret", b"").unwrap();
+            let stranger = rustix::process::geteuid().as_raw() + 1;
+            if std::os::unix::fs::chown(dir.file("secret"), Some(stranger), None).is_err() {
+                let error = StateDir::open(Some(Path::new("/"))).unwrap_err();
+                assert!(matches!(error, CertsError::ForeignOwner { owner: 0, .. }));
+                return;
+            }
+            let error = dir.open_private("secret").unwrap_err();
+            assert!(error.to_string().contains("secret"), "{error}");
+            assert!(matches!(error, CertsError::ForeignOwner { owner, .. } if owner == stranger));
+            std::os::unix::fs::chown(dir.path(), Some(stranger), None).unwrap();
+            let error = StateDir::open(Some(dir.path())).unwrap_err();
+            assert!(matches!(error, CertsError::ForeignOwner { .. }));
+        }
+    }
+}
