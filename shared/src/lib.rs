@@ -1,1 +1,19 @@
-//! shared.
+//! What quire's server and client must agree on.
+//!
+//! The conversation is in [`protocol`], its bytes in [`codec`], its names in [`path`] and its
+//! limits in [`limits`]; PROTOCOL.md says the same in words. [`stream`] and [`body`] are the one
+//! implementation of messages and bodies on a stream that both ends use. This crate opens no file
+//! and no socket by itself, and decides nothing about trust.
+
+pub mod body;
+pub mod codec;
+pub mod digest;
+pub mod error_code;
+pub mod limits;
+pub mod path;
+pub mod protocol;
+pub mod stream;
+pub mod transport;
+
+pub use error_code::ErrorCode;
+pub use path::{Escaped, Name, RemotePath};

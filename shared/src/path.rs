@@ -1,0 +1,277 @@
+//! The only way to name something on the server.
+//!
+//! A [`RemotePath`] is a list of [`Name`]s below the served root. Both can only be built by a
+//! constructor that checks them, and the decoder is such a constructor: no handler ever sees an
+//! unchecked path. One spelling exists for each path, so the same value serves for rights, locks,
+//! cache and the open itself. See PROTOCOL.md, "Paths".
+
+use std::fmt;
+
+use minicbor::{Decode, Decoder, Encode, Encoder};
+
+use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX};
+
+/// Names that begin so belong to quire itself (staged uploads, the lock of a root, unfinished
+/// downloads) and can't be named by a peer.
+pub const RESERVED_PREFIX: &str = ".quire-";
+
+/// One component of a path: a name within a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<str>);
+
+impl Name {
+    /// Checks `name` against the rules for a component.
+    ///
+    /// # Errors
+    /// The rule that `name` breaks.
+    pub fn new(name: impl Into<Box<str>>) -> Result<Self, PathError> {
+        let name = name.into();
+        match &*name {
+            "" => return Err(PathError::Empty),
+            "." | ".." => return Err(PathError::Relative),
+            _ => {}
+        }
+        if name.len() > NAME_BYTES_MAX {
+            return Err(PathError::NameTooLong { bytes: name.len() });
+        }
+        if name.contains('/') {
+            return Err(PathError::Separator);
+        }
+        if name.contains('\0') {
+            return Err(PathError::Nul);
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(PathError::Reserved);
+        }
+        Ok(Self(name))
+    }
+
+    /// The name as it stands in the file system.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Shows the name with everything a terminal could take for a command escaped.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Escaped(&self.0))
+    }
+}
+
+impl<C> Encode<C> for Name {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.str(&self.0)?;
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Name {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let position = d.position();
+        Self::new(d.str()?).map_err(|error| minicbor::decode::Error::custom(error).at(position))
+    }
+}
+
+/// A path below the served root; without components it is the root itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct RemotePath(Vec<Name>);
+
+impl RemotePath {
+    /// The served root.
+    pub const ROOT: Self = Self(Vec::new());
+
+    /// Reads a path as people type it: components between slashes. Slashes at the start, at the
+    /// end and doubled ones are taken for one; `.` and `..` are refused, not resolved.
+    ///
+    /// # Errors
+    /// The rule that a component or the whole path breaks.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let names = text
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(Name::new);
+        Self::from_names(names.collect::<Result<_, _>>()?)
+    }
+
+    /// Checks the limits that concern the path as a whole.
+    ///
+    /// # Errors
+    /// If there are too many components or too many bytes in all.
+    pub fn from_names(names: Vec<Name>) -> Result<Self, PathError> {
+        if names.len() > PATH_COMPONENTS_MAX {
+            return Err(PathError::TooDeep);
+        }
+        let bytes = names
+            .iter()
+            .map(|name| name.0.len() + 1)
+            .sum::<usize>()
+            .saturating_sub(1);
+        if bytes > PATH_BYTES_MAX {
+            return Err(PathError::TooLong { bytes });
+        }
+        Ok(Self(names))
+    }
+
+    /// The components, outermost first.
+    pub fn names(&self) -> &[Name] {
+        &self.0
+    }
+
+    /// Whether this is the served root.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last component, unless this is the root.
+    pub fn name(&self) -> Option<&Name> {
+        self.0.last()
+    }
+
+    /// The directory that holds this path, unless this is the root.
+    pub fn parent(&self) -> Option<Self> {
+        let (_, parent) = self.0.split_last()?;
+        Some(Self(parent.to_vec()))
+    }
+
+    /// This path with one more component.
+    ///
+    /// # Errors
+    /// If the longer path passes a limit.
+    pub fn join(&self, name: Name) -> Result<Self, PathError> {
+        let mut names = self.0.clone();
+        names.push(name);
+        Self::from_names(names)
+    }
+
+    /// Whether `self` is `other` or an ancestor of it.
+    pub fn contains(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
+    /// The components between slashes, for system calls relative to the root; `.` for the root.
+    pub fn to_relative(&self) -> String {
+        if self.is_root() {
+            return ".".to_owned();
+        }
+        self.0
+            .iter()
+            .map(Name::as_str)
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+}
+
+impl fmt::Debug for RemotePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_relative(), f)
+    }
+}
+
+/// Shows the path with a leading slash, control characters escaped.
+impl fmt::Display for RemotePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return f.write_str("/");
+        }
+        self.0.iter().try_for_each(|name| write!(f, "/{name}"))
+    }
+}
+
+impl<C> Encode<C> for RemotePath {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        self.0.encode(e, context)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for RemotePath {
+    fn decode(d: &mut Decoder<'b>, context: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let position = d.position();
+        let mut names = Vec::new();
+        for name in d.array_iter_with(context)? {
+            if names.len() == PATH_COMPONENTS_MAX {
+                return Err(minicbor::decode::Error::custom(PathError::TooDeep).at(position));
+            }
+            names.push(name?);
+        }
+        Self::from_names(names).map_err(|error| minicbor::decode::Error::custom(error).at(position))
+    }
+
+    fn nil() -> Option<Self> {
+        None
+    }
+}
+
+/// The rule that a name or path breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// A component is empty.
+    #[error("a name can't be empty")]
+    Empty,
+    /// A component is `.` or `..`.
+    #[error("`.` and `..` can't be part of a path")]
+    Relative,
+    /// A component contains a slash.
+    #[error("a name can't contain `/`")]
+    Separator,
+    /// A component contains a NUL.
+    #[error("a name can't contain a NUL character")]
+    Nul,
+    /// A component begins with [`RESERVED_PREFIX`].
+    #[error("names that begin with `{RESERVED_PREFIX}` are reserved")]
+    Reserved,
+    /// A component is longer than [`NAME_BYTES_MAX`].
+    #[error("a name has {bytes} bytes, more than {NAME_BYTES_MAX}")]
+    NameTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The path is longer than [`PATH_BYTES_MAX`].
+    #[error("the path has {bytes} bytes, more than {PATH_BYTES_MAX}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The path has more than [`PATH_COMPONENTS_MAX`] components.
+    #[error("the path has more than {PATH_COMPONENTS_MAX} components")]
+    TooDeep,
+}
+
+/// Text from the other side, made safe for a terminal or a log: control characters, those that
+/// change the direction of text, and line separators appear as escapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        for character in self.0.chars() {
+            match character {
+                '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{FEFF}' => {
+                    write!(f, "{}", character.escape_unicode())?;
+                }
+                '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => {
+                    write!(f, "{}", character.escape_unicode())?;
+                }
+                _ if character.is_control() => write!(f, "{}", character.escape_default())?,
+                _ => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}

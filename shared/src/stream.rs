@@ -1,0 +1,228 @@
+//! The two halves of a request's stream, as whole messages.
+//!
+//! quinn finishes a `SendStream` that is dropped, so an error path that merely returns would look
+//! like a clean end. [`Sender`] turns that around: it resets when dropped, and only
+//! [`Sender::finish`] ends the stream well. See PROTOCOL.md, "Streams".
+
+use bytes::Bytes;
+use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+
+use crate::codec::{self, DecodeError, PREFIX_BYTES};
+use crate::error_code::ErrorCode;
+use crate::protocol::Message;
+
+/// How urgent a stream is; quinn sends what waits on more urgent streams first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Bodies of large files.
+    Bulk,
+    /// Bodies that fit in a few packets.
+    Small,
+    /// Messages.
+    Control,
+}
+
+impl Priority {
+    /// The priority of a body of `length` bytes.
+    pub fn of_body(length: Option<u64>) -> Self {
+        match length {
+            Some(length) if length <= SMALL_BODY_BYTES_MAX => Self::Small,
+            _ => Self::Bulk,
+        }
+    }
+}
+
+/// The sending half of a request: resets on drop, so only an explicit `finish` looks like success.
+#[derive(Debug)]
+pub struct Sender {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Sender {
+    /// Takes charge of `stream`.
+    pub fn new(stream: SendStream) -> Self {
+        let mut sender = Self {
+            stream,
+            finished: false,
+        };
+        sender.set_priority(Priority::Control);
+        sender
+    }
+
+    /// Orders this stream among the connection's others.
+    pub fn set_priority(&mut self, priority: Priority) {
+        // Fails only for a stream that is closed, whose order is of no interest.
+        let _ = self.stream.set_priority(priority as i32);
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// If the other side stopped the stream, the connection is lost, or the message is too long.
+    pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), SendError> {
+        let bytes = codec::encode(message).map_err(SendError::Message)?;
+        self.stream.write_chunk(Bytes::from(bytes)).await?;
+        Ok(())
+    }
+
+    /// Sends raw bytes of a body.
+    ///
+    /// # Errors
+    /// If the other side stopped the stream or the connection is lost.
+    pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        self.stream.write_chunk(bytes).await
+    }
+
+    /// Ends the stream well.
+    ///
+    /// # Errors
+    /// If the stream was ended before.
+    pub fn finish(&mut self) -> Result<(), SendError> {
+        self.finished = true;
+        self.stream
+            .finish()
+            .map_err(|_| SendError::Write(WriteError::ClosedStream))
+    }
+
+    /// Ends the stream well and waits until the other side has received all of it.
+    ///
+    /// # Errors
+    /// If the other side stopped the stream or the connection is lost.
+    pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
+        self.finish()?;
+        match self.stream.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(SendError::Write(WriteError::Stopped(code))),
+            Err(quinn::StoppedError::ConnectionLost(error)) => {
+                Err(SendError::Write(WriteError::ConnectionLost(error)))
+            }
+            Err(quinn::StoppedError::ZeroRttRejected) => {
+                Err(SendError::Write(WriteError::ZeroRttRejected))
+            }
+        }
+    }
+
+    /// Ends the stream badly: the other side hears `code`, and data not yet sent is dropped.
+    pub fn reset(&mut self, code: ErrorCode) {
+        self.finished = true;
+        // Fails only for a stream that is over already.
+        let _ = self.stream.reset(code.into());
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.reset(ErrorCode::CANCELLED);
+        }
+    }
+}
+
+/// The receiving half of a request: stops with a code on drop, unless it was read to its end.
+#[derive(Debug)]
+pub struct Receiver {
+    stream: RecvStream,
+}
+
+impl Receiver {
+    /// Takes charge of `stream`.
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream }
+    }
+
+    /// Receives one message.
+    ///
+    /// # Errors
+    /// If the stream ends or breaks before the message is whole, or the bytes aren't an `M`.
+    pub async fn receive<M: Message>(&mut self) -> Result<M, ReceiveError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        self.stream.read_exact(&mut prefix).await?;
+        let mut bytes = vec![0; codec::decode_length::<M>(prefix)?];
+        self.stream.read_exact(&mut bytes).await?;
+        Ok(codec::decode(&bytes)?)
+    }
+
+    /// Receives the length of a body's next piece.
+    ///
+    /// # Errors
+    /// If the stream ends or breaks before.
+    pub(crate) async fn receive_length(&mut self) -> Result<u32, ReceiveError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        self.stream.read_exact(&mut prefix).await?;
+        Ok(u32::from_be_bytes(prefix))
+    }
+
+    /// Receives up to `limit` raw bytes of a body, or nothing at its end.
+    ///
+    /// # Errors
+    /// If the stream breaks.
+    pub async fn receive_bytes(&mut self, limit: usize) -> Result<Option<Bytes>, ReceiveError> {
+        let chunk = self.stream.read_chunk(limit, true).await?;
+        Ok(chunk.map(|chunk| chunk.bytes))
+    }
+
+    /// Waits for the end of the stream.
+    ///
+    /// # Errors
+    /// If bytes come instead, or the stream breaks.
+    pub async fn expect_end(&mut self) -> Result<(), ReceiveError> {
+        match self.stream.read_chunk(1, true).await? {
+            None => Ok(()),
+            Some(_) => Err(ReceiveError::Decode(DecodeError::TrailingBytes)),
+        }
+    }
+
+    /// Tells the other side to send no more, and why.
+    pub fn stop(&mut self, code: ErrorCode) {
+        // Fails only for a stream that is over already.
+        let _ = self.stream.stop(code.into());
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Without this quinn would stop the stream with code 0, which is none of ours.
+        self.stop(ErrorCode::CANCELLED);
+    }
+}
+
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The stream or the connection is broken.
+    #[error("sending failed")]
+    Write(#[from] WriteError),
+    /// The message is over its own limit.
+    #[error("message can't be sent")]
+    Message(#[source] DecodeError),
+}
+
+/// Why a message or a body could not be received.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// The stream or the connection is broken.
+    #[error("receiving failed")]
+    Read(#[from] quinn::ReadError),
+    /// The stream ended in the middle.
+    #[error("the other side ended the stream too early")]
+    Truncated,
+    /// The bytes aren't what they should be.
+    #[error("the other side sent something else than expected")]
+    Decode(#[from] DecodeError),
+}
+
+impl From<ReadExactError> for ReceiveError {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::FinishedEarly(_) => Self::Truncated,
+            ReadExactError::ReadError(error) => Self::Read(error),
+        }
+    }
+}
+
+/// Bodies up to this go ahead of larger ones: what one round trip carries at RFC 9002's initial
+/// window (§7.2) of ten packets and a few doublings.
+const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;

@@ -1,0 +1,59 @@
+//! Transport settings common to both ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+use crate::limits::STREAMS_MAX;
+
+/// The protocol's name in TLS (RFC 7301); it carries the version.
+pub const ALPN: &[u8] = b"quire/1";
+
+/// The UDP port a server listens on, and a client connects to, unless told otherwise.
+pub const PORT: u16 = 4433;
+
+/// The transport settings of a server.
+pub fn server() -> Arc<TransportConfig> {
+    let mut config = common();
+    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
+    Arc::new(config)
+}
+
+/// The transport settings of a client: as the server's, but the server opens no streams, and
+/// keeping an idle connection alive is the client's wish alone.
+pub fn client() -> Arc<TransportConfig> {
+    let mut config = common();
+    config.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    config.keep_alive_interval(Some(KEEP_ALIVE));
+    Arc::new(config)
+}
+
+fn common() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW);
+    config
+}
+
+/// How long a silent connection lives, in milliseconds: RFC 9308, §3.2, expects NAT bindings to
+/// last no longer without traffic.
+const IDLE_MS: u32 = 30_000;
+
+/// A third of the idle timeout, so that two lost packets don't end an idle session.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What may be under way on one stream, in bytes: below the connection's window, so that one
+/// stream that nobody reads can't block the others.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// What may be under way on one connection, in bytes.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// What a connection may hold that isn't acknowledged yet, in bytes.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
