@@ -13,6 +13,7 @@ pub mod limits;
 pub mod path;
 pub mod protocol;
 pub mod stream;
+pub mod tls;
 pub mod transport;
 
 pub use error_code::ErrorCode;
