@@ -1,1 +1,4 @@
 //! server.
+
+pub mod authorized_keys;
+pub mod tls;

@@ -1,0 +1,385 @@
+//! Who may do what: the owner, the keys in `authorized-keys`, and everybody else.
+//!
+//! The file is text that people write by hand, so whatever in it can't be understood stops the
+//! start with its line number; a key that was mistyped must not silently keep somebody out, nor
+//! let somebody in.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fs::File,
+    io::{self, ErrorKind, Read as _},
+    path::{Path, PathBuf},
+};
+
+use quire_certs::{Fingerprint, FingerprintError};
+use thiserror::Error;
+
+/// What somebody may do; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Rights {
+    /// Nothing: the connection is closed.
+    #[default]
+    None,
+    /// Whatever leaves the served directory as it is.
+    Read,
+    /// Everything.
+    Write,
+}
+
+impl Rights {
+    /// Whether requests that change nothing are granted.
+    pub fn may_read(self) -> bool {
+        self >= Self::Read
+    }
+
+    /// Whether requests that change something are granted.
+    pub fn may_write(self) -> bool {
+        self >= Self::Write
+    }
+}
+
+/// The rights of every key, and of those who show none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuthorizedKeys {
+    keys: HashMap<Fingerprint, Rights>,
+    anonymous: Rights,
+}
+
+impl AuthorizedKeys {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    ///
+    /// Names the file when it can't be read or others may write it, and the line that is wrong.
+    pub fn load(path: &Path) -> Result<Self, AuthorizedKeysError> {
+        let mut text = String::new();
+        let read = |text: &mut String| -> io::Result<File> {
+            let file = File::open(path)?;
+            (&file).take(FILE_BYTES_MAX + 1).read_to_string(text)?;
+            Ok(file)
+        };
+        let file = read(&mut text).map_err(|source| AuthorizedKeysError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(AuthorizedKeysError::TooLarge {
+                path: path.to_owned(),
+                limit: FILE_BYTES_MAX,
+            });
+        }
+        check_writers(path, &file)?;
+        Self::parse(path, &text)
+    }
+
+    /// As [`AuthorizedKeys::load`], but nobody is authorized when there is no such file. For the
+    /// file in the state directory, which nobody asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`AuthorizedKeys::load`].
+    pub fn load_if_present(path: &Path) -> Result<Self, AuthorizedKeysError> {
+        match Self::load(path) {
+            Err(AuthorizedKeysError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            result => result,
+        }
+    }
+
+    /// Reads `text`; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// Names the line that is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, AuthorizedKeysError> {
+        let mut keys = HashMap::new();
+        for (line, number) in text.lines().zip(1..) {
+            let entry = parse_line(line).and_then(|entry| match entry {
+                None => Ok(()),
+                Some((key, rights)) => match keys.entry(key) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(rights);
+                        Ok(())
+                    }
+                    Entry::Occupied(_) => Err(LineError::Repeated),
+                },
+            });
+            entry.map_err(|source| AuthorizedKeysError::Line {
+                path: path.to_owned(),
+                number,
+                source,
+            })?;
+        }
+        Ok(Self {
+            keys,
+            anonymous: Rights::None,
+        })
+    }
+
+    /// Lets the owner do everything, whatever the file says of that key.
+    #[must_use]
+    pub fn with_owner(mut self, owner: Fingerprint) -> Self {
+        self.keys.insert(owner, Rights::Write);
+        self
+    }
+
+    /// Lets everybody do this much.
+    #[must_use]
+    pub fn with_anonymous(mut self, rights: Rights) -> Self {
+        self.anonymous = rights;
+        self
+    }
+
+    /// What the holder of `key` may do, or somebody who showed none.
+    pub fn rights(&self, key: Option<&Fingerprint>) -> Rights {
+        let own = key.and_then(|key| self.keys.get(key)).copied();
+        // Whoever has a key could as well show none, so it never takes rights away.
+        own.unwrap_or_default().max(self.anonymous)
+    }
+
+    /// How many keys have rights of their own.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether no key has rights of its own.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+/// Why an `authorized-keys` file can't be used.
+#[derive(Debug, Error)]
+pub enum AuthorizedKeysError {
+    /// The system refused to open or read it, or it is no text.
+    #[error("{path:?}: cannot read it")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is far larger than a list of keys.
+    #[error("{path:?} is over {limit} bytes, too large for a list of keys")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Others could write themselves into it.
+    #[error("{path:?} has mode {mode:04o}, so other users can write it: run chmod go-w on it")]
+    LooseMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A line is wrong.
+    #[error("{path:?} line {number}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        #[source]
+        source: LineError,
+    },
+}
+
+/// What is wrong with a line of an `authorized-keys` file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LineError {
+    /// The first word is no fingerprint.
+    #[error(transparent)]
+    Fingerprint(FingerprintError),
+    /// There is no second word.
+    #[error("no rights after the fingerprint: expected read or write")]
+    NoRights,
+    /// The second word grants nothing known.
+    #[error("unknown rights {0:?}: expected read or write")]
+    UnknownRights(String),
+    /// An earlier line has the same key.
+    #[error("this fingerprint stands on an earlier line already")]
+    Repeated,
+}
+
+/// One line: `<fingerprint> <rights> [comment]`, or nothing.
+fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rights)>, LineError> {
+    let mut words = line.split_whitespace();
+    let Some(fingerprint) = words.next().filter(|word| !word.starts_with('#')) else {
+        return Ok(None);
+    };
+    let fingerprint = fingerprint.parse().map_err(LineError::Fingerprint)?;
+    match words.next() {
+        Some("read") => Ok(Some((fingerprint, Rights::Read))),
+        Some("write") => Ok(Some((fingerprint, Rights::Write))),
+        Some(other) => Err(LineError::UnknownRights(other.to_owned())),
+        None => Err(LineError::NoRights),
+    }
+}
+
+#[cfg(unix)]
+fn check_writers(path: &Path, file: &File) -> Result<(), AuthorizedKeysError> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let metadata = file.metadata().map_err(|source| AuthorizedKeysError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    if metadata.mode() & OTHERS_WRITE != 0 {
+        return Err(AuthorizedKeysError::LooseMode {
+            path: path.to_owned(),
+            mode: metadata.mode() & PERMISSION_BITS,
+        });
+    }
+    Ok(())
+}
+
+/// Elsewhere the access list of the directory keeps others out.
+#[cfg(not(unix))]
+fn check_writers(_: &Path, _: &File) -> Result<(), AuthorizedKeysError> {
+    Ok(())
+}
+
+/// Room for some fifty thousand keys; what stops a mistyped name from filling the memory.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Write permission of the group and of others.
+#[cfg(unix)]
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The part of `st_mode` that `chmod` sets.
+#[cfg(unix)]
+const PERMISSION_BITS: u32 = 0o7777;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ALICE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const BOB: &str = "BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const CAROL: &str = "CAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn parse(text: &str) -> Result<AuthorizedKeys, AuthorizedKeysError> {
+        AuthorizedKeys::parse(Path::new("keys"), text)
+    }
+
+    fn rights(keys: &AuthorizedKeys, key: &str) -> Rights {
+        keys.rights(Some(&key.parse().unwrap()))
+    }
+
+    #[test]
+    fn listed_keys_have_their_rights_and_others_none() {
+        let text = format!(
+            "# who may come in\n\n{ALICE} read\n  \t\n\t{BOB}\twrite  bob at work # really\r\n#{CAROL} write\n"
+        );
+        let keys = parse(&text).unwrap();
+        assert_eq!(keys.len(), 2);
+        assert_eq!(rights(&keys, ALICE), Rights::Read);
+        assert_eq!(rights(&keys, BOB), Rights::Write);
+        assert_eq!(rights(&keys, CAROL), Rights::None);
+        assert_eq!(keys.rights(None), Rights::None);
+    }
+
+    #[test]
+    fn the_owner_may_write_whatever_the_file_says() {
+        let keys = parse(&format!("{ALICE} read")).unwrap();
+        let keys = keys.with_owner(ALICE.parse().unwrap());
+        assert_eq!(rights(&keys, ALICE), Rights::Write);
+        assert_eq!(rights(&keys, BOB), Rights::None);
+    }
+
+    #[test]
+    fn anonymous_rights_are_the_least_that_anyone_has() {
+        let keys = parse(&format!("{ALICE} read\n{BOB} write")).unwrap();
+        let reading = keys.clone().with_anonymous(Rights::Read);
+        assert_eq!(reading.rights(None), Rights::Read);
+        assert_eq!(rights(&reading, CAROL), Rights::Read);
+        assert_eq!(rights(&reading, BOB), Rights::Write);
+        let writing = keys.with_anonymous(Rights::Write);
+        assert_eq!(rights(&writing, ALICE), Rights::Write);
+    }
+
+    #[test]
+    fn write_includes_read() {
+        assert!(Rights::Write.may_read() && Rights::Write.may_write());
+        assert!(Rights::Read.may_read() && !Rights::Read.may_write());
+        assert!(!Rights::None.may_read() && !Rights::None.may_write());
+    }
+
+    #[test]
+    fn wrong_lines_are_reported_by_number() {
+        let long = format!("{ALICE}A write");
+        let cases = [
+            (
+                "nonsense write",
+                LineError::Fingerprint(FingerprintError::Length(8)),
+            ),
+            (
+                long.as_str(),
+                LineError::Fingerprint(FingerprintError::Length(44)),
+            ),
+            (BOB, LineError::NoRights),
+            (
+                &format!("{BOB} Write"),
+                LineError::UnknownRights("Write".to_owned()),
+            ),
+            (
+                &format!("{BOB} read,write"),
+                LineError::UnknownRights("read,write".to_owned()),
+            ),
+            (&format!("{ALICE} write"), LineError::Repeated),
+        ];
+        for (line, expected) in cases {
+            let error = parse(&format!("{ALICE} read\n\n{line}\n")).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(text, "\"keys\" line 3");
+            assert!(
+                matches!(&error, AuthorizedKeysError::Line { source, .. } if *source == expected),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_where_it_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("authorized-keys");
+        let error = AuthorizedKeys::load(&path).unwrap_err();
+        assert!(error.to_string().contains("authorized-keys"), "{error}");
+        assert!(AuthorizedKeys::load_if_present(&path).unwrap().is_empty());
+        fs::write(&path, "rubbish").unwrap();
+        AuthorizedKeys::load_if_present(&path).unwrap_err();
+        fs::write(&path, vec![b'#'; (4 << 20) + 1]).unwrap();
+        assert!(matches!(
+            AuthorizedKeys::load(&path),
+            Err(AuthorizedKeysError::TooLarge { .. })
+        ));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("authorized-keys");
+        fs::write(&path, format!("{ALICE} read\n")).unwrap();
+        for (mode, accepted) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match AuthorizedKeys::load(&path) {
+                Ok(keys) => assert!(accepted && keys.len() == 1, "{mode:o}"),
+                Err(error) => assert!(
+                    !accepted && matches!(error, AuthorizedKeysError::LooseMode { .. }),
+                    "{mode:o}: {error}"
+                ),
+            }
+        }
+    }
+}
