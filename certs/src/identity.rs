@@ -61,7 +61,7 @@ impl Identity {
     ///
     /// Names the file that can't be read or used, or both when they don't belong together.
     pub fn from_pem_files(certificate: &Path, key: &Path) -> Result<Self, CertsError> {
-        let chain = pem::certificates(certificate, &pem::read(certificate)?)?;
+        let chain = pem::load_certificates(certificate)?;
         let private = pem::private_key(key, &pem::read(key)?)?;
         Self::new((certificate, chain), (key, private))
     }

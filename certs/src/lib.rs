@@ -14,5 +14,6 @@ mod store;
 pub use error::CertsError;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use identity::{Identity, local_names};
+pub use pem::load_certificates;
 pub use state_dir::{StateDir, StateLock};
 pub use store::{Role, load, load_or_create, replace};

@@ -11,6 +11,16 @@ use rustls::pki_types::{
 
 use crate::CertsError;
 
+/// Every certificate in the PEM file `path`, at least one: somebody's chain, or the authorities
+/// to trust.
+///
+/// # Errors
+///
+/// Names the file and says what is wrong with it.
+pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertsError> {
+    certificates(path, &read(path)?)
+}
+
 /// The whole of a PEM file, within a limit.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertsError> {
     let file = File::open(path).map_err(|source| io_error(path, "open it", source))?;
