@@ -1,1 +1,5 @@
 //! client.
+
+pub mod known_servers;
+pub mod tls;
+pub mod trust;

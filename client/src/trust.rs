@@ -1,0 +1,380 @@
+//! Whether a server is the one the user means.
+//!
+//! TLS asks in the middle of a handshake and can't wait for a person. So a [`ServerVerifier`]
+//! decides at once from what is known, and a server it can't vouch for fails the handshake and
+//! leaves a [`Refusal`], from which the caller may ask the user and connect again, pinned to the
+//! key that was shown. Whatever is decided, the server must prove to hold the key: there is no
+//! way to skip that.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use quire_certs::{CertsError, Fingerprint, Role, StateDir, load, load_certificates};
+use quire_shared::tls;
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, PeerIncompatible, RootCertStore,
+    SignatureScheme,
+    client::{
+        VerifierBuilderError, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use thiserror::Error;
+
+use crate::known_servers::{KnownServer, KnownServers, KnownServersError, ServerId};
+
+/// Decides about one server, for one connection or several.
+#[derive(Debug)]
+pub struct ServerVerifier {
+    server: ServerId,
+    grounds: Grounds,
+    provider: Arc<CryptoProvider>,
+    refusal: Mutex<Option<Box<Refusal>>>,
+}
+
+impl ServerVerifier {
+    /// Trusts `server` by its entry among the known servers in `dir`; without one, when it has
+    /// the user's own server identity from `dir`, or a certificate for its name from an authority
+    /// that the platform trusts.
+    ///
+    /// # Errors
+    ///
+    /// Names the file in `dir` that can't be used.
+    pub fn new(server: ServerId, dir: &StateDir) -> Result<Self, TrustError> {
+        let known_servers = KnownServers::new(dir.clone());
+        let grounds = match known_servers.find(&server)? {
+            Some(entry) => Grounds::Known {
+                entry,
+                file: known_servers.path(),
+            },
+            None => Grounds::Unknown {
+                own: load(dir, Role::Server)?.map(|identity| identity.fingerprint()),
+                platform: OnceLock::new(),
+            },
+        };
+        Ok(Self::with_grounds(server, grounds))
+    }
+
+    /// Trusts `server` by the authorities in the PEM file `ca` alone, its name checked.
+    ///
+    /// # Errors
+    ///
+    /// Names `ca` when it can't be used.
+    pub fn with_ca(server: ServerId, ca: &Path) -> Result<Self, TrustError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in load_certificates(ca)? {
+            roots.add(certificate).map_err(|source| TrustError::Ca {
+                path: ca.to_owned(),
+                source,
+            })?;
+        }
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
+                .build()
+                .map_err(TrustError::Verifier)?;
+        let grounds = Grounds::Ca {
+            verifier,
+            file: ca.to_owned(),
+        };
+        Ok(Self::with_grounds(server, grounds))
+    }
+
+    /// Trusts `server` by the key `fingerprint` alone, to which the user has agreed.
+    pub fn pinned(server: ServerId, fingerprint: Fingerprint) -> Self {
+        Self::with_grounds(server, Grounds::Pinned(fingerprint))
+    }
+
+    fn with_grounds(server: ServerId, grounds: Grounds) -> Self {
+        Self {
+            server,
+            grounds,
+            provider: tls::provider(),
+            refusal: Mutex::new(None),
+        }
+    }
+
+    /// Why the last handshake was refused here, if it was; asked once, when connecting failed.
+    pub fn take_refusal(&self) -> Option<Box<Refusal>> {
+        self.refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn leave(&self, refusal: Box<Refusal>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+    }
+
+    /// Judges the certificate, but not whether the server has its key.
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), Box<Refusal>> {
+        let server = self.server.clone();
+        let Ok(seen) = Fingerprint::of_certificate(shown.end_entity) else {
+            return Err(Box::new(Refusal::Malformed { server }));
+        };
+        let refusal = match &self.grounds {
+            Grounds::Ca { verifier, file } => match shown.verify_by(verifier.as_ref()) {
+                Ok(()) => return Ok(()),
+                Err(error) => self.refusal_by_ca(file, error),
+            },
+            Grounds::Pinned(agreed) if seen == *agreed => return Ok(()),
+            Grounds::Pinned(agreed) => Refusal::NotPinned {
+                server,
+                agreed: *agreed,
+                seen,
+            },
+            Grounds::Known { entry, .. } if seen == entry.fingerprint => return Ok(()),
+            Grounds::Known { entry, file } => Refusal::Changed {
+                server,
+                known: entry.fingerprint,
+                seen,
+                file: file.clone(),
+                line: entry.line,
+            },
+            Grounds::Unknown { own, .. } if *own == Some(seen) => return Ok(()),
+            Grounds::Unknown { platform, .. } => {
+                let platform = platform.get_or_init(|| platform_verifier(&self.provider));
+                match platform.as_ref().map(|p| shown.verify_by(p.as_ref())) {
+                    Some(Ok(())) => return Ok(()),
+                    Some(Err(_)) | None => Refusal::Unknown { server, seen },
+                }
+            }
+        };
+        Err(Box::new(refusal))
+    }
+
+    fn refusal_by_ca(&self, file: &Path, source: Error) -> Refusal {
+        let server = self.server.clone();
+        match source {
+            Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => Refusal::WrongName { server, source },
+            source => Refusal::NotByCa {
+                server,
+                file: file.to_owned(),
+                source,
+            },
+        }
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let shown = Shown {
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        };
+        self.judge(&shown).map_err(|refusal| {
+            let alert = refusal.alert();
+            self.leave(refusal);
+            alert
+        })?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        tls::verify_possession(&self.provider, message, certificate, signature).inspect_err(
+            |_error| {
+                self.leave(Box::new(Refusal::NotProved {
+                    server: self.server.clone(),
+                }));
+            },
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Why a server was not trusted.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum Refusal {
+    /// Nothing vouches for it. The user may: then connect again, pinned to `seen`.
+    #[error("{server} is not known; its key is {seen}")]
+    Unknown {
+        /// Whom the user meant.
+        server: ServerId,
+        /// The key that was shown.
+        seen: Fingerprint,
+    },
+    /// It showed another key than the one it is known by.
+    #[error(
+        "the key of {server} has changed: known is {known}, shown was {seen}; somebody may be \
+         listening in. If the change is meant, remove line {line} of {file:?}"
+    )]
+    Changed {
+        /// Whom the user meant.
+        server: ServerId,
+        /// The key among the known servers.
+        known: Fingerprint,
+        /// The key that was shown.
+        seen: Fingerprint,
+        /// The file of known servers.
+        file: PathBuf,
+        /// The entry's line in it, counted from 1.
+        line: usize,
+    },
+    /// It showed another key than the one to which the user had agreed a moment before.
+    #[error("{server} showed the key {seen} and not {agreed} as before")]
+    NotPinned {
+        /// Whom the user meant.
+        server: ServerId,
+        /// The key to which the user agreed.
+        agreed: Fingerprint,
+        /// The key that was shown.
+        seen: Fingerprint,
+    },
+    /// The authorities given vouch for it, but under another name.
+    #[error("the certificate of {server} is for another name")]
+    WrongName {
+        /// Whom the user meant.
+        server: ServerId,
+        /// Which names it is for.
+        #[source]
+        source: Error,
+    },
+    /// The authorities given do not vouch for it.
+    #[error("the certificate of {server} is not valid by {file:?}")]
+    NotByCa {
+        /// Whom the user meant.
+        server: ServerId,
+        /// The file with the authorities.
+        file: PathBuf,
+        /// What is wrong with the certificate.
+        #[source]
+        source: Error,
+    },
+    /// It showed a certificate without having its key.
+    #[error("{server} showed a certificate whose key it does not have")]
+    NotProved {
+        /// Whom the user meant.
+        server: ServerId,
+    },
+    /// It showed something that is no certificate.
+    #[error("{server} showed a malformed certificate")]
+    Malformed {
+        /// Whom the user meant.
+        server: ServerId,
+    },
+}
+
+impl Refusal {
+    /// What the server hears.
+    fn alert(&self) -> Error {
+        Error::InvalidCertificate(match self {
+            Self::Unknown { .. } => CertificateError::UnknownIssuer,
+            Self::Changed { .. } | Self::NotPinned { .. } => {
+                CertificateError::ApplicationVerificationFailure
+            }
+            Self::NotProved { .. } => CertificateError::BadSignature,
+            Self::Malformed { .. } => CertificateError::BadEncoding,
+            Self::WrongName { source, .. } | Self::NotByCa { source, .. } => return source.clone(),
+        })
+    }
+}
+
+/// Why there is no deciding about a server at all.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// The known servers can't be told.
+    #[error(transparent)]
+    KnownServers(#[from] KnownServersError),
+    /// A file with keys or certificates can't be used.
+    #[error(transparent)]
+    Certs(#[from] CertsError),
+    /// A certificate that can't stand for an authority.
+    #[error("{path:?} has a certificate that can't be used as an authority")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Error,
+    },
+    /// rustls refused the authorities.
+    #[error("these authorities can't be used")]
+    Verifier(#[source] VerifierBuilderError),
+}
+
+/// What a server is judged by.
+#[derive(Debug)]
+enum Grounds {
+    /// The authorities that the user named, and nothing else.
+    Ca {
+        verifier: Arc<WebPkiServerVerifier>,
+        file: PathBuf,
+    },
+    /// The key to which the user agreed just now.
+    Pinned(Fingerprint),
+    /// The entry among the known servers, which beats what follows: a server that was once
+    /// accepted by its key can't be replaced by whoever obtains a certificate for its name.
+    Known { entry: KnownServer, file: PathBuf },
+    /// The user's own identity, then the platform's authorities. The latter are many to load and
+    /// rarely needed, hence only when asked.
+    Unknown {
+        own: Option<Fingerprint>,
+        platform: OnceLock<Option<Arc<dyn ServerCertVerifier>>>,
+    },
+}
+
+/// What the server showed, with what a verifier needs besides.
+struct Shown<'a> {
+    end_entity: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    server_name: &'a ServerName<'a>,
+    ocsp_response: &'a [u8],
+    now: UnixTime,
+}
+
+impl Shown<'_> {
+    fn verify_by(&self, verifier: &dyn ServerCertVerifier) -> Result<(), Error> {
+        verifier
+            .verify_server_cert(
+                self.end_entity,
+                self.intermediates,
+                self.server_name,
+                self.ocsp_response,
+                self.now,
+            )
+            .map(|_verified| ())
+    }
+}
+
+/// `None` on a system without authorities, which then vouch for nobody.
+fn platform_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<dyn ServerCertVerifier>> {
+    let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(provider)).ok()?;
+    Some(Arc::new(verifier))
+}
+
+#[cfg(test)]
+mod tests;
