@@ -36,6 +36,7 @@ impl Priority {
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
+    sent: bool,
     finished: bool,
 }
 
@@ -44,6 +45,7 @@ impl Sender {
     pub fn new(stream: SendStream) -> Self {
         let mut sender = Self {
             stream,
+            sent: false,
             finished: false,
         };
         sender.set_priority(Priority::Control);
@@ -62,8 +64,14 @@ impl Sender {
     /// If the other side stopped the stream, the connection is lost, or the message is too long.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), SendError> {
         let bytes = codec::encode(message).map_err(SendError::Message)?;
+        self.sent = true;
         self.stream.write_chunk(Bytes::from(bytes)).await?;
         Ok(())
+    }
+
+    /// Whether a message has gone out, whole or in part.
+    pub fn has_sent(&self) -> bool {
+        self.sent
     }
 
     /// Sends raw bytes of a body.
