@@ -1,4 +1,5 @@
 //! server.
 
 pub mod authorized_keys;
+pub mod locks;
 pub mod tls;

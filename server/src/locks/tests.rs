@@ -1,0 +1,295 @@
+//! Who may pass whom, that nobody waits for ever, and that the table is empty when idle.
+//!
+//! Waiting is observed by polling by hand: what a poll doesn't grant waits for somebody.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use tokio::task::JoinSet;
+
+use super::*;
+
+/// Longer than any test: a wait that lasts so long is a failure.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+type Acquiring<'a> = Pin<Box<dyn Future<Output = Result<LockGuard, Busy>> + 'a>>;
+
+fn path(text: &str) -> RemotePath {
+    RemotePath::parse(text).unwrap()
+}
+
+fn poll(acquiring: &mut Acquiring<'_>) -> Option<LockGuard> {
+    let mut context = Context::from_waker(Waker::noop());
+    match acquiring.as_mut().poll(&mut context) {
+        Poll::Ready(guard) => Some(guard.unwrap()),
+        Poll::Pending => None,
+    }
+}
+
+/// Whether `second` gets its locks at once while `first` is held, and whether it gets them
+/// when `first` is gone; also that nothing is left in the end.
+fn pair(first: (&[&str], &[&str]), second: (&[&str], &[&str])) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _context = runtime.enter();
+    let locks = LockTable::new(FOREVER);
+    let paths = |texts: &[&str]| texts.iter().map(|text| path(text)).collect::<Vec<_>>();
+    let (first, second) = (
+        (paths(first.0), paths(first.1)),
+        (paths(second.0), paths(second.1)),
+    );
+    let acquire = |(shared, exclusive): &(Vec<RemotePath>, Vec<RemotePath>)| -> Acquiring<'_> {
+        let (locks, shared, exclusive) = (locks.clone(), shared.clone(), exclusive.clone());
+        Box::pin(async move {
+            let shared: Vec<_> = shared.iter().collect();
+            let exclusive: Vec<_> = exclusive.iter().collect();
+            locks.acquire(&shared, &exclusive).await
+        })
+    };
+    let held = poll(&mut acquire(&first)).unwrap();
+    let mut acquiring = acquire(&second);
+    let at_once = poll(&mut acquiring);
+    drop(held);
+    let together = at_once.is_some();
+    let held = at_once.or_else(|| poll(&mut acquiring));
+    assert!(held.is_some(), "still waits for a lock that nobody holds");
+    drop(held);
+    assert!(locks.is_empty());
+    together
+}
+
+#[test]
+fn requests_meet_only_where_one_changes_what_the_other_uses() {
+    const NONE: &[&str] = &[];
+    let read = |path| (std::slice::from_ref(path), NONE);
+    let change = |path| (NONE, std::slice::from_ref(path));
+    assert!(pair(read(&"a/b"), read(&"a/b")));
+    assert!(pair(read(&"a"), read(&"a/b")));
+    assert!(!pair(read(&"a/b"), change(&"a/b")));
+    assert!(!pair(change(&"a/b"), read(&"a/b")));
+    assert!(!pair(change(&"a/b"), change(&"a/b")));
+    assert!(pair(change(&"a/b"), change(&"a/c")));
+    assert!(pair(change(&"a"), change(&"ab")));
+    // A change of a directory waits for everything beneath it, and the reverse.
+    assert!(!pair(read(&"a/b/c/d"), change(&"a/b")));
+    assert!(!pair(change(&"a/b"), read(&"a/b/c/d")));
+    assert!(!pair(change(&"a/b/c"), change(&"a")));
+    assert!(!pair(read(&""), change(&"")));
+    assert!(!pair(change(&"a/b/c"), change(&"")));
+    // A change beneath a directory doesn't keep others from reading the directory.
+    assert!(pair(change(&"a/b"), read(&"a")));
+    // One path twice, an ancestor with its descendant, reading and changing in one request.
+    assert!(!pair((NONE, &["a", "a"]), read(&"a")));
+    assert!(!pair((NONE, &["a/b", "a"]), read(&"a/c")));
+    assert!(!pair((&["a"], &["a"]), read(&"a")));
+    assert!(!pair((NONE, &["a", "b"]), (NONE, &["b", "a"])));
+    assert!(pair((&["a"], &["b"]), (&["a"], &["c"])));
+}
+
+#[tokio::test]
+async fn a_wait_that_takes_too_long_is_busy_and_leaves_nothing() {
+    let locks = LockTable::new(Duration::ZERO);
+    let held = locks.exclusive(&[&path("a/b")]).await.unwrap();
+    let in_use = locks.len();
+    let late = locks.acquire(&[&path("a/b/c")], &[&path("0")]).await;
+    assert_eq!(late.unwrap_err(), Busy);
+    assert_eq!(locks.len(), in_use);
+    // What it had got before it came to wait is free again.
+    drop(locks.exclusive(&[&path("0")]).await.unwrap());
+    drop(held);
+    assert!(locks.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancelled_wait_leaves_nothing_and_lets_those_behind_it_pass() {
+    let locks = LockTable::new(FOREVER);
+    let target = path("a/b");
+    let reader = locks.shared(&target).await.unwrap();
+    let writers = [&target];
+    let mut writer: Acquiring<'_> = Box::pin(locks.exclusive(&writers));
+    assert!(poll(&mut writer).is_none());
+    let mut behind: Acquiring<'_> = Box::pin(locks.shared(&target));
+    assert!(poll(&mut behind).is_none(), "overtook a waiting writer");
+    drop(writer);
+    let behind = poll(&mut behind).unwrap();
+    drop((reader, behind));
+    assert!(locks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opposite_renames_never_wait_for_each_other_in_a_circle() {
+    const ROUNDS: usize = 2000;
+    let locks = LockTable::new(FOREVER);
+    let mut tasks = JoinSet::new();
+    for (from, to) in [
+        ("a", "b/c"),
+        ("b/c", "a"),
+        ("b", "a/d"),
+        ("a/d", "b/c"),
+        ("", "b"),
+    ] {
+        let (locks, from, to) = (locks.clone(), path(from), path(to));
+        tasks.spawn(async move {
+            for _ in 0..ROUNDS {
+                let held = locks.exclusive(&[&from, &to]).await.unwrap();
+                tokio::task::yield_now().await;
+                drop(held);
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(locks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exclusive_lock_excludes() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const ROUNDS: usize = 2000;
+    let locks = LockTable::new(FOREVER);
+    let inside = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let (locks, inside) = (locks.clone(), Arc::clone(&inside));
+        tasks.spawn(async move {
+            for round in 0..ROUNDS {
+                // The entry appears and vanishes all the time; there must never be two of it.
+                let held = locks.exclusive(&[&path("a")]).await.unwrap();
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                if round % 2 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                inside.fetch_sub(1, Ordering::SeqCst);
+                drop(held);
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(locks.is_empty());
+}
+
+const PATHS: [&str; 8] = ["", "a", "a/b", "a/b/c", "a/d", "ab", "b", "b/c"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Acquire(Vec<usize>, Vec<usize>),
+    /// Drops the guard or the waiting future of one request.
+    Drop(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let some = || prop::collection::vec(0..PATHS.len(), 0..3);
+    prop_oneof![
+        (some(), some()).prop_map(|(shared, exclusive)| Step::Acquire(shared, exclusive)),
+        any::<usize>().prop_map(Step::Drop),
+    ]
+}
+
+/// What a request locks, by the words of this module's header.
+fn locked(shared: &[usize], exclusive: &[usize]) -> BTreeMap<RemotePath, bool> {
+    let mut locked = BTreeMap::new();
+    for index in shared.iter().chain(exclusive) {
+        let mut here = Some(path(PATHS[*index]));
+        while let Some(ancestor) = here {
+            here = ancestor.parent();
+            locked.insert(ancestor, false);
+        }
+    }
+    for index in exclusive {
+        locked.insert(path(PATHS[*index]), true);
+    }
+    locked
+}
+
+fn conflict(one: &BTreeMap<RemotePath, bool>, other: &BTreeMap<RemotePath, bool>) -> bool {
+    one.iter()
+        .any(|(path, change)| other.get(path).is_some_and(|also| *change || *also))
+}
+
+struct Running<'a> {
+    locked: BTreeMap<RemotePath, bool>,
+    acquiring: Acquiring<'a>,
+    held: Option<LockGuard>,
+}
+
+/// Lets every request go on that can, and checks that no two hold what excludes each other.
+fn settle(running: &mut [Running<'_>]) {
+    loop {
+        let waiting = running.iter_mut().filter(|request| request.held.is_none());
+        let mut moved = false;
+        for request in waiting {
+            request.held = poll(&mut request.acquiring);
+            moved |= request.held.is_some();
+        }
+        if !moved {
+            break;
+        }
+    }
+    let held: Vec<_> = running
+        .iter()
+        .filter(|request| request.held.is_some())
+        .collect();
+    for (index, one) in held.iter().enumerate() {
+        for other in &held[index + 1..] {
+            assert!(!conflict(&one.locked, &other.locked));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        rng_seed: RngSeed::Fixed(0x10c5),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_mix_of_requests_excludes_progresses_and_leaves_nothing(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let _context = runtime.enter();
+        let locks = LockTable::new(FOREVER);
+        let mut running: Vec<Running<'_>> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Acquire(shared, exclusive) => {
+                    let locked = locked(&shared, &exclusive);
+                    let free = running.iter().all(|other| !conflict(&locked, &other.locked));
+                    let paths = |indices: Vec<usize>| -> Vec<RemotePath> {
+                        indices.into_iter().map(|index| path(PATHS[index])).collect()
+                    };
+                    let (locks, shared, exclusive) =
+                        (locks.clone(), paths(shared), paths(exclusive));
+                    let mut acquiring: Acquiring<'_> = Box::pin(async move {
+                        let shared: Vec<_> = shared.iter().collect();
+                        let exclusive: Vec<_> = exclusive.iter().collect();
+                        locks.acquire(&shared, &exclusive).await
+                    });
+                    let held = poll(&mut acquiring);
+                    prop_assert!(held.is_some() || !free, "waits for nobody");
+                    running.push(Running { locked, acquiring, held });
+                }
+                Step::Drop(index) if !running.is_empty() => {
+                    running.remove(index % running.len());
+                }
+                Step::Drop(_) => {}
+            }
+            settle(&mut running);
+            let in_use: std::collections::BTreeSet<_> =
+                running.iter().flat_map(|request| request.locked.keys()).collect();
+            prop_assert_eq!(locks.len(), in_use.len());
+        }
+        while let Some(index) = running.iter().position(|request| request.held.is_some()) {
+            running.remove(index);
+            settle(&mut running);
+        }
+        prop_assert!(running.is_empty(), "somebody waits though nobody holds a lock");
+        prop_assert!(locks.is_empty());
+    }
+}
