@@ -2,8 +2,8 @@
 //!
 //! The conversation is in [`protocol`], its bytes in [`codec`], its names in [`path`] and its
 //! limits in [`limits`]; PROTOCOL.md says the same in words. [`stream`] and [`body`] are the one
-//! implementation of messages and bodies on a stream that both ends use. This crate opens no file
-//! and no socket by itself, and decides nothing about trust.
+//! implementation of messages and bodies on a stream that both ends use, [`socket`] that of the UDP
+//! socket beneath. This crate opens no file, and decides nothing about trust.
 
 pub mod body;
 pub mod codec;
@@ -12,6 +12,7 @@ pub mod error_code;
 pub mod limits;
 pub mod path;
 pub mod protocol;
+pub mod socket;
 pub mod stream;
 pub mod tls;
 pub mod transport;
