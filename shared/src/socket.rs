@@ -122,6 +122,15 @@ pub enum SocketError {
     Setup(#[source] io::Error),
 }
 
+impl SocketError {
+    /// Whether the machine has no such address, or none of its family.
+    pub fn is_no_such_address(&self) -> bool {
+        let (Self::Bind { source, .. } | Self::Setup(source)) = self;
+        source.kind() == io::ErrorKind::AddrNotAvailable
+            || source.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+    }
+}
+
 /// Binds a UDP socket to `address` (port 0: any) with the buffers that `config` asks for.
 ///
 /// An IPv6 socket takes IPv6 only, whatever the system's default, so that a socket for each

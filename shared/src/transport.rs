@@ -1,11 +1,13 @@
 //! Transport settings common to both ends.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 use crate::limits::STREAMS_MAX;
+use crate::socket;
 
 /// The protocol's name in TLS (RFC 7301); it carries the version.
 pub const ALPN: &[u8] = b"quire/1";
@@ -13,23 +15,23 @@ pub const ALPN: &[u8] = b"quire/1";
 /// The UDP port a server listens on, and a client connects to, unless told otherwise.
 pub const PORT: u16 = 4433;
 
-/// The transport settings of a server.
-pub fn server() -> Arc<TransportConfig> {
-    let mut config = common();
+/// The transport settings of a server towards a client at `remote`.
+pub fn server(remote: SocketAddr) -> Arc<TransportConfig> {
+    let mut config = common(remote);
     config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
     Arc::new(config)
 }
 
-/// The transport settings of a client: as the server's, but the server opens no streams, and
-/// keeping an idle connection alive is the client's wish alone.
-pub fn client() -> Arc<TransportConfig> {
-    let mut config = common();
+/// The transport settings of a client towards a server at `remote`: as the server's, but the
+/// server opens no streams, and keeping an idle connection alive is the client's wish alone.
+pub fn client(remote: SocketAddr) -> Arc<TransportConfig> {
+    let mut config = common(remote);
     config.max_concurrent_bidi_streams(VarInt::from_u32(0));
     config.keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
-fn common() -> TransportConfig {
+fn common(remote: SocketAddr) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -37,7 +39,8 @@ fn common() -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(SEND_WINDOW);
+        .send_window(SEND_WINDOW)
+        .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }
 
