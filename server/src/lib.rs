@@ -1,5 +1,7 @@
 //! server.
 
 pub mod authorized_keys;
+pub mod error;
 pub mod locks;
+pub mod root;
 pub mod tls;

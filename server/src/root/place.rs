@@ -1,0 +1,264 @@
+//! From a path to a name in an open directory.
+//!
+//! All changes go through a [`Place`]: the kernel has resolved the parent beneath the root, and
+//! what is left is a single name. Directories made on the way count as unsynced until their entry
+//! is durable, so that nobody else's change below them is acknowledged before that.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use quire_shared::{Name, RemotePath};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat};
+use rustix::io::Errno;
+
+use super::Inner;
+use super::facts::{Facts, FileId};
+use crate::error::RequestError;
+
+/// A name in an open directory; perhaps nothing has it.
+#[derive(Debug)]
+pub(super) struct Place<'path> {
+    pub(super) directory: OwnedFd,
+    pub(super) directory_id: FileId,
+    pub(super) name: &'path str,
+    home: u64,
+}
+
+impl Place<'_> {
+    /// What has the name now.
+    pub(super) fn facts(&self) -> Result<Option<Facts>, RequestError> {
+        Facts::at(&self.directory, self.name, self.home)
+            .map_err(RequestError::system("looking at a name"))
+    }
+}
+
+impl Inner {
+    /// The facts of what is at `path`.
+    pub(super) fn facts(&self, path: &RemotePath) -> Result<Facts, RequestError> {
+        if path.is_root() {
+            return Facts::of(&self.directory).map_err(RequestError::system("looking at the root"));
+        }
+        let place = self.place(path, OFlags::PATH)?;
+        place.facts()?.ok_or(RequestError::NotFound)
+    }
+
+    /// The place of `path`, its directory opened with `access`: `PATH` to look, `RDONLY` to change,
+    /// since only such a handle can be synced.
+    pub(super) fn place<'path>(
+        &self,
+        path: &'path RemotePath,
+        access: OFlags,
+    ) -> Result<Place<'path>, RequestError> {
+        let (Some(name), Some(parent)) = (path.name(), path.parent()) else {
+            return Err(RequestError::RootItself);
+        };
+        let (directory, directory_id) = self.directory(&parent, access)?;
+        Ok(Place {
+            directory,
+            directory_id,
+            name: name.as_str(),
+            home: self.id.device,
+        })
+    }
+
+    /// The place of `path` for a change, after making the directories that are missing.
+    pub(super) fn place_making<'path>(
+        &self,
+        path: &'path RemotePath,
+        made: &mut MadeDirectories<'_>,
+    ) -> Result<Place<'path>, RequestError> {
+        let (name, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
+        let (mut directory, mut directory_id) =
+            self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
+        for parent in parents {
+            (directory, directory_id) = match self.child(&directory, parent) {
+                Err(RequestError::NotFound) => made.make(directory, parent)?,
+                found => found?,
+            };
+        }
+        Ok(Place {
+            directory,
+            directory_id,
+            name: name.as_str(),
+            home: self.id.device,
+        })
+    }
+
+    /// Whether the directories above `path` could be made where they are missing.
+    pub(super) fn could_make_parents(&self, path: &RemotePath) -> Result<(), RequestError> {
+        let mut ancestor = path.parent();
+        while let Some(directory) = ancestor {
+            match self.directory(&directory, OFlags::PATH) {
+                Err(RequestError::NotFound) => ancestor = directory.parent(),
+                Err(error) => return Err(error),
+                Ok((directory, _)) => return require_writable(&directory),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the directory at `path`.
+    pub(super) fn directory(
+        &self,
+        path: &RemotePath,
+        access: OFlags,
+    ) -> Result<(OwnedFd, FileId), RequestError> {
+        self.open_directory(&self.directory, &path.to_relative(), access)
+    }
+
+    fn child(&self, directory: &OwnedFd, name: &Name) -> Result<(OwnedFd, FileId), RequestError> {
+        self.open_directory(directory, name.as_str(), OFlags::RDONLY)
+    }
+
+    fn open_directory(
+        &self,
+        from: &OwnedFd,
+        path: &str,
+        access: OFlags,
+    ) -> Result<(OwnedFd, FileId), RequestError> {
+        let directory = match open_beneath(from, path, access | OFlags::DIRECTORY) {
+            // A symbolic link on the way: whatever it points to, no directory of ours.
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(RequestError::NotDirectory),
+            Err(Errno::NOENT) => return Err(RequestError::NotFound),
+            Err(Errno::XDEV) => return Err(RequestError::OtherFileSystem),
+            opened => opened.map_err(RequestError::system("opening a directory"))?,
+        };
+        let facts =
+            Facts::of(&directory).map_err(RequestError::system("looking at a directory"))?;
+        // The kernel's rule concerns mounts; subvolumes differ by their device alone.
+        if facts.id.device != self.id.device {
+            return Err(RequestError::OtherFileSystem);
+        }
+        Ok((directory, facts.id))
+    }
+
+    /// Makes a change at `place` durable, and the directories above it that others just made.
+    pub(super) fn settle(&self, place: &Place<'_>, path: &RemotePath) -> Result<(), RequestError> {
+        self.sync(&place.directory, place.directory_id)?;
+        if self.unsynced.lock().is_empty() {
+            return Ok(());
+        }
+        let (_, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
+        let (mut directory, mut id) = self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
+        for parent in parents {
+            let (child, child_id) = self.child(&directory, parent)?;
+            // Not in one expression with the sync: its guard must not live that long.
+            let is_unsynced = self.unsynced.lock().contains(&child_id);
+            if is_unsynced {
+                self.sync(&directory, id)?;
+            }
+            (directory, id) = (child, child_id);
+        }
+        Ok(())
+    }
+}
+
+/// Directories whose entry in their parent may not be durable.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced(Mutex<HashSet<FileId>>);
+
+impl Unsynced {
+    fn lock(&self) -> MutexGuard<'_, HashSet<FileId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The directories that one request made. When dropped they don't count as unsynced any more, and
+/// are removed unless the request came to use them.
+#[derive(Debug)]
+pub(super) struct MadeDirectories<'root> {
+    root: &'root Inner,
+    is_used: bool,
+    /// Outermost first: the parent, the name in it, and what was made.
+    made: Vec<(OwnedFd, String, FileId)>,
+}
+
+impl<'root> MadeDirectories<'root> {
+    pub(super) fn new(root: &'root Inner) -> Self {
+        Self {
+            root,
+            is_used: false,
+            made: Vec::new(),
+        }
+    }
+
+    /// Keeps the directories: something was put into the innermost.
+    pub(super) fn keep(&mut self) {
+        self.is_used = true;
+    }
+
+    fn make(&mut self, parent: OwnedFd, name: &Name) -> Result<(OwnedFd, FileId), RequestError> {
+        // Held until the new directory is among the unsynced: who finds it, finds it there.
+        let mut unsynced = self.root.unsynced.lock();
+        match mkdirat(&parent, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return self.root.child(&parent, name),
+            Err(errno) => return Err(RequestError::system("making a directory")(errno)),
+        }
+        let (child, id) = self.root.child(&parent, name)?;
+        unsynced.insert(id);
+        drop(unsynced);
+        self.made.push((parent, name.as_str().to_owned(), id));
+        Ok((child, id))
+    }
+}
+
+impl Drop for MadeDirectories<'_> {
+    fn drop(&mut self) {
+        for (parent, name, id) in self.made.drain(..).rev() {
+            if !self.is_used {
+                // Fails if somebody else uses the directory already, which then has to stay.
+                let _ = unlinkat(&parent, name, AtFlags::REMOVEDIR);
+            }
+            self.root.unsynced.lock().remove(&id);
+        }
+    }
+}
+
+/// Opens `path` below `directory` as the kernel confines it. Without following a link in the last
+/// place only if `flags` say so; links on the way are never followed.
+pub(super) fn open_beneath(
+    directory: impl AsFd,
+    path: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    for _ in 1..OPEN_ATTEMPTS {
+        match openat2(
+            &directory,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+    openat2(
+        &directory,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+}
+
+/// Whether this user may make and remove names in `directory`.
+pub(super) fn require_writable(directory: &OwnedFd) -> Result<(), RequestError> {
+    use rustix::fs::{Access, accessat};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    accessat(directory, c".", access, AtFlags::EACCESS)
+        .map_err(RequestError::system("asking for the right to write"))
+}
+
+/// Permissions of a new directory; the process's umask takes some away.
+pub(super) const DIRECTORY_MODE: u32 = 0o777;
+
+/// How often an open is tried that the kernel gave up because of renames elsewhere, which it does
+/// rather than guess. The renames would have to hit every single time.
+const OPEN_ATTEMPTS: usize = 8;
