@@ -8,11 +8,13 @@
 //! All of it blocks and belongs on blocking threads. Locks between requests are the caller's.
 
 mod change;
+mod copy;
 mod discard;
 mod facts;
 #[cfg(test)]
 mod fixture;
 mod group_commit;
+mod listing;
 mod open;
 mod place;
 mod publish;
@@ -27,11 +29,14 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, EntryKind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use crate::error::RequestError;
 
+pub use copy::StagedCopy;
 pub use discard::Discarded;
 pub use facts::is_quiet;
+pub use listing::Listing;
 pub use open::{OpenRootError, ReadOnlyReason, RootOptions};
 pub use staging::StagedFile;
 
@@ -99,16 +104,7 @@ impl Root {
             .facts()?
             .ok_or(RequestError::NotFound)?
             .require_file()?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
-        let file = open_beneath(&place.directory, place.name, flags)
-            .map_err(RequestError::system("opening a file"))?;
-        // The name may have been given to something else since it was looked at.
-        let facts = Facts::of(&file).map_err(RequestError::system("looking at a file"))?;
-        facts.require_file()?;
-        Ok(OpenFile {
-            file: file.into(),
-            attributes: facts.attributes(),
-        })
+        OpenFile::open(&place.directory, place.name)
     }
 
     /// What an open file is like now. It changed while it was sent if size or modification time
@@ -147,9 +143,27 @@ impl Inner {
                 Err(Errno::INVAL) => Ok(()),
                 synced => synced,
             });
-        synced.map_err(|errno| {
-            self.failed.store(true, Ordering::Relaxed);
-            RequestError::NotDurable(errno.into())
+        synced.map_err(|errno| self.not_durable(errno))
+    }
+
+    /// Ends all changes, because of one that is visible but not durable.
+    fn not_durable(&self, errno: Errno) -> RequestError {
+        self.failed.store(true, Ordering::Relaxed);
+        RequestError::NotDurable(errno.into())
+    }
+}
+
+impl OpenFile {
+    fn open(directory: &OwnedFd, name: impl Arg + Copy) -> Result<Self, RequestError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let file =
+            open_beneath(directory, name, flags).map_err(RequestError::system("opening a file"))?;
+        // The name may have been given to something else since it was looked at.
+        let facts = Facts::of(&file).map_err(RequestError::system("looking at a file"))?;
+        facts.require_file()?;
+        Ok(Self {
+            file: file.into(),
+            attributes: facts.attributes(),
         })
     }
 }
