@@ -1,0 +1,524 @@
+//! The controller proper: from what the acknowledgements say to the window.
+//!
+//! The window is `rate × round trip` of the path plus a little, never what the queue would hold.
+//! Once per cycle it is raised for a round to look for more rate, then lowered until the queue must
+//! be empty if it is only ours: that confirms the smallest round trip, and tells a path that became
+//! slower or longer from a neighbour that fills the queue.
+
+use std::time::{Duration, Instant};
+
+use super::delivery::{Delivery, Round, Sample};
+use super::dip::{Dip, Dips, Verdict};
+use super::filters::{Late, MaxRate, MinRoundTrip};
+use super::loss::LossBound;
+use super::neighbour::Cubic;
+use super::startup::Startup;
+
+/// What the controller is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// Growing until the path is full.
+    Startup,
+    /// Sending as fast as the path delivers.
+    Cruise { rounds_left: u32 },
+    /// Sending more than the path has delivered so far, to see whether it delivers more than `base`.
+    Probe { rounds: u32, gain: f64, base: f64 },
+    /// Letting the queue drain until `share` of the pipe is under way.
+    Drain { share: f64 },
+}
+
+/// State of the controller of one path; see the module header.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    mtu: u64,
+    phase: Phase,
+    window: f64,
+    window_last_round: f64,
+    delivery: Delivery,
+    last_round: Option<Round>,
+    rates: MaxRate,
+    round_trip_min: MinRoundTrip,
+    round_trip: Duration,
+    startup: Startup,
+    /// When start-up ended, and what had been delivered.
+    startup_end: Option<(Instant, u64)>,
+    /// No overflow counts against the path before this round: it is start-up's.
+    settled_round: u64,
+    late: Late,
+    /// Consecutive rounds whose smallest round trip shows a queue.
+    late_rounds: u32,
+    dip: Option<Dip>,
+    dips: Dips,
+    neighbour: Option<Cubic>,
+    loss: LossBound,
+    /// Bytes by which acknowledgements ran ahead of the rate: what aggregation holds back.
+    bursts: MaxRate,
+    burst_start: Option<(Instant, f64)>,
+}
+
+impl Control {
+    pub(super) fn new(now: Instant, mtu: u16) -> Self {
+        let window = initial_window(mtu) as f64;
+        Self {
+            mtu: mtu.into(),
+            phase: Phase::Startup,
+            window,
+            window_last_round: window,
+            delivery: Delivery::new(now),
+            last_round: None,
+            rates: MaxRate::default(),
+            round_trip_min: MinRoundTrip::default(),
+            round_trip: Duration::ZERO,
+            startup: Startup::default(),
+            startup_end: None,
+            settled_round: 0,
+            late: Late::default(),
+            late_rounds: 0,
+            dip: None,
+            dips: Dips::default(),
+            neighbour: None,
+            loss: LossBound::default(),
+            bursts: MaxRate::default(),
+            burst_start: None,
+        }
+    }
+
+    /// Bytes that may be under way.
+    pub(super) fn window(&self) -> u64 {
+        whole_bytes(self.window.max(self.window_min()))
+    }
+
+    pub(super) fn on_mtu_update(&mut self, mtu: u16) {
+        self.mtu = mtu.into();
+        if self.phase == Phase::Startup {
+            self.window = self.window.max(initial_window(mtu) as f64);
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        self.delivery.on_sent(now);
+    }
+
+    pub(super) fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool) {
+        if self.phase == Phase::Startup {
+            self.startup.on_ack(now, sent, bytes, self.mtu);
+        }
+        self.delivery.on_ack(sent, bytes, app_limited);
+    }
+
+    pub(super) fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
+        let Some(sample) = self.delivery.on_end_acks(now, in_flight, app_limited) else {
+            return;
+        };
+        self.round_trip = sample.round_trip;
+        self.round_trip_min.insert(now, sample.round_trip);
+        self.take_rate(&sample);
+        self.measure_burst(now, &sample);
+        if let Some(dip) = &mut self.dip {
+            dip.round_trip = dip.round_trip.min(sample.round_trip);
+        }
+        if let Some(neighbour) = &mut self.neighbour {
+            neighbour.on_ack(now, sample.acked as f64, sample.round_trip, self.mtu as f64);
+        }
+        if let Some(round) = sample.round {
+            self.end_round(&round);
+        }
+        self.advance(now, in_flight as f64, &sample);
+        if let Some(dip) = self.dip
+            && dip
+                .judge_in
+                .is_some_and(|round| self.delivery.round() >= round)
+        {
+            self.dip = None;
+            self.conclude(now, &dip);
+        }
+        self.set_window(in_flight as f64, &sample);
+    }
+
+    /// Packets were lost or, with no bytes, marked by the path.
+    pub(super) fn on_congestion(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent: bool,
+        lost: u64,
+    ) {
+        if is_persistent {
+            // Nothing came through for long: whatever was known is of another path.
+            let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
+            *self = Self::new(now, mtu);
+            self.window = self.window_min();
+            return;
+        }
+        let is_mark = lost == 0;
+        self.delivery.on_lost(lost);
+        let round_trip_min = self.round_trip_min.get().unwrap_or_default();
+        if let Some(neighbour) = &mut self.neighbour {
+            neighbour.on_lost(now, sent, self.round_trip, round_trip_min);
+        } else if is_mark {
+            self.loss
+                .lower_for_mark(self.window_last_round.min(self.window));
+        }
+        if self.phase == Phase::Startup && (is_mark || self.delivery.is_flooded(self.mtu)) {
+            self.leave_startup(now);
+        }
+    }
+
+    /// Takes in the delivery rate: each sample while the rate grows, later one a round, because the
+    /// largest of many noisy samples is too large.
+    fn take_rate(&mut self, sample: &Sample) {
+        let rate = match self.phase {
+            Phase::Startup => sample.rate,
+            Phase::Cruise { .. } | Phase::Probe { .. } | Phase::Drain { .. } => {
+                sample.round.map(|round| round.rate)
+            }
+        };
+        if let Some(rate) = rate
+            && (!sample.app_limited || rate > self.rates.get())
+        {
+            self.rates.insert(self.delivery.round(), rate);
+        }
+    }
+
+    /// Follows how far acknowledgements run ahead of the rate while it is steady.
+    fn measure_burst(&mut self, now: Instant, sample: &Sample) {
+        if !matches!(self.phase, Phase::Cruise { .. }) {
+            self.burst_start = None;
+            return;
+        }
+        let (start, acked) = self.burst_start.unwrap_or((now, 0.0));
+        let expected = self.rates.get() * now.saturating_duration_since(start).as_secs_f64();
+        let acked = acked + sample.acked as f64;
+        self.burst_start = Some(if acked <= expected {
+            (now, 0.0)
+        } else {
+            (start, acked)
+        });
+        self.bursts
+            .insert(self.delivery.round(), (acked - expected).max(0.0));
+    }
+
+    fn end_round(&mut self, round: &Round) {
+        let is_late = round.round_trip_min > self.late_limit();
+        self.late_rounds = if is_late { self.late_rounds + 1 } else { 0 };
+        let window = self.window_last_round.max(self.window);
+        self.window_last_round = self.window;
+        self.last_round = Some(*round);
+        let is_own = self.phase == Phase::Startup
+            || self.delivery.round() < self.settled_round
+            || self.neighbour.is_some();
+        let pipe = self.pipe();
+        if self.loss.is_excess(round, self.mtu, window, pipe) && !is_own {
+            self.loss.lower(window, round.loss(), pipe);
+            if matches!(self.phase, Phase::Probe { .. }) {
+                self.drain(DRAIN_SHARE);
+            }
+        }
+    }
+
+    /// Moves from phase to phase.
+    fn advance(&mut self, now: Instant, in_flight: f64, sample: &Sample) {
+        let is_late = self.late.observe(now, sample.round_trip, self.late_limit());
+        match self.phase {
+            Phase::Startup => {
+                let rate = self.rates.get();
+                let is_full = sample
+                    .round
+                    .is_some_and(|round| self.startup.is_full(&round, rate));
+                if is_late || is_full {
+                    self.leave_startup(now);
+                }
+            }
+            Phase::Cruise { rounds_left } => {
+                if let Some(round) = sample.round {
+                    self.cruise(now, rounds_left, &round);
+                }
+            }
+            Phase::Probe { rounds, gain, base } => {
+                let rounds = rounds + u32::from(sample.round.is_some());
+                if rounds >= 1 && is_late {
+                    self.drain(DRAIN_SHARE);
+                } else if rounds < PROBE_ROUNDS {
+                    self.phase = Phase::Probe { rounds, gain, base };
+                } else if self.rates.get() > base * PROBE_GROWTH_MIN {
+                    let gain = (gain * PROBE_GAIN).min(PROBE_GAIN_MAX);
+                    self.phase = Phase::Probe {
+                        rounds: 1,
+                        gain,
+                        base: self.rates.get(),
+                    };
+                } else {
+                    self.loss.raise(self.pipe() * PROBE_GAIN * PROBE_GAIN);
+                    self.drain(DRAIN_SHARE);
+                }
+            }
+            Phase::Drain { share } => {
+                self.measure_drain(now);
+                if in_flight <= self.drained(share) {
+                    self.startup_end = None;
+                    self.phase = Phase::Cruise {
+                        rounds_left: self.cruise_rounds(),
+                    };
+                    if let Some(dip) = &mut self.dip {
+                        dip.judge_in = Some(self.delivery.round() + DIP_ROUNDS);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides at the end of a round whether to go on cruising.
+    fn cruise(&mut self, now: Instant, rounds_left: u32, round: &Round) {
+        if rounds_left > 0 {
+            self.phase = Phase::Cruise {
+                rounds_left: rounds_left - 1,
+            };
+        }
+        if self.is_local() {
+            // The window is generous as it is, and a drain would idle the processors.
+            if rounds_left == 0 {
+                self.loss.raise(self.pipe() + self.slack());
+                self.phase = Phase::Cruise {
+                    rounds_left: self.cruise_rounds(),
+                };
+            }
+        } else if self.dip.is_some() {
+            // Its outcome decides.
+        } else if self.round_trip_min.is_expired(now) {
+            self.drain(RENEW_SHARE);
+        } else if self.neighbour.is_some() {
+            if rounds_left == 0 {
+                self.drain(DRAIN_SHARE);
+            }
+        } else if self.late_rounds >= LATE_ROUNDS {
+            self.drain(DRAIN_SHARE);
+        } else if rounds_left == 0 && !round.app_limited {
+            // A probe that the application does not fill would tell nothing.
+            self.phase = Phase::Probe {
+                rounds: 0,
+                gain: PROBE_GAIN,
+                base: self.rates.get(),
+            };
+        }
+    }
+
+    fn leave_startup(&mut self, now: Instant) {
+        self.startup = Startup::default();
+        self.startup_end = Some((now, self.delivery.total()));
+        self.settled_round = self.delivery.round() + SETTLE_ROUNDS;
+        self.phase = Phase::Drain { share: 1.0 };
+    }
+
+    /// Starts to drain the queue and to watch what comes of it.
+    fn drain(&mut self, share: f64) {
+        self.phase = Phase::Drain { share };
+        self.late_rounds = 0;
+        let before = self.last_round;
+        self.dip = Some(Dip {
+            judge_in: None,
+            round_trip: Duration::MAX,
+            round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
+            rate_before: before.map_or(0.0, |round| round.rate),
+            renews: share <= RENEW_SHARE,
+        });
+    }
+
+    /// After start-up the queue delivers at the path's full rate, which no sample of a whole round
+    /// trip shows yet, because the rate was growing all through it.
+    fn measure_drain(&mut self, now: Instant) {
+        let Some((start, delivered)) = self.startup_end else {
+            return;
+        };
+        let elapsed = now.saturating_duration_since(start);
+        if elapsed > self.round_trip_min.get().unwrap_or_default() / 2 {
+            let rate = (self.delivery.total() - delivered) as f64 / elapsed.as_secs_f64();
+            if rate > self.rates.get() {
+                self.rates.reset(self.delivery.round(), rate);
+            }
+        }
+    }
+
+    /// Acts on what a dip has shown.
+    fn conclude(&mut self, now: Instant, dip: &Dip) {
+        let expected = self.round_trip_min.get().unwrap_or(dip.round_trip);
+        match self.dips.judge(dip, expected) {
+            Verdict::Renewed => self.round_trip_min.replace(now, dip.round_trip),
+            Verdict::Clean => {
+                self.neighbour = None;
+                let was_queued = dip.round_trip_before > self.late_limit();
+                if was_queued && dip.rate_before < self.rates.get() * SLOWER_PATH {
+                    self.rates.reset(self.delivery.round(), dip.rate_before);
+                }
+            }
+            Verdict::Neighbour if self.neighbour.is_none() => {
+                self.neighbour = Some(Cubic::new(now, self.window));
+            }
+            Verdict::Longer => {
+                self.neighbour = None;
+                self.round_trip_min.replace(now, dip.round_trip);
+            }
+            Verdict::Neighbour | Verdict::Unsure => {}
+        }
+    }
+
+    fn set_window(&mut self, in_flight: f64, sample: &Sample) {
+        let Some(round_trip_min) = self.round_trip_min.get() else {
+            return;
+        };
+        let model = self.pipe() + self.slack();
+        self.window = match self.phase {
+            Phase::Startup => {
+                let is_used = in_flight + sample.acked as f64 > self.window * USED_SHARE;
+                let growth = self.startup.growth(self.window, round_trip_min);
+                self.window
+                    + if is_used {
+                        growth * sample.acked as f64
+                    } else {
+                        0.0
+                    }
+            }
+            Phase::Cruise { .. } => {
+                let shared = self.neighbour.as_ref().map_or(0.0, Cubic::window);
+                shared.max(model.min(self.loss.ceiling()))
+            }
+            Phase::Probe { gain, .. } => (model * gain).min(self.loss.probe_ceiling()),
+            Phase::Drain { share } => self.drained(share),
+        };
+    }
+
+    /// Rate × smallest round trip, in bytes.
+    fn pipe(&self) -> f64 {
+        self.rates.get() * self.round_trip_min.get().unwrap_or_default().as_secs_f64()
+    }
+
+    /// Bytes to have under way beyond the pipe, so that jitter does not let it run dry.
+    fn slack(&self) -> f64 {
+        let time = if self.is_local() { SLACK_LOCAL } else { SLACK };
+        let burst = self.bursts.get().min(self.pipe() * BURST_SHARE_MAX);
+        (self.rates.get() * time.as_secs_f64()).max(burst)
+    }
+
+    /// Bytes under way when `share` of the pipe is filled. A real drain goes by the rate of now, as
+    /// the largest rate may be of the past.
+    fn drained(&self, share: f64) -> f64 {
+        let largest = self.rates.get();
+        let rate = self
+            .last_round
+            .filter(|round| share < 1.0 && !round.app_limited)
+            .map_or(largest, |round| round.rate.min(largest));
+        let pipe = rate * self.round_trip_min.get().unwrap_or_default().as_secs_f64();
+        (pipe * share).max(self.window_min())
+    }
+
+    /// A different number of rounds each time, so that two connections do not probe in step.
+    fn cruise_rounds(&self) -> u32 {
+        let mixed = self.delivery.total().wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - 2);
+        CRUISE_ROUNDS_MIN + u32::try_from(mixed).unwrap_or(0)
+    }
+
+    /// A path so short that scheduling, not propagation, makes its round trip.
+    fn is_local(&self) -> bool {
+        self.round_trip_min
+            .get()
+            .is_some_and(|smallest| smallest < LOCAL_ROUND_TRIP)
+    }
+
+    /// A later round trip than this shows a queue.
+    fn late_limit(&self) -> Duration {
+        let smallest = self.round_trip_min.get().unwrap_or_default();
+        let allowed = if self.is_local() {
+            SLACK_LOCAL
+        } else {
+            Duration::ZERO
+        };
+        smallest + allowed + (smallest / LATE_DIVISOR).max(LATE_MIN)
+    }
+
+    fn window_min(&self) -> f64 {
+        WINDOW_PACKETS_MIN * self.mtu as f64
+    }
+}
+
+/// The window before anything is known, in bytes.
+pub(super) fn initial_window(mtu: u16) -> u64 {
+    INITIAL_PACKETS * u64::from(mtu)
+}
+
+/// Rounds down to whole bytes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float-to-integer cast saturates, which is what is wanted"
+)]
+fn whole_bytes(bytes: f64) -> u64 {
+    bytes as u64
+}
+
+/// RFC 9002 §7.2 recommends ten, unpaced. quinn paces these over the first round trip, in bursts of
+/// ten, so that the path sees no larger burst than it would from ten, and large content networks
+/// have long started with as many.
+const INITIAL_PACKETS: u64 = 32;
+
+/// Enough for acknowledgements in pairs and one loss to show themselves.
+const WINDOW_PACKETS_MIN: f64 = 4.0;
+
+/// Share of the start-up window that must be under way for it to grow: pacing keeps up to half
+/// back, and what is less than that is the application's doing.
+const USED_SHARE: f64 = 0.33;
+
+/// As in BBR: a probe for a quarter more.
+const PROBE_GAIN: f64 = 1.25;
+
+/// As in slow start, after several probes that each found more.
+const PROBE_GAIN_MAX: f64 = 2.0;
+
+/// Less growth than this is noise.
+const PROBE_GROWTH_MIN: f64 = 1.1;
+
+/// What is sent in one round shows in the delivery rate of the next.
+const PROBE_ROUNDS: u32 = 2;
+
+/// With up to three more, a probe and a drain, a cycle fits the memory of the rate filter.
+const CRUISE_ROUNDS_MIN: u32 = 5;
+
+/// Spreads the low bits over the word: 2^64 divided by the golden ratio.
+const GOLDEN_RATIO_64: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Empties the queue with certainty, and leaves the path idle for little time.
+const DRAIN_SHARE: f64 = 0.9;
+
+/// As in BBRv3: deep enough to see past a neighbour's share of the queue.
+const RENEW_SHARE: f64 = 0.5;
+
+/// One round for the packets sent into the drained queue, one for those already under way.
+const DIP_ROUNDS: u64 = 2;
+
+/// Rounds with a queue that the window does not explain, before it is drained out of turn.
+const LATE_ROUNDS: u32 = 2;
+
+/// Start-up's overflow is reported for as long as its queue takes to drain.
+const SETTLE_ROUNDS: u64 = 4;
+
+/// A delivery rate this far below the largest, at a queue of our own, is a slower path; less is the
+/// coming of a neighbour, to whom the filter gives way in its own time.
+const SLOWER_PATH: f64 = 0.7;
+
+/// Aggregation beyond half a pipe is paid for in rate, not in queue.
+const BURST_SHARE_MAX: f64 = 0.5;
+
+/// As in HyStart (RFC 9406), an eighth of the round trip is a queue.
+const LATE_DIVISOR: u32 = 8;
+
+/// And nothing below the noise of timers and busy machines is.
+const LATE_MIN: Duration = Duration::from_millis(3);
+
+/// Below this, round trips are made of wake-ups and of waiting for a processor.
+const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);
+
+/// Timers and schedulers are exact to about a millisecond.
+const SLACK: Duration = Duration::from_micros(1250);
+
+/// On a local path, the longest that a busy receiver may be away from its socket without the
+/// sender noticing. At 1 Gbit/s this is 600 KB, which switches hold; where they do not, the
+/// overflow lowers the window.
+const SLACK_LOCAL: Duration = Duration::from_millis(5);

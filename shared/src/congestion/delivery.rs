@@ -1,0 +1,320 @@
+//! Delivery: what the acknowledgements say about rate, round trip and loss, round by round.
+//!
+//! Each transmission is remembered with the amount delivered before it, so that its
+//! acknowledgement gives a rate over a whole round trip: single early or late acknowledgements
+//! weigh little. quinn gives every packet of one transmission the same send time, which is
+//! therefore the key. What is remembered is bounded; a missing entry only makes a sample longer.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The state of delivery when a transmission left.
+#[derive(Debug, Clone, Copy)]
+struct Snapshot {
+    sent: Instant,
+    delivered: u64,
+    delivered_at: Instant,
+    /// When the packet left whose acknowledgement was then the newest.
+    acked_sent: Instant,
+    app_limited: bool,
+}
+
+/// What one batch of acknowledgements says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// Bytes newly acknowledged.
+    pub(super) acked: u64,
+    /// Bytes per second over about a round trip, if it could be measured.
+    pub(super) rate: Option<f64>,
+    /// Of the newest packet acknowledged.
+    pub(super) round_trip: Duration,
+    /// The application, not the path, may have set the rate.
+    pub(super) app_limited: bool,
+    /// Set when a round ended with this batch.
+    pub(super) round: Option<Round>,
+}
+
+/// One round: from sending a packet to its acknowledgement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Round {
+    /// Bytes per second acknowledged.
+    pub(super) rate: f64,
+    /// Bytes acknowledged.
+    pub(super) delivered: u64,
+    /// Bytes declared lost.
+    pub(super) lost: u64,
+    pub(super) round_trip_min: Duration,
+    pub(super) app_limited: bool,
+}
+
+impl Round {
+    /// The lost share of what was sent.
+    pub(super) fn loss(&self) -> f64 {
+        self.lost as f64 / (self.lost + self.delivered).max(1) as f64
+    }
+}
+
+/// Follows deliveries; see the module header.
+#[derive(Debug, Clone)]
+pub(super) struct Delivery {
+    snapshots: VecDeque<Snapshot>,
+    delivered: u64,
+    delivered_at: Instant,
+    acked_sent: Instant,
+    /// Snapshots taken before this much was delivered are of an application-limited phase.
+    app_limited_until: u64,
+    batch_acked: u64,
+    batch_sent: Option<Instant>,
+    batch_app_limited: bool,
+    round: u64,
+    /// The round ends with the acknowledgement of a packet sent after this much was delivered.
+    round_end: u64,
+    round_started: Instant,
+    round_delivered: u64,
+    round_lost: u64,
+    round_app_limited: bool,
+    round_trip_min: Duration,
+}
+
+impl Delivery {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            snapshots: VecDeque::new(),
+            delivered: 0,
+            delivered_at: now,
+            acked_sent: now,
+            app_limited_until: 0,
+            batch_acked: 0,
+            batch_sent: None,
+            batch_app_limited: false,
+            round: 0,
+            round_end: 0,
+            round_started: now,
+            round_delivered: 0,
+            round_lost: 0,
+            round_app_limited: false,
+            round_trip_min: Duration::MAX,
+        }
+    }
+
+    /// Number of rounds that have ended.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Bytes acknowledged since the beginning.
+    pub(super) fn total(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Whether so much of the current round was lost that no chance explains it.
+    pub(super) fn is_flooded(&self, mtu: u64) -> bool {
+        self.round_lost > FLOOD_PACKETS * mtu
+            && self.round_lost.saturating_mul(FLOOD_DIVISOR) > self.round_delivered
+    }
+
+    /// A transmission left.
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        let known = self.snapshots.back().is_some_and(|last| last.sent >= now);
+        if known || self.snapshots.len() >= SNAPSHOTS_MAX {
+            return;
+        }
+        if self.snapshots.is_empty() && self.batch_sent.is_none() {
+            // Nothing under way is known: the time spent idle is not part of any rate.
+            self.delivered_at = now;
+            self.acked_sent = now;
+            if self.round_delivered == 0 {
+                self.round_started = now;
+            }
+        }
+        self.snapshots.push_back(Snapshot {
+            sent: now,
+            delivered: self.delivered,
+            delivered_at: self.delivered_at,
+            acked_sent: self.acked_sent,
+            app_limited: self.delivered < self.app_limited_until,
+        });
+    }
+
+    /// One packet of a batch was acknowledged.
+    pub(super) fn on_ack(&mut self, sent: Instant, bytes: u64, app_limited: bool) {
+        self.batch_acked += bytes;
+        self.batch_app_limited |= app_limited;
+        self.batch_sent = Some(self.batch_sent.map_or(sent, |newest| newest.max(sent)));
+    }
+
+    /// Bytes were declared lost.
+    pub(super) fn on_lost(&mut self, bytes: u64) {
+        self.round_lost += bytes;
+    }
+
+    /// The batch is complete; `in_flight` bytes remain under way.
+    pub(super) fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+    ) -> Option<Sample> {
+        let sent = self.batch_sent.take()?;
+        let acked = std::mem::take(&mut self.batch_acked);
+        let batch_app_limited = std::mem::take(&mut self.batch_app_limited) || app_limited;
+        let round_trip = now.saturating_duration_since(sent);
+        self.delivered += acked;
+        self.delivered_at = now;
+        self.acked_sent = self.acked_sent.max(sent);
+        if batch_app_limited {
+            self.app_limited_until = self.delivered + in_flight;
+        }
+        let snapshot = self.take_snapshot(sent);
+        if in_flight == 0 {
+            self.snapshots.clear();
+        }
+        let limited = batch_app_limited || snapshot.is_some_and(|taken| taken.app_limited);
+        self.round_delivered += acked;
+        self.round_app_limited |= limited;
+        self.round_trip_min = self.round_trip_min.min(round_trip);
+        let rate = snapshot.and_then(|taken| self.rate_since(&taken, sent, now));
+        let round = snapshot
+            .filter(|taken| taken.delivered >= self.round_end)
+            .map(|_| self.end_round(now));
+        Some(Sample {
+            acked,
+            rate,
+            round_trip,
+            app_limited: limited,
+            round,
+        })
+    }
+
+    /// The last snapshot taken not after `sent`; older ones will not be asked for again.
+    fn take_snapshot(&mut self, sent: Instant) -> Option<Snapshot> {
+        let after = self.snapshots.partition_point(|taken| taken.sent <= sent);
+        let found = self.snapshots.get(after.checked_sub(1)?).copied();
+        self.snapshots.drain(..after - 1);
+        found
+    }
+
+    /// Bytes per second since `taken`: no faster than they were acknowledged, nor than they left.
+    fn rate_since(&self, taken: &Snapshot, sent: Instant, now: Instant) -> Option<f64> {
+        let acked_over = now.saturating_duration_since(taken.delivered_at);
+        let sent_over = sent.saturating_duration_since(taken.acked_sent);
+        let interval = acked_over.max(sent_over);
+        (interval > Duration::ZERO)
+            .then(|| (self.delivered - taken.delivered) as f64 / interval.as_secs_f64())
+    }
+
+    /// Closes the current round and starts the next.
+    fn end_round(&mut self, now: Instant) -> Round {
+        let elapsed = now
+            .saturating_duration_since(self.round_started)
+            .max(TIME_MIN);
+        let ended = Round {
+            rate: self.round_delivered as f64 / elapsed.as_secs_f64(),
+            delivered: self.round_delivered,
+            lost: self.round_lost,
+            round_trip_min: self.round_trip_min,
+            app_limited: self.round_app_limited,
+        };
+        self.round += 1;
+        self.round_end = self.delivered;
+        self.round_started = now;
+        self.round_delivered = 0;
+        self.round_lost = 0;
+        self.round_app_limited = false;
+        self.round_trip_min = Duration::MAX;
+        ended
+    }
+}
+
+/// Transmissions remembered at once; with quinn's bursts of 10 packets and more this covers
+/// 50 MB under way, and beyond that samples merely span longer.
+const SNAPSHOTS_MAX: usize = 4096;
+
+/// Keeps a round of no measurable length from having an infinite rate.
+const TIME_MIN: Duration = Duration::from_micros(1);
+
+/// A burst that a short queue may well drop.
+const FLOOD_PACKETS: u64 = 16;
+
+/// A seventh lost is beyond what paths lose at random and still carry anything.
+const FLOOD_DIVISOR: u64 = 7;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+    /// Sends and acknowledges `packets` of 1,000 bytes, one per millisecond.
+    fn steady(delivery: &mut Delivery, start: Instant, packets: u32) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for tick in 0..packets + 50 {
+            let now = start + Duration::from_millis(tick.into());
+            if tick >= 50 {
+                delivery.on_ack(now - ROUND_TRIP, 1_000, false);
+                samples.extend(delivery.on_end_acks(now, 50_000, false));
+            }
+            if tick < packets {
+                delivery.on_sent(now);
+            }
+        }
+        samples
+    }
+
+    #[test]
+    fn steady_delivery_gives_its_rate_and_counts_rounds() {
+        let start = Instant::now();
+        let mut delivery = Delivery::new(start);
+        let samples = steady(&mut delivery, start, 500);
+        let rate = samples.last().and_then(|sample| sample.rate).unwrap();
+        assert!((rate - 1e6).abs() < 3e4, "{rate}");
+        assert!((9..=11).contains(&delivery.round()), "{}", delivery.round());
+        assert_eq!(delivery.total(), 500_000);
+    }
+
+    #[test]
+    fn a_batch_after_silence_does_not_look_like_a_faster_path() {
+        let start = Instant::now();
+        let mut delivery = Delivery::new(start);
+        for tick in 0..60 {
+            delivery.on_sent(start + Duration::from_millis(tick));
+        }
+        let now = start + Duration::from_millis(110);
+        for tick in 0..60 {
+            delivery.on_ack(start + Duration::from_millis(tick), 1_000, false);
+        }
+        let rate = delivery.on_end_acks(now, 0, false).unwrap().rate.unwrap();
+        assert!(rate < 1.1e6, "{rate}");
+    }
+
+    #[test]
+    fn application_limited_samples_are_marked_until_their_packets_are_acknowledged() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut delivery = Delivery::new(start);
+        delivery.on_sent(at(0));
+        delivery.on_ack(at(0), 1_000, true);
+        assert!(
+            delivery
+                .on_end_acks(at(50), 1_000, true)
+                .unwrap()
+                .app_limited
+        );
+        delivery.on_sent(at(60));
+        delivery.on_ack(at(60), 1_000, false);
+        assert!(delivery.on_end_acks(at(110), 0, false).unwrap().app_limited);
+        delivery.on_sent(at(120));
+        delivery.on_ack(at(120), 1_000, false);
+        assert!(!delivery.on_end_acks(at(170), 0, false).unwrap().app_limited);
+    }
+
+    #[test]
+    fn memory_is_bounded_when_nothing_is_acknowledged() {
+        let start = Instant::now();
+        let mut delivery = Delivery::new(start);
+        for tick in 0..100_000 {
+            delivery.on_sent(start + Duration::from_micros(tick));
+        }
+        assert_eq!(delivery.snapshots.len(), SNAPSHOTS_MAX);
+    }
+}

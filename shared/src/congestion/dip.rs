@@ -1,0 +1,114 @@
+//! What a drained queue tells: whether the queue was ours, a neighbour's, or no queue at all.
+//!
+//! After a drain there is less under way than the path alone would hold. If the round trip is then
+//! back at its smallest, the queue was ours. If it is not, somebody else keeps it filled; and if
+//! it did not move at all, there is no queue and the path itself has become longer.
+
+use std::time::Duration;
+
+/// Watches the round trip from the start of a drain until its effect must have been seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dip {
+    /// The round in which to judge; unknown while the queue still drains.
+    pub(super) judge_in: Option<u64>,
+    /// Smallest round trip since the drain began.
+    pub(super) round_trip: Duration,
+    /// Smallest round trip of the round before.
+    pub(super) round_trip_before: Duration,
+    /// Delivery rate of the round before, in bytes per second.
+    pub(super) rate_before: f64,
+    /// Whether it was deep enough to take its round trip as the path's own.
+    pub(super) renews: bool,
+}
+
+/// The conclusion from a dip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The path's own round trip was measured anew.
+    Renewed,
+    /// The queue was ours, and is gone.
+    Clean,
+    /// Another sender keeps the queue.
+    Neighbour,
+    /// The path has become longer.
+    Longer,
+    /// One observation is not enough.
+    Unsure,
+}
+
+/// Counts what dips showed in a row.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dips {
+    dirty: u32,
+    flat: u32,
+}
+
+impl Dips {
+    /// Concludes from a dip on a path whose smallest round trip was `expected`.
+    pub(super) fn judge(&mut self, dip: &Dip, expected: Duration) -> Verdict {
+        if dip.renews {
+            *self = Self::default();
+            return Verdict::Renewed;
+        }
+        if dip.round_trip <= expected + (expected / 10).max(CLEAN_NOISE) {
+            *self = Self::default();
+            return Verdict::Clean;
+        }
+        self.dirty += 1;
+        let is_flat = dip.round_trip.mul_f64(FLAT) > dip.round_trip_before;
+        self.flat = if is_flat { self.flat + 1 } else { 0 };
+        if self.flat >= DIPS_TO_BELIEVE {
+            *self = Self::default();
+            Verdict::Longer
+        } else if self.dirty >= DIPS_TO_BELIEVE {
+            Verdict::Neighbour
+        } else {
+            Verdict::Unsure
+        }
+    }
+}
+
+/// A round trip this much above the smallest is timer and scheduling noise.
+const CLEAN_NOISE: Duration = Duration::from_millis(2);
+
+/// A drain that lets a tenth or more out of the pipe changes the round trip by more than this
+/// factor, if there is a queue.
+const FLAT: f64 = 1.05;
+
+/// One dip may meet a burst of somebody else's.
+const DIPS_TO_BELIEVE: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dip(before_ms: u64, after_ms: u64) -> Dip {
+        Dip {
+            judge_in: None,
+            round_trip: Duration::from_millis(after_ms),
+            round_trip_before: Duration::from_millis(before_ms),
+            rate_before: 0.0,
+            renews: false,
+        }
+    }
+
+    #[test]
+    fn a_queue_that_goes_is_ours_and_one_that_stays_a_neighbours() {
+        let expected = Duration::from_millis(40);
+        let mut dips = Dips::default();
+        assert_eq!(dips.judge(&dip(60, 41), expected), Verdict::Clean);
+        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Unsure);
+        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Neighbour);
+        assert_eq!(dips.judge(&dip(75, 62), expected), Verdict::Neighbour);
+        assert_eq!(dips.judge(&dip(75, 41), expected), Verdict::Clean);
+        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Unsure);
+    }
+
+    #[test]
+    fn a_round_trip_that_does_not_move_is_the_paths_own() {
+        let expected = Duration::from_millis(40);
+        let mut dips = Dips::default();
+        assert_eq!(dips.judge(&dip(80, 80), expected), Verdict::Unsure);
+        assert_eq!(dips.judge(&dip(80, 79), expected), Verdict::Longer);
+    }
+}

@@ -1,0 +1,166 @@
+//! Filters: the largest delivery rate of the last rounds, the smallest recent round trip, lateness.
+//!
+//! The extremes forget by themselves, because a path may become slower or longer. Rates age by round, so
+//! that an idle connection keeps its estimate; the round trip ages by time, because routes do.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The largest value of the last [`RATE_ROUNDS`] rounds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MaxRate {
+    /// Values in falling order with the round they were seen in; at most one per round.
+    entries: VecDeque<(u64, f64)>,
+}
+
+impl MaxRate {
+    /// Takes in a rate seen in `round`, and forgets what is too old.
+    pub(super) fn insert(&mut self, round: u64, rate: f64) {
+        while self.entries.back().is_some_and(|&(_, kept)| kept <= rate) {
+            self.entries.pop_back();
+        }
+        // A smaller value of the same round would never be the largest before it expires.
+        if self.entries.back().is_none_or(|&(kept, _)| kept != round) {
+            self.entries.push_back((round, rate));
+        }
+        self.expire(round);
+    }
+
+    /// Forgets what was seen more than [`RATE_ROUNDS`] rounds before `round`, but never everything.
+    fn expire(&mut self, round: u64) {
+        while self.entries.len() > 1
+            && self
+                .entries
+                .front()
+                .is_some_and(|&(seen, _)| seen + RATE_ROUNDS <= round)
+        {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Replaces all that was seen by one rate.
+    pub(super) fn reset(&mut self, round: u64, rate: f64) {
+        self.entries.clear();
+        self.entries.push_back((round, rate));
+    }
+
+    /// The largest rate in bytes per second; zero before the first.
+    pub(super) fn get(&self) -> f64 {
+        self.entries.front().map_or(0.0, |&(_, rate)| rate)
+    }
+}
+
+/// The smallest round trip of the last [`ROUND_TRIP_AGE_MAX`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct MinRoundTrip {
+    value: Option<Duration>,
+    /// When a sample last came close to the value.
+    confirmed: Option<Instant>,
+}
+
+impl MinRoundTrip {
+    /// Takes in a sample; one within the noise of the minimum confirms it.
+    pub(super) fn insert(&mut self, now: Instant, sample: Duration) {
+        match self.value {
+            Some(value) if sample > value + noise(value) => {}
+            Some(value) => {
+                self.value = Some(value.min(sample));
+                self.confirmed = Some(now);
+            }
+            None => self.replace(now, sample),
+        }
+    }
+
+    /// Forgets the past: the path has this round trip now.
+    pub(super) fn replace(&mut self, now: Instant, value: Duration) {
+        self.value = Some(value);
+        self.confirmed = Some(now);
+    }
+
+    /// The smallest round trip, if any was seen.
+    pub(super) fn get(&self) -> Option<Duration> {
+        self.value
+    }
+
+    /// Whether no sample has confirmed the value for [`ROUND_TRIP_AGE_MAX`].
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.confirmed
+            .is_some_and(|seen| now.saturating_duration_since(seen) > ROUND_TRIP_AGE_MAX)
+    }
+}
+
+/// Tells a queue from single late acknowledgements.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Late {
+    batches: u32,
+    since: Option<Instant>,
+}
+
+impl Late {
+    /// Whether round trips have been over the limit often enough and for long enough: aggregated
+    /// acknowledgements are late many at a time, and on time a moment later.
+    pub(super) fn observe(&mut self, now: Instant, round_trip: Duration, limit: Duration) -> bool {
+        if round_trip <= limit {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        self.batches += 1;
+        self.batches >= LATE_BATCHES
+            && now.saturating_duration_since(since) >= limit / LATE_SPAN_DIVISOR
+    }
+}
+
+/// How far above the minimum a sample still counts as the same: timer and scheduling noise.
+fn noise(value: Duration) -> Duration {
+    value / 64 + Duration::from_micros(200)
+}
+
+/// Longer than one cycle of probing, so that the rate survives from probe to probe.
+const RATE_ROUNDS: u64 = 10;
+
+/// As in BBR: long enough for a neighbour's queue to have emptied once, short against route changes.
+const ROUND_TRIP_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// As in HyStart (RFC 9406), which asks for eight packets; acknowledgements cover two or more.
+const LATE_BATCHES: u32 = 4;
+
+/// The share of a round trip that lateness must last for: longer costs queue, shorter mistakes
+/// aggregation for one.
+const LATE_SPAN_DIVISOR: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn largest_rate_is_forgotten_after_its_rounds() {
+        let mut filter = MaxRate::default();
+        filter.insert(0, 100.0);
+        filter.insert(1, 50.0);
+        filter.insert(1, 60.0);
+        assert_eq!(filter.get(), 100.0);
+        filter.insert(RATE_ROUNDS - 1, 40.0);
+        assert_eq!(filter.get(), 100.0);
+        filter.insert(RATE_ROUNDS, 10.0);
+        assert_eq!(filter.get(), 60.0);
+        filter.insert(10 * RATE_ROUNDS, 5.0);
+        assert_eq!(filter.get(), 5.0);
+    }
+
+    #[test]
+    fn smallest_round_trip_is_confirmed_by_samples_close_to_it() {
+        let start = Instant::now();
+        let mut filter = MinRoundTrip::default();
+        filter.insert(start, Duration::from_millis(40));
+        filter.insert(start, Duration::from_millis(60));
+        assert_eq!(filter.get(), Some(Duration::from_millis(40)));
+        let late = start + ROUND_TRIP_AGE_MAX + Duration::from_millis(1);
+        assert!(filter.is_expired(late));
+        filter.insert(late, Duration::from_micros(40_300));
+        assert!(!filter.is_expired(late));
+        assert_eq!(filter.get(), Some(Duration::from_millis(40)));
+        filter.replace(late, Duration::from_millis(90));
+        assert_eq!(filter.get(), Some(Duration::from_millis(90)));
+    }
+}

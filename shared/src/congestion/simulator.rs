@@ -1,0 +1,319 @@
+//! A deterministic network in simulated time, for tests of the controller.
+//!
+//! One bottleneck (rate, delay, tail-drop queue, seeded random loss) carries any number of senders.
+//! A [`sender::Sender`] calls its controller as quinn does and paces with quinn's formula, so that
+//! what holds here may be expected of real connections. Times are nanoseconds since the start.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "simulated times and sizes are positive and far below 2^53"
+)]
+
+mod cubic;
+mod scenarios;
+mod sender;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+pub(super) use sender::Sender;
+
+pub(super) const MILLISECOND: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// Bytes of one packet on the link.
+pub(super) const PACKET: u64 = 1480;
+
+/// A change of the link at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Rate(f64),
+    RoundTrip(u64),
+}
+
+/// The bottleneck.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    /// Bytes per nanosecond.
+    pub(super) rate: f64,
+    /// Propagation there and back.
+    pub(super) round_trip: u64,
+    /// Bytes that may wait.
+    pub(super) queue_max: f64,
+    /// Share lost at random.
+    pub(super) loss: f64,
+    /// Acknowledgements arrive only at multiples of this, if not zero.
+    pub(super) aggregation: u64,
+    /// Packets per acknowledgement.
+    pub(super) ack_every: usize,
+    pub(super) changes: Vec<(u64, Change)>,
+}
+
+impl Link {
+    /// A link by megabits per second, milliseconds and queue in bandwidth-delay products.
+    pub(super) fn new(megabits: f64, round_trip_ms: f64, queue: f64) -> Self {
+        let rate = megabits * 1e6 / 8.0 / 1e9;
+        let round_trip = (round_trip_ms * 1e6) as u64;
+        Self {
+            rate,
+            round_trip,
+            queue_max: (queue * rate * round_trip as f64).max(64.0 * PACKET as f64),
+            loss: 0.0,
+            aggregation: 0,
+            ack_every: 2,
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn loss(self, loss: f64) -> Self {
+        Self { loss, ..self }
+    }
+
+    pub(super) fn change(mut self, at: u64, change: Change) -> Self {
+        self.changes.push((at, change));
+        self
+    }
+
+    /// Bytes per second.
+    pub(super) fn bytes_per_second(&self) -> f64 {
+        self.rate * 1e9
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A packet of a flow reaches its receiver.
+    Arrive {
+        flow: usize,
+        packet: u64,
+    },
+    /// The receiver's timer for a late acknowledgement.
+    AckTimer {
+        flow: usize,
+        armed: u64,
+    },
+    /// An acknowledgement of these packets reaches the sender.
+    Ack {
+        flow: usize,
+        packets: Vec<u64>,
+    },
+    /// The sender may send, or has a timer due.
+    Wake {
+        flow: usize,
+    },
+    Sample,
+    Change(usize),
+}
+
+#[derive(Debug, Default)]
+struct Receiver {
+    unacked: Vec<u64>,
+    largest: Option<u64>,
+    armed: u64,
+}
+
+/// What happened to one flow.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Outcome {
+    pub(super) delivered: u64,
+    pub(super) sent: u64,
+    pub(super) dropped: u64,
+    /// When the last byte of a limited flow was acknowledged.
+    pub(super) finished: Option<u64>,
+    /// Bytes delivered per 100 ms.
+    pub(super) slots: Vec<u64>,
+}
+
+impl Outcome {
+    /// Bytes per second between two times.
+    pub(super) fn rate(&self, from: u64, to: u64) -> f64 {
+        let slots = (from / SLOT) as usize..(to / SLOT) as usize;
+        let bytes: u64 = slots
+            .map(|slot| self.slots.get(slot).copied().unwrap_or(0))
+            .sum();
+        bytes as f64 * 1e9 / (to - from) as f64
+    }
+
+    pub(super) fn drop_share(&self) -> f64 {
+        self.dropped as f64 / self.sent.max(1) as f64
+    }
+}
+
+/// The network and its senders.
+pub(super) struct Network {
+    pub(super) link: Link,
+    pub(super) now: u64,
+    pub(super) senders: Vec<Sender>,
+    pub(super) outcomes: Vec<Outcome>,
+    receivers: Vec<Receiver>,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    sequence: u64,
+    busy_until: u64,
+    last_arrival: u64,
+    random: u64,
+    /// Queue over time, as waiting time in nanoseconds, every millisecond.
+    pub(super) queue: Vec<u64>,
+}
+
+impl Network {
+    pub(super) fn new(link: Link, senders: Vec<Sender>, seed: u64) -> Self {
+        let flows = senders.len();
+        let mut network = Self {
+            link,
+            now: 0,
+            outcomes: vec![Outcome::default(); flows],
+            receivers: (0..flows).map(|_| Receiver::default()).collect(),
+            senders,
+            events: BinaryHeap::new(),
+            sequence: 0,
+            busy_until: 0,
+            last_arrival: 0,
+            random: seed | 1,
+            queue: Vec::new(),
+        };
+        for flow in 0..flows {
+            network.schedule(network.senders[flow].starts_at, Event::Wake { flow });
+        }
+        for index in 0..network.link.changes.len() {
+            network.schedule(network.link.changes[index].0, Event::Change(index));
+        }
+        network.schedule(0, Event::Sample);
+        network
+    }
+
+    /// Runs until `end`, or until every limited flow is done.
+    pub(super) fn run(&mut self, end: u64) {
+        while let Some(Reverse((at, _, event))) = self.events.pop() {
+            if at > end || self.senders.iter().all(Sender::is_done) {
+                break;
+            }
+            self.now = at;
+            self.handle(event);
+        }
+    }
+
+    /// The median wait in the queue between two times, in nanoseconds.
+    pub(super) fn queue_median(&self, from: u64, to: u64) -> u64 {
+        let range =
+            (from / MILLISECOND) as usize..self.queue.len().min((to / MILLISECOND) as usize);
+        let mut waits = self.queue[range].to_vec();
+        waits.sort_unstable();
+        waits[waits.len() / 2]
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.events
+            .push(Reverse((at.max(self.now), self.sequence, event)));
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive { flow, packet } => self.arrive(flow, packet),
+            Event::AckTimer { flow, armed } => {
+                if self.receivers[flow].armed == armed {
+                    self.acknowledge(flow);
+                }
+            }
+            Event::Ack { flow, packets } => {
+                self.senders[flow].on_ack(self.now, &packets);
+                self.transmit(flow);
+            }
+            Event::Wake { flow } => {
+                self.senders[flow].on_wake(self.now);
+                self.transmit(flow);
+            }
+            Event::Sample => {
+                self.queue.push(self.busy_until.saturating_sub(self.now));
+                self.schedule(self.now + MILLISECOND, Event::Sample);
+            }
+            Event::Change(index) => match self.link.changes[index].1 {
+                Change::Rate(rate) => {
+                    let waiting = self.busy_until.saturating_sub(self.now) as f64 * self.link.rate;
+                    self.busy_until = self.now + (waiting / rate) as u64;
+                    self.link.rate = rate;
+                }
+                Change::RoundTrip(round_trip) => self.link.round_trip = round_trip,
+            },
+        }
+    }
+
+    /// Sends what the sender may send now, through queue and loss.
+    fn transmit(&mut self, flow: usize) {
+        let (packets, wake) = self.senders[flow].poll(self.now);
+        for packet in packets {
+            self.outcomes[flow].sent += 1;
+            let start = self.busy_until.max(self.now);
+            let waiting = (start - self.now) as f64 * self.link.rate;
+            if waiting + PACKET as f64 > self.link.queue_max {
+                self.outcomes[flow].dropped += 1;
+                continue;
+            }
+            self.busy_until = start + (PACKET as f64 / self.link.rate) as u64;
+            if self.draw() < self.link.loss {
+                continue;
+            }
+            let at = (self.busy_until + self.link.round_trip / 2).max(self.last_arrival);
+            self.last_arrival = at;
+            self.schedule(at, Event::Arrive { flow, packet });
+        }
+        if let Some(at) = wake {
+            self.schedule(at, Event::Wake { flow });
+        }
+        if self.senders[flow].is_done() && self.outcomes[flow].finished.is_none() {
+            self.outcomes[flow].finished = Some(self.now);
+        }
+    }
+
+    fn arrive(&mut self, flow: usize, packet: u64) {
+        let outcome = &mut self.outcomes[flow];
+        outcome.delivered += PACKET;
+        let slot = (self.now / SLOT) as usize;
+        if outcome.slots.len() <= slot {
+            outcome.slots.resize(slot + 1, 0);
+        }
+        outcome.slots[slot] += PACKET;
+        let receiver = &mut self.receivers[flow];
+        let gap = receiver
+            .largest
+            .is_some_and(|largest| packet != largest + 1);
+        receiver.largest = Some(packet.max(receiver.largest.unwrap_or(0)));
+        receiver.unacked.push(packet);
+        if gap || receiver.unacked.len() >= self.link.ack_every {
+            self.acknowledge(flow);
+        } else if receiver.unacked.len() == 1 {
+            self.sequence += 1;
+            receiver.armed = self.sequence;
+            let armed = self.sequence;
+            self.schedule(self.now + ACK_DELAY_MAX, Event::AckTimer { flow, armed });
+        }
+    }
+
+    fn acknowledge(&mut self, flow: usize) {
+        let packets = std::mem::take(&mut self.receivers[flow].unacked);
+        self.receivers[flow].armed = 0;
+        if packets.is_empty() {
+            return;
+        }
+        let at = self.now + self.link.round_trip / 2;
+        let at = match self.link.aggregation {
+            0 => at,
+            every => at.div_ceil(every) * every,
+        };
+        self.schedule(at, Event::Ack { flow, packets });
+    }
+
+    /// A number in 0..1 (xorshift64*).
+    fn draw(&mut self) -> f64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+const SLOT: u64 = 100 * MILLISECOND;
+
+/// quinn's default, and QUIC's.
+const ACK_DELAY_MAX: u64 = 25 * MILLISECOND;

@@ -1,0 +1,219 @@
+//! The paths that the controller must do well on, each with the figures it is held to.
+//!
+//! Shares are of the link's rate, queues of the bandwidth-delay product. The bounds leave room below
+//! what is reached, so that a change of a constant that costs nothing breaks nothing.
+
+use super::sender::Supply;
+use super::{Change, Link, MILLISECOND, Network, Outcome, SECOND, SLOT, Sender};
+
+const SEED: u64 = 7;
+
+/// Payload of one packet: the rest is headers.
+const PAYLOAD: u64 = 1420;
+
+fn mebibytes(count: u64) -> Supply {
+    Supply::Packets((count << 20).div_ceil(PAYLOAD))
+}
+
+fn run(link: Link, senders: Vec<Sender>, end: u64) -> Network {
+    let mut network = Network::new(link, senders, SEED);
+    network.run(end);
+    network
+}
+
+/// One of our senders, from the start.
+fn alone(link: Link, supply: Supply, end: u64) -> Network {
+    run(link, vec![Sender::quire(0, supply)], end)
+}
+
+/// What a flow got of the link between two times.
+fn share(network: &Network, flow: usize, from: u64, to: u64) -> f64 {
+    network.outcomes[flow].rate(from, to) / network.link.bytes_per_second()
+}
+
+/// Holds a limited transfer, start-up included, to a share of the rate, drops, and a queue.
+#[track_caller]
+fn hold(network: &Network, share_min: f64, drops_max: f64, queue_max: f64) {
+    let outcome: &Outcome = &network.outcomes[0];
+    let end = outcome.finished.expect("the transfer ends");
+    let share = outcome.delivered as f64 * 1e9 / end as f64 / network.link.bytes_per_second();
+    let drops = outcome.drop_share();
+    let queue = network.queue_median(0, end) as f64 / network.link.round_trip as f64;
+    assert!(
+        share >= share_min && drops <= drops_max && queue <= queue_max,
+        "share {share:.3} of {share_min}, drops {drops:.4} of {drops_max}, queue {queue:.3} of {queue_max}"
+    );
+}
+
+fn bytes_per_nanosecond(megabits: f64) -> f64 {
+    megabits * 1e6 / 8.0 / 1e9
+}
+
+#[test]
+fn random_loss_alone_costs_nothing_but_itself() {
+    for loss in [0.0, 0.001, 0.005, 0.01] {
+        let link = Link::new(200.0, 80.0, 1.0).loss(loss);
+        hold(&alone(link, mebibytes(96), 60 * SECOND), 0.86, 0.01, 0.2);
+    }
+}
+
+#[test]
+fn a_short_transfer_is_not_spent_in_start_up() {
+    for loss in [0.0, 0.001, 0.01] {
+        let link = Link::new(200.0, 80.0, 1.0).loss(loss);
+        let network = alone(link, mebibytes(24), 60 * SECOND);
+        let end = network.outcomes[0].finished.unwrap();
+        assert!(end < 1_650 * MILLISECOND, "{end} ns at loss {loss}");
+        assert!(network.outcomes[0].drop_share() < 0.01);
+    }
+}
+
+#[test]
+fn a_long_lossy_path_is_filled() {
+    let link = Link::new(500.0, 200.0, 1.0).loss(0.02);
+    let network = alone(link, Supply::Endless, 6 * SECOND);
+    assert!(share(&network, 0, 3 * SECOND, 6 * SECOND) > 0.9);
+    assert!(network.outcomes[0].drop_share() < 0.01);
+}
+
+#[test]
+fn a_fast_path_with_little_loss_is_filled() {
+    let link = Link::new(900.0, 20.0, 1.0).loss(0.0001);
+    hold(&alone(link, mebibytes(128), 60 * SECOND), 0.88, 0.01, 0.2);
+}
+
+#[test]
+fn shallow_and_deep_queues_see_few_drops_and_little_standing() {
+    for (queue, drops_max) in [(0.1, 0.02), (0.3, 0.01), (1.0, 0.005), (4.0, 0.001)] {
+        let link = Link::new(100.0, 40.0, queue);
+        hold(
+            &alone(link, mebibytes(48), 60 * SECOND),
+            0.9,
+            drops_max,
+            0.2,
+        );
+    }
+}
+
+#[test]
+fn a_shallow_queue_and_random_loss_together_are_told_apart() {
+    let link = Link::new(200.0, 80.0, 0.3).loss(0.01);
+    hold(&alone(link, mebibytes(96), 60 * SECOND), 0.85, 0.02, 0.2);
+}
+
+#[test]
+fn a_path_four_times_slower_is_recognised_within_two_seconds() {
+    let slower = Change::Rate(bytes_per_nanosecond(50.0));
+    let link = Link::new(200.0, 40.0, 1.0).change(3 * SECOND, slower);
+    let network = alone(link, Supply::Endless, 8 * SECOND);
+    assert!(share(&network, 0, 4 * SECOND, 8 * SECOND) > 0.92);
+    let queue = network.queue_median(5 * SECOND, 8 * SECOND);
+    assert!(queue < 8 * MILLISECOND, "{queue}");
+    assert!(network.outcomes[0].drop_share() < 0.01);
+}
+
+#[test]
+fn a_path_four_times_faster_is_found_within_two_seconds() {
+    let faster = Change::Rate(bytes_per_nanosecond(200.0));
+    let link = Link::new(50.0, 40.0, 4.0).change(3 * SECOND, faster);
+    let network = alone(link, Supply::Endless, 8 * SECOND);
+    assert!(share(&network, 0, 5 * SECOND, 8 * SECOND) > 0.9);
+    assert!(network.outcomes[0].drop_share() < 0.01);
+}
+
+#[test]
+fn a_route_change_is_followed_both_ways() {
+    for (before, after) in [(40_u32, 80_u32), (80, 40)] {
+        let route = Change::RoundTrip(u64::from(after) * MILLISECOND);
+        let link = Link::new(100.0, before.into(), 1.0).change(3 * SECOND, route);
+        let network = alone(link, Supply::Endless, 8 * SECOND);
+        let share = share(&network, 0, 5 * SECOND, 8 * SECOND);
+        assert!(share > 0.92, "{share} from {before} to {after} ms");
+        let queue = network.queue_median(5 * SECOND, 8 * SECOND);
+        assert!(
+            queue < u64::from(after) * MILLISECOND / 5,
+            "{queue} from {before} to {after} ms"
+        );
+    }
+}
+
+#[test]
+fn bulk_after_an_application_limited_phase_finds_the_rate() {
+    let supply = Supply::TrickleUntil(500.0, 3 * SECOND);
+    let network = alone(Link::new(100.0, 40.0, 1.0), supply, 6 * SECOND);
+    assert!(share(&network, 0, 4 * SECOND, 6 * SECOND) > 0.92);
+    assert!(network.outcomes[0].drop_share() < 0.01);
+}
+
+#[test]
+fn aggregated_and_sparse_acknowledgements_do_not_throttle() {
+    let mut aggregated = Link::new(100.0, 40.0, 1.0);
+    aggregated.aggregation = 10 * MILLISECOND;
+    let mut sparse = Link::new(100.0, 40.0, 1.0);
+    sparse.ack_every = 40;
+    for link in [aggregated, sparse] {
+        let network = alone(link, Supply::Endless, 6 * SECOND);
+        let share = share(&network, 0, 2 * SECOND, 6 * SECOND);
+        assert!(share > 0.9, "{share}");
+        let queue = network.queue_median(2 * SECOND, 6 * SECOND);
+        assert!(queue < 10 * MILLISECOND, "{queue}");
+    }
+}
+
+#[test]
+fn cubic_beside_us_gets_its_share_and_leaves_ours_whoever_comes_first() {
+    for (ours, theirs) in [(2 * SECOND, 0), (0, 2 * SECOND)] {
+        let senders = vec![Sender::quire(ours, Supply::Endless), Sender::cubic(theirs)];
+        let network = run(Link::new(100.0, 40.0, 1.0), senders, 32 * SECOND);
+        let [quire, cubic] = [0, 1].map(|flow| share(&network, flow, 12 * SECOND, 32 * SECOND));
+        assert!(quire > 0.25 && cubic > 0.4, "quire {quire}, cubic {cubic}");
+        assert!(network.outcomes[0].drop_share() < 0.01);
+    }
+}
+
+#[test]
+fn a_second_connection_of_ours_gets_its_share() {
+    let senders = vec![
+        Sender::quire(0, Supply::Endless),
+        Sender::quire(2 * SECOND, Supply::Endless),
+    ];
+    let network = run(Link::new(100.0, 40.0, 1.0), senders, 16 * SECOND);
+    let [first, second] = [0, 1].map(|flow| share(&network, flow, 8 * SECOND, 16 * SECOND));
+    assert!(
+        first > 0.25 && second > 0.25 && first + second > 0.92,
+        "{first}, {second}"
+    );
+}
+
+#[test]
+fn a_local_network_is_never_throttled() {
+    let mut link = Link::new(5_000.0, 0.2, 1.0);
+    link.queue_max = 4e6;
+    hold(
+        &alone(link, mebibytes(64), 10 * SECOND),
+        0.95,
+        0.001,
+        f64::INFINITY,
+    );
+}
+
+#[test]
+fn a_local_network_with_short_buffers_sees_few_drops() {
+    let mut link = Link::new(1_000.0, 0.3, 1.0);
+    link.queue_max = 200e3;
+    hold(
+        &alone(link, mebibytes(64), 10 * SECOND),
+        0.9,
+        0.05,
+        f64::INFINITY,
+    );
+}
+
+#[test]
+fn the_simulation_is_repeatable() {
+    let link = || Link::new(50.0, 20.0, 1.0).loss(0.01);
+    let [first, second] = [(); 2].map(|()| alone(link(), mebibytes(4), SECOND).outcomes.remove(0));
+    assert_eq!(first.slots, second.slots);
+    assert_eq!(first.slots.iter().sum::<u64>(), first.delivered);
+    assert!(first.slots.len() as u64 <= SECOND / SLOT + 1);
+}
