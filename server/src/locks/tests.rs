@@ -121,6 +121,39 @@ async fn a_cancelled_wait_leaves_nothing_and_lets_those_behind_it_pass() {
     assert!(locks.is_empty());
 }
 
+/// Notes how many paths are in use at the moment a waiting request is woken.
+struct CountsPaths {
+    locks: LockTable,
+    seen: Mutex<Option<usize>>,
+}
+
+impl std::task::Wake for CountsPaths {
+    fn wake(self: Arc<Self>) {
+        *self.seen.lock().unwrap() = Some(self.locks.len());
+    }
+}
+
+/// Were it the other way round, a new request could get a second lock for a path that is held.
+#[tokio::test]
+async fn locks_are_free_before_their_entries_vanish() {
+    let locks = LockTable::new(FOREVER);
+    let (a, b) = (path("a"), path("b"));
+    let held = locks.exclusive(&[&a, &b]).await.unwrap();
+    let waker = Arc::new(CountsPaths {
+        locks: locks.clone(),
+        seen: Mutex::new(None),
+    });
+    let mut waiting: Acquiring<'_> = Box::pin(locks.shared(&a));
+    let as_waker = Waker::from(Arc::clone(&waker));
+    let polled = waiting.as_mut().poll(&mut Context::from_waker(&as_waker));
+    assert!(polled.is_pending());
+    drop(held);
+    let root_a_and_b = 3;
+    assert_eq!(*waker.seen.lock().unwrap(), Some(root_a_and_b));
+    drop(poll(&mut waiting).unwrap());
+    assert!(locks.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opposite_renames_never_wait_for_each_other_in_a_circle() {
     const ROUNDS: usize = 2000;
