@@ -298,8 +298,52 @@ mod tests {
     #[test]
     fn a_change_that_may_not_be_durable_is_the_last() {
         let fixture = Fixture::new();
-        fixture.root.inner.failed.store(true, Ordering::Relaxed);
+        let inner = &fixture.root.inner;
+        inner.sync(&inner.directory, inner.id).unwrap();
+        assert_eq!(fixture.root.read_only(), None);
+        // A handle that only looks can't be synced.
+        let (handle, id) = inner.directory(&RemotePath::ROOT, OFlags::PATH).unwrap();
+        assert_eq!(code(inner.sync(&handle, id)), ErrorCode::DISK);
         assert_eq!(fixture.root.read_only(), Some(ReadOnlyReason::NotDurable));
         assert_eq!(code(fixture.root.stage(None)), ErrorCode::READ_ONLY);
+    }
+
+    #[test]
+    fn links_that_come_and_go_lead_nowhere() {
+        let fixture = Fixture::new();
+        fixture.write("d/file", "inside");
+        std::fs::write(fixture.outside("file"), "outside").unwrap();
+        symlink(fixture.outside(""), fixture.local("link")).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (d, link) = (fixture.local("d"), fixture.local("link"));
+                while !is_over.load(Ordering::Relaxed) {
+                    let here = rustix::fs::CWD;
+                    rustix::fs::renameat_with(here, &d, here, &link, flags).unwrap();
+                }
+            });
+            for _ in 0..20 {
+                for _ in 0..50 {
+                    let Ok(mut opened) = fixture.root.open_file(&path("d/file")) else {
+                        continue;
+                    };
+                    let mut content = String::new();
+                    opened.file.read_to_string(&mut content).unwrap();
+                    assert!(content == "inside" || content == "new", "{content}");
+                }
+                // Each may succeed or not, but only inside.
+                let _ = fixture
+                    .root
+                    .delete(&path("d/file"), false, &Default::default());
+                let _ = fixture.put("d/file", "new", &Default::default());
+                let _ = fixture.put("d/other", "new", &Default::default());
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let outside = std::fs::read_to_string(fixture.outside("file")).unwrap();
+        assert_eq!(outside, "outside");
+        assert_eq!(std::fs::read_dir(fixture.outside("")).unwrap().count(), 1);
     }
 }

@@ -76,7 +76,15 @@ impl Root {
                 let (directory, _) = self.inner.directory(from, OFlags::RDONLY)?;
                 copier.stage_tree(directory)?
             }
-            EntryKind::File => copier.stage_file(self.open_file(from)?)?,
+            EntryKind::File => {
+                let file = self.open_file(from)?;
+                // What was opened need not be what was looked at.
+                if matches!(source, Precondition::Match(version) if *version != file.attributes.version)
+                {
+                    return Err(RequestError::Conflict);
+                }
+                copier.stage_file(file)?
+            }
             EntryKind::Symlink | EntryKind::Other => return Err(RequestError::SpecialFile),
         };
         Ok(StagedCopy {
@@ -431,6 +439,10 @@ mod tests {
         }
         for (from, to) in [("d", "g"), ("d/b", "g/b"), ("d/b/c", "g/b/c")] {
             assert_eq!(mode_and_time(&fixture, from), mode_and_time(&fixture, to));
+            for name in [from, to] {
+                let open = PermissionsExt::from_mode(0o755);
+                std::fs::set_permissions(fixture.local(name), open).unwrap();
+            }
         }
         assert_eq!(fixture.staged_count(), 0);
     }

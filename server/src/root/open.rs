@@ -206,6 +206,7 @@ mod tests {
             std::fs::create_dir(&closed).unwrap();
             std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
             assert!(matches!(open(&closed), OpenRootError::Denied(_)));
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
         }
     }
 

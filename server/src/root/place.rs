@@ -53,6 +53,11 @@ impl Inner {
         let (Some(name), Some(parent)) = (path.name(), path.parent()) else {
             return Err(RequestError::RootItself);
         };
+        if let Some(first) = path.names().first()
+            && self.is_staging(first.as_str())?
+        {
+            return Err(RequestError::NotFound);
+        }
         let (directory, directory_id) = self.directory(&parent, access)?;
         Ok(Place {
             directory,
@@ -60,6 +65,24 @@ impl Inner {
             name: name.as_str(),
             home: self.id.device,
         })
+    }
+
+    /// Whether a name in the root is an alias of the staging directory, whose own name no path has.
+    /// File systems that fold case or have short names may know it by others.
+    fn is_staging(&self, name: &str) -> Result<bool, RequestError> {
+        // An alias keeps the dot, or has what short names or other spellings have.
+        let may_be_alias = name.starts_with('.') || name.contains('~') || !name.is_ascii();
+        if !may_be_alias {
+            return Ok(false);
+        }
+        let slot = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(staging) = slot.as_ref().map(|staging| staging.id) else {
+            return Ok(false);
+        };
+        drop(slot);
+        let found = Facts::at(&self.directory, name, self.id.device)
+            .map_err(RequestError::system("looking at a name"))?;
+        Ok(found.is_some_and(|found| found.id == staging))
     }
 
     /// The place of `path` for a change, after making the directories that are missing.
@@ -262,3 +285,154 @@ pub(super) const DIRECTORY_MODE: u32 = 0o777;
 /// How often an open is tried that the kernel gave up because of renames elsewhere, which it does
 /// rather than guess. The renames would have to hit every single time.
 const OPEN_ATTEMPTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use quire_shared::ErrorCode;
+    use quire_shared::protocol::{EntryKind, Precondition};
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::super::staging::STAGING_NAME;
+
+    const ANY: Precondition = Precondition::Any;
+
+    #[test]
+    fn the_staging_directory_is_recognized_under_any_name() {
+        let fixture = Fixture::new();
+        fixture.write(".hidden", "x");
+        let is_staging = |name| fixture.root.inner.is_staging(name).unwrap();
+        assert!(!is_staging(STAGING_NAME), "not made yet");
+        let _staged = fixture.staged("x");
+        assert!(is_staging(STAGING_NAME));
+        assert!(!is_staging(".hidden") && !is_staging(".missing"));
+    }
+
+    /// Carries out a test in a mount namespace of its own, or says why not.
+    #[expect(clippy::print_stdout, reason = "the test runner shows it")]
+    fn in_mount_namespace(test: &str, body: impl FnOnce()) {
+        const VARIABLE: &str = "QUIRE_TEST_IN_MOUNT_NAMESPACE";
+        if std::env::var_os(VARIABLE).is_some() {
+            return body();
+        }
+        let is_possible = Command::new("unshare").args(["--mount", "true"]).output();
+        if !is_possible.is_ok_and(|output| output.status.success()) {
+            println!("skipped: no right to mount anything");
+            return;
+        }
+        let output = Command::new("unshare")
+            .arg("--mount")
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--nocapture",
+                &format!("root::place::tests::{test}"),
+            ])
+            .env(VARIABLE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{complained}");
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    fn mount(arguments: &[&str], at: &Path) {
+        let status = Command::new("mount").args(arguments).arg(at).status();
+        assert!(status.unwrap().success(), "mount {arguments:?}");
+    }
+
+    fn unmount(at: &Path) {
+        assert!(Command::new("umount").arg(at).status().unwrap().success());
+    }
+
+    #[test]
+    fn other_file_systems_are_neither_entered_nor_touched() {
+        in_mount_namespace("other_file_systems_are_neither_entered_nor_touched", || {
+            let fixture = Fixture::new();
+            fixture.write("d/mount/x", "hidden");
+            fixture.write("bound/x", "hidden");
+            fixture.write("file", "hidden");
+            std::fs::write(fixture.outside("x"), "x").unwrap();
+            let outside = fixture.outside("");
+            let outside = outside.to_str().unwrap();
+            mount(&["-t", "tmpfs", "none"], &fixture.local("d/mount"));
+            fixture.write("d/mount/x", "kept");
+            // Of the same device, which only the kernel tells apart.
+            mount(&["--bind", outside], &fixture.local("bound"));
+            mount(&["--bind", &format!("{outside}x")], &fixture.local("file"));
+            let root = &fixture.root;
+            for name in ["d/mount", "bound", "file"] {
+                let (there, elsewhere) = (path(name), path("elsewhere"));
+                let other = ErrorCode::OTHER_FILE_SYSTEM;
+                assert_eq!(root.stat(&there).unwrap().kind, EntryKind::Other, "{name}");
+                assert_eq!(code(root.open_file(&there)), other, "{name}");
+                assert_eq!(code(root.list(&there, None)), other, "{name}");
+                assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
+                assert_eq!(code(root.delete(&there, true, &ANY)), other, "{name}");
+                assert_eq!(
+                    code(root.make_directory(&there, false, &ANY)),
+                    other,
+                    "{name}"
+                );
+                assert_eq!(
+                    code(root.rename(&there, &elsewhere, &ANY, &ANY)),
+                    other,
+                    "{name}"
+                );
+                let paths = (&there, &elsewhere);
+                assert_eq!(
+                    code(root.stage_copy(paths, true, &ANY, &|| true)),
+                    other,
+                    "{name}"
+                );
+            }
+            for name in ["d/mount/x", "bound/x"] {
+                let other = ErrorCode::OTHER_FILE_SYSTEM;
+                assert_eq!(code(root.open_file(&path(name))), other, "{name}");
+                assert_eq!(code(root.stat(&path(name))), other, "{name}");
+                assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
+            }
+            let page = root.list(&path(""), None).unwrap().next_page().unwrap();
+            assert_eq!(page.entries[0].attributes.kind, EntryKind::Other, "bound");
+            let copy = root.stage_copy((&path("d"), &path("e")), true, &ANY, &|| true);
+            assert_eq!(copy.unwrap().skipped(), 1);
+            let discarded = root.delete(&path("d"), true, &ANY).unwrap().unwrap();
+            assert_eq!(code(discarded.remove()), ErrorCode::BUSY);
+            let left = std::fs::read_dir(fixture.local(STAGING_NAME)).unwrap();
+            let left = left.last().unwrap().unwrap().path().join("mount");
+            assert_eq!(std::fs::read_to_string(left.join("x")).unwrap(), "kept");
+            for at in [left, fixture.local("bound"), fixture.local("file")] {
+                unmount(&at);
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_before_the_content_comes() {
+        in_mount_namespace("a_full_disk_is_noticed_before_the_content_comes", || {
+            use std::io::Write;
+            let fixture = Fixture::new();
+            mount(
+                &["-t", "tmpfs", "-o", "size=1m", "none"],
+                &fixture.local(""),
+            );
+            let root = fixture.another_server();
+            assert_eq!(code(root.stage(Some(2 << 20))), ErrorCode::NO_SPACE);
+            let check = root.check(&path("a"), &ANY, false, Some(2 << 20));
+            assert_eq!(code(check), ErrorCode::NO_SPACE);
+            let reserved = root.stage(Some(768 << 10)).unwrap();
+            assert_eq!(code(root.stage(Some(512 << 10))), ErrorCode::NO_SPACE);
+            let mut undeclared = root.stage(None).unwrap();
+            let full = undeclared.write_all(&[0; 512 << 10]).unwrap_err();
+            let full = crate::error::RequestError::system("writing")(full);
+            assert_eq!(full.code(), ErrorCode::NO_SPACE);
+            drop((reserved, undeclared));
+            root.stage(Some(768 << 10)).unwrap();
+            drop(root);
+            unmount(&fixture.local(""));
+        });
+    }
+}

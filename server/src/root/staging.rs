@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::facts::{Facts, MODE_MASK, NANOSECONDS_MAX};
+use super::facts::{Facts, FileId, MODE_MASK, NANOSECONDS_MAX};
 use super::place::{Place, open_beneath};
 use super::{Root, discard};
 use crate::error::RequestError;
@@ -28,6 +28,7 @@ use crate::error::RequestError;
 pub(super) struct Staging {
     root: Arc<OwnedFd>,
     pub(super) directory: OwnedFd,
+    pub(super) id: FileId,
     pub(super) home: u64,
     /// Permissions of a file for which none are asked.
     file_mode: Mode,
@@ -83,6 +84,7 @@ impl Staging {
         Ok(Some(Self {
             root: Arc::clone(root),
             directory,
+            id: facts.id,
             home,
             file_mode,
         }))
