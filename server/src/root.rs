@@ -314,12 +314,14 @@ mod tests {
         fixture.write("d/file", "inside");
         std::fs::write(fixture.outside("file"), "outside").unwrap();
         symlink(fixture.outside(""), fixture.local("link")).unwrap();
-        let is_over = AtomicBool::new(false);
+        let (going_on, is_over) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            // Moved in here, so that it is dropped, and the other thread ends, on a failure as well.
+            let _going_on = going_on;
+            let (d, link) = (fixture.local("d"), fixture.local("link"));
+            scope.spawn(move || {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
-                let (d, link) = (fixture.local("d"), fixture.local("link"));
-                while !is_over.load(Ordering::Relaxed) {
+                while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                     let here = rustix::fs::CWD;
                     rustix::fs::renameat_with(here, &d, here, &link, flags).unwrap();
                 }
@@ -340,7 +342,6 @@ mod tests {
                 let _ = fixture.put("d/file", "new", &Default::default());
                 let _ = fixture.put("d/other", "new", &Default::default());
             }
-            is_over.store(true, Ordering::Relaxed);
         });
         let outside = std::fs::read_to_string(fixture.outside("file")).unwrap();
         assert_eq!(outside, "outside");
