@@ -1,2 +1,125 @@
-//! m
-fn main() {}
+//! The program `quire-server`: parses the command line, serves until a signal, and exits.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the program's own output"
+)]
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use quire_certs::{Role, StateDir, load_or_create, replace};
+use quire_server::args::{Args, CertsAction, CertsArgs, Command, ServeArgs};
+use quire_server::{Config, Server, StartError};
+use quire_shared::transport::PORT;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Some(Command::Certs(args)) => certs(args),
+        None => serve(&args.serve),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quire-server: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn certs(args: &CertsArgs) -> Result<(), StartError> {
+    let state = StateDir::open(args.state_dir.as_deref())?;
+    let identity = match args.action.unwrap_or(CertsAction::Show) {
+        CertsAction::Show => load_or_create(&state, Role::Server)?,
+        CertsAction::New => replace(&state, Role::Server)?,
+    };
+    println!("{}", identity.fingerprint());
+    Ok(())
+}
+
+fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    start_logging(args.verbose);
+    let config = Config::from_args(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Runtime)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Runtime)?;
+        let server = Server::bind(config)?;
+        announce(&server)?;
+        let mut signalled = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        let (asked, ask) = tokio::sync::oneshot::channel();
+        let again = async {
+            signalled().await;
+            asked.send(()).ok();
+            // Whoever asks twice doesn't want to wait for what still runs.
+            signalled().await;
+        };
+        tokio::select! {
+            () = server.run(async { ask.await.unwrap_or_default() }) => {}
+            () = again => {}
+        }
+        Ok(())
+    })
+}
+
+/// Says on standard output what clients need to know, in lines that programs can read.
+fn announce(server: &Server) -> Result<(), StartError> {
+    let mut out = std::io::stdout().lock();
+    let addresses = server.local_addrs().map_err(StartError::Runtime)?;
+    let mut lines = vec![format!("fingerprint {}", server.fingerprint())];
+    lines.extend(
+        addresses
+            .iter()
+            .map(|address| format!("listening on {address}")),
+    );
+    if out.is_terminal()
+        && let Some(address) = addresses.first()
+    {
+        let port = if address.port() == PORT {
+            String::new()
+        } else {
+            format!(":{}", address.port())
+        };
+        lines.push(format!("try: quire list localhost{port}"));
+    }
+    lines.push(String::new());
+    // A reader that has gone away is no reason not to serve.
+    let _ = out
+        .write_all(lines.join("\n").as_bytes())
+        .and_then(|()| out.flush());
+    if let Some(reason) = server.read_only() {
+        eprintln!("quire-server: serving read-only: {reason}");
+    }
+    Ok(())
+}
+
+/// Sends the log to standard error: connections and worse, or what RUST_LOG asks for.
+fn start_logging(verbose: bool) {
+    let level = if verbose {
+        "warn,quire_server=debug"
+    } else {
+        "warn,quire_server=info"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

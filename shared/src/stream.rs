@@ -111,6 +111,13 @@ impl Sender {
         }
     }
 
+    /// Waits until the other side wants no more of this stream, or the connection is lost.
+    pub async fn given_up(&self) {
+        // All outcomes say the same, but for an end that the other side has received, which
+        // can't come before `finish`.
+        let _ = self.stream.stopped().await;
+    }
+
     /// Ends the stream badly: the other side hears `code`, and data not yet sent is dropped.
     pub fn reset(&mut self, code: ErrorCode) {
         self.finished = true;

@@ -1,0 +1,147 @@
+//! What an operator may choose, resolved and checked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quire_certs::{Identity, Role, StateDir, load_or_create};
+use quire_shared::transport::PORT;
+
+use crate::args::{ListenAddress, ServeArgs};
+use crate::authorized_keys::AuthorizedKeys;
+use crate::cache::CacheConfig;
+use crate::start_error::StartError;
+
+/// What a server is and does.
+#[derive(Debug)]
+pub struct Config {
+    /// The directory to serve.
+    pub root: PathBuf,
+    /// The addresses to listen on.
+    pub listen: Vec<Listen>,
+    /// Whether nothing in the root may be changed.
+    pub read_only: bool,
+    /// How much memory file contents may take.
+    pub cache: CacheConfig,
+    /// The server's key and certificate.
+    pub identity: Identity,
+    /// Who may do what.
+    pub access: AuthorizedKeys,
+    /// Files that must not lie in the root, because whoever writes there could let himself in.
+    pub secrets: Vec<PathBuf>,
+    /// How long running requests may go on after the signal to stop.
+    pub drain: Duration,
+    /// How long a request waits for a path that others use before it hears "busy".
+    pub lock_limit: Duration,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Whether the server starts without it where the machine has no such address.
+    pub optional: bool,
+}
+
+impl Config {
+    /// A server of `root` on an unused port of 127.0.0.1, with defaults for the rest.
+    pub fn new(root: PathBuf, identity: Identity, access: AuthorizedKeys) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            root,
+            listen: vec![Listen {
+                address,
+                optional: false,
+            }],
+            read_only: false,
+            cache: CacheConfig {
+                limit: CACHE_BYTES,
+                file_max: CACHE_BYTES,
+            },
+            identity,
+            access,
+            secrets: Vec::new(),
+            drain: DRAIN_LIMIT,
+            lock_limit: LOCK_LIMIT,
+        }
+    }
+
+    /// What the command line means. Makes the identities that don't exist yet.
+    ///
+    /// # Errors
+    /// What the operator has to mend: the state directory, a certificate, a line of the
+    /// authorized-keys file.
+    pub fn from_args(args: &ServeArgs) -> Result<Self, StartError> {
+        let state = StateDir::open(args.state_dir.as_deref())?;
+        let mut secrets = vec![state.path().to_owned()];
+        let identity = match (&args.cert, &args.key) {
+            (Some(certificate), Some(key)) => {
+                secrets.extend([certificate.clone(), key.clone()]);
+                Identity::from_pem_files(certificate, key)?
+            }
+            _ => load_or_create(&state, Role::Server)?,
+        };
+        let mut access = match &args.authorized_keys {
+            Some(path) => {
+                secrets.push(path.clone());
+                AuthorizedKeys::load(path)?
+            }
+            None => AuthorizedKeys::load_if_present(&state.file(AUTHORIZED_KEYS))?,
+        };
+        access = access.with_anonymous(args.anonymous.into());
+        if !args.no_owner {
+            access = access.with_owner(load_or_create(&state, Role::Client)?.fingerprint());
+        }
+        let cache = CacheConfig {
+            limit: args.cache_size.0,
+            file_max: args.cache_file_max.map_or(args.cache_size.0, |max| max.0),
+        };
+        Ok(Self {
+            listen: listen(&args.listen),
+            read_only: args.read_only,
+            cache,
+            secrets,
+            drain: Duration::from_secs(args.drain),
+            ..Self::new(args.root.clone(), identity, access)
+        })
+    }
+}
+
+/// The addresses that the command line names, or loopback in both versions of IP.
+fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
+    let at = |ip: IpAddr, port, optional| Listen {
+        address: (ip, port).into(),
+        optional,
+    };
+    let (v4, v6) = (IpAddr::V4, IpAddr::V6);
+    if chosen.is_empty() {
+        return vec![
+            at(v4(Ipv4Addr::LOCALHOST), PORT, false),
+            at(v6(Ipv6Addr::LOCALHOST), PORT, true),
+        ];
+    }
+    let both = |port| {
+        vec![
+            at(v4(Ipv4Addr::UNSPECIFIED), port, false),
+            at(v6(Ipv6Addr::UNSPECIFIED), port, true),
+        ]
+    };
+    let addresses = chosen.iter().flat_map(|address| match *address {
+        ListenAddress::Address(ip, port) => vec![at(ip, port.unwrap_or(PORT), false)],
+        ListenAddress::Port(port) => both(port),
+    });
+    addresses.collect()
+}
+
+/// The file in the state directory that says who may connect.
+const AUTHORIZED_KEYS: &str = "authorized-keys";
+
+/// Memory for file contents, in bytes.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Long enough for a large file to be on its way, short enough for a service manager's patience.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Locks are held for the time of a rename and its sync, so who waits this long has met a fault.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);

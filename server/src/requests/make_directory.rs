@@ -1,0 +1,23 @@
+//! `MakeDirectory`: a new directory.
+
+use quire_shared::protocol::{Changed, MakeDirectory};
+
+use crate::error::RequestError;
+use crate::state::State;
+
+/// Makes the directory, and missing parents if the client asks for them.
+pub(crate) async fn carry_out(
+    request: MakeDirectory,
+    state: &State,
+) -> Result<Changed, RequestError> {
+    let _guard = state.locks.exclusive(&[&request.path]).await?;
+    let MakeDirectory {
+        path,
+        make_parents,
+        precondition,
+    } = request;
+    let version = state
+        .change(move |root| root.make_directory(&path, make_parents, &precondition))
+        .await?;
+    Ok(Changed { version })
+}

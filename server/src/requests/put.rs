@@ -1,0 +1,95 @@
+//! `Put`: a new content for a file.
+//!
+//! The body goes into a staged file that has no name yet, without a lock; only publishing it under
+//! its name takes one. The client hears of success when the content is durable.
+
+use std::sync::atomic::AtomicU64;
+
+use quire_shared::body::{self, Length, Received};
+use quire_shared::protocol::{Changed, Put, Trailer};
+use quire_shared::stream::{Receiver, Sender};
+
+use crate::error::RequestError;
+use crate::request::answer;
+use crate::root::StagedFile;
+use crate::state::State;
+
+/// Takes the body in, and publishes it once length and digest agree.
+pub(crate) async fn serve(
+    request: Put,
+    state: &State,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+) -> Result<(), RequestError> {
+    let staged = stage(&request, state).await?;
+    let staged = receive(&request, staged, receiver).await?;
+    let version = publish(request, state, staged).await?;
+    answer(sender, Changed { version }).await
+}
+
+/// Refuses what can be refused before any of the body has come, and makes room for it.
+async fn stage(request: &Put, state: &State) -> Result<StagedFile, RequestError> {
+    let Put {
+        path,
+        size,
+        precondition,
+        make_parents,
+        ..
+    } = request.clone();
+    let _guard = state.locks.shared(&path).await?;
+    state
+        .change(move |root| {
+            root.check(&path, &precondition, make_parents, size)?;
+            root.stage(size)
+        })
+        .await
+}
+
+async fn receive(
+    request: &Put,
+    staged: StagedFile,
+    receiver: &mut Receiver,
+) -> Result<StagedFile, RequestError> {
+    let (length, hasher) = (Length::from(request.size), request.digest.hasher());
+    let body = body::receive(receiver, staged, length, hasher, &AtomicU64::new(0)).await?;
+    let Received {
+        sink,
+        digest,
+        length: _,
+    } = body;
+    let trailer: Trailer = receiver.receive().await?;
+    receiver.expect_end().await?;
+    if trailer.digest == digest {
+        Ok(sink)
+    } else {
+        Err(RequestError::Damaged)
+    }
+}
+
+async fn publish(
+    request: Put,
+    state: &State,
+    mut staged: StagedFile,
+) -> Result<quire_shared::protocol::Version, RequestError> {
+    let Put {
+        path,
+        modified,
+        mode,
+        precondition,
+        make_parents,
+        ..
+    } = request;
+    let staged = state
+        .change(move |_| {
+            staged.seal(modified, mode)?;
+            Ok(staged)
+        })
+        .await?;
+    let _guard = state.locks.exclusive(&[&path]).await?;
+    let name = path.clone();
+    let version = state
+        .change(move |root| root.publish(staged, &path, &precondition, make_parents))
+        .await?;
+    state.cache.forget(&name);
+    Ok(version)
+}

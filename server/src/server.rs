@@ -1,0 +1,205 @@
+//! The server: its endpoints, whom they admit, and how they stop.
+//!
+//! This is where a request's path begins: an endpoint accepts a connection here, which
+//! `connection.rs` serves. The caller owns the stop signal, and learns the addresses before
+//! anything is served, so a test needs no fixed port and no sleep.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, Incoming, ServerConfig};
+use quire_certs::Fingerprint;
+use quire_shared::socket::{self, SocketConfig, SocketError};
+use quire_shared::{ErrorCode, transport};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::config::{Config, Listen};
+use crate::connection;
+use crate::root::ReadOnlyReason;
+use crate::start_error::StartError;
+use crate::state::State;
+use crate::tls;
+
+/// A server that is bound to its addresses.
+#[derive(Debug)]
+pub struct Server {
+    endpoints: Vec<Endpoint>,
+    server_config: ServerConfig,
+    state: Arc<State>,
+    fingerprint: Fingerprint,
+    drain: Duration,
+}
+
+impl Server {
+    /// Opens the root and binds every address without serving yet, so that a caller who asked for
+    /// port 0 can learn the port. Has to be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What the operator has to mend: the root, an address, the identity.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let fingerprint = config.identity.fingerprint();
+        let tls = tls::server_config(&config.identity).map_err(StartError::Tls)?;
+        let server_config = server_config(tls);
+        let state = Arc::new(State::open(&config)?);
+        let mut endpoints = Vec::with_capacity(config.listen.len());
+        for Listen { address, optional } in config.listen {
+            match bind_endpoint(address, &server_config) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) if optional && error.is_no_such_address() => {
+                    info!("not listening on {address}: this machine has no such address");
+                }
+                Err(error) => return Err(StartError::Listen(error)),
+            }
+        }
+        Ok(Self {
+            endpoints,
+            server_config,
+            state,
+            fingerprint,
+            drain: config.drain,
+        })
+    }
+
+    /// The addresses that are bound, in the order of the configuration.
+    ///
+    /// # Errors
+    /// If the system can't tell an address.
+    pub fn local_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.endpoints.iter().map(Endpoint::local_addr).collect()
+    }
+
+    /// The fingerprint by which clients know this server.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Why nothing can be changed in the root, if that is so.
+    pub fn read_only(&self) -> Option<ReadOnlyReason> {
+        self.state.root.read_only()
+    }
+
+    /// How many paths are locked right now: 0 when no request is under way.
+    pub fn locked_paths(&self) -> usize {
+        self.state.locks.len()
+    }
+
+    /// Serves until `shutdown` completes, then lets what runs finish within the drain limit.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let stop = CancellationToken::new();
+        let connections = TaskTracker::new();
+        let admission = Admission {
+            server_config: self.server_config,
+            state: self.state,
+            stop: stop.clone(),
+            connections: connections.clone(),
+        };
+        let mut accepting = JoinSet::new();
+        for endpoint in &self.endpoints {
+            accepting.spawn(accept(endpoint.clone(), admission.clone()));
+        }
+        shutdown.await;
+        info!(
+            "stopping: running requests have {} s to finish",
+            self.drain.as_secs()
+        );
+        stop.cancel();
+        while accepting.join_next().await.is_some() {}
+        connections.close();
+        if tokio::time::timeout(self.drain, connections.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                connections = connections.len(),
+                "cut off what did not finish in time"
+            );
+        }
+        for endpoint in &self.endpoints {
+            endpoint.close(ErrorCode::SHUTTING_DOWN.into(), b"");
+        }
+        for endpoint in &self.endpoints {
+            // Only waits for the closing packets to leave; a peer that is gone can't hold this up.
+            let _ = tokio::time::timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;
+        }
+    }
+}
+
+/// What holds for every connection; the transport's settings depend on the path to the client.
+fn server_config(tls: QuicServerConfig) -> ServerConfig {
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BUFFER_BYTES)
+        .incoming_buffer_size_total(INCOMING_BUFFER_BYTES_TOTAL);
+    config
+}
+
+fn bind_endpoint(address: SocketAddr, config: &ServerConfig) -> Result<Endpoint, SocketError> {
+    let socket = socket::bind(address, &SocketConfig::default())?;
+    for shortfall in socket.shortfalls() {
+        warn!("{shortfall}");
+    }
+    socket::endpoint(socket, Some(config.clone()))
+}
+
+/// What admitting a connection takes.
+#[derive(Debug, Clone)]
+struct Admission {
+    server_config: ServerConfig,
+    state: Arc<State>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// Admits connections to one endpoint until told to stop.
+async fn accept(endpoint: Endpoint, admission: Admission) {
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = admission.stop.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        admission.admit(incoming);
+    }
+}
+
+impl Admission {
+    fn admit(&self, incoming: Incoming) {
+        let remote = incoming.remote_address();
+        if self.connections.len() >= CONNECTIONS_MAX {
+            warn!(%remote, "refused: too many connections");
+            return incoming.refuse();
+        }
+        let mut config = self.server_config.clone();
+        config.transport_config(transport::server(remote));
+        match incoming.accept_with(Arc::new(config)) {
+            Ok(connecting) => {
+                let served =
+                    connection::serve(connecting, Arc::clone(&self.state), self.stop.clone());
+                self.connections
+                    .spawn(served.instrument(info_span!("connection", %remote)));
+            }
+            Err(error) => debug!(%remote, %error, "not a connection"),
+        }
+    }
+}
+
+/// Connections at once, each with up to its windows of memory.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Connections that wait for the accept loop; quinn's own limit of 65,536 is a memory hole.
+const INCOMING_MAX: usize = 1024;
+
+/// What one waiting connection may have sent, in bytes: a first flight of any size we expect.
+const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
+
+/// What all waiting connections may have sent, in bytes.
+const INCOMING_BUFFER_BYTES_TOTAL: u64 = 8 * 1024 * 1024;
+
+/// How long closing packets may take to leave.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,89 @@
+//! The parts of a server that all its connections share.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use crate::authorized_keys::AuthorizedKeys;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::error::RequestError;
+use crate::locks::LockTable;
+use crate::root::{Root, RootOptions};
+use crate::start_error::StartError;
+
+/// The parts of a server that all its connections share.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The served directory.
+    pub(crate) root: Root,
+    /// Who uses which path right now.
+    pub(crate) locks: LockTable,
+    /// File contents in memory.
+    pub(crate) cache: Cache,
+    /// Who may do what.
+    pub(crate) access: AuthorizedKeys,
+    /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
+    changes: Arc<Semaphore>,
+}
+
+impl State {
+    /// Opens the served directory and makes the other parts.
+    pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
+        let options = RootOptions {
+            read_only: config.read_only,
+        };
+        let root = Root::open(&config.root, options)?;
+        for secret in &config.secrets {
+            match root.contains_path(secret) {
+                Ok(false) => {}
+                Ok(true) => return Err(StartError::SecretInRoot(secret.clone())),
+                Err(source) => {
+                    return Err(StartError::Secret {
+                        path: secret.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            root,
+            locks: LockTable::new(config.lock_limit),
+            cache: Cache::new(config.cache),
+            access: config.access.clone(),
+            changes: Arc::new(Semaphore::new(CHANGES_MAX)),
+        })
+    }
+
+    /// Runs file work that only reads in a blocking thread.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Root) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let root = self.root.clone();
+        spawn_blocking(move || work(&root))
+            .await
+            .map_err(|_| RequestError::Internal("a blocking task ended without a result"))?
+    }
+
+    /// Runs file work that changes something, and so may wait for the disk, in one of the few
+    /// blocking threads that are set aside for it.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Root) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let permit = Arc::clone(&self.changes).acquire_owned().await;
+        let permit = permit.map_err(|_| RequestError::ShuttingDown)?;
+        self.read(move |root| {
+            let result = work(root);
+            drop(permit);
+            result
+        })
+        .await
+    }
+}
+
+/// Changes at once: enough for directory syncs to be shared by many, an eighth of the threads
+/// that tokio keeps for blocking work.
+const CHANGES_MAX: usize = 64;
