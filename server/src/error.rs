@@ -5,11 +5,14 @@
 
 use std::io;
 
+use quinn::WriteError;
 use quire_shared::ErrorCode;
 use quire_shared::body::{ReceiveBodyError, SendBodyError};
 use quire_shared::codec::DecodeError;
 use quire_shared::stream::{ReceiveError, SendError};
 use rustix::io::Errno;
+
+use crate::locks::Busy;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +124,11 @@ impl RequestError {
         }
     }
 
+    /// Whether the operator should hear of it: our own defect, or trouble with the disk.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.code(), ErrorCode::INTERNAL | ErrorCode::DISK)
+    }
+
     /// The code that the peer hears.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -152,6 +160,18 @@ impl RequestError {
             Self::Receive(error) => code_of_receiving(error),
             Self::System { source, .. } => code_of_system(source),
         }
+    }
+}
+
+impl From<Busy> for RequestError {
+    fn from(Busy: Busy) -> Self {
+        Self::Busy
+    }
+}
+
+impl From<WriteError> for RequestError {
+    fn from(error: WriteError) -> Self {
+        Self::Send(SendError::Write(error))
     }
 }
 

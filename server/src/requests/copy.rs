@@ -31,26 +31,39 @@ pub(crate) async fn serve(
         }
     };
     if staged.skipped() > 0 {
-        debug!(skipped = staged.skipped(), "passed over what is neither file nor directory");
+        debug!(
+            skipped = staged.skipped(),
+            "passed over what is neither file nor directory"
+        );
     }
     let Copy { to, target, .. } = request;
     let _guard = state.locks.exclusive(&[&to]).await?;
     let name = to.clone();
-    let version = state.change(move |root| root.publish_copy(staged, &to, &target)).await?;
+    let version = state
+        .change(move |root| root.publish_copy(staged, &to, &target))
+        .await?;
     state.cache.forget(&name);
     answer(sender, Changed { version }).await
 }
 
 /// Refuses what can be refused before anything is copied, and copies.
 fn stage(root: &Root, request: &Copy, wanted: &AtomicBool) -> Result<StagedCopy, RequestError> {
-    let Copy { from, to, recursive, source, target } = request;
+    let Copy {
+        from,
+        to,
+        recursive,
+        source,
+        target,
+    } = request;
     let is_directory = root.stat(from)?.kind == EntryKind::Directory;
     if !is_directory {
         root.check(to, target, false, None)?;
     } else if !from.contains(to) && root.stat(to).is_ok() {
         return Err(RequestError::Exists);
     }
-    root.stage_copy((from, to), *recursive, source, &|| wanted.load(Ordering::Relaxed))
+    root.stage_copy((from, to), *recursive, source, &|| {
+        wanted.load(Ordering::Relaxed)
+    })
 }
 
 /// Says that a copy isn't wanted any more when nobody waits for it.
