@@ -3,8 +3,9 @@
 //! quinn offers up to ten datagrams at a time, whatever their size. Too many bytes for one send
 //! are split here; a run of full transmits to one peer is gathered into the largest send that UDP
 //! allows. What is gathered leaves when it is full, when something else for that lane arrives, or
-//! from one task per socket that is notified with the first datagrams and therefore runs as soon
-//! as quinn's own task pauses. That task lives in the socket and is aborted with it.
+//! from one task per socket that is notified with the first datagrams and lets the tasks that are
+//! ready, quinn's among them, run once before it. No timer is involved: on an idle machine it runs
+//! at once. The task lives in the socket and is aborted with it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -151,6 +152,7 @@ async fn flush_when_due(lanes: Arc<Lanes>, socket: Arc<dyn AsyncUdpSocket>) {
     let mut poller = Arc::clone(&socket).create_io_poller();
     loop {
         lanes.due.notified().await;
+        after_ready_tasks().await;
         while lanes.flush(&*socket).is_err() {
             if poll_fn(|cx| poller.as_mut().poll_writable(cx))
                 .await
@@ -160,6 +162,21 @@ async fn flush_when_due(lanes: Arc<Lanes>, socket: Arc<dyn AsyncUdpSocket>) {
             }
         }
     }
+}
+
+/// Goes to the end of the scheduler's queue. quinn pauses after 20 datagrams and queues up again at
+/// once, so this is what gathers two of its turns: 40 datagrams of 1,472 bytes a send instead of
+/// 20. (`tokio::task::yield_now` would look for network events first, a system call each time.)
+async fn after_ready_tasks() {
+    let mut queued = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut queued, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// More than the cores that send at the same time on the machines we know.

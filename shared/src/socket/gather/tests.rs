@@ -183,6 +183,26 @@ async fn what_was_gathered_leaves_once_the_sender_pauses() {
 }
 
 #[tokio::test]
+async fn a_sender_that_queues_up_again_is_waited_for() {
+    let (_fake, socket, mut sends) = Fake::wrapped();
+    // A task like quinn's, in the scheduler's queue as the flusher is.
+    let mut sender = JoinSet::new();
+    sender.spawn(async move {
+        for first in [0, 20] {
+            socket
+                .try_send(&transmit(1, &datagrams(first, 10, 1200), 1200))
+                .unwrap();
+            socket
+                .try_send(&transmit(1, &datagrams(first + 10, 10, 1200), 1200))
+                .unwrap();
+            after_ready_tasks().await;
+        }
+    });
+    let sent = sends.recv().await.unwrap();
+    assert_eq!(numbers(&sent), (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_short_transmit_takes_the_gathered_along_at_once() {
     let (_fake, socket, mut sends) = Fake::wrapped();
     socket
@@ -333,7 +353,8 @@ async fn a_blocked_flush_keeps_everything_in_order_and_tries_again_when_writable
     }
     assert_eq!(next, 40);
     // The task has tried, too, and waits.
-    tokio::task::yield_now().await;
+    after_ready_tasks().await;
+    after_ready_tasks().await;
     assert!(received(&mut sends).is_empty());
     fake.allow(usize::MAX);
     assert_eq!(
