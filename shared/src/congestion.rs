@@ -22,8 +22,10 @@
 mod control;
 mod delivery;
 mod dip;
+mod filling;
 mod filters;
 mod loss;
+mod model;
 mod neighbour;
 #[cfg(test)]
 mod simulator;

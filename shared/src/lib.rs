@@ -3,7 +3,8 @@
 //! The conversation is in [`protocol`], its bytes in [`codec`], its names in [`path`] and its
 //! limits in [`limits`]; PROTOCOL.md says the same in words. [`stream`] and [`body`] are the one
 //! implementation of messages and bodies on a stream that both ends use, [`socket`] that of the UDP
-//! socket beneath, [`congestion`] of how fast to send on it. This crate opens no file, and decides nothing about trust.
+//! socket beneath, [`congestion`] of how fast to send on it. This crate opens no file, and decides
+//! nothing about trust.
 
 pub mod body;
 pub mod codec;

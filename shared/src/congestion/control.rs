@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::delivery::{Delivery, Round, Sample};
 use super::dip::{Dip, Dips, Verdict};
-use super::filters::{Late, MaxRate, MinRoundTrip};
+use super::filling::Filling;
+use super::filters::Late;
 use super::loss::LossBound;
+use super::model::{Model, Sending};
 use super::neighbour::Cubic;
 use super::startup::Startup;
 
@@ -27,6 +29,16 @@ enum Phase {
     Drain { share: f64 },
 }
 
+impl Phase {
+    fn sending(self) -> Sending {
+        match self {
+            Self::Startup => Sending::Growing,
+            Self::Cruise { .. } => Sending::Steady,
+            Self::Probe { .. } | Self::Drain { .. } => Sending::Varying,
+        }
+    }
+}
+
 /// State of the controller of one path; see the module header.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
@@ -36,8 +48,7 @@ pub(super) struct Control {
     window_last_round: f64,
     delivery: Delivery,
     last_round: Option<Round>,
-    rates: MaxRate,
-    round_trip_min: MinRoundTrip,
+    model: Model,
     round_trip: Duration,
     startup: Startup,
     /// When start-up ended, and what had been delivered.
@@ -51,9 +62,7 @@ pub(super) struct Control {
     dips: Dips,
     neighbour: Option<Cubic>,
     loss: LossBound,
-    /// Bytes by which acknowledgements ran ahead of the rate: what aggregation holds back.
-    bursts: MaxRate,
-    burst_start: Option<(Instant, f64)>,
+    filling: Filling,
 }
 
 impl Control {
@@ -66,8 +75,7 @@ impl Control {
             window_last_round: window,
             delivery: Delivery::new(now),
             last_round: None,
-            rates: MaxRate::default(),
-            round_trip_min: MinRoundTrip::default(),
+            model: Model::default(),
             round_trip: Duration::ZERO,
             startup: Startup::default(),
             startup_end: None,
@@ -78,8 +86,7 @@ impl Control {
             dips: Dips::default(),
             neighbour: None,
             loss: LossBound::default(),
-            bursts: MaxRate::default(),
-            burst_start: None,
+            filling: Filling::default(),
         }
     }
 
@@ -107,13 +114,20 @@ impl Control {
     }
 
     pub(super) fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
-        let Some(sample) = self.delivery.on_end_acks(now, in_flight, app_limited) else {
+        let Some(mut sample) = self.delivery.on_end_acks(now, in_flight, app_limited) else {
             return;
         };
+        self.filling.observe(in_flight as f64, sample.acked as f64);
+        if let Some(round) = &mut sample.round {
+            let is_startup = self.phase == Phase::Startup;
+            let window = self.window.min(self.window_last_round);
+            let is_filled = self
+                .filling
+                .end_round(window, is_startup, round.app_limited);
+            round.app_limited |= !is_filled;
+        }
         self.round_trip = sample.round_trip;
-        self.round_trip_min.insert(now, sample.round_trip);
-        self.take_rate(&sample);
-        self.measure_burst(now, &sample);
+        self.model.observe(now, &sample, self.phase.sending());
         if let Some(dip) = &mut self.dip {
             dip.round_trip = dip.round_trip.min(sample.round_trip);
         }
@@ -152,7 +166,7 @@ impl Control {
         }
         let is_mark = lost == 0;
         self.delivery.on_lost(lost);
-        let round_trip_min = self.round_trip_min.get().unwrap_or_default();
+        let round_trip_min = self.model.round_trip_min.get().unwrap_or_default();
         if let Some(neighbour) = &mut self.neighbour {
             neighbour.on_lost(now, sent, self.round_trip, round_trip_min);
         } else if is_mark {
@@ -164,42 +178,8 @@ impl Control {
         }
     }
 
-    /// Takes in the delivery rate: each sample while the rate grows, later one a round, because the
-    /// largest of many noisy samples is too large.
-    fn take_rate(&mut self, sample: &Sample) {
-        let rate = match self.phase {
-            Phase::Startup => sample.rate,
-            Phase::Cruise { .. } | Phase::Probe { .. } | Phase::Drain { .. } => {
-                sample.round.map(|round| round.rate)
-            }
-        };
-        if let Some(rate) = rate
-            && (!sample.app_limited || rate > self.rates.get())
-        {
-            self.rates.insert(self.delivery.round(), rate);
-        }
-    }
-
-    /// Follows how far acknowledgements run ahead of the rate while it is steady.
-    fn measure_burst(&mut self, now: Instant, sample: &Sample) {
-        if !matches!(self.phase, Phase::Cruise { .. }) {
-            self.burst_start = None;
-            return;
-        }
-        let (start, acked) = self.burst_start.unwrap_or((now, 0.0));
-        let expected = self.rates.get() * now.saturating_duration_since(start).as_secs_f64();
-        let acked = acked + sample.acked as f64;
-        self.burst_start = Some(if acked <= expected {
-            (now, 0.0)
-        } else {
-            (start, acked)
-        });
-        self.bursts
-            .insert(self.delivery.round(), (acked - expected).max(0.0));
-    }
-
     fn end_round(&mut self, round: &Round) {
-        let is_late = round.round_trip_min > self.late_limit();
+        let is_late = round.round_trip_min > self.model.late_limit();
         self.late_rounds = if is_late { self.late_rounds + 1 } else { 0 };
         let window = self.window_last_round.max(self.window);
         self.window_last_round = self.window;
@@ -207,7 +187,7 @@ impl Control {
         let is_own = self.phase == Phase::Startup
             || self.delivery.round() < self.settled_round
             || self.neighbour.is_some();
-        let pipe = self.pipe();
+        let pipe = self.model.pipe();
         if self.loss.is_excess(round, self.mtu, window, pipe) && !is_own {
             self.loss.lower(window, round.loss(), pipe);
             if matches!(self.phase, Phase::Probe { .. }) {
@@ -218,10 +198,12 @@ impl Control {
 
     /// Moves from phase to phase.
     fn advance(&mut self, now: Instant, in_flight: f64, sample: &Sample) {
-        let is_late = self.late.observe(now, sample.round_trip, self.late_limit());
+        let is_late = self
+            .late
+            .observe(now, sample.round_trip, self.model.late_limit());
         match self.phase {
             Phase::Startup => {
-                let rate = self.rates.get();
+                let rate = self.model.rates.get();
                 let is_full = sample
                     .round
                     .is_some_and(|round| self.startup.is_full(&round, rate));
@@ -240,25 +222,24 @@ impl Control {
                     self.drain(DRAIN_SHARE);
                 } else if rounds < PROBE_ROUNDS {
                     self.phase = Phase::Probe { rounds, gain, base };
-                } else if self.rates.get() > base * PROBE_GROWTH_MIN {
+                } else if self.model.rates.get() > base * PROBE_GROWTH_MIN {
                     let gain = (gain * PROBE_GAIN).min(PROBE_GAIN_MAX);
                     self.phase = Phase::Probe {
                         rounds: 1,
                         gain,
-                        base: self.rates.get(),
+                        base: self.model.rates.get(),
                     };
                 } else {
-                    self.loss.raise(self.pipe() * PROBE_GAIN * PROBE_GAIN);
+                    self.loss.raise(self.model.pipe() * PROBE_GAIN * PROBE_GAIN);
                     self.drain(DRAIN_SHARE);
                 }
             }
             Phase::Drain { share } => {
                 self.measure_drain(now);
                 if in_flight <= self.drained(share) {
-                    self.startup_end = None;
-                    self.phase = Phase::Cruise {
-                        rounds_left: self.cruise_rounds(),
-                    };
+                    let is_first = self.startup_end.take().is_some();
+                    let rounds_left = if is_first { 0 } else { self.cruise_rounds() };
+                    self.phase = Phase::Cruise { rounds_left };
                     if let Some(dip) = &mut self.dip {
                         dip.judge_in = Some(self.delivery.round() + DIP_ROUNDS);
                     }
@@ -274,17 +255,17 @@ impl Control {
                 rounds_left: rounds_left - 1,
             };
         }
-        if self.is_local() {
+        if self.model.is_local() {
             // The window is generous as it is, and a drain would idle the processors.
             if rounds_left == 0 {
-                self.loss.raise(self.pipe() + self.slack());
+                self.loss.raise(self.model.pipe() + self.model.slack());
                 self.phase = Phase::Cruise {
                     rounds_left: self.cruise_rounds(),
                 };
             }
         } else if self.dip.is_some() {
             // Its outcome decides.
-        } else if self.round_trip_min.is_expired(now) {
+        } else if self.model.round_trip_min.is_expired(now) {
             self.drain(RENEW_SHARE);
         } else if self.neighbour.is_some() {
             if rounds_left == 0 {
@@ -297,7 +278,7 @@ impl Control {
             self.phase = Phase::Probe {
                 rounds: 0,
                 gain: PROBE_GAIN,
-                base: self.rates.get(),
+                base: self.model.rates.get(),
             };
         }
     }
@@ -330,24 +311,26 @@ impl Control {
             return;
         };
         let elapsed = now.saturating_duration_since(start);
-        if elapsed > self.round_trip_min.get().unwrap_or_default() / 2 {
+        if elapsed > self.model.round_trip_min.get().unwrap_or_default() / 2 {
             let rate = (self.delivery.total() - delivered) as f64 / elapsed.as_secs_f64();
-            if rate > self.rates.get() {
-                self.rates.reset(self.delivery.round(), rate);
+            if rate > self.model.rates.get() {
+                self.model.rates.reset(self.delivery.round(), rate);
             }
         }
     }
 
     /// Acts on what a dip has shown.
     fn conclude(&mut self, now: Instant, dip: &Dip) {
-        let expected = self.round_trip_min.get().unwrap_or(dip.round_trip);
+        let expected = self.model.round_trip_min.get().unwrap_or(dip.round_trip);
         match self.dips.judge(dip, expected) {
-            Verdict::Renewed => self.round_trip_min.replace(now, dip.round_trip),
+            Verdict::Renewed => self.model.round_trip_min.replace(now, dip.round_trip),
             Verdict::Clean => {
                 self.neighbour = None;
-                let was_queued = dip.round_trip_before > self.late_limit();
-                if was_queued && dip.rate_before < self.rates.get() * SLOWER_PATH {
-                    self.rates.reset(self.delivery.round(), dip.rate_before);
+                let was_queued = dip.round_trip_before > self.model.late_limit();
+                if was_queued && dip.rate_before < self.model.rates.get() * SLOWER_PATH {
+                    self.model
+                        .rates
+                        .reset(self.delivery.round(), dip.rate_before);
                 }
             }
             Verdict::Neighbour if self.neighbour.is_none() => {
@@ -355,20 +338,20 @@ impl Control {
             }
             Verdict::Longer => {
                 self.neighbour = None;
-                self.round_trip_min.replace(now, dip.round_trip);
+                self.model.round_trip_min.replace(now, dip.round_trip);
             }
             Verdict::Neighbour | Verdict::Unsure => {}
         }
     }
 
     fn set_window(&mut self, in_flight: f64, sample: &Sample) {
-        let Some(round_trip_min) = self.round_trip_min.get() else {
+        let Some(round_trip_min) = self.model.round_trip_min.get() else {
             return;
         };
-        let model = self.pipe() + self.slack();
+        let model = self.model.pipe() + self.model.slack();
         self.window = match self.phase {
             Phase::Startup => {
-                let is_used = in_flight + sample.acked as f64 > self.window * USED_SHARE;
+                let is_used = in_flight + sample.acked as f64 > self.window * GROWING_SHARE;
                 let growth = self.startup.growth(self.window, round_trip_min);
                 self.window
                     + if is_used {
@@ -379,34 +362,29 @@ impl Control {
             }
             Phase::Cruise { .. } => {
                 let shared = self.neighbour.as_ref().map_or(0.0, Cubic::window);
-                shared.max(model.min(self.loss.ceiling()))
+                let target = shared.max(model.min(self.loss.ceiling()));
+                self.filling.window(target, in_flight)
             }
             Phase::Probe { gain, .. } => (model * gain).min(self.loss.probe_ceiling()),
             Phase::Drain { share } => self.drained(share),
         };
     }
 
-    /// Rate × smallest round trip, in bytes.
-    fn pipe(&self) -> f64 {
-        self.rates.get() * self.round_trip_min.get().unwrap_or_default().as_secs_f64()
-    }
-
-    /// Bytes to have under way beyond the pipe, so that jitter does not let it run dry.
-    fn slack(&self) -> f64 {
-        let time = if self.is_local() { SLACK_LOCAL } else { SLACK };
-        let burst = self.bursts.get().min(self.pipe() * BURST_SHARE_MAX);
-        (self.rates.get() * time.as_secs_f64()).max(burst)
-    }
-
     /// Bytes under way when `share` of the pipe is filled. A real drain goes by the rate of now, as
     /// the largest rate may be of the past.
     fn drained(&self, share: f64) -> f64 {
-        let largest = self.rates.get();
+        let largest = self.model.rates.get();
         let rate = self
             .last_round
             .filter(|round| share < 1.0 && !round.app_limited)
             .map_or(largest, |round| round.rate.min(largest));
-        let pipe = rate * self.round_trip_min.get().unwrap_or_default().as_secs_f64();
+        let pipe = rate
+            * self
+                .model
+                .round_trip_min
+                .get()
+                .unwrap_or_default()
+                .as_secs_f64();
         (pipe * share).max(self.window_min())
     }
 
@@ -414,24 +392,6 @@ impl Control {
     fn cruise_rounds(&self) -> u32 {
         let mixed = self.delivery.total().wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - 2);
         CRUISE_ROUNDS_MIN + u32::try_from(mixed).unwrap_or(0)
-    }
-
-    /// A path so short that scheduling, not propagation, makes its round trip.
-    fn is_local(&self) -> bool {
-        self.round_trip_min
-            .get()
-            .is_some_and(|smallest| smallest < LOCAL_ROUND_TRIP)
-    }
-
-    /// A later round trip than this shows a queue.
-    fn late_limit(&self) -> Duration {
-        let smallest = self.round_trip_min.get().unwrap_or_default();
-        let allowed = if self.is_local() {
-            SLACK_LOCAL
-        } else {
-            Duration::ZERO
-        };
-        smallest + allowed + (smallest / LATE_DIVISOR).max(LATE_MIN)
     }
 
     fn window_min(&self) -> f64 {
@@ -464,7 +424,7 @@ const WINDOW_PACKETS_MIN: f64 = 4.0;
 
 /// Share of the start-up window that must be under way for it to grow: pacing keeps up to half
 /// back, and what is less than that is the application's doing.
-const USED_SHARE: f64 = 0.33;
+const GROWING_SHARE: f64 = 0.33;
 
 /// As in BBR: a probe for a quarter more.
 const PROBE_GAIN: f64 = 1.25;
@@ -502,23 +462,3 @@ const SETTLE_ROUNDS: u64 = 4;
 /// A delivery rate this far below the largest, at a queue of our own, is a slower path; less is the
 /// coming of a neighbour, to whom the filter gives way in its own time.
 const SLOWER_PATH: f64 = 0.7;
-
-/// Aggregation beyond half a pipe is paid for in rate, not in queue.
-const BURST_SHARE_MAX: f64 = 0.5;
-
-/// As in HyStart (RFC 9406), an eighth of the round trip is a queue.
-const LATE_DIVISOR: u32 = 8;
-
-/// And nothing below the noise of timers and busy machines is.
-const LATE_MIN: Duration = Duration::from_millis(3);
-
-/// Below this, round trips are made of wake-ups and of waiting for a processor.
-const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);
-
-/// Timers and schedulers are exact to about a millisecond.
-const SLACK: Duration = Duration::from_micros(1250);
-
-/// On a local path, the longest that a busy receiver may be away from its socket without the
-/// sender noticing. At 1 Gbit/s this is 600 KB, which switches hold; where they do not, the
-/// overflow lowers the window.
-const SLACK_LOCAL: Duration = Duration::from_millis(5);

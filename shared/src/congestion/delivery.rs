@@ -32,6 +32,8 @@ pub(super) struct Sample {
     pub(super) app_limited: bool,
     /// Set when a round ended with this batch.
     pub(super) round: Option<Round>,
+    /// Number of rounds that have ended.
+    pub(super) rounds: u64,
 }
 
 /// One round: from sending a packet to its acknowledgement.
@@ -183,6 +185,7 @@ impl Delivery {
             round_trip,
             app_limited: limited,
             round,
+            rounds: self.round,
         })
     }
 

@@ -127,7 +127,7 @@ const LATE_BATCHES: u32 = 4;
 
 /// The share of a round trip that lateness must last for: longer costs queue, shorter mistakes
 /// aggregation for one.
-const LATE_SPAN_DIVISOR: u32 = 16;
+const LATE_SPAN_DIVISOR: u32 = 8;
 
 #[cfg(test)]
 mod tests {
