@@ -1,0 +1,149 @@
+"""One TCP CUBIC flow beside a large get on the same link: what share is left to it.
+
+The TCP flow is two threads of this program, each with a socket born in its end's namespace. Its
+share is its own bytes, with their headers, of all that arrived at the client's device meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import threading
+import time
+from pathlib import Path
+
+from . import targets
+from .contenders import CONTENDERS, OURS, Job
+from .links import DEVICE, Link, doubt, path
+from .namespaces import RigError
+from .processes import Sample, end_process, last_line, spawn
+from .results import MIB, RowResult
+from .rows import Plan, describe, entry_result
+from .servers import Servers, Site
+
+DURATION_S, COUNTED_S, SECOND_STARTS_S = 30.0, 20.0, 5.0
+PORT = 9100
+PIECE = 1 << 18
+# Full segments: 1448 bytes of data with timestamps in an IP packet of 1500.
+WIRE_PER_DATA = 1500 / 1448
+# More than the link carries while it is watched, so that the get can't end before.
+GET_BYTES = 512 * MIB
+# The reference beside ours: what another model-based flow leaves to the same neighbour.
+ENTRIES = (OURS, "nginx/bbr")
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbourRow:
+    """Which of the two starts first, on what link."""
+
+    key: str
+    link: Link
+    tcp_first: bool
+
+    @property
+    def title(self) -> str:
+        first = "TCP" if self.tcp_first else "the get"
+        return f"one TCP CUBIC flow beside a get, {first} first, {self.link}"
+
+
+class TcpFlow:
+    """A sender and a receiver that counts."""
+
+    def __init__(self, opened) -> None:
+        with opened.server.inside():
+            self._listener = socket.create_server(("0.0.0.0", PORT))
+        with opened.client.inside():
+            self._receiver = socket.socket()
+        self._address = (opened.host, PORT)
+        self._sender: socket.socket | None = None
+        self.received = 0
+
+    def start(self) -> None:
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+        self._receiver.connect(self._address)
+        self._sender, _ = self._listener.accept()
+        for work in (self._send, self._receive):
+            threading.Thread(target=work, daemon=True).start()
+
+    def _send(self) -> None:
+        piece = bytes(PIECE)
+        with contextlib.suppress(OSError):
+            while True:
+                self._sender.sendall(piece)
+
+    def _receive(self) -> None:
+        piece = bytearray(PIECE)
+        with contextlib.suppress(OSError):
+            while count := self._receiver.recv_into(piece):
+                self.received += count
+
+    def close(self) -> None:
+        for end in (self._sender, self._receiver, self._listener):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+
+def run_neighbour_row(site: Site, plan: Plan, kind: type, row: NeighbourRow, done: list[RowResult]) -> None:
+    result = RowResult(row.key, row.title)
+    done.append(result)
+    item = site.workspace.file(GET_BYTES)
+    result.entries = {key: entry_result(site, key) for key in ENTRIES}
+    for index in range(plan.rounds):
+        for key, entry in result.entries.items():
+            if entry.missing:
+                continue
+            sample = run_once(site, kind, row, key, item, index + 1)
+            entry.samples.append(sample)
+            plan.progress(f"{row.key} {index + 1}/{plan.rounds} {key}: {describe(sample)}")
+
+
+def run_once(site: Site, kind: type, row: NeighbourRow, key: str, item: Path, seed: int) -> Sample:
+    name, _, congestion = key.partition("/")
+    counters: dict = {}
+    sample = Sample(seconds=COUNTED_S, exit=None)
+    try:
+        with path(kind, row.link, seed, site.workspace.logs, congestion or None, counters) as opened, \
+                Servers(site, opened.server, None, site.workspace.data) as servers:
+            servers.pid(CONTENDERS[name].server)
+            sample.figures[targets.NEIGHBOUR] = share(site, opened, row, name, item)
+    except (RigError, OSError) as error:
+        sample.error = str(error)
+    finally:
+        site.workspace.clear(site.workspace.memory, "out")
+        site.workspace.out.mkdir()
+    sample.link, sample.note = counters, doubt(row.link, counters)
+    return sample
+
+
+def share(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> float:
+    """Per cent of what arrived in the counted time that was the neighbour's."""
+    begin, flow, process = time.monotonic(), TcpFlow(opened), None
+    log = site.workspace.logs / f"client-{name}.log"
+    job = Job("get", item, site.workspace.data, site.workspace.out, opened.host)
+    try:
+        if row.tcp_first:
+            flow.start()
+            wait_until(begin + SECOND_STARTS_S)
+        log.write_bytes(b"")
+        process = spawn(CONTENDERS[name].command(site, job), opened.client, None, log)
+        if not row.tcp_first:
+            wait_until(begin + SECOND_STARTS_S)
+            flow.start()
+        wait_until(begin + DURATION_S - COUNTED_S)
+        tcp, everything = flow.received, opened.client.received_bytes(DEVICE)
+        wait_until(begin + DURATION_S)
+        tcp, everything = flow.received - tcp, opened.client.received_bytes(DEVICE) - everything
+        if process.poll() is not None:
+            raise RigError(f"the get ended early: {last_line(log)}")
+        return 100 * tcp * WIRE_PER_DATA / everything
+    finally:
+        flow.close()
+        if process is not None:
+            end_process(process)
+
+
+def wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))

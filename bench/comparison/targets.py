@@ -1,0 +1,88 @@
+"""What quire sets out to reach: one table, and the only place where these figures stand.
+
+`at_least` must hold, `try_for` is the aim beyond it (or nothing). For the measures in `LOWER`,
+less is better and both are upper limits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+# Time of the other tool divided by ours in the same round, median.
+RATIO = "ratio"
+# Our processor time of both sides divided by the other's, medians.
+CPU_RATIO = "cpu ratio"
+CLIENT_PEAK = "client peak, MiB"
+SERVER_PEAK = "server peak, MiB"
+# Bits of the file per second of wall time, as a share of the link's rate.
+SHARE = "share of the rate, %"
+# Packets of ours that the full queue threw away, of those sent.
+DROPS = "dropped at the queue, %"
+# Median delay above the smallest, as a share of the round trip without load.
+QUEUE = "standing queue, BDP"
+ROUND_TRIPS = "round trips"
+P99_MS = "p99, ms"
+P99_ROUND_TRIPS = "p99, round trips"
+# What one TCP CUBIC flow beside ours gets of what both get.
+NEIGHBOUR = "the neighbour's share, %"
+
+LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
+
+# What one side may hold for one large get, and the server's cache at its default size beside it.
+MEMORY_MIB, CACHE_MIB = 64, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One line of the table."""
+
+    row: str
+    measure: str
+    at_least: float
+    try_for: float | None = None
+    against: str | None = None
+
+    def met(self, value: float, limit: float) -> bool:
+        return value <= limit if self.measure in LOWER else value >= limit
+
+
+def ratios(row: str, *limits: tuple) -> list[Target]:
+    return [Target(row, RATIO, at_least, try_for, against) for against, at_least, try_for in limits]
+
+
+def path_targets(row: str, share: float | None, share_try: float | None) -> list[Target]:
+    rate = [] if share is None else [Target(row, SHARE, share, share_try)]
+    return [*rate, Target(row, DROPS, 3, 1), Target(row, QUEUE, 0.5, 0.2)]
+
+
+LAN_TARGETS = [
+    *ratios("get-large", ("nginx", 1.1, 1.5), ("scp-aes", 1.15, 1.5), ("scp", 1.8, 2.5),
+            ("rsync-daemon", 0.95, 1.2), ("qcp", 1.5, 2)),
+    Target("get-large", CPU_RATIO, 1.3, 1.0, "nginx"),
+    Target("get-large", CLIENT_PEAK, MEMORY_MIB),
+    Target("get-large", SERVER_PEAK, MEMORY_MIB + CACHE_MIB),
+    *ratios("put-large", ("scp-aes", 1.1, 1.5), ("rsync-ssh", 1.9, None), ("qcp", 1.5, 2)),
+    *ratios("get-large-mtu9000", ("quire@1500", 1.4, 2)),
+    *ratios("put-large-mtu9000", ("quire@1500", 1.4, 2)),
+    *ratios("get-small", ("rsync-daemon", 1.0, 1.5), ("rsync-ssh", 2, 4), ("scp-aes", 15, 30)),
+    *ratios("put-small", ("rsync-daemon", 1.0, 1.5), ("rsync-ssh", 2, None), ("scp-aes", 15, None)),
+    *ratios("get-tree", ("rsync-daemon", 1.0, 2), ("rsync-ssh", 1.5, 2), ("scp-aes", 3, None)),
+    *ratios("put-tree", ("rsync-daemon", 1.0, 2), ("rsync-ssh", 1.5, 2), ("scp-aes", 3, None)),
+    Target("list-during-put", P99_MS, 10),
+]
+
+LOSSES = ("0.1", "0.5", "1")
+
+WAN_TARGETS = [
+    *(target for loss in LOSSES for target in ratios(
+        f"get-24m-loss{loss}", ("nginx/cubic", 10, 20), ("scp-aes/cubic", 10, 20), ("nginx/bbr", 1.0, 1.5))),
+    *(target for loss in LOSSES for target in path_targets(f"get-256m-loss{loss}", 85, 92)),
+    *path_targets("get-1g-500mbit-200ms", 70, 85),
+    *path_targets("get-1g-900mbit-20ms", 70, 85),
+    *path_targets("get-100mbit-shallow", None, None),
+    *ratios("get-48m-clean", ("nginx/bbr", 1.0, 1.2)),
+    Target("small-get-warm", ROUND_TRIPS, 1),
+    Target("list-during-put-80ms", P99_ROUND_TRIPS, 2.5),
+    Target("neighbour-tcp-first", NEIGHBOUR, 25, 40),
+    Target("neighbour-quire-first", NEIGHBOUR, 25, 40),
+]
