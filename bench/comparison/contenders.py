@@ -148,7 +148,9 @@ def rclone(site: Site, job: Job) -> list[str]:
     return ["rclone", verb, *((far, near) if job.get() else (near, far)), "--config", "/dev/null",
             "--sftp-host", job.host, "--sftp-port", str(SSH_PORT), "--sftp-user", "root",
             "--sftp-key-file", str(site.state / "user_key"), "--sftp-known-hosts-file", str(site.state / "known_hosts"),
-            "--transfers", RCLONE_TRANSFERS, "--checkers", RCLONE_TRANSFERS]
+            "--transfers", RCLONE_TRANSFERS, "--checkers", RCLONE_TRANSFERS,
+            # Else it starts a process on the server for each file, to compare digests.
+            "--ignore-checksum"]
 
 
 def raw(_site: Site, job: Job) -> list[str]:

@@ -127,9 +127,9 @@ def run_row(site: Site, plan: Plan, rig: Lan, row: Row, done: list[RowResult]) -
     result = RowResult(row.key, title, size_of(item))
     done.append(result)
     for key, entry in row.entries.items():
-        contender = CONTENDERS[entry.contender]
-        result.entries[key] = EntryResult(entry.title, contender.missing(site))
-    able = [key for key in row.entries if not result.entries[key].missing]
+        if plan.wants(key):
+            result.entries[key] = EntryResult(entry.title, CONTENDERS[entry.contender].missing(site))
+    able = [key for key, entry in result.entries.items() if not entry.missing]
     try:
         with Servers(site, rig.server, SERVER_CORE, served_directory(site, row.operation)) as servers:
             for index in range(plan.rounds):
@@ -162,7 +162,11 @@ def run_latency_row(site: Site, plan: Plan, rig: Lan, done: list[RowResult]) -> 
     try:
         with Servers(site, rig.server, SERVER_CORE, site.workspace.root) as servers:
             for _ in range(plan.rounds):
-                entry.samples.append(list_during_put(site, servers, rig.ends["1500"], item, TIMEOUT_S))
+                try:
+                    sample = list_during_put(site, servers, rig.ends["1500"], item, TIMEOUT_S)
+                except RigError as error:
+                    sample = Sample(seconds=0, exit=None, error=str(error))
+                entry.samples.append(sample)
                 plan.progress(f"{LATENCY_ROW}: {describe(entry.samples[-1])}")
     finally:
         rig.end_processes()

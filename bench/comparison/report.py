@@ -118,8 +118,9 @@ def target_table(wanted: list[Target], rows: dict[str, RowResult]) -> str:
 
 def markdown(heading: str, rows: list[RowResult], wanted: list[Target], warnings: list[str]) -> str:
     by_key = {row.key: row for row in rows}
-    parts = [heading, *(f"**{warning}**" for warning in warnings), *(row_table(row) for row in rows),
-             "### Targets\n\n" + target_table(wanted, by_key)]
+    parts = [heading, *(f"**{warning}**" for warning in warnings), *(row_table(row) for row in rows)]
+    if wanted:
+        parts.append("### Targets\n\n" + target_table(wanted, by_key))
     return "\n\n".join(parts) + "\n"
 
 

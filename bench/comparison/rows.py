@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Callable
 
 from . import targets
-from .contenders import CONTENDERS, Job
+from .contenders import CONTENDERS, OURS, Job
 from .namespaces import Namespace, RigError
 from .processes import Sample, measure
 from .results import EntryResult
@@ -32,7 +33,12 @@ class Plan:
     small_files: int
     tree_sources: list[Path]
     tree_bytes_max: int = TREE_BYTES_MAX
+    tools: re.Pattern = re.compile("")
     progress: Callable[[str], None] = print
+
+    def wants(self, entry: str) -> bool:
+        """Whether this contender takes part; ours always does."""
+        return entry.partition("@")[0] == OURS or bool(self.tools.search(entry))
 
 
 @dataclasses.dataclass(frozen=True)

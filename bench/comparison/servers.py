@@ -134,12 +134,15 @@ def sshd_command(site: Site, _root: Path) -> list[str]:
     if not SSHD_DIRECTORY.exists():
         SSHD_DIRECTORY.mkdir(mode=0o755)
         site.made_sshd_directory = True
-    # The path of this shell, so that tools which start their own far end over ssh find it there.
+    # The path of this shell, so that tools which start their own far end over ssh find it there, and
+    # an empty home: the login shell would read its start-up files, which are nobody's transfer.
+    home = site.state / "home"
+    home.mkdir(exist_ok=True)
     config = site.state / "sshd_config"
     config.write_text(f"Port {SSH_PORT}\nListenAddress 0.0.0.0\nHostKey {site.state}/host_key\n"
                       f"AuthorizedKeysFile {site.state}/user_key.pub\nPermitRootLogin yes\nStrictModes no\n"
                       "UsePAM no\nPasswordAuthentication no\nPidFile none\nSubsystem sftp internal-sftp\n"
-                      f"MaxStartups 100\nSetEnv PATH={os.environ['PATH']}\n")
+                      f"MaxStartups 100\nSetEnv PATH={os.environ['PATH']} HOME={home}\n")
     return [site.program("sshd"), "-D", "-e", "-f", str(config)]
 
 

@@ -39,9 +39,8 @@ class Row:
     link: Link
     entries: tuple[str, ...]
 
-    @property
-    def title(self) -> str:
-        return f"get {self.bytes // MIB} MiB over {self.link}"
+    def title(self, count: int) -> str:
+        return f"get {count // MIB} MiB over {self.link}"
 
 
 AGAINST_TCP = (OURS, "nginx/cubic", "scp-aes/cubic", "nginx/bbr")
@@ -90,9 +89,10 @@ def row_bytes(plan: Plan, row: Row) -> int:
 
 def run_row(site: Site, plan: Plan, kind: type, row: Row, done: list[RowResult]) -> None:
     item = site.workspace.file(row_bytes(plan, row))
-    result = RowResult(row.key, row.title, item.stat().st_size)
+    count = item.stat().st_size
+    result = RowResult(row.key, row.title(count), count)
     done.append(result)
-    result.entries = {key: entry_result(site, key) for key in row.entries}
+    result.entries = {key: entry_result(site, key) for key in row.entries if plan.wants(key)}
     for index in range(plan.rounds):
         for key, entry in result.entries.items():
             if entry.missing:
@@ -129,7 +129,7 @@ def run_failures(site: Site, plan: Plan, keys: list[str], count: int, done: list
     kind = emulator()
     lossy = [row for row in ROWS if row.key in keys and row.link.loss_percent]
     for row in lossy:
-        result = RowResult(f"failures-{row.key}", f"{count} repetitions: {row.title}")
+        result = RowResult(f"failures-{row.key}", f"{count} repetitions: {row.title(row_bytes(plan, row))}")
         done.append(result)
         missing = CONTENDERS[OURS].missing(site)
         if kind is None or missing:
