@@ -99,11 +99,14 @@ impl<C> Encode<C> for DigestKind {
 
 impl<'b, C> Decode<'b, C> for DigestKind {
     fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
-        let number = d.u8()?;
+        let position = d.position();
+        let number = d.u16()?;
+        // A kind of a later version is well-formed: its sender hears "not supported".
+        let unknown = || minicbor::decode::Error::unknown_variant(i64::from(number)).at(position);
         Self::ALL
             .into_iter()
-            .find(|kind| kind.number() == number)
-            .ok_or_else(|| minicbor::decode::Error::message("unknown kind of digest"))
+            .find(|kind| u16::from(kind.number()) == number)
+            .ok_or_else(unknown)
     }
 }
 

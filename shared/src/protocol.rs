@@ -100,7 +100,8 @@ impl Message for Request {
 #[cbor(map)]
 pub struct Ping {}
 
-/// Asks for bytes of a file. Reply: [`GetHeader`], then that many raw bytes, then [`Trailer`].
+/// Asks for bytes of a file. Reply: [`GetHeader`], then that many raw bytes, then a second reply,
+/// with a [`Trailer`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Get {
@@ -275,19 +276,48 @@ pub struct Hash {
 pub struct Cache {}
 
 /// What must hold for a name before a request touches it; checked again under its lock.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(flat)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Precondition {
     /// Nothing: whatever is there, or isn't.
-    #[n(0)]
     #[default]
     Any,
     /// Nothing has this name.
-    #[n(1)]
     Absent,
     /// What has this name is exactly this version.
-    #[n(2)]
-    Match(#[n(0)] Version),
+    Match(Version),
+}
+
+impl<C> Encode<C> for Precondition {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        match self {
+            Self::Any => e.array(1)?.u8(0)?,
+            Self::Absent => e.array(1)?.u8(1)?,
+            Self::Match(version) => return version.encode(e.array(2)?.u8(2)?, context),
+        };
+        Ok(())
+    }
+}
+
+/// By hand, because a derived decoder of a flat enum leaves surplus elements of the array to be
+/// taken for what follows it.
+impl<'b, C> Decode<'b, C> for Precondition {
+    fn decode(d: &mut Decoder<'b>, context: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let position = d.position();
+        let length = d.array()?;
+        match (d.u16()?, length) {
+            (0, Some(1)) => Ok(Self::Any),
+            (1, Some(1)) => Ok(Self::Absent),
+            (2, Some(2)) => Ok(Self::Match(Decode::decode(d, context)?)),
+            (0..=2, _) => Err(minicbor::decode::Error::message("not a precondition").at(position)),
+            (kind, _) => {
+                Err(minicbor::decode::Error::unknown_variant(i64::from(kind)).at(position))
+            }
+        }
+    }
 }
 
 /// An opaque token for one state of a file: equal tokens, equal content. A rename gives a new one.
@@ -353,7 +383,7 @@ pub struct Time {
 pub enum Reply<T> {
     /// The request was carried out, or its body follows.
     Ok(T),
-    /// It was not, and nothing has changed.
+    /// It was not, and nothing has changed; only after a `DISK` error that is unknown.
     Failed(Failure),
 }
 
@@ -434,7 +464,10 @@ impl Failure {
     pub fn phrase(&self) -> &str {
         match self.code().phrase() {
             Some(phrase) => phrase,
-            None => self.phrase.get(..PHRASE_BYTES_MAX).unwrap_or(&self.phrase),
+            None => {
+                let end = self.phrase.floor_char_boundary(PHRASE_BYTES_MAX);
+                self.phrase.get(..end).unwrap_or_default()
+            }
         }
     }
 }
