@@ -333,3 +333,6 @@ const PIECE: usize = 512 * 1024;
 const CHUNKS_PER_WRITE: usize = 1024;
 
 const _: () = assert!(PIECE <= PIECE_BYTES_MAX);
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ pub mod congestion;
 pub mod digest;
 pub mod error_code;
 pub mod limits;
+#[cfg(test)]
+mod loopback;
 pub mod path;
 pub mod protocol;
 pub mod socket;

@@ -275,3 +275,111 @@ impl fmt::Display for Escaped<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn typed_paths_are_read_with_any_number_of_slashes() {
+        let shown = |text: &str| RemotePath::parse(text).unwrap().to_string();
+        assert_eq!(shown(""), "/");
+        assert_eq!(shown("///"), "/");
+        assert_eq!(shown("a/b"), "/a/b");
+        assert_eq!(shown("//a///b//"), "/a/b");
+        assert_eq!(shown("a\nb/\u{1b}[2J"), "/a\\nb/\\u{1b}[2J");
+        assert_eq!(RemotePath::ROOT.to_relative(), ".");
+    }
+
+    #[test]
+    fn traversal_is_refused_in_every_spelling() {
+        for text in [
+            "..", "../a", "a/..", "a/../b", "/..", "./a", "a/.", "a//../b", ".",
+        ] {
+            assert_eq!(RemotePath::parse(text), Err(PathError::Relative), "{text}");
+        }
+        // P34
+        // Nothing decodes these: they are names like any other, and stay within the root.
+        for text in [
+            "..%2f", "%2e%2e", "...", "..\\..", "C:\\a", "~", "a:b", "aux.rs",
+        ] {
+            assert_eq!(RemotePath::parse(text).unwrap().names().len(), 1);
+        }
+    }
+
+    #[test]
+    fn relations_between_paths() {
+        let path = |text: &str| RemotePath::parse(text).unwrap();
+        let (a, ab) = (path("a"), path("a/b"));
+        assert_eq!(ab.parent(), Some(a.clone()));
+        assert_eq!(a.parent(), Some(RemotePath::ROOT));
+        assert_eq!(RemotePath::ROOT.parent(), None);
+        assert_eq!(ab.name(), Some(&Name::new("b").unwrap()));
+        assert_eq!(a.join(Name::new("b").unwrap()), Ok(ab.clone()));
+        assert!(a.contains(&ab) && a.contains(&a) && RemotePath::ROOT.contains(&a));
+        assert!(!ab.contains(&a) && !a.contains(&path("ab")));
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte() {
+        let name = |bytes| Name::new("n".repeat(bytes));
+        assert!(name(NAME_BYTES_MAX).is_ok());
+        let bytes = NAME_BYTES_MAX + 1;
+        assert_eq!(name(bytes), Err(PathError::NameTooLong { bytes }));
+        let deep = |count| RemotePath::from_names(vec![Name::new("a").unwrap(); count]);
+        let deepest = deep(PATH_COMPONENTS_MAX).unwrap();
+        assert_eq!(deep(PATH_COMPONENTS_MAX + 1), Err(PathError::TooDeep));
+        assert_eq!(
+            deepest.join(Name::new("a").unwrap()),
+            Err(PathError::TooDeep)
+        );
+        let long = vec![name(NAME_BYTES_MAX).unwrap(); 16];
+        let longest = RemotePath::from_names(long).unwrap();
+        assert_eq!(longest.to_relative().len(), PATH_BYTES_MAX);
+        let bytes = PATH_BYTES_MAX + 2;
+        assert_eq!(
+            longest.join(Name::new("a").unwrap()),
+            Err(PathError::TooLong { bytes })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_parsed_path_leaves_the_root(text in "([./\\\\a\0~]|\\.\\./|.){0,40}") {
+            use std::path::Component;
+            let Ok(path) = RemotePath::parse(&text) else { return Ok(()) };
+            let relative = path.to_relative();
+            prop_assert!(!relative.contains('\0'));
+            if !path.is_root() {
+                let local = std::path::Path::new(&relative);
+                prop_assert!(local.components().all(|part| matches!(part, Component::Normal(_))));
+                prop_assert_eq!(local.components().count(), path.names().len());
+            }
+            if !path.is_root() {
+                prop_assert_eq!(RemotePath::parse(&relative), Ok(path), "one spelling");
+            }
+        }
+
+        #[test]
+        fn what_is_shown_can_not_command_a_terminal(text in any::<String>()) {
+            let shown = Escaped(&text).to_string();
+            let commands = |character: char| {
+                character.is_control() || "\u{2028}\u{2029}\u{202e}\u{2066}".contains(character)
+            };
+            prop_assert!(!shown.contains(commands));
+        }
+    }
+
+    // P35
+    #[test]
+    fn what_turns_or_breaks_lines_is_escaped() {
+        let text = "a\u{202e}b\u{2028}c\u{200f}d\u{feff}\r\u{7f}\u{85}é";
+        let shown = Escaped(text).to_string();
+        assert_eq!(
+            shown,
+            "a\\u{202e}b\\u{2028}c\\u{200f}d\\u{feff}\\r\\u{7f}\\u{85}é"
+        );
+    }
+}

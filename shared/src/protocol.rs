@@ -670,3 +670,6 @@ pub struct CachePage {
 impl Message for CachePage {
     const BYTES_MAX: usize = PAGE_BYTES_MAX;
 }
+
+#[cfg(test)]
+mod tests;

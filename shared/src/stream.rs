@@ -241,3 +241,6 @@ impl From<ReadExactError> for ReceiveError {
 /// Bodies up to this go ahead of larger ones: what one round trip carries at RFC 9002's initial
 /// window (§7.2) of ten packets and a few doublings.
 const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! Generators of every message, for the properties that hold for all of them.
+
+use std::fmt::Debug;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::super::*;
+
+pub(super) fn name() -> impl Strategy<Value = Name> {
+    let character = prop_oneof![any::<char>(), proptest::char::range('a', 'z')];
+    let text = vec(character, 1..60).prop_map(|characters| characters.into_iter().collect());
+    text.prop_filter_map("not a name", |text: String| Name::new(text).ok())
+}
+
+pub(super) fn path() -> impl Strategy<Value = RemotePath> {
+    vec(name(), 0..8).prop_map(|names| RemotePath::from_names(names).unwrap())
+}
+
+pub(super) fn version() -> impl Strategy<Value = Version> {
+    vec(any::<u8>(), 0..=VERSION_BYTES_MAX).prop_map(|bytes| Version::new(&bytes).unwrap())
+}
+
+pub(super) fn digest() -> impl Strategy<Value = Digest> {
+    (kind(), vec(any::<u8>(), 0..100)).prop_map(|(kind, bytes)| {
+        let mut hasher = kind.hasher();
+        hasher.update(&bytes);
+        hasher.finish()
+    })
+}
+
+pub(super) fn kind() -> impl Strategy<Value = DigestKind> {
+    proptest::sample::select(DigestKind::ALL.to_vec())
+}
+
+pub(super) fn precondition() -> impl Strategy<Value = Precondition> {
+    prop_oneof![
+        Just(Precondition::Any),
+        Just(Precondition::Absent),
+        version().prop_map(Precondition::Match),
+    ]
+}
+
+pub(super) fn time() -> impl Strategy<Value = Time> {
+    (any::<i64>(), any::<u32>()).prop_map(|(seconds, nanoseconds)| Time {
+        seconds,
+        nanoseconds,
+    })
+}
+
+pub(super) fn get() -> impl Strategy<Value = Request> {
+    let fields = (
+        path(),
+        any::<u64>(),
+        option::of(any::<u64>()),
+        kind(),
+        precondition(),
+    );
+    fields.prop_map(|(path, offset, length, digest, precondition)| {
+        let get = Get {
+            path,
+            offset,
+            length,
+            digest,
+            precondition,
+        };
+        get.into()
+    })
+}
+
+pub(super) fn put() -> impl Strategy<Value = Request> {
+    let header = (
+        option::of(any::<u64>()),
+        option::of(time()),
+        option::of(any::<u32>()),
+    );
+    let fields = (path(), header, kind(), precondition(), any::<bool>());
+    fields.prop_map(
+        |(path, (size, modified, mode), digest, precondition, make_parents)| {
+            let put = Put {
+                path,
+                size,
+                modified,
+                mode,
+                digest,
+                precondition,
+                make_parents,
+            };
+            put.into()
+        },
+    )
+}
+
+pub(super) fn two_paths() -> impl Strategy<Value = Request> {
+    let fields = (
+        path(),
+        path(),
+        precondition(),
+        precondition(),
+        option::of(any::<bool>()),
+    );
+    fields.prop_map(|(from, to, source, target, recursive)| match recursive {
+        None => Rename {
+            from,
+            to,
+            source,
+            target,
+        }
+        .into(),
+        Some(recursive) => Copy {
+            from,
+            to,
+            recursive,
+            source,
+            target,
+        }
+        .into(),
+    })
+}
+
+pub(super) fn one_path() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(Ping {}.into()),
+        Just(Cache {}.into()),
+        (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
+        path().prop_map(|path| Stat { path }.into()),
+        (path(), kind()).prop_map(|(path, digest)| Hash { path, digest }.into()),
+        (path(), any::<bool>(), precondition()).prop_map(|(path, recursive, precondition)| {
+            let delete = Delete {
+                path,
+                recursive,
+                precondition,
+            };
+            delete.into()
+        }),
+        (path(), any::<bool>(), precondition()).prop_map(|(path, make_parents, precondition)| {
+            let make = MakeDirectory {
+                path,
+                make_parents,
+                precondition,
+            };
+            make.into()
+        }),
+    ]
+}
+
+pub(super) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![get(), put(), two_paths(), one_path()]
+}
+
+/// A reply of `T`s, or a failure of a code that this version may not know.
+pub(super) fn reply<T: Debug + Clone>(
+    values: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = Reply<T>> {
+    let failure = any::<u16>().prop_map(|code| Failure::new(ErrorCode::from_number(code)));
+    prop_oneof![3 => values.prop_map(Reply::Ok), 1 => failure.prop_map(Reply::Failed)]
+}
+
+pub(super) fn attributes() -> impl Strategy<Value = Attributes> {
+    use EntryKind::{Directory, File, Other, Symlink};
+    let kinds = proptest::sample::select(vec![File, Directory, Symlink, Other]);
+    let fields = (kinds, any::<u64>(), time(), any::<u32>(), version());
+    fields.prop_map(|(kind, size, modified, mode, version)| Attributes {
+        kind,
+        size,
+        modified,
+        mode,
+        version,
+    })
+}
+
+pub(super) fn page() -> impl Strategy<Value = Page> {
+    let entries = vec(
+        (name(), attributes()).prop_map(|(name, attributes)| Entry { name, attributes }),
+        0..4,
+    );
+    (entries, any::<u64>(), any::<bool>()).prop_map(|(entries, unnameable, last)| Page {
+        entries,
+        unnameable,
+        last,
+    })
+}
+
+pub(super) fn cache_page() -> impl Strategy<Value = CachePage> {
+    let entry = (path(), any::<u64>(), any::<u64>(), any::<u64>());
+    let entries = vec(
+        entry.prop_map(|(path, bytes, hits, readers)| CacheEntry {
+            path,
+            bytes,
+            hits,
+            readers,
+        }),
+        0..4,
+    );
+    (entries, any::<u64>(), any::<bool>()).prop_map(|(entries, limit, last)| CachePage {
+        entries,
+        limit,
+        last,
+    })
+}
+
+pub(super) fn get_header() -> impl Strategy<Value = GetHeader> {
+    let fields = (version(), any::<u64>(), any::<u64>(), time(), any::<u32>());
+    fields.prop_map(|(version, size, length, modified, mode)| GetHeader {
+        version,
+        size,
+        length,
+        modified,
+        mode,
+    })
+}
+
+pub(super) fn hashed() -> impl Strategy<Value = Hashed> {
+    (digest(), any::<u64>(), version()).prop_map(|(digest, size, version)| Hashed {
+        digest,
+        size,
+        version,
+    })
+}
