@@ -1,0 +1,3 @@
+//! The cases, one file per subject.
+
+mod protocol_document;

@@ -1,0 +1,358 @@
+//! PROTOCOL.md against the code: whatever the document states as a figure, a table, a grammar or
+//! an example is read out of it here and compared with what the implementation does.
+
+mod diagnostic;
+mod document;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cddl_cat::cbor::validate_cbor_bytes;
+use cddl_cat::flatten::flatten_from_str;
+use document::{Document, Example};
+use minicbor::Encoder;
+use quire_shared::ErrorCode;
+use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
+use quire_shared::digest::DigestKind;
+use quire_shared::protocol::{
+    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Page, Pong, Reply, Request,
+    Trailer,
+};
+use quire_shared::{limits, path, transport};
+
+/// Decodes the CBOR bytes of a message, and encodes what that gave.
+type Recode = fn(&[u8]) -> Result<Vec<u8>, DecodeError>;
+
+/// The CDDL rules of everything that travels with a length prefix.
+const MESSAGES: &[(&str, Recode)] = &[
+    ("request", recode::<Request>),
+    ("pong-reply", recode::<Reply<Pong>>),
+    ("get-header-reply", recode::<Reply<GetHeader>>),
+    ("trailer-reply", recode::<Reply<Trailer>>),
+    ("changed-reply", recode::<Reply<Changed>>),
+    ("trailer", recode::<Trailer>),
+    ("page-reply", recode::<Reply<Page>>),
+    ("attributes-reply", recode::<Reply<Attributes>>),
+    ("done-reply", recode::<Reply<Done>>),
+    ("hashed-reply", recode::<Reply<Hashed>>),
+    ("cache-page-reply", recode::<Reply<CachePage>>),
+];
+
+fn recode<M: Message>(cbor: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    codec::encode(&codec::decode::<M>(cbor)?)
+}
+
+fn recoder(rule: &str) -> Recode {
+    let found = MESSAGES.iter().find(|(name, _)| *name == rule);
+    found.unwrap_or_else(|| panic!("`{rule}` is no message")).1
+}
+
+fn split(bytes: &[u8]) -> (usize, &[u8]) {
+    let (prefix, cbor) = bytes.split_first_chunk::<PREFIX_BYTES>().unwrap();
+    (u32::from_be_bytes(*prefix) as usize, cbor)
+}
+
+// P10
+#[test]
+fn examples_are_what_the_implementation_sends() {
+    let document = Document::read();
+    for example in &document.examples {
+        let (length, cbor) = split(&example.bytes);
+        assert_eq!(length, cbor.len(), "length prefix of {example:?}");
+        let encoded = recoder(&example.rule)(cbor).unwrap();
+        assert_eq!(encoded, example.bytes, "{example:?}");
+        assert_eq!(diagnostic::show(cbor), example.diagnostic, "{example:?}");
+        if example.rule == "request" {
+            let request: Request = codec::decode(cbor).unwrap();
+            let title = example.title.split(',').next();
+            assert_eq!(title, Some(request.kind()), "{example:?}");
+        }
+    }
+}
+
+#[test]
+fn examples_cover_every_message() {
+    let document = Document::read();
+    let shown: BTreeSet<_> = document
+        .examples
+        .iter()
+        .map(|example| &*example.rule)
+        .collect();
+    assert_eq!(shown, MESSAGES.iter().map(|(rule, _)| *rule).collect());
+    let requests = document
+        .examples
+        .iter()
+        .filter(|example| example.rule == "request");
+    let kinds: BTreeSet<u16> = requests
+        .map(|request| kind_of(split(&request.bytes).1))
+        .collect();
+    assert_eq!(kinds, (0..1_000).filter(|kind| is_known(*kind)).collect());
+    let failures = document.examples.iter().filter(|example| {
+        let failed = example.rule != "request" && example.bytes.get(PREFIX_BYTES + 1) == Some(&1);
+        failed && example.bytes.get(PREFIX_BYTES) == Some(&0x82)
+    });
+    assert_ne!(failures.count(), 0, "no failure is shown");
+}
+
+fn kind_of(request: &[u8]) -> u16 {
+    let mut decoder = minicbor::Decoder::new(request);
+    decoder.array().unwrap();
+    decoder.u16().unwrap()
+}
+
+/// Whether this version has a request of this kind, whatever it demands of it.
+fn is_known(kind: u16) -> bool {
+    let mut cbor = Vec::new();
+    Encoder::new(&mut cbor)
+        .array(2)
+        .unwrap()
+        .u16(kind)
+        .unwrap()
+        .map(0)
+        .unwrap();
+    codec::decode::<Request>(&cbor) != Err(DecodeError::UnknownKind)
+}
+
+#[test]
+fn exchanges_are_whole_streams() {
+    let document = Document::read();
+    let mut bodies = BTreeSet::new();
+    for exchange in &document.exchanges {
+        let mut request = None;
+        let (mut body, mut kinds, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+        for line in exchange {
+            match &*line.rule {
+                "body" => body.extend_from_slice(&line.bytes),
+                "piece" => {
+                    let (length, piece) = split(&line.bytes);
+                    assert_eq!(length, piece.len(), "{line:?}");
+                    body.extend_from_slice(piece);
+                }
+                rule => {
+                    let cbor = split(&line.bytes).1;
+                    assert_eq!(recoder(rule)(cbor).as_ref(), Ok(&line.bytes), "{line:?}");
+                    match rule {
+                        "request" => request = Some(codec::decode::<Request>(cbor).unwrap()),
+                        "trailer" => digests.push(codec::decode::<Trailer>(cbor).unwrap().digest),
+                        "trailer-reply" => {
+                            let trailer = codec::decode::<Reply<Trailer>>(cbor).unwrap();
+                            digests.push(trailer.into_result().unwrap().digest);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            kinds.push(&*line.rule);
+        }
+        let (digest, expected): (DigestKind, &[&str]) = match request.unwrap() {
+            Request::Get(get) => {
+                assert_eq!(get.length, Some(body.len() as u64));
+                (
+                    get.digest,
+                    &["request", "get-header-reply", "body", "trailer-reply"],
+                )
+            }
+            Request::Put(put) if put.size.is_some() => {
+                assert_eq!(put.size, Some(body.len() as u64));
+                (put.digest, &["request", "body", "trailer", "changed-reply"])
+            }
+            Request::Put(put) => {
+                let last = exchange.iter().rfind(|line| line.rule == "piece").unwrap();
+                assert_eq!(split(&last.bytes).0, 0, "the last piece is empty");
+                kinds.dedup();
+                (
+                    put.digest,
+                    &["request", "piece", "trailer", "changed-reply"],
+                )
+            }
+            other => panic!("{} has no body", other.kind()),
+        };
+        assert_eq!(kinds, expected);
+        let mut hasher = digest.hasher();
+        hasher.update(&body);
+        // P30
+        assert_eq!(digests, [hasher.finish()]);
+        bodies.insert(expected);
+    }
+    assert_eq!(bodies.len(), 3, "get, put with a length, put in pieces");
+}
+
+#[test]
+fn the_grammar_takes_every_example() {
+    let document = Document::read();
+    for Example { rule, bytes, .. } in &document.examples {
+        let valid = validate_cbor_bytes(rule, &document.cddl, split(bytes).1);
+        assert!(valid.is_ok(), "{rule}: {valid:?}");
+    }
+}
+
+/// Each byte of each example is replaced by some other values. What comes of that is a message to
+/// the grammar exactly if it is one to the decoder, but for what only the prose says,
+/// and for maps with a key twice, which no sender makes.
+#[test]
+fn the_grammar_and_the_decoder_agree_on_damaged_examples() {
+    let document = Document::read();
+    let (mut taken, mut refused) = (0, 0);
+    for Example { rule, bytes, .. } in &document.examples {
+        let recode = recoder(rule);
+        let mut cbor = split(bytes).1.to_vec();
+        for position in 0..cbor.len() {
+            for flip in FLIPS {
+                cbor[position] ^= flip;
+                let decoded = recode(&cbor);
+                let valid = validate_cbor_bytes(rule, &document.cddl, &cbor);
+                let agreed = match (&decoded, &valid) {
+                    (Ok(_), Ok(())) | (Err(_), Err(_)) => true,
+                    (Err(error), Ok(())) => is_prose(error) || diagnostic::repeats_a_key(&cbor),
+                    (Ok(_), Err(_)) => false,
+                };
+                assert!(
+                    agreed,
+                    "{rule} {}: {decoded:?}, {valid:?}",
+                    diagnostic::hex(&cbor)
+                );
+                *if valid.is_ok() {
+                    &mut taken
+                } else {
+                    &mut refused
+                } += 1;
+                cbor[position] ^= flip;
+            }
+        }
+    }
+    assert!(
+        taken > 100 && refused > 100,
+        "{taken} taken, {refused} refused"
+    );
+}
+
+/// What is changed in a byte: values nearby, and the type of the item that it begins.
+const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x20, 0x60, 0xff];
+
+/// Rules that the grammar doesn't state: those of names, and bytes behind the message.
+fn is_prose(error: &DecodeError) -> bool {
+    matches!(
+        error,
+        DecodeError::InvalidPath(_) | DecodeError::TrailingBytes
+    )
+}
+
+#[test]
+fn the_grammar_has_a_rule_for_every_type_of_the_conversation() {
+    let document = Document::read();
+    let rules = flatten_from_str(&document.cddl).unwrap();
+    let source = document::read("shared/src/protocol.rs");
+    let types: Vec<_> = ["pub struct ", "pub enum "]
+        .iter()
+        .flat_map(|keyword| {
+            source
+                .lines()
+                .filter_map(move |line| line.trim().strip_prefix(*keyword))
+        })
+        .filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next())
+        .collect();
+    assert!(types.len() > 25, "{types:?}");
+    for name in types {
+        // CDDL itself has a type `time`.
+        let rule = if name == "Time" {
+            "timestamp".to_owned()
+        } else {
+            kebab(name)
+        };
+        assert!(rules.contains_key(&rule), "no rule `{rule}` for {name}");
+    }
+    for (rule, _) in MESSAGES {
+        assert!(rules.contains_key(*rule), "no rule `{rule}`");
+    }
+}
+
+fn kebab(name: &str) -> String {
+    let mut kebab = String::new();
+    for character in name.chars() {
+        if character.is_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.extend(character.to_lowercase());
+    }
+    kebab
+}
+
+#[test]
+fn the_table_of_errors_is_the_implementations() {
+    let document = Document::read();
+    let documented: Vec<_> = document
+        .table("| number | name | phrase |")
+        .into_iter()
+        .map(|row| (row[0].parse().unwrap(), row[1].clone(), row[2].clone()))
+        .collect();
+    let implemented: Vec<(u16, _, _)> = ErrorCode::ALL
+        .iter()
+        .map(|code| {
+            let text = |text: Option<&str>| text.unwrap().to_owned();
+            (code.number(), text(code.name()), text(code.phrase()))
+        })
+        .collect();
+    assert_eq!(documented, implemented);
+    for code in document.mentioned_codes() {
+        assert!(
+            ErrorCode::ALL
+                .iter()
+                .any(|known| known.name() == Some(&*code)),
+            "`{code}` is no error code"
+        );
+    }
+}
+
+#[test]
+fn the_table_of_limits_is_the_implementations() {
+    let document = Document::read();
+    let documented: BTreeMap<_, _> = document
+        .table("| name | value | what |")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].parse::<usize>().unwrap()))
+        .collect();
+    let implemented = [
+        ("NAME_BYTES_MAX", limits::NAME_BYTES_MAX),
+        ("PATH_BYTES_MAX", limits::PATH_BYTES_MAX),
+        ("PATH_COMPONENTS_MAX", limits::PATH_COMPONENTS_MAX),
+        ("REQUEST_BYTES_MAX", limits::REQUEST_BYTES_MAX),
+        ("REPLY_BYTES_MAX", limits::REPLY_BYTES_MAX),
+        ("PAGE_BYTES_MAX", limits::PAGE_BYTES_MAX),
+        ("VERSION_BYTES_MAX", limits::VERSION_BYTES_MAX),
+        ("DIGEST_BYTES_MAX", limits::DIGEST_BYTES_MAX),
+        ("PIECE_BYTES_MAX", limits::PIECE_BYTES_MAX),
+        ("PHRASE_BYTES_MAX", limits::PHRASE_BYTES_MAX),
+        ("STREAMS_MAX", limits::STREAMS_MAX as usize),
+    ];
+    let implemented = implemented.map(|(name, value)| (name.to_owned(), value));
+    assert_eq!(documented, BTreeMap::from(implemented));
+    let source = document::read("shared/src/limits.rs");
+    let declared: BTreeSet<_> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+        .collect();
+    assert_eq!(declared, documented.keys().map(String::as_str).collect());
+}
+
+#[test]
+fn names_and_numbers_in_the_prose_are_the_implementations() {
+    let document = Document::read();
+    let stated = |before: &str| document.quoted_after(before);
+    let alpn = String::from_utf8(transport::ALPN.to_vec()).unwrap();
+    assert_eq!(stated("The ALPN identifier (RFC 7301) is "), alpn);
+    let port = stated("A server listens on UDP port ");
+    assert_eq!(port.parse(), Ok(transport::PORT));
+    assert_eq!(stated("The prefix "), path::RESERVED_PREFIX);
+    assert_eq!(stated("U+0000, begins with "), path::RESERVED_PREFIX);
+    let kinds: Vec<_> = DigestKind::ALL
+        .iter()
+        .map(|kind| (u64::from(kind.number()), kind.digest_bytes() as u64))
+        .collect();
+    assert_eq!(document.digest_kinds(), kinds);
+}
+
+#[test]
+fn requirements_are_numbered_without_gaps() {
+    let numbers = Document::read().requirements();
+    assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>());
+    assert!(numbers.len() > 25);
+}
