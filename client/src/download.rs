@@ -1,0 +1,372 @@
+//! Content on its way from the server: checked, and on disk only when it is whole.
+//!
+//! A file is received under a temporary name beside its target and gets its own name when length
+//! and digest have proved right; whatever goes wrong before leaves nothing behind. Nothing here
+//! takes a local path from the server. See PROTOCOL.md, "Get".
+
+use std::fs::{self, File};
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use quire_shared::body::{self, ReceiveBodyError};
+use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::path::RESERVED_PREFIX;
+use quire_shared::protocol::{GetHeader, Trailer, Version};
+use quire_shared::stream::Receiver;
+use tempfile::NamedTempFile;
+
+use crate::attributes;
+use crate::blocking::blocking;
+use crate::client::{Client, read_to_end};
+use crate::error::ClientError;
+
+/// A file's content, about to be received. Dropping it tells the server to stop.
+#[derive(Debug)]
+pub struct Download {
+    client: Client,
+    receiver: Receiver,
+    header: GetHeader,
+    digest: DigestKind,
+}
+
+/// Content that was received whole and is as it was sent.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// Its digest.
+    pub digest: Digest,
+    /// The kind of that digest.
+    pub digest_kind: DigestKind,
+    /// The version of the file that it belongs to.
+    pub version: Version,
+}
+
+/// How a file is put on disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SaveOptions {
+    /// Whether a file that has the name already is replaced.
+    pub overwrite: bool,
+    /// Whether the content and its name are forced to disk before the end is reported.
+    pub sync: bool,
+}
+
+impl Download {
+    pub(crate) fn new(
+        client: Client,
+        receiver: Receiver,
+        header: GetHeader,
+        digest: DigestKind,
+    ) -> Self {
+        Self {
+            client,
+            receiver,
+            header,
+            digest,
+        }
+    }
+
+    /// What the server said ahead of the content.
+    pub fn header(&self) -> &GetHeader {
+        &self.header
+    }
+
+    /// Receives the content into `sink` and gives that back when the content has proved whole.
+    /// `sink` has had all the bytes before that is known; `moved` counts them as they arrive.
+    ///
+    /// # Errors
+    /// [`ClientError::Changed`], [`ClientError::Damaged`], or why receiving or writing failed.
+    pub async fn write_to<W: Write + Send + 'static>(
+        mut self,
+        sink: W,
+        moved: &AtomicU64,
+    ) -> Result<(W, Fetched), WriteToError> {
+        let received = body::receive(
+            &mut self.receiver,
+            sink,
+            body::Length::Declared(self.header.length),
+            self.digest.hasher(),
+            moved,
+        )
+        .await
+        .map_err(|error| match error {
+            ReceiveBodyError::Disk(error) => WriteToError::Sink(error),
+            ReceiveBodyError::Receive(error) => self.client.receive_error(error).into(),
+            _ => ClientError::Truncated.into(),
+        })?;
+        let trailer: Trailer = self.client.answer(&mut self.receiver).await?;
+        read_to_end(&mut self.receiver).await;
+        if trailer.digest != received.digest {
+            return Err(ClientError::Damaged.into());
+        }
+        let fetched = Fetched {
+            bytes: received.length,
+            digest: received.digest,
+            digest_kind: self.digest,
+            version: self.header.version,
+        };
+        Ok((received.sink, fetched))
+    }
+
+    /// Receives the content into the file `target`, with the modification time and permission
+    /// bits that it has on the server, less those that this user's umask denies.
+    ///
+    /// # Errors
+    /// As [`Download::write_to`]; [`ClientError::LocalExists`] if `target` exists and is not to be
+    /// replaced. There is no trace of the content then.
+    pub async fn save(
+        self,
+        target: &Path,
+        options: SaveOptions,
+        moved: &AtomicU64,
+    ) -> Result<Fetched, ClientError> {
+        let header = self.header.clone();
+        let target = target.to_owned();
+        let unfinished = {
+            let target = target.clone();
+            blocking(move || Unfinished::create(&target, options)).await?
+        };
+        let (unfinished, fetched) = match self.write_to(unfinished, moved).await {
+            Ok(written) => written,
+            Err(WriteToError::Client(error)) => return Err(error),
+            Err(WriteToError::Sink(error)) => {
+                return Err(ClientError::disk(&target, "write", error));
+            }
+        };
+        blocking(move || unfinished.publish(&header)).await?;
+        Ok(fetched)
+    }
+}
+
+/// Why content was not received.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteToError {
+    /// The sink didn't take it.
+    #[error("cannot write what was received")]
+    Sink(#[source] io::Error),
+    /// It didn't come, or not as it was sent.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// A file that isn't whole yet: removed when dropped, which is why it travels into the blocking
+/// thread that writes to it.
+#[derive(Debug)]
+struct Unfinished {
+    file: NamedTempFile,
+    target: PathBuf,
+    options: SaveOptions,
+}
+
+impl Unfinished {
+    fn create(target: &Path, options: SaveOptions) -> Result<Self, ClientError> {
+        // Only spares a transfer in vain: what decides is `publish`.
+        match fs::symlink_metadata(target) {
+            Ok(found) if found.is_dir() => {
+                return Err(ClientError::Unsuitable {
+                    path: target.to_owned(),
+                    reason: "is a directory",
+                });
+            }
+            Ok(_) if !options.overwrite => {
+                return Err(ClientError::LocalExists(target.to_owned()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let file = tempfile::Builder::new()
+            .prefix(RESERVED_PREFIX)
+            .rand_bytes(RANDOM_CHARACTERS)
+            .tempfile_in(parent(target))
+            .map_err(|error| ClientError::disk(target, "create", without_path(&error)))?;
+        Ok(Self {
+            file,
+            target: target.to_owned(),
+            options,
+        })
+    }
+
+    /// Gives the file its attributes, then its name.
+    fn publish(self, header: &GetHeader) -> Result<(), ClientError> {
+        let Self {
+            file,
+            target,
+            options,
+        } = self;
+        attributes::set_mode(file.as_file(), header.mode)
+            .and_then(|()| attributes::set_modified(file.as_file(), header.modified))
+            .map_err(|error| ClientError::disk(&target, "set the attributes of", error))?;
+        if options.sync {
+            file.as_file()
+                .sync_all()
+                .map_err(|error| ClientError::disk(&target, "sync", error))?;
+        }
+        let named = if options.overwrite {
+            file.persist(&target)
+        } else {
+            file.persist_noclobber(&target)
+        };
+        match named {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(ClientError::LocalExists(target));
+            }
+            Err(error) => return Err(ClientError::disk(&target, "create", error.error)),
+        }
+        if options.sync {
+            sync_directory(parent(&target))
+                .map_err(|error| ClientError::disk(&target, "sync", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_file_mut().write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.file.as_file_mut().write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_file_mut().flush()
+    }
+}
+
+/// The directory that holds `path`.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The system's own error: `tempfile` adds the temporary name, which tells the user nothing.
+fn without_path(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(
+        || io::Error::from(error.kind()),
+        io::Error::from_raw_os_error,
+    )
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory can't be opened as a file, and its journal orders renames.
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Random characters of a temporary name, each worth almost six bits: 95 bits can't be guessed.
+const RANDOM_CHARACTERS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use quire_shared::protocol::Time;
+
+    use super::*;
+
+    fn header(mode: u32) -> GetHeader {
+        GetHeader {
+            version: Version::new(b"v").unwrap(),
+            size: 3,
+            length: 3,
+            modified: Time {
+                seconds: 1_000_000_000,
+                nanoseconds: 500,
+            },
+            mode,
+        }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_whole_file_has_its_name_time_and_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("f");
+        let mut file = Unfinished::create(&target, SaveOptions::default()).unwrap();
+        file.write_all(b"abc").unwrap();
+        assert!(!target.exists());
+        file.publish(&header(0o4750)).unwrap();
+        assert_eq!(names(directory.path()), ["f"]);
+        assert_eq!(fs::read(&target).unwrap(), b"abc");
+        let metadata = fs::metadata(&target).unwrap();
+        let since = metadata
+            .modified()
+            .unwrap()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(since.as_secs(), 1_000_000_000);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = metadata.permissions().mode() & 0o7777;
+            assert_eq!(mode & !0o750, 0, "{mode:o}: no more than the server said");
+            assert_eq!(mode & 0o700, 0o700, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("f");
+        let mut file = Unfinished::create(&target, SaveOptions::default()).unwrap();
+        file.write_all(b"abc").unwrap();
+        let [name] = names(directory.path()).try_into().unwrap();
+        assert!(name.starts_with(RESERVED_PREFIX));
+        drop(file);
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_replaced_unless_asked_even_if_it_appears_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("f");
+        let file = Unfinished::create(&target, SaveOptions::default()).unwrap();
+        fs::write(&target, "theirs").unwrap();
+        let error = file.publish(&header(0o644)).unwrap_err();
+        assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
+        let error = Unfinished::create(&target, SaveOptions::default()).unwrap_err();
+        assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
+        assert_eq!(fs::read(&target).unwrap(), b"theirs");
+        assert_eq!(names(directory.path()), ["f"]);
+        let options = SaveOptions {
+            overwrite: true,
+            sync: true,
+        };
+        let file = Unfinished::create(&target, options).unwrap();
+        file.publish(&header(0o644)).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_directory_in_the_way_and_a_missing_parent_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let overwrite = SaveOptions {
+            overwrite: true,
+            sync: false,
+        };
+        let error = Unfinished::create(directory.path(), overwrite).unwrap_err();
+        assert!(error.to_string().ends_with("is a directory"), "{error}");
+        let missing = directory.path().join("missing/f");
+        let error = Unfinished::create(&missing, overwrite).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("missing/f") && !text.contains(RESERVED_PREFIX),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! Listings as they arrive, page by page.
+//!
+//! Only one page is held at a time, so neither a large directory nor a server that never stops
+//! can fill the memory. Entries come in strictly ascending order of their names, which also means
+//! that no name comes twice and every listing ends.
+
+use std::collections::VecDeque;
+
+use quire_shared::codec::DecodeError;
+use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, Page};
+use quire_shared::stream::Receiver;
+use quire_shared::{Name, RemotePath};
+
+use crate::client::{Client, read_to_end};
+use crate::error::ClientError;
+
+/// The entries of a directory.
+#[derive(Debug)]
+pub struct Listing {
+    client: Client,
+    path: RemotePath,
+    receiver: Option<Receiver>,
+    entries: VecDeque<Entry>,
+    last_name: Option<Name>,
+    is_last_page: bool,
+    unnameable: u64,
+}
+
+impl Listing {
+    /// Asks, and receives the first page, so that a refusal is known at once.
+    pub(crate) async fn open(client: Client, list: List) -> Result<Self, ClientError> {
+        let mut listing = Self {
+            client,
+            path: list.path,
+            receiver: None,
+            entries: VecDeque::new(),
+            last_name: list.after,
+            is_last_page: false,
+            unnameable: 0,
+        };
+        listing.receive_page().await?;
+        Ok(listing)
+    }
+
+    /// The next entry, or nothing at the end.
+    ///
+    /// # Errors
+    /// If the connection breaks, the server gives up, or entries are out of order.
+    pub async fn next(&mut self) -> Result<Option<Entry>, ClientError> {
+        while self.entries.is_empty() && !self.is_last_page {
+            self.receive_page().await?;
+        }
+        Ok(self.entries.pop_front())
+    }
+
+    /// Lets go of the stream while the caller is busy elsewhere; the page at hand stays, and the
+    /// next one is asked for anew, after the last name of this one.
+    pub fn pause(&mut self) {
+        self.receiver = None;
+    }
+
+    /// How many names of the directory can't travel; known at the end.
+    pub fn unnameable(&self) -> u64 {
+        self.unnameable
+    }
+
+    async fn receive_page(&mut self) -> Result<(), ClientError> {
+        let receiver = match &mut self.receiver {
+            Some(receiver) => receiver,
+            none => none.insert(
+                self.client
+                    .send(List {
+                        path: self.path.clone(),
+                        after: self.last_name.clone(),
+                    })
+                    .await?,
+            ),
+        };
+        let page: Page = self.client.answer(receiver).await?;
+        if page.entries.is_empty() && !page.last {
+            return Err(ClientError::Unexpected(DecodeError::Malformed));
+        }
+        if page.last {
+            read_to_end(receiver).await;
+        }
+        for entry in &page.entries {
+            if self
+                .last_name
+                .as_ref()
+                .is_some_and(|last| *last >= entry.name)
+            {
+                return Err(ClientError::Unexpected(DecodeError::Malformed));
+            }
+            self.last_name = Some(entry.name.clone());
+        }
+        self.entries = page.entries.into();
+        self.is_last_page = page.last;
+        self.unnameable = page.unnameable;
+        Ok(())
+    }
+}
+
+/// What the server's memory cache holds.
+#[derive(Debug)]
+pub struct CacheListing {
+    client: Client,
+    receiver: Receiver,
+    entries: VecDeque<CacheEntry>,
+    is_last_page: bool,
+    limit: u64,
+}
+
+impl CacheListing {
+    pub(crate) async fn open(client: Client, receiver: Receiver) -> Result<Self, ClientError> {
+        let mut listing = Self {
+            client,
+            receiver,
+            entries: VecDeque::new(),
+            is_last_page: false,
+            limit: 0,
+        };
+        listing.receive_page().await?;
+        Ok(listing)
+    }
+
+    /// The most bytes the cache may hold; 0 if it is off.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The next entry, most recently used first, or nothing at the end.
+    ///
+    /// # Errors
+    /// If the connection breaks or the server gives up.
+    pub async fn next(&mut self) -> Result<Option<CacheEntry>, ClientError> {
+        while self.entries.is_empty() && !self.is_last_page {
+            self.receive_page().await?;
+        }
+        Ok(self.entries.pop_front())
+    }
+
+    async fn receive_page(&mut self) -> Result<(), ClientError> {
+        let page: CachePage = self.client.answer(&mut self.receiver).await?;
+        if page.entries.is_empty() && !page.last {
+            return Err(ClientError::Unexpected(DecodeError::Malformed));
+        }
+        self.entries = page.entries.into();
+        self.is_last_page = page.last;
+        self.limit = page.limit;
+        if page.last {
+            read_to_end(&mut self.receiver).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,359 @@
+//! Content on its way to the server.
+//!
+//! A server that can refuse from the header alone does so while the body is still being sent, so
+//! the reply is awaited from the start, and whatever comes first decides. A file that changes
+//! while it is read is not published: the digest would only prove that a mixture arrived well.
+//! See PROTOCOL.md, "Put".
+
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use quinn::WriteError;
+use quire_shared::ErrorCode;
+use quire_shared::body::{self, SendBodyError};
+use quire_shared::codec::DecodeError;
+use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::protocol::{Changed, Put, Request, Time, Trailer, Version};
+use quire_shared::stream::{Priority, SendError, Sender};
+
+use crate::attributes;
+use crate::blocking::blocking;
+use crate::client::{Client, read_to_end};
+use crate::error::ClientError;
+
+/// What is to become a file on the server.
+#[derive(Debug)]
+pub struct Content<R> {
+    source: R,
+    /// What is shown when reading fails.
+    path: PathBuf,
+    unchanged: Option<Unchanged>,
+}
+
+/// Content that the server has on disk.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The digest that was sent, and found right by the server.
+    pub digest: Digest,
+    /// The kind of that digest.
+    pub digest_kind: DigestKind,
+    /// The version that the file has now.
+    pub version: Version,
+}
+
+/// A local file, opened, with what was known of it then.
+#[derive(Debug)]
+pub struct LocalFile {
+    file: Arc<File>,
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+impl LocalFile {
+    /// Opens the regular file `path`, never waiting for a FIFO's other end.
+    ///
+    /// # Errors
+    /// Names `path` when it can't be opened or is no regular file.
+    pub async fn open(path: &Path, links: Links) -> Result<Self, ClientError> {
+        let path = path.to_owned();
+        blocking(move || Self::open_now(path, links)).await
+    }
+
+    fn open_now(path: PathBuf, links: Links) -> Result<Self, ClientError> {
+        let mut options = File::options();
+        options.read(true);
+        links.apply(&mut options);
+        let file = options
+            .open(&path)
+            .map_err(|error| ClientError::disk(&path, "open", error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| ClientError::disk(&path, "look at", error))?;
+        let reason = match metadata.file_type() {
+            kind if kind.is_file() => None,
+            kind if kind.is_dir() => Some("is a directory (-r takes it with all below it)"),
+            _ => Some("is neither a file nor a directory"),
+        };
+        if let Some(reason) = reason {
+            return Err(ClientError::Unsuitable { path, reason });
+        }
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            metadata,
+        })
+    }
+
+    /// The size when it was opened, in bytes.
+    pub fn size(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// The modification time when it was opened.
+    pub fn modified(&self) -> Option<Time> {
+        attributes::modified(&self.metadata)
+    }
+
+    /// The permission bits when it was opened.
+    pub fn mode(&self) -> Option<u32> {
+        attributes::mode(&self.metadata)
+    }
+
+    /// The file as content of a put that declares [`LocalFile::size`].
+    pub fn into_content(self) -> Content<Arc<File>> {
+        Content {
+            unchanged: Some(Unchanged {
+                file: Arc::clone(&self.file),
+                size: self.metadata.len(),
+                modified: self.metadata.modified().ok(),
+            }),
+            source: self.file,
+            path: self.path,
+        }
+    }
+}
+
+/// What to do about a symbolic link where a file is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Open what it leads to: the user named it.
+    Follow,
+    /// Refuse it: it was found in a directory, perhaps put there since.
+    Refuse,
+}
+
+impl Links {
+    #[cfg(unix)]
+    fn apply(self, options: &mut std::fs::OpenOptions) {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::OFlags;
+        // NONBLOCK: else opening a FIFO waits until somebody writes to it.
+        let flags = match self {
+            Self::Follow => OFlags::NONBLOCK,
+            Self::Refuse => OFlags::NONBLOCK | OFlags::NOFOLLOW,
+        };
+        options.custom_flags(flags.bits().cast_signed());
+    }
+
+    #[cfg(not(unix))]
+    fn apply(self, _: &mut std::fs::OpenOptions) {}
+}
+
+impl<R: Read + Send + 'static> Content<R> {
+    /// Content of unknown size, from a pipe; `name` is shown when reading fails.
+    pub fn stream(source: R, name: &str) -> Self {
+        Self {
+            source,
+            path: name.into(),
+            unchanged: None,
+        }
+    }
+}
+
+/// A file's state when it was opened, to be compared with its state when it has been read.
+#[derive(Debug)]
+struct Unchanged {
+    file: Arc<File>,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Unchanged {
+    fn holds(&self) -> std::io::Result<bool> {
+        let now = self.file.metadata()?;
+        Ok(now.len() == self.size && now.modified().ok() == self.modified)
+    }
+}
+
+pub(crate) async fn put<R: Read + Send + 'static>(
+    client: &Client,
+    put: Put,
+    content: Content<R>,
+    moved: &AtomicU64,
+) -> Result<Stored, ClientError> {
+    let digest_kind = put.digest;
+    let (mut sender, mut receiver) = client.open().await?;
+    let answer = async {
+        let changed = client.answer::<Changed>(&mut receiver).await?;
+        read_to_end(&mut receiver).await;
+        Ok(changed)
+    };
+    let sending = send(client, &mut sender, put, content, moved);
+    tokio::pin!(answer, sending);
+    let sent = tokio::select! {
+        biased;
+        early = &mut answer => {
+            // Dropping what is being sent resets the stream.
+            return match early {
+                Err(error) => Err(error),
+                Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
+            };
+        }
+        sent = &mut sending => sent,
+    };
+    let digest = match sent {
+        Ok(digest) => digest,
+        // A server that stops reading has said why, or says it now.
+        Err(Unsent::Stopped) => {
+            return match answer.await {
+                Err(error) => Err(error),
+                Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
+            };
+        }
+        Err(Unsent::Failed(error)) => return Err(error),
+    };
+    Ok(Stored {
+        digest,
+        digest_kind,
+        version: answer.await?.version,
+    })
+}
+
+/// Why a request or its body didn't go out whole.
+enum Unsent {
+    /// The server doesn't want it.
+    Stopped,
+    Failed(ClientError),
+}
+
+impl Unsent {
+    fn write(client: &Client, error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(_) => Self::Stopped,
+            error => Self::Failed(client.write_error(error)),
+        }
+    }
+
+    fn send(client: &Client, error: SendError) -> Self {
+        match error {
+            SendError::Write(error) => Self::write(client, error),
+            error => Self::Failed(client.send_error(error)),
+        }
+    }
+}
+
+/// Sends request, body and trailer. The stream is reset unless all of it went out.
+async fn send<R: Read + Send + 'static>(
+    client: &Client,
+    sender: &mut Sender,
+    put: Put,
+    content: Content<R>,
+    moved: &AtomicU64,
+) -> Result<Digest, Unsent> {
+    let Content {
+        source,
+        path,
+        unchanged,
+    } = content;
+    let (size, hasher) = (put.size, put.digest.hasher());
+    sender
+        .send(&Request::from(put))
+        .await
+        .map_err(|error| Unsent::send(client, error))?;
+    sender.set_priority(Priority::of_body(size));
+    let digest = match body::send(sender, source, size.into(), hasher, moved).await {
+        Ok(digest) => digest,
+        Err(SendBodyError::Write(error)) => return Err(Unsent::write(client, error)),
+        Err(SendBodyError::Short { .. }) => return Err(changed(sender)),
+        Err(SendBodyError::Disk(error)) => {
+            sender.reset(ErrorCode::CANCELLED);
+            return Err(Unsent::Failed(ClientError::disk(&path, "read", error)));
+        }
+        Err(_) => return Err(Unsent::Failed(ClientError::Truncated)),
+    };
+    if let Some(unchanged) = unchanged {
+        let holds = blocking(move || {
+            unchanged
+                .holds()
+                .map_err(|error| ClientError::disk(&path, "look at", error))
+        });
+        if !holds.await.map_err(Unsent::Failed)? {
+            return Err(changed(sender));
+        }
+    }
+    sender
+        .send(&Trailer {
+            digest: digest.clone(),
+        })
+        .await
+        .map_err(|error| Unsent::send(client, error))?;
+    // Fails only for a stream that the server stopped meanwhile; its reply says why.
+    let _ = sender.finish();
+    Ok(digest)
+}
+
+fn changed(sender: &mut Sender) -> Unsent {
+    sender.reset(ErrorCode::CHANGED);
+    Unsent::Failed(ClientError::Changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_shrinks_or_is_touched_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let alterations: [fn(&Path); 3] = [
+            |path| {
+                let mut file = File::options().append(true).open(path).unwrap();
+                file.write_all(b"more").unwrap();
+            },
+            |path| {
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_len(1).unwrap();
+            },
+            |path| {
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            },
+        ];
+        for alter in alterations {
+            fs::write(&path, "content").unwrap();
+            let file = LocalFile::open_now(path.clone(), Links::Refuse).unwrap();
+            let unchanged = file.into_content().unchanged.unwrap();
+            assert!(unchanged.holds().unwrap());
+            alter(&path);
+            assert!(!unchanged.holds().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_or_replaced_has_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "content").unwrap();
+        let file = LocalFile::open_now(path.clone(), Links::Refuse).unwrap();
+        let unchanged = file.into_content().unchanged.unwrap();
+        fs::rename(&path, directory.path().join("g")).unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(unchanged.holds().unwrap());
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = LocalFile::open_now(directory.path().to_owned(), Links::Follow).unwrap_err();
+        #[cfg(unix)]
+        {
+            assert!(error.to_string().contains("is a directory"), "{error}");
+            let error = LocalFile::open_now("/dev/null".into(), Links::Follow).unwrap_err();
+            assert!(error.to_string().contains("neither"), "{error}");
+            let (file, link) = (directory.path().join("f"), directory.path().join("l"));
+            fs::write(&file, "").unwrap();
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            LocalFile::open_now(link.clone(), Links::Follow).unwrap();
+            LocalFile::open_now(link, Links::Refuse).unwrap_err();
+        }
+        drop(error);
+    }
+}
