@@ -1,2 +1,91 @@
-//! m
-fn main() {}
+//! The program `quire`: reads the command line, runs the command, and ends with its exit status.
+//!
+//! An interrupt drops what is under way, which removes unfinished files, and tells the server.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use quire_client::args::CommandLine;
+use quire_client::config::Config;
+use quire_client::{Exit, Session, commands};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    start_log(line.global.verbose);
+    let session = Session::new(Config::from(line.global));
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            session
+                .output
+                .message(&format!("quire: cannot start threads: {error}"));
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        let exit = tokio::select! {
+            exit = commands::run(&session, &line.command) => exit,
+            exit = interrupted() => exit,
+        };
+        session.close().await;
+        exit
+    });
+    // Blocking threads remove what they were writing; one that waits for input is left behind.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit.into()
+}
+
+/// Completes when the user or the system wants the program to end.
+async fn interrupted() -> Exit {
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+        () = terminated() => Exit::Terminated,
+        else => std::future::pending().await,
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGTERM");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending::<()>().await;
+}
+
+/// Logs to standard error: what RUST_LOG says, or as much as `verbose` asks for.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// How long blocking threads have to end: more than one write of a batch takes on a slow disk.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,273 @@
+//! What the user typed: names, flags and their help, and no meaning yet.
+//!
+//! [`config`](crate::config) and [`operand`](crate::operand) give it meaning. Each command's
+//! operands are a struct of their own, so that whoever reads commands from elsewhere than the
+//! command line builds the same.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use quire_shared::digest::DigestKind;
+
+/// The command line of `quire`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "quire",
+    version,
+    about = "Fetches files from a quire server and puts them there",
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct CommandLine {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct GlobalArgs {
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Trust the servers that the certificates in FILE vouch for, and no others
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Use the key and certificate in FILE instead of this user's own
+    #[arg(long, global = true, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Keep keys and known servers in DIR
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Accept the key of a server never seen before, and remember it
+    #[arg(long, global = true)]
+    pub trust_on_first_use: bool,
+    /// What proves a content: xxh3 (default), blake3 (default of hash) or sha256
+    #[arg(long, global = true, value_name = "KIND")]
+    pub digest: Option<DigestKind>,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more on standard error; twice for even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Fetch files, or whole directories with -r
+    Get(GetArgs),
+    /// Store files, or whole directories with -r
+    Put(PutArgs),
+    /// List a directory
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show what is known of a file or directory
+    Stat(StatArgs),
+    /// Give a file or directory a new name
+    #[command(visible_alias = "mv")]
+    Rename(RenameArgs),
+    /// Delete files, or whole directories with -r
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+    /// Copy a file on the server, or a whole directory with -r
+    #[command(visible_alias = "cp")]
+    Copy(CopyArgs),
+    /// Make a directory, and its parents where they are missing
+    Mkdir(MkdirArgs),
+    /// Write files to standard output
+    Cat(CatArgs),
+    /// Show what the server holds in memory
+    Cache(CacheArgs),
+    /// Measure handshake and round trip, and show what the path gives
+    Ping(PingArgs),
+    /// Show this client's fingerprint
+    Key,
+    /// Have the server compute digests of files
+    Hash(HashArgs),
+}
+
+/// Operands of `get`.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// Fetch directories, with all that is below them; links and special files are skipped
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Replace local files that exist
+    #[arg(short, long)]
+    pub force: bool,
+    /// Force content and names to disk before a file counts as done
+    #[arg(long)]
+    pub fsync: bool,
+    /// HOST[:PORT]/PATH..., then LOCAL: a file, a directory, or - for standard output. The last of
+    /// several is LOCAL unless it begins with the same HOST[:PORT]/ as the first; without LOCAL,
+    /// files go into the current directory
+    #[arg(required = true, value_name = "OPERAND")]
+    pub operands: Vec<OsString>,
+}
+
+/// Operands of `put`.
+#[derive(Debug, Clone, Args)]
+pub struct PutArgs {
+    /// Store directories, with all that is below them, and make missing parents; links and special
+    /// files are skipped
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Replace files on the server that exist
+    #[arg(short, long)]
+    pub force: bool,
+    /// LOCAL... (- for standard input), then HOST[:PORT]/PATH: a file, or a directory for them
+    #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
+    pub operands: Vec<OsString>,
+}
+
+/// Operands of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Show mode, size and modification time (UTC) beside each name even where the output isn't a
+    /// terminal; without it, a pipe gets names alone, one a line
+    #[arg(short, long)]
+    pub long: bool,
+    /// The directory
+    #[arg(value_name = "HOST[:PORT][/DIR]")]
+    pub operand: String,
+}
+
+/// Operands of `stat`.
+#[derive(Debug, Clone, Args)]
+pub struct StatArgs {
+    /// The file or directory
+    #[arg(value_name = "HOST[:PORT]/PATH")]
+    pub operand: String,
+}
+
+/// Operands of `rename`.
+#[derive(Debug, Clone, Args)]
+pub struct RenameArgs {
+    /// Replace what has the new name
+    #[arg(short, long)]
+    pub force: bool,
+    /// The name it has
+    #[arg(value_name = "HOST[:PORT]/FROM")]
+    pub from: String,
+    /// The name it shall have
+    #[arg(value_name = "HOST[:PORT]/TO")]
+    pub to: String,
+}
+
+/// Operands of `delete`.
+#[derive(Debug, Clone, Args)]
+pub struct DeleteArgs {
+    /// Delete directories, with all that is below them
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// The files and directories
+    #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
+    pub operands: Vec<String>,
+}
+
+/// Operands of `copy`.
+#[derive(Debug, Clone, Args)]
+pub struct CopyArgs {
+    /// Copy a directory, with all that is below it
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Replace the file that has the copy's name
+    #[arg(short, long)]
+    pub force: bool,
+    /// What is copied
+    #[arg(value_name = "HOST[:PORT]/FROM")]
+    pub from: String,
+    /// The name of the copy
+    #[arg(value_name = "HOST[:PORT]/TO")]
+    pub to: String,
+}
+
+/// Operands of `mkdir`.
+#[derive(Debug, Clone, Args)]
+pub struct MkdirArgs {
+    /// The directories
+    #[arg(required = true, value_name = "HOST[:PORT]/DIR")]
+    pub operands: Vec<String>,
+}
+
+/// Operands of `cat`.
+#[derive(Debug, Clone, Args)]
+pub struct CatArgs {
+    /// The files
+    #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
+    pub operands: Vec<String>,
+}
+
+/// Operands of `cache`.
+#[derive(Debug, Clone, Args)]
+pub struct CacheArgs {
+    /// The server
+    #[arg(value_name = "HOST[:PORT]")]
+    pub operand: String,
+}
+
+/// Operands of `ping`.
+#[derive(Debug, Clone, Args)]
+pub struct PingArgs {
+    /// The server
+    #[arg(value_name = "HOST[:PORT]")]
+    pub operand: String,
+}
+
+/// Operands of `hash`.
+#[derive(Debug, Clone, Args)]
+pub struct HashArgs {
+    /// The files
+    #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
+    pub operands: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quire put report.pdf files.example/inbox/        store a file
+  quire get files.example/inbox/report.pdf         fetch it into the current directory
+  quire get -r files.example/photos ~/pictures     fetch a directory with all below it
+  quire list files.example:4433/inbox              list a directory; IPv6 as [::1]:4433/inbox
+  quire cat files.example/log | grep error         write to standard output
+  tar c . | quire put - files.example/backup.tar   store from standard input
+
+Exit status:
+  0 done                   4 exists, changed meanwhile, or busy
+  1 failed                 5 refused: the rights don't suffice
+  2 wrong usage            6 cannot connect, not trusted, or connection lost
+  3 not found              7 content damaged, or changed on the way
+  130 interrupted (143 ended by SIGTERM); no unfinished file is left
+
+Of several files the first failure decides, and the others are still tried.
+";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_every_command_stand_before_or_after_it() {
+        for line in [
+            ["quire", "--json", "list", "h"],
+            ["quire", "list", "h", "--json"],
+            ["quire", "ls", "--json", "h"],
+        ] {
+            assert!(CommandLine::parse_from(line).global.json);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One run of the program: its settings, its output, and a connection to each server it talks to.
+//!
+//! Here the user is asked about a server that nothing vouches for: the handshake has failed by
+//! then, and is done again, pinned to the key that was shown.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, IsTerminal};
+use std::sync::Arc;
+
+use quire_certs::{Fingerprint, Identity, Role, StateDir, load_or_create};
+use tokio::sync::Mutex;
+
+use crate::blocking::blocking;
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::ClientError;
+use crate::known_servers::{KnownServers, ServerId};
+use crate::output::Output;
+use crate::trust::{Refusal, ServerVerifier};
+
+/// One run of the program. Commands share its connections.
+#[derive(Debug)]
+pub struct Session {
+    /// What the user chose.
+    pub config: Config,
+    /// Where everything is printed.
+    pub output: Arc<Output>,
+    clients: Mutex<HashMap<ServerId, Client>>,
+}
+
+impl Session {
+    /// A session without connections yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            output: Arc::new(Output::new(config.json, config.quiet)),
+            config,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// The connection to `server`, made now unless it stands already.
+    ///
+    /// # Errors
+    /// Why there is none, or no trust in what answers.
+    pub async fn client(&self, server: &ServerId) -> Result<Client, ClientError> {
+        let mut clients = self.clients.lock().await;
+        if let Some(client) = clients.get(server).filter(|client| client.is_alive()) {
+            return Ok(client.clone());
+        }
+        let client = self.connect(server).await?;
+        clients.insert(server.clone(), client.clone());
+        Ok(client)
+    }
+
+    /// Ends all connections well.
+    pub async fn close(&self) {
+        let clients = std::mem::take(&mut *self.clients.lock().await);
+        for client in clients.into_values() {
+            client.close().await;
+        }
+    }
+
+    /// This client's own identity, made now unless it exists.
+    ///
+    /// # Errors
+    /// Names the file that can't be used.
+    pub async fn identity(&self) -> Result<Identity, ClientError> {
+        let (file, state_dir) = (self.config.identity.clone(), self.config.state_dir.clone());
+        blocking(move || match file {
+            Some(file) => Ok(Identity::from_pem_file(&file)?),
+            None => {
+                let dir = StateDir::open(state_dir.as_deref())?;
+                Ok(load_or_create(&dir, Role::Client)?)
+            }
+        })
+        .await
+    }
+
+    async fn connect(&self, server: &ServerId) -> Result<Client, ClientError> {
+        let identity = self.identity().await?;
+        let verifier = self.verifier(server).await?;
+        let refusal = match Client::connect(server, &identity, verifier).await {
+            Err(ClientError::NotTrusted(refusal)) => refusal,
+            connected => return connected,
+        };
+        let seen = match &*refusal {
+            Refusal::Unknown { seen, .. } if self.is_accepted(server, *seen).await => *seen,
+            _ => return Err(ClientError::NotTrusted(refusal)),
+        };
+        let pinned = ServerVerifier::pinned(server.clone(), seen);
+        let client = Client::connect(server, &identity, pinned).await?;
+        self.remember(server, seen).await?;
+        Ok(client)
+    }
+
+    async fn verifier(&self, server: &ServerId) -> Result<ServerVerifier, ClientError> {
+        let (ca, state_dir) = (self.config.ca.clone(), self.config.state_dir.clone());
+        let server = server.clone();
+        blocking(move || match ca {
+            Some(ca) => Ok(ServerVerifier::with_ca(server, &ca)?),
+            None => {
+                let dir = StateDir::open(state_dir.as_deref())?;
+                Ok(ServerVerifier::new(server, &dir)?)
+            }
+        })
+        .await
+    }
+
+    /// Whether the user trusts this key, said beforehand or now.
+    async fn is_accepted(&self, server: &ServerId, seen: Fingerprint) -> bool {
+        if self.config.trust_on_first_use {
+            return true;
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return false;
+        }
+        self.output.message(&format!(
+            "The server at {server} is not known yet. The fingerprint of its key is\n    {seen}\n\
+             Compare it with what the server showed at its start. Trust it from now on? [y/N]"
+        ));
+        blocking(|| {
+            let mut answer = String::new();
+            // Without an answer there is no consent.
+            let _ = io::stdin().lock().read_line(&mut answer);
+            let answer = answer.trim().to_ascii_lowercase();
+            Ok(answer == "y" || answer == "yes")
+        })
+        .await
+        .unwrap_or(false)
+    }
+
+    async fn remember(&self, server: &ServerId, seen: Fingerprint) -> Result<(), ClientError> {
+        let (known, state_dir) = (server.clone(), self.config.state_dir.clone());
+        blocking(move || {
+            let dir = StateDir::open(state_dir.as_deref())?;
+            Ok(KnownServers::new(dir).add(&known, seen)?)
+        })
+        .await?;
+        self.output.note(&format!(
+            "{server} is a known server now, by its key {seen}"
+        ));
+        Ok(())
+    }
+}
