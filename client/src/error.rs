@@ -126,6 +126,9 @@ pub enum ClientError {
     /// So many names in a directory of the server aren't UTF-8.
     #[error("{0} of its names can't travel because they aren't UTF-8")]
     Unnameable(u64),
+    /// Something with that name exists on the server, and was not to be replaced.
+    #[error("already exists (--force replaces it)")]
+    RemoteExists,
     /// A directory was met where only `-r` may go.
     #[error("is a directory (-r takes it with all that is below it)")]
     NeedsRecursive,
@@ -146,7 +149,7 @@ impl ClientError {
                 _ => Exit::Unreachable,
             },
             Self::Truncated | Self::Changed | Self::Damaged => Exit::Damaged,
-            Self::LocalExists(_) => Exit::Conflict,
+            Self::LocalExists(_) | Self::RemoteExists => Exit::Conflict,
             Self::Disk { source, .. } => Exit::of_disk(source),
             Self::Trust(_)
             | Self::KnownServers(_)
@@ -174,7 +177,19 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused(failure) => Some(failure.code()),
+            Self::RemoteExists => Some(ErrorCode::EXISTS),
+            Self::NeedsRecursive => Some(ErrorCode::NOT_EMPTY),
             _ => None,
+        }
+    }
+
+    /// The same refusal with the flag that would have avoided it: one that replaces, or one that
+    /// takes whole directories.
+    pub(crate) fn with_flag(self) -> Self {
+        match self.code() {
+            Some(ErrorCode::EXISTS) => Self::RemoteExists,
+            Some(ErrorCode::NOT_EMPTY) => Self::NeedsRecursive,
+            _ => self,
         }
     }
 

@@ -101,14 +101,15 @@ impl Output {
 
     /// Tells what went wrong with `name`, which is safe to show and may be empty.
     pub fn error(&self, name: &str, error: &ClientError) {
-        // These name what they are about.
-        let names_itself = matches!(
-            error,
-            ClientError::Disk { .. }
-                | ClientError::LocalExists(_)
-                | ClientError::LocalName { .. }
-                | ClientError::Unsuitable { .. }
-        );
+        // These name what they are about, or concern everything.
+        let names_itself = error.is_connection_lost()
+            || matches!(
+                error,
+                ClientError::Disk { .. }
+                    | ClientError::LocalExists(_)
+                    | ClientError::LocalName { .. }
+                    | ClientError::Unsuitable { .. }
+            );
         if name.is_empty() || names_itself {
             self.message(&format!("quire: {error}"));
         } else {

@@ -49,12 +49,9 @@ pub(crate) fn bar() -> ProgressBar {
 
 /// One line about a transfer that is over.
 pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> String {
-    let files = match transfer.files() {
-        1 => "1 file".to_owned(),
-        files => format!("{files} files"),
-    };
     let mut text = format!(
-        "{files}, {} in {:.2} s ({}/s, {digest})",
+        "{}, {} in {:.2} s ({}/s, {digest})",
+        files_text(transfer.files()),
         HumanBytes(transfer.moved()),
         elapsed.as_secs_f64(),
         HumanBytes(rate(transfer.moved(), elapsed)),
@@ -70,6 +67,14 @@ pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> S
     text
 }
 
+/// So many files, in words.
+pub(crate) fn files_text(files: u64) -> String {
+    match files {
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    }
+}
+
 /// Bytes per second.
 fn rate(bytes: u64, elapsed: Duration) -> u64 {
     let rate = u128::from(bytes) * 1_000_000_000 / elapsed.as_nanos().max(1);
@@ -77,7 +82,7 @@ fn rate(bytes: u64, elapsed: Duration) -> u64 {
 }
 
 /// What was moved of what is known, the rate, the time that is left, and a file being moved.
-const TEMPLATE: &str = "{prefix}{bytes}/{total_bytes} [{wide_bar}] {bytes_per_sec} {eta} {msg:.30}";
+const TEMPLATE: &str = "{prefix}{bytes}/{total_bytes} [{wide_bar}] {bytes_per_sec} {eta} {msg:30!}";
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);

@@ -232,7 +232,10 @@ pub(crate) fn local_entry(directory: &Path, name: &Name) -> Result<PathBuf, Clie
     if cfg!(windows) && is_refused_by_windows(name.as_str()) {
         return Err(ClientError::ForeignName(name.as_str().to_owned()));
     }
-    Ok(directory.join(name.as_str()))
+    match directory == Path::new(".") {
+        true => Ok(name.as_str().into()),
+        false => Ok(directory.join(name.as_str())),
+    }
 }
 
 /// Whether Windows would take `name` for something else than a file of that name in the directory

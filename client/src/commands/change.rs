@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
 use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
-use crate::error::Exit;
+use crate::error::{ClientError, Exit};
 use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::Session;
 
@@ -61,7 +61,7 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<Exit, Comman
             recursive: args.recursive,
             precondition: Precondition::Any,
         };
-        match client.delete(delete).await {
+        match client.delete(delete).await.map_err(ClientError::with_flag) {
             Ok(_) => session
                 .output
                 .json_only(|| json!({ "deleted": json_path(&remote.path) }))?,
@@ -122,10 +122,10 @@ fn target_precondition(force: bool) -> Precondition {
 }
 
 /// Which of the two the server means, only it knows, so both are named.
-fn of_two(from: &RemotePath, to: &RemotePath, error: crate::ClientError) -> CommandError {
+fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandError {
     CommandError::Of {
         name: format!("{from} -> {to}"),
-        error: Box::new(error),
+        error: Box::new(error.with_flag()),
     }
 }
 

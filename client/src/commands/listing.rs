@@ -8,6 +8,7 @@ use super::{About, CommandError, json_kind, json_path, mode_text, time_text};
 use crate::args::{CacheArgs, ListArgs, StatArgs};
 use crate::error::{ClientError, Exit};
 use crate::operand::Remote;
+use crate::progress;
 use crate::session::Session;
 
 /// Lists a directory.
@@ -115,7 +116,8 @@ pub async fn cache(session: &Session, args: &CacheArgs) -> Result<Exit, CommandE
         )?;
     }
     output.note(&format!(
-        "{files} files, {} of {}",
+        "{}, {} of {}",
+        progress::files_text(files),
         HumanBytes(bytes),
         HumanBytes(listing.limit())
     ));

@@ -199,6 +199,7 @@ async fn put_stdin(
     };
     let content = Content::stream(io::stdin(), "standard input");
     let stored = client.put(put, content, transfer.counter()).await;
+    let stored = stored.map_err(ClientError::with_flag);
     let stored = stored.map(|stored| Moved {
         name: "standard input".to_owned(),
         local: DASH.into(),

@@ -106,7 +106,8 @@ impl Job {
                 return;
             }
         }
-        let name = local_name(&self.from);
+        // Errors that concern the local file name it themselves; the rest come from the server.
+        let name = self.to.to_string();
         let make_parents = options.recursive && is_top;
         match &self.kind {
             Kind::Directory(state) => {
@@ -130,7 +131,7 @@ impl Job {
                 }
             }
             Kind::File(links) => {
-                transfer.start(name.clone());
+                transfer.start(local_name(&self.from));
                 let stored = self.put(client, options, *links, transfer).await;
                 transfer.end(name, stored);
             }
@@ -162,7 +163,8 @@ impl Job {
         };
         let stored = client
             .put(put, file.into_content(), transfer.counter())
-            .await?;
+            .await
+            .map_err(ClientError::with_flag)?;
         Ok(Moved {
             name: local_name(&self.from),
             local: self.from.clone(),
