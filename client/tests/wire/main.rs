@@ -1,0 +1,281 @@
+//! The client against a server that does as each test says, right or wrong.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test a failure of the surroundings is a failure"
+)]
+
+mod listing;
+mod put;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, ServerConfig};
+use quire_certs::Identity;
+use quire_client::download::{Fetched, SaveOptions};
+use quire_client::known_servers::ServerId;
+use quire_client::trust::ServerVerifier;
+use quire_client::{Client, ClientError, Exit};
+use quire_shared::digest::DigestKind;
+use quire_shared::protocol::{
+    Attributes, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply, Request, Stat,
+    Time, Trailer, Version,
+};
+use quire_shared::stream::{Receiver, Sender};
+use quire_shared::{ErrorCode, RemotePath, tls, transport};
+
+/// A client, and the server's end of its connection.
+struct Pair {
+    client: Client,
+    fingerprint: String,
+    server: Connection,
+    // Kept, because a connection ends with its endpoint.
+    _endpoint: Endpoint,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
+        let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(tls::VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain().to_vec(), identity.private_key())
+            .unwrap();
+        config.alpn_protocols = vec![transport::ALPN.to_vec()];
+        let config = QuicServerConfig::try_from(config).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let endpoint =
+            Endpoint::server(ServerConfig::with_crypto(Arc::new(config)), address).unwrap();
+        let id = ServerId::new("127.0.0.1", endpoint.local_addr().unwrap().port()).unwrap();
+        let own = Identity::generate(&[]).unwrap();
+        let verifier = ServerVerifier::pinned(id.clone(), identity.fingerprint());
+        let accept = async { endpoint.accept().await.unwrap().await.unwrap() };
+        let (client, server) = tokio::join!(Client::connect(&id, &own, verifier), accept);
+        Self {
+            client: client.unwrap(),
+            fingerprint: own.fingerprint().to_string(),
+            server,
+            _endpoint: endpoint,
+        }
+    }
+
+    /// The next request, with its stream.
+    async fn request(&self) -> (Request, Sender, Receiver) {
+        let (send, recv) = self.server.accept_bi().await.unwrap();
+        let mut receiver = Receiver::new(recv);
+        let request = receiver.receive().await.unwrap();
+        (request, Sender::new(send), receiver)
+    }
+
+    /// Answers the next request with one message, and returns the request.
+    async fn answer<R: Message>(&self, reply: Reply<R>) -> Request {
+        let (request, mut sender, _receiver) = self.request().await;
+        sender.send(&reply).await.unwrap();
+        sender.finish_and_wait().await.unwrap();
+        request
+    }
+}
+
+fn failed<R>(code: ErrorCode) -> Reply<R> {
+    Reply::Failed(Failure::new(code))
+}
+
+fn path(text: &str) -> RemotePath {
+    RemotePath::parse(text).unwrap()
+}
+
+fn version() -> Version {
+    Version::new(b"v").unwrap()
+}
+
+fn get(name: &str) -> Get {
+    Get {
+        path: path(name),
+        offset: 0,
+        length: None,
+        digest: DigestKind::Xxh3,
+        precondition: Precondition::Any,
+    }
+}
+
+fn put(size: Option<u64>) -> Put {
+    Put {
+        path: path("f"),
+        size,
+        modified: None,
+        mode: None,
+        digest: DigestKind::Xxh3,
+        precondition: Precondition::Any,
+        make_parents: false,
+    }
+}
+
+fn header(length: u64) -> GetHeader {
+    GetHeader {
+        version: version(),
+        size: length,
+        length,
+        modified: Time {
+            seconds: 1_000_000_000,
+            nanoseconds: 0,
+        },
+        mode: 0o640,
+    }
+}
+
+fn trailer(content: &[u8]) -> Trailer {
+    let mut hasher = DigestKind::Xxh3.hasher();
+    hasher.update(content);
+    Trailer {
+        digest: hasher.finish(),
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// How the server ends a body of which it has sent five bytes.
+enum End {
+    Good,
+    Finish,
+    Reset(ErrorCode),
+    WrongDigest,
+    Failed(ErrorCode),
+    Close,
+}
+
+/// Saves a file whose body of `length` ends so; nothing may be left unless all is well.
+async fn save(length: u64, end: End) -> Result<Fetched, ClientError> {
+    let pair = Pair::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("f");
+    let moved = AtomicU64::new(0);
+    let serve = async {
+        let (_, mut sender, _receiver) = pair.request().await;
+        sender.send(&Reply::Ok(header(length))).await.unwrap();
+        sender
+            .send_bytes(Bytes::from_static(b"hello"))
+            .await
+            .unwrap();
+        match end {
+            End::Good => sender.send(&Reply::Ok(trailer(b"hello"))).await.unwrap(),
+            End::WrongDigest => sender.send(&Reply::Ok(trailer(b"Hello"))).await.unwrap(),
+            End::Failed(code) => sender.send(&failed::<Trailer>(code)).await.unwrap(),
+            End::Finish => {}
+            End::Reset(code) => {
+                sender.reset(code);
+                return;
+            }
+            End::Close => {
+                pair.server.close(ErrorCode::SHUTTING_DOWN.into(), b"");
+                return;
+            }
+        }
+        // A client that has heard enough may stop the stream.
+        let _ = sender.finish_and_wait().await;
+    };
+    let fetch = async {
+        let download = pair.client.get(get("f")).await?;
+        download.save(&target, SaveOptions::default(), &moved).await
+    };
+    let (fetched, ()) = tokio::join!(fetch, serve);
+    match &fetched {
+        Ok(_) => assert_eq!(fs::read(&target).unwrap(), b"hello"),
+        Err(_) => assert!(names(directory.path()).is_empty()),
+    }
+    fetched
+}
+
+#[tokio::test]
+async fn a_file_is_saved_only_if_length_and_digest_agree() {
+    let fetched = save(5, End::Good).await.unwrap();
+    assert_eq!(fetched.bytes, 5);
+    assert_eq!(fetched.version, version());
+    let error = save(5, End::WrongDigest).await.unwrap_err();
+    assert!(matches!(error, ClientError::Damaged), "{error:?}");
+    let error = save(6, End::Finish).await.unwrap_err();
+    assert!(matches!(error, ClientError::Truncated), "{error:?}");
+    assert_eq!(error.exit(), Exit::Damaged);
+    let error = save(5, End::Finish).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Damaged, "no trailer, no proof");
+}
+
+#[tokio::test]
+async fn a_file_that_changed_or_a_lost_connection_leaves_nothing() {
+    let error = save(6, End::Reset(ErrorCode::CHANGED)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Changed), "{error:?}");
+    let error = save(5, End::Failed(ErrorCode::CHANGED)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Changed), "{error:?}");
+    assert_eq!(error.exit(), Exit::Damaged);
+    let error = save(6, End::Reset(ErrorCode::DISK)).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::DISK));
+    let error = save(6, End::Close).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Unreachable, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_header_that_contradicts_itself_is_refused() {
+    let pair = Pair::new().await;
+    let wrong = GetHeader {
+        size: 4,
+        ..header(5)
+    };
+    let (result, _) = tokio::join!(pair.client.get(get("f")), pair.answer(Reply::Ok(wrong)));
+    assert!(matches!(result.unwrap_err(), ClientError::Unexpected(_)));
+}
+
+#[tokio::test]
+async fn refusals_keep_their_code() {
+    let pair = Pair::new().await;
+    for code in ErrorCode::ALL {
+        let stat = pair.client.stat(Stat { path: path("f") });
+        let (result, _) = tokio::join!(stat, pair.answer::<Attributes>(failed(*code)));
+        let error = result.unwrap_err();
+        match *code {
+            ErrorCode::CHANGED => assert!(matches!(error, ClientError::Changed)),
+            ErrorCode::NOT_AUTHORIZED => {
+                assert!(matches!(error, ClientError::NotAuthorized { .. }));
+            }
+            code => assert_eq!(error.code(), Some(code)),
+        }
+        assert_eq!(error.exit(), Exit::of_code(*code));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
+    let pair = Pair::new().await;
+    pair.server.close(ErrorCode::NOT_AUTHORIZED.into(), b"");
+    let error = pair.client.ping().await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused);
+    assert!(error.to_string().contains(&pair.fingerprint), "{error}");
+}
+
+#[tokio::test]
+async fn close_tells_the_server() {
+    let pair = Pair::new().await;
+    let pong = Pong {
+        software: "test".to_owned(),
+        writable: true,
+    };
+    let (answer, _) = tokio::join!(pair.client.ping(), pair.answer(Reply::Ok(pong.clone())));
+    assert_eq!(answer.unwrap(), pong);
+    let (closed, ()) = tokio::join!(pair.server.closed(), pair.client.close());
+    assert!(matches!(
+        closed,
+        quinn::ConnectionError::ApplicationClosed(_)
+    ));
+}
