@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
-use quire_shared::ErrorCode;
 use quire_shared::protocol::{
     Attributes, Cache, Changed, Copy, Delete, Done, Get, GetHeader, Hash, Hashed, List,
     MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
 };
 use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
+use quire_shared::{ErrorCode, closing};
 
 use crate::connect;
 use crate::download::Download;
@@ -184,7 +184,7 @@ impl Client {
     /// Ends the connection and waits until the server knows, or could have known.
     pub async fn close(self) {
         // Code 0 is none of the error codes: the client is done.
-        self.connection.close(0_u8.into(), b"");
+        closing::close(&self.connection, 0_u8.into(), b"");
         // A server that has vanished needn't hear of it.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }

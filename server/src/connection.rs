@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Connecting, Connection, ConnectionError};
-use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
+use quire_shared::{ErrorCode, closing};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -40,7 +40,11 @@ pub(crate) async fn serve(connecting: Connecting, state: Arc<State>, stop: Cance
     let shown = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
     if !rights.may_read() {
         info!(key = shown, "not authorized");
-        connection.close(ErrorCode::NOT_AUTHORIZED.into(), b"not authorized");
+        closing::close(
+            &connection,
+            ErrorCode::NOT_AUTHORIZED.into(),
+            b"not authorized",
+        );
         // The close has to leave before the connection's last handle does.
         connection.closed().await;
         return;
@@ -53,7 +57,7 @@ pub(crate) async fn serve(connecting: Connecting, state: Arc<State>, stop: Cance
             info!("closed by the client");
         }
         Some(reason) => info!(%reason, "connection lost"),
-        None => connection.close(ErrorCode::SHUTTING_DOWN.into(), b""),
+        None => closing::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
     }
 }
 

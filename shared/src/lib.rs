@@ -7,6 +7,7 @@
 //! nothing about trust.
 
 pub mod body;
+pub mod closing;
 pub mod codec;
 pub mod congestion;
 pub mod digest;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
+use crate::closing::OpenableFactory;
 use crate::congestion::CongestionControl;
 use crate::limits::STREAMS_MAX;
 use crate::socket;
@@ -41,7 +42,9 @@ fn common(remote: SocketAddr) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .congestion_controller_factory(CongestionControl::default().factory())
+        .congestion_controller_factory(Arc::new(OpenableFactory(
+            CongestionControl::default().factory(),
+        )))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }
