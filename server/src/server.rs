@@ -88,13 +88,20 @@ impl Server {
         self.state.locks.len()
     }
 
+    /// Waits until no client is connected.
+    pub async fn idle(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.wait_idle().await;
+        }
+    }
+
     /// Serves until `shutdown` completes, then lets what runs finish within the drain limit.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
         let admission = Admission {
-            server_config: self.server_config,
-            state: self.state,
+            server_config: self.server_config.clone(),
+            state: Arc::clone(&self.state),
             stop: stop.clone(),
             connections: connections.clone(),
         };
