@@ -1,6 +1,33 @@
-//! Tests of the whole: what no single crate can prove of itself.
+//! Tests of the whole: the real server and the real client, in one process, over loopback.
 //!
-//! There is one file of cases per subject under `cases/`.
+//! There is one file of cases per subject under `cases/`, and what they stand on is under
+//! `harness/`. A test builds a [`Tree`](harness::tree::Tree), starts a server on it, asks
+//! something of it and says how it must come out:
+//!
+//! ```ignore
+//! // P17
+//! #[tokio::test]
+//! async fn a_renamed_file_is_fetched_by_its_new_name() {
+//!     let tree = Tree::new().file("a", "content");
+//!     let server = TestServer::start(&tree).await;
+//!     let client = server.client().await;
+//!
+//!     client.rename(rename("a", "b")).await.unwrap();
+//!     assert_same(&fetch(&client, "b").await.unwrap(), b"content");
+//!
+//!     drop(client);
+//!     server.stop().await;
+//! }
+//! ```
+//!
+//! `stop` is part of every test: it fails the test if a client is still connected, the server
+//! doesn't come to an end, a task of it panicked, it logged an error, a path is still locked, or
+//! anything is left in staging. The rest of the rules: a name says subject, condition and outcome;
+//! `// P17` above a test names the requirement of PROTOCOL.md that it proves; nothing sleeps,
+//! chooses a port, measures time or depends on another test; content comes from a seed; what can't
+//! be tried on this machine says so through `skip`.
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod harness;
