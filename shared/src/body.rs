@@ -152,13 +152,17 @@ pub async fn receive<W: Write + Send + 'static>(
             writer = receive_raw(receiver, writer, length, moved).await?;
         }
         Length::Pieces => loop {
-            let piece = receiver.receive_length().await?;
+            let piece = match receiver.receive_length().await {
+                Ok(piece) => piece,
+                Err(error) => return Err(writer.abandon(error).await),
+            };
             if piece == 0 {
                 break;
             }
             if piece as usize > PIECE_BYTES_MAX {
                 let (bytes, limit) = (piece as usize, PIECE_BYTES_MAX);
-                return Err(ReceiveError::Decode(DecodeError::TooLong { bytes, limit }).into());
+                let too_long = ReceiveError::Decode(DecodeError::TooLong { bytes, limit });
+                return Err(writer.abandon(too_long).await);
             }
             writer = receive_raw(receiver, writer, u64::from(piece), moved).await?;
         },
@@ -196,10 +200,11 @@ async fn receive_raw<W: Write + Send + 'static>(
     let mut batch = Batch::default();
     while rest > 0 {
         let limit = usize::try_from(rest).unwrap_or(usize::MAX);
-        let chunk = receiver
-            .receive_bytes(limit)
-            .await?
-            .ok_or(ReceiveError::Truncated)?;
+        let chunk = match receiver.receive_bytes(limit).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Err(writer.abandon(ReceiveError::Truncated).await),
+            Err(error) => return Err(writer.abandon(error).await),
+        };
         rest -= chunk.len() as u64;
         moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         batch.push(chunk);
@@ -273,6 +278,13 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
             sink.written += batch.bytes as u64;
             Ok(sink)
         }))
+    }
+
+    /// Lets go of the sink, once nothing is written to it any more: whoever hears of the error
+    /// finds no trace of what a guard in the sink removes.
+    async fn abandon(self, error: ReceiveError) -> ReceiveBodyError {
+        drop(self.idle().await);
+        error.into()
     }
 
     async fn idle(self) -> Result<Sink<W>, ReceiveBodyError> {
