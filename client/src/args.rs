@@ -2,12 +2,14 @@
 //!
 //! [`config`](crate::config) and [`operand`](crate::operand) give it meaning. Each command's
 //! operands are a struct of their own, so that whoever reads commands from elsewhere than the
-//! command line builds the same.
+//! command line, as the interactive client does, builds the same.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use quire_shared::Escaped;
 use quire_shared::digest::DigestKind;
 
 /// The command line of `quire`.
@@ -17,25 +19,66 @@ use quire_shared::digest::DigestKind;
     version,
     about = "Fetches files from a quire server and puts them there",
     after_help = EXAMPLES,
-    subcommand_required = true,
     arg_required_else_help = true
 )]
 pub struct CommandLine {
     /// What holds for every command.
     #[command(flatten)]
     pub global: GlobalArgs,
-    /// What is to be done.
+    /// Alone: the same as `menu HOST`
+    #[arg(value_name = "HOST[:PORT][/DIR]")]
+    host: Option<String>,
     #[command(subcommand)]
-    pub command: Command,
+    action: Option<Action>,
+}
+
+impl CommandLine {
+    /// What is to be done.
+    ///
+    /// # Errors
+    /// If there is nothing to do, or two things are asked for.
+    pub fn action(&self) -> Result<Action, clap::Error> {
+        let error = |kind, text: String| Err(Self::command().error(kind, text));
+        match (&self.host, &self.action) {
+            (None, Some(action)) => Ok(action.clone()),
+            (Some(host), None) => Ok(Action::Menu(MenuArgs {
+                operand: host.clone(),
+            })),
+            (None, None) => error(ErrorKind::MissingSubcommand, "no command".to_owned()),
+            (Some(host), Some(_)) => error(
+                ErrorKind::ArgumentConflict,
+                format!("`{}` can't stand before a command", Escaped(host)),
+            ),
+        }
+    }
+}
+
+/// What one run of the program does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// One command.
+    #[command(flatten)]
+    Command(Command),
+    /// Work with a server interactively, or have commands read from a pipe
+    #[command(after_help = MENU_HELP)]
+    Menu(MenuArgs),
+}
+
+/// Operands of `menu`.
+#[derive(Debug, Clone, Args)]
+pub struct MenuArgs {
+    /// The server, and the directory to start in
+    #[arg(value_name = "HOST[:PORT][/DIR]")]
+    pub operand: String,
 }
 
 /// Flags of every command.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// Print results as JSON, one object a line
-    #[arg(long, global = true)]
-    pub json: bool,
+    /// How each command works and prints.
+    #[command(flatten)]
+    pub each: EachArgs,
     /// Trust the servers that the certificates in FILE vouch for, and no others
     #[arg(long, global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -48,15 +91,24 @@ pub struct GlobalArgs {
     /// Accept the key of a server never seen before, and remember it
     #[arg(long, global = true)]
     pub trust_on_first_use: bool,
+    /// Say more on standard error; twice for even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Those flags that may differ from one command of a session to the next.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct EachArgs {
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
     /// What proves a content: xxh3 (default), blake3 (default of hash) or sha256
     #[arg(long, global = true, value_name = "KIND")]
     pub digest: Option<DigestKind>,
     /// Print nothing but results and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say more on standard error; twice for even more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub verbose: u8,
 }
 
 /// The commands.
@@ -238,6 +290,7 @@ Examples:
   quire list files.example:4433/inbox              list a directory; IPv6 as [::1]:4433/inbox
   quire cat files.example/log | grep error         write to standard output
   tar c . | quire put - files.example/backup.tar   store from standard input
+  quire files.example                              work interactively
 
 Exit status:
   0 done                   4 exists, changed meanwhile, or busy
@@ -249,10 +302,18 @@ Exit status:
 Of several files the first failure decides, and the others are still tried.
 ";
 
+const MENU_HELP: &str = "\
+On a terminal, `help` lists the commands and `menu` a numbered choice of operations.
+The commands are those of the command line with the host left out; paths are relative to the
+current directory on the server, which `cd` changes, local ones to that of `lcd`.
+Words may be quoted with '...', \"...\" or a backslash.
+
+From a pipe, each line is a command, and # begins a comment. The first command that fails ends the
+session with its exit status; a failure of a command after a single - (as in `- delete old`) doesn't.
+";
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -267,7 +328,33 @@ mod tests {
             ["quire", "list", "h", "--json"],
             ["quire", "ls", "--json", "h"],
         ] {
-            assert!(CommandLine::parse_from(line).global.json);
+            assert!(CommandLine::parse_from(line).global.each.json);
+        }
+    }
+
+    #[test]
+    fn a_host_alone_means_the_interactive_client() {
+        let action = |line: &[&str]| {
+            let line = CommandLine::try_parse_from([&["quire"], line].concat());
+            line.and_then(|line| line.action())
+        };
+        for line in [&["menu", "h:1"] as &[&str], &["h:1"], &["h:1", "--json"]] {
+            match action(line).unwrap() {
+                Action::Menu(args) => assert_eq!(args.operand, "h:1"),
+                other @ Action::Command(_) => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(
+            action(&["key"]).unwrap(),
+            Action::Command(Command::Key)
+        ));
+        for line in [
+            &["h", "key"] as &[&str],
+            &["--json"],
+            &["h", "g"],
+            &["menu"],
+        ] {
+            action(line).unwrap_err();
         }
     }
 }

@@ -76,7 +76,7 @@ pub enum CommandError {
 
 impl CommandError {
     /// Prints the error, and tells the exit status.
-    fn report(&self, session: &Session) -> Exit {
+    pub(crate) fn report(&self, session: &Session) -> Exit {
         let output = &session.output;
         match self {
             Self::Operand(error) => {
@@ -141,7 +141,7 @@ impl FirstFailure {
 }
 
 /// A path as JSON has it: exact, with a leading slash.
-fn json_path(path: &RemotePath) -> Value {
+pub(crate) fn json_path(path: &RemotePath) -> Value {
     match path.is_root() {
         true => json!("/"),
         false => json!(format!("/{}", path.to_relative())),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use quire_shared::digest::DigestKind;
 
-use crate::args::GlobalArgs;
+use crate::args::{EachArgs, GlobalArgs};
 
 /// What the user may choose for all that one run of the program does.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,16 @@ impl Config {
     pub fn hash_digest(&self) -> DigestKind {
         self.digest.unwrap_or(DigestKind::Blake3)
     }
+
+    /// These choices with those made for one command.
+    pub(crate) fn with_each(&self, args: &EachArgs) -> Self {
+        Self {
+            digest: args.digest.or(self.digest),
+            json: args.json || self.json,
+            quiet: args.quiet || self.quiet,
+            ..self.clone()
+        }
+    }
 }
 
 impl From<GlobalArgs> for Config {
@@ -46,9 +56,9 @@ impl From<GlobalArgs> for Config {
             identity: args.identity,
             ca: args.ca,
             trust_on_first_use: args.trust_on_first_use,
-            digest: args.digest,
-            json: args.json,
-            quiet: args.quiet,
+            digest: args.each.digest,
+            json: args.each.json,
+            quiet: args.each.quiet,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Client`] is one connection with one method per request; [`tree`] moves whole directories
 //! over it. The command line is [`args`], what it means [`config`] and [`operand`], and what it
-//! does [`commands`], within one [`Session`]; nothing below those knows of terminals.
+//! does [`commands`], within one [`Session`]; [`menu`] is the interactive client on top of them.
+//! Nothing below those knows of terminals.
 
 pub mod args;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod download;
 pub mod error;
 pub mod known_servers;
 pub mod listing;
+pub mod menu;
 pub mod operand;
 pub mod output;
 pub mod session;

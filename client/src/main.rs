@@ -1,15 +1,16 @@
 //! The program `quire`: reads the command line, runs the command, and ends with its exit status.
 //!
-//! An interrupt drops what is under way, which removes unfinished files, and tells the server.
+//! An interrupt drops what is under way, which removes unfinished files, and tells the server. The
+//! interactive client decides by itself what an interrupt ends.
 
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use quire_client::args::CommandLine;
+use quire_client::args::{Action, CommandLine};
 use quire_client::config::Config;
-use quire_client::{Exit, Session, commands};
+use quire_client::{Exit, Session, commands, menu};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -17,6 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
+    let action = line.action().unwrap_or_else(|error| error.exit());
     start_log(line.global.verbose);
     let session = Session::new(Config::from(line.global));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -33,8 +35,8 @@ fn main() -> ExitCode {
     };
     let exit = runtime.block_on(async {
         let exit = tokio::select! {
-            exit = commands::run(&session, &line.command) => exit,
-            exit = interrupted() => exit,
+            exit = act(&session, &action) => exit,
+            () = terminated() => Exit::Terminated,
         };
         session.close().await;
         exit
@@ -44,15 +46,17 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// Completes when the user or the system wants the program to end.
-async fn interrupted() -> Exit {
-    tokio::select! {
-        Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
-        () = terminated() => Exit::Terminated,
-        else => std::future::pending().await,
+async fn act(session: &Session, action: &Action) -> Exit {
+    match action {
+        Action::Menu(args) => menu::run(session, args).await,
+        Action::Command(command) => tokio::select! {
+            exit = commands::run(session, command) => exit,
+            Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+        },
     }
 }
 
+/// Completes when the system wants the program to end.
 #[cfg(unix)]
 async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};

@@ -25,7 +25,7 @@ pub struct Session {
     pub config: Config,
     /// Where everything is printed.
     pub output: Arc<Output>,
-    clients: Mutex<HashMap<ServerId, Client>>,
+    clients: Arc<Mutex<HashMap<ServerId, Client>>>,
 }
 
 impl Session {
@@ -34,7 +34,7 @@ impl Session {
         Self {
             output: Arc::new(Output::new(config.json, config.quiet)),
             config,
-            clients: Mutex::default(),
+            clients: Arc::default(),
         }
     }
 
@@ -50,6 +50,22 @@ impl Session {
         let client = self.connect(server).await?;
         clients.insert(server.clone(), client.clone());
         Ok(client)
+    }
+
+    /// This session with other choices, for one command; the connections are shared.
+    pub(crate) fn with(&self, config: Config) -> Self {
+        let clients = Arc::clone(&self.clients);
+        Self {
+            clients,
+            ..Self::new(config)
+        }
+    }
+
+    /// The connection to `server` if it stands, for what isn't worth connecting for.
+    pub(crate) async fn standing_client(&self, server: &ServerId) -> Option<Client> {
+        let clients = self.clients.lock().await;
+        let client = clients.get(server)?;
+        client.is_alive().then(|| client.clone())
     }
 
     /// Ends all connections well.

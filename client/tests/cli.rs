@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
@@ -24,6 +25,30 @@ impl Quire {
     }
 
     fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        let mut command = self.command(arguments);
+        Ran {
+            shown: format!("{command:?}"),
+            output: command.output().unwrap(),
+        }
+    }
+
+    /// Runs the program with `input` coming from a pipe.
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = self.command(arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A program that ends without reading is what some tests are about.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        Ran {
+            shown: format!("{command:?}"),
+            output: child.wait_with_output().unwrap(),
+        }
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quire"));
         command
             .args(arguments)
@@ -32,10 +57,7 @@ impl Quire {
             .current_dir(self.base.path())
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
-        Ran {
-            shown: format!("{command:?}"),
-            output: command.output().unwrap(),
-        }
+        command
     }
 }
 
@@ -110,9 +132,15 @@ fn help_shows_examples_exit_statuses_and_every_command() {
         "ping",
         "key",
         "hash",
+        "menu",
     ] {
         assert!(help.contains(part), "{part}");
     }
+    let help = quire.run(&["menu", "--help"]).succeeds();
+    assert!(
+        help.contains("The first command that fails ends the"),
+        "{help}"
+    );
     let version = quire.run(&["--version"]).succeeds();
     assert!(version.starts_with("quire "), "{version}");
 }
@@ -202,4 +230,33 @@ fn files_that_cant_be_used_are_named() {
     assert!(text.contains("none.pem"), "{text}");
     let text = quire.run(&["ping", "h", "--ca", "none.pem"]).fails(1);
     assert!(text.contains("none.pem"), "{text}");
+}
+
+#[test]
+fn the_interactive_client_ends_where_nothing_listens() {
+    let quire = Quire::new();
+    for line in [&["menu", "127.0.0.1:1"] as &[&str], &["127.0.0.1:1"]] {
+        let text = quire.run_with_input(line, "pwd\n").fails(6);
+        assert!(
+            text.starts_with("quire: cannot connect to 127.0.0.1:1: tried "),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn the_interactive_client_wants_one_server_and_nothing_else() {
+    let quire = Quire::new();
+    let lines: [&[&str]; 6] = [
+        &["menu"],
+        &["menu", "h", "g"],
+        &["menu", "::1"],
+        &["h", "ping", "h"],
+        &["h:0"],
+        &["h/../x"],
+    ];
+    for line in lines {
+        quire.run(line).fails(2);
+    }
 }

@@ -1,0 +1,208 @@
+//! A typed line, divided into words as shells do.
+//!
+//! Blanks divide words; `'…'` takes everything literally; within `"…"` a backslash protects `"`
+//! and `\`, elsewhere whatever follows; `#` at the start of a word begins a comment. Nothing is
+//! expanded. A line that is still being typed can be read as well, for completion.
+
+/// Divides `line` into words.
+///
+/// # Errors
+/// If a quote isn't closed, or nothing follows the last backslash.
+pub(super) fn split(line: &str) -> Result<Vec<String>, WordsError> {
+    let scan = Scan::of(line);
+    match scan.open {
+        Some(Open::Quote(quote)) => Err(WordsError::Unclosed(quote)),
+        Some(Open::Backslash) => Err(WordsError::Backslash),
+        Some(Open::Word | Open::Comment) | None => {
+            Ok(scan.words.into_iter().map(|word| word.text).collect())
+        }
+    }
+}
+
+/// Divides the part of a line that stands before the cursor into the finished words and the one
+/// that is being typed, which may be empty; nothing if that is a comment.
+pub(super) fn split_typed(line: &str) -> Option<(Vec<String>, Word)> {
+    let mut scan = Scan::of(line);
+    let typed = match scan.open {
+        Some(Open::Comment) => return None,
+        Some(Open::Word | Open::Quote(_) | Open::Backslash) => scan.words.pop(),
+        None => None,
+    };
+    let typed = typed.unwrap_or(Word {
+        start: line.len(),
+        text: String::new(),
+    });
+    let finished = scan.words.into_iter().map(|word| word.text).collect();
+    Some((finished, typed))
+}
+
+/// Writes `text` so that [`split`] makes one word of it.
+pub(super) fn quote(text: &str) -> String {
+    if text.is_empty() {
+        return "''".to_owned();
+    }
+    let mut quoted = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_whitespace() || matches!(character, '\'' | '"' | '\\' | '#') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted
+}
+
+/// Why a line can't be divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WordsError {
+    /// A quote without its partner.
+    #[error("the quote {0} isn't closed")]
+    Unclosed(char),
+    /// The line ends where a character should be protected.
+    #[error("nothing follows the backslash at the end")]
+    Backslash,
+}
+
+/// A word, and at which byte of the line it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) start: usize,
+    pub(super) text: String,
+}
+
+/// What the end of a line is within.
+#[derive(Debug, Clone, Copy)]
+enum Open {
+    Word,
+    Quote(char),
+    Backslash,
+    Comment,
+}
+
+struct Scan {
+    words: Vec<Word>,
+    open: Option<Open>,
+}
+
+impl Scan {
+    fn of(line: &str) -> Self {
+        let mut words = Vec::new();
+        let mut word: Option<Word> = None;
+        let mut quote = None;
+        let mut open = None;
+        let mut characters = line.char_indices().peekable();
+        while let Some((start, character)) = characters.next() {
+            match (quote, character) {
+                (None, '#') if word.is_none() => {
+                    open = Some(Open::Comment);
+                    break;
+                }
+                (None, blank) if blank.is_whitespace() => {
+                    words.extend(word.take());
+                    continue;
+                }
+                _ => {}
+            }
+            let text = &mut word
+                .get_or_insert_with(|| Word {
+                    start,
+                    text: String::new(),
+                })
+                .text;
+            match (quote, character) {
+                (None, '\'' | '"') => quote = Some(character),
+                (Some(closing), _) if character == closing => quote = None,
+                (None, '\\') => match characters.next() {
+                    Some((_, protected)) => text.push(protected),
+                    None => open = Some(Open::Backslash),
+                },
+                (Some('"'), '\\') => {
+                    let protected = characters.next_if(|(_, next)| matches!(next, '"' | '\\'));
+                    text.push(protected.map_or('\\', |(_, protected)| protected));
+                }
+                _ => text.push(character),
+            }
+        }
+        if let Some(quote) = quote {
+            open = Some(Open::Quote(quote));
+        } else if word.is_some() {
+            open = open.or(Some(Open::Word));
+        }
+        words.extend(word);
+        Self { words, open }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn words(line: &str, expected: &[&str]) {
+        assert_eq!(split(line).unwrap(), expected, "{line}");
+    }
+
+    #[test]
+    fn blanks_divide_and_quotes_and_backslashes_keep_together() {
+        words("", &[]);
+        words(" \t ", &[]);
+        words("get a b", &["get", "a", "b"]);
+        words("  get\ta  ", &["get", "a"]);
+        words("get 'a  b' c", &["get", "a  b", "c"]);
+        words(r#"get "a \"b\" \\ \n $x""#, &["get", r#"a "b" \ \n $x"#]);
+        words(r"get 'a\b'", &["get", r"a\b"]);
+        words(r"get a\ b\\c\'", &["get", r"a b\c'"]);
+        words(r#"a'b'"c"d"#, &["abcd"]);
+        words(r#"put '' """#, &["put", "", ""]);
+        words("stat 'ä\u{2003}€'", &["stat", "ä\u{2003}€"]);
+    }
+
+    #[test]
+    fn comments_begin_with_a_word() {
+        words("# all of it", &[]);
+        words("ls # the rest", &["ls"]);
+        words("ls a#b", &["ls", "a#b"]);
+        words(r"ls \#a '#b'", &["ls", "#a", "#b"]);
+        words("ls # 'not open", &["ls"]);
+    }
+
+    #[test]
+    fn what_is_open_at_the_end_is_told() {
+        assert_eq!(split("ls 'a b"), Err(WordsError::Unclosed('\'')));
+        assert_eq!(split("ls \"a' b"), Err(WordsError::Unclosed('"')));
+        assert_eq!(split("ls a\\"), Err(WordsError::Backslash));
+    }
+
+    #[test]
+    fn the_word_being_typed_is_found_with_its_start() {
+        let typed = |line: &str| {
+            let (words, word) = split_typed(line).unwrap();
+            (words.len(), word.start, word.text)
+        };
+        assert_eq!(typed(""), (0, 0, String::new()));
+        assert_eq!(typed("ge"), (0, 0, "ge".to_owned()));
+        assert_eq!(typed("get "), (1, 4, String::new()));
+        assert_eq!(typed("get a\\ b"), (1, 4, "a b".to_owned()));
+        assert_eq!(typed("get 'a b"), (1, 4, "a b".to_owned()));
+        assert_eq!(typed("get x '"), (2, 6, String::new()));
+        assert_eq!(typed("get a\\"), (1, 4, "a".to_owned()));
+        assert!(split_typed("get # a").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_text_is_one_word(texts in proptest::collection::vec(".*", 0..4)) {
+            let line: Vec<_> = texts.iter().map(|text| quote(text)).collect();
+            prop_assert_eq!(split(&line.join(" ")).unwrap(), texts);
+        }
+
+        #[test]
+        fn any_line_is_read_up_to_any_place(line in ".*") {
+            let _ = split(&line);
+            if let Some((_, word)) = split_typed(&line) {
+                prop_assert!(line.is_char_boundary(word.start));
+            }
+        }
+    }
+}
