@@ -110,9 +110,11 @@ struct ReadAhead<R>(JoinHandle<io::Result<(Bytes, Source<R>)>>);
 
 impl<R: Read + Send + 'static> ReadAhead<R> {
     fn start(mut source: Source<R>, rest: u64) -> Self {
+        let limit = rest.min(source.piece as u64);
+        // Taken here and not in the blocking thread: allocators keep what each thread has used, and
+        // there may be hundreds of those threads, while this is one of a few that also frees it.
+        let mut bytes = Vec::with_capacity(usize::try_from(limit).unwrap_or(source.piece));
         Self(spawn_blocking(move || {
-            let limit = rest.min(source.piece as u64);
-            let mut bytes = Vec::with_capacity(usize::try_from(limit).unwrap_or(source.piece));
             (&mut source.source).take(limit).read_to_end(&mut bytes)?;
             source.hasher.update(&bytes);
             source.piece = (source.piece * 2).min(PIECE);
