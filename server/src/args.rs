@@ -36,7 +36,7 @@ pub struct ServeArgs {
     #[arg(default_value = ".")]
     pub root: PathBuf,
     /// An address to listen on, as IP, IP:PORT or :PORT; can be given more than once
-    /// [default: 127.0.0.1:4433 and [::1]:4433].
+    /// [default: 127.0.0.1 and ::1, port 4433].
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<ListenAddress>,
     /// Change nothing in the directory.
@@ -57,7 +57,7 @@ pub struct ServeArgs {
     /// The private key (PEM) of --cert.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Who may connect: lines of "FINGERPRINT read|write [COMMENT]"
+    /// Who may connect: lines of a fingerprint, `read` or `write`, and a comment
     /// [default: authorized-keys in the state directory].
     #[arg(long, value_name = "FILE")]
     pub authorized_keys: Option<PathBuf>,
