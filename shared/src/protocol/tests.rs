@@ -10,7 +10,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::{DecodeError, PREFIX_BYTES, decode, decode_length, encode};
-use crate::limits::{DIGEST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX};
+use crate::error_code::ErrorCode;
+use crate::limits::{
+    DIGEST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, PHRASE_BYTES_MAX,
+    REPLY_BYTES_MAX,
+};
 use crate::path::PathError;
 
 use messages::{attributes, cache_page, digest, get_header, hashed, page, reply, request, version};

@@ -7,6 +7,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::*;
+use crate::digest::Digest;
+use crate::error_code::ErrorCode;
 
 pub(super) fn name() -> impl Strategy<Value = Name> {
     let character = prop_oneof![any::<char>(), proptest::char::range('a', 'z')];
