@@ -65,7 +65,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// 200 ms holds (12.5 MB), since what is lost there holds up the rest for a round trip or two. The
 /// window of the connection is half as large again, so that one stream that nobody reads can't
 /// block the others. How much really is under way the congestion controller decides.
-const CLIENT_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
+pub const CLIENT_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// The same to a server, which has many clients and must bear their windows all at once: what a
 /// path of 200 Mbit/s and 160 ms holds, twice. The window of the connection is twice that.

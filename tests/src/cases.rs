@@ -1,6 +1,7 @@
 //! The cases, one file per subject.
 
 mod cache;
+mod command_line;
 mod cut_gets;
 mod cut_puts;
 mod errors;
@@ -9,6 +10,7 @@ mod locks;
 mod manage;
 mod protocol_document;
 mod shutdown;
+mod tidy;
 mod transfer;
 mod trust;
 mod versions;

@@ -8,7 +8,7 @@ use crate::harness::client::{
     cached, copy, delete, delete_all, fetch, fetch_as, get, path, receive, rename, store,
 };
 use crate::harness::content::KIB;
-use crate::harness::{SIZES, TestServer, Tree, assert_same, content, within};
+use crate::harness::{LARGE, SIZES, TestServer, Tree, assert_same, content, within};
 
 /// Waits until all that is in `tree` is old enough to be cached: until a file that was written
 /// last is. It is gone afterwards.
@@ -259,9 +259,12 @@ async fn a_change_by_another_program_is_seen_at_once() {
 
 #[tokio::test]
 async fn an_entry_that_is_being_sent_stays_and_keeps_its_bytes() {
-    let (large, other) = (content(1, 24 << 20), content(2, 10 << 20));
+    let (large, other) = (content(1, LARGE), content(2, 10 << 20));
     let tree = Tree::new().file("large", &large).file("other", &other);
-    let server = TestServer::builder(&tree).cache(26 << 20).start().await;
+    let server = TestServer::builder(&tree)
+        .cache(LARGE as u64 + (2 << 20))
+        .start()
+        .await;
     let client = server.client().await;
     settle(&tree, &client).await;
     fetch(&client, "large").await.unwrap();

@@ -18,7 +18,7 @@ use quire_shared::protocol::{
 use crate::harness::client::{delete, fetch, get, list, name, put, refusal, stat, store_as};
 use crate::harness::fake::{self, FakeServer};
 use crate::harness::tree::{names, scratch};
-use crate::harness::{TestServer, Tree, assert_same, content, within};
+use crate::harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
 fn header(size: u64, length: u64) -> GetHeader {
     GetHeader {
@@ -236,7 +236,7 @@ fn answer_with_digest(body: &[u8], digest: &[u8]) -> Vec<u8> {
 // P22
 #[tokio::test]
 async fn a_server_that_ends_in_the_middle_of_a_get_leaves_nothing() {
-    let tree = Tree::new().file("f", content(1, 24 << 20));
+    let tree = Tree::new().file("f", content(1, LARGE));
     let local = scratch();
     let hasty = |config: &mut quire_server::Config| {
         config.drain = Duration::ZERO;
@@ -257,7 +257,7 @@ async fn a_server_that_ends_in_the_middle_of_a_get_leaves_nothing() {
 
 #[tokio::test]
 async fn a_client_that_loses_interest_in_a_get_is_no_trouble() {
-    let bytes = content(1, 24 << 20);
+    let bytes = content(1, LARGE);
     let tree = Tree::new().file("f", &bytes);
     for cache in [0, 64 << 20] {
         let server = TestServer::builder(&tree).cache(cache).start().await;

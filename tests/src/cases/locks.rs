@@ -12,7 +12,7 @@ use crate::harness::client::{
     store_as,
 };
 use crate::harness::raw::{encoded, refusal_on};
-use crate::harness::{TestServer, Tree, assert_same, content, within};
+use crate::harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
 fn code<T>(result: &Result<T, ClientError>) -> Option<ErrorCode> {
     result
@@ -108,7 +108,7 @@ async fn directories_renamed_into_each_other_at_once_end_with_one_in_the_other()
 // P21
 #[tokio::test]
 async fn a_reader_that_stands_still_delays_no_change_of_its_file() {
-    let (old, new) = (content(1, 24 << 20), content(2, 1000));
+    let (old, new) = (content(1, LARGE), content(2, 1000));
     let tree = Tree::new().file("d/f", &old);
     let server = TestServer::builder(&tree).cache(0).start().await;
     let (reader, writer) = (server.client().await, server.client().await);
@@ -191,7 +191,7 @@ async fn a_put_and_a_rename_of_its_directory_at_once_leave_the_file_whole_or_abs
 // P27
 #[tokio::test]
 async fn a_directory_deleted_among_its_users_is_gone_and_its_readers_go_on() {
-    let large = content(1, 24 << 20);
+    let large = content(1, LARGE);
     let tree = Tree::new().file("d/e/large", &large);
     let server = TestServer::builder(&tree).cache(0).start().await;
     let (one, other) = (server.client().await, server.client().await);

@@ -9,11 +9,11 @@ use quire_shared::protocol::{Changed, Trailer};
 use crate::harness::client::{fetch, get, list_names, put, receive, refusal, store};
 use crate::harness::raw::reply;
 use crate::harness::server::STAGING;
-use crate::harness::{Raw, TestServer, Tree, assert_same, content, within};
+use crate::harness::{LARGE, Raw, TestServer, Tree, assert_same, content, within};
 
 #[tokio::test]
 async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
-    let (old, new) = (content(1, 24 << 20), content(2, 300_000));
+    let (old, new) = (content(1, LARGE), content(2, 300_000));
     let tree = Tree::new().file("f", &old);
     let server = TestServer::builder(&tree).cache(0).start().await;
     let (client, raw) = (server.client().await, server.raw().await);

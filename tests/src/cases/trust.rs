@@ -311,3 +311,23 @@ async fn a_key_is_known_by_itself_and_not_by_its_certificate() {
     }
     server.stop().await;
 }
+
+// P4
+#[tokio::test]
+async fn a_session_that_is_continued_is_authorized_anew_and_carries_no_early_data() {
+    let tree = Tree::new();
+    let server = TestServer::start(&tree).await;
+    for (identity, is_writable) in [
+        (&server.keys().writer, true),
+        (&server.keys().reader, false),
+    ] {
+        let (again, is_early) = Raw::connect_again(&server, identity).await;
+        assert!(!is_early, "the server offered to take early data");
+        let pong = again
+            .ask::<quire_shared::protocol::Pong>(&encoded(Ping {}))
+            .await;
+        assert_eq!(pong.into_result().unwrap().writable, is_writable);
+        again.close().await;
+    }
+    server.stop().await;
+}

@@ -18,11 +18,7 @@ use crate::harness::client::{
 };
 use crate::harness::content::seed_of;
 use crate::harness::tree::{names, scratch};
-use crate::harness::{TestServer, Tree, assert_same, content, within};
-
-/// More than the windows of a stream and a connection hold together with what is read ahead, so
-/// that much of it is still on the server's disk while nobody receives it.
-const LARGE: usize = 24 << 20;
+use crate::harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
 /// A file that was written long ago, so that a change of it is sure to show in its times.
 fn old_file(tree: Tree, name: &str, bytes: &[u8]) -> Tree {
@@ -150,7 +146,7 @@ async fn a_file_changed_in_place_while_it_is_sent_ends_in_changed_and_no_file() 
 async fn a_file_changed_in_place_while_it_is_hashed_is_told() {
     let tree = Tree::new().file("f", "");
     // So large, and so empty, that hashing takes a while and making it doesn't.
-    tree.truncate("f", 1 << 30);
+    tree.truncate("f", 64 << 20);
     let server = TestServer::start(&tree).await;
     let client = server.client().await;
     let asked: Hash = hash("f", DigestKind::Xxh3);

@@ -7,7 +7,7 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, Sen
 use quire_certs::Identity;
 use quire_client::trust::ServerVerifier;
 use quire_shared::codec::{self, PREFIX_BYTES};
-use quire_shared::protocol::{Done, Message, Reply, Request};
+use quire_shared::protocol::{Done, Message, Ping, Pong, Reply, Request};
 use quire_shared::transport::{self, ALPN};
 use quire_shared::{ErrorCode, closing, tls};
 use rustls::ConfigBuilder;
@@ -47,7 +47,41 @@ impl Raw {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![alpn.to_vec()];
-        Self::try_connect_with(server, config).await
+        Self::try_connect_with(server, quic_config(server, config)).await
+    }
+
+    /// Connects twice with the key `identity`, the second time as the continuation of the first,
+    /// and with early data if the server lets it.
+    pub(crate) async fn connect_again(server: &TestServer, identity: &Identity) -> (Self, bool) {
+        let mut config = tls_config(server)
+            .with_client_auth_cert(identity.chain().to_vec(), identity.private_key())
+            .unwrap();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.enable_early_data = true;
+        let config = quic_config(server, config);
+        let first = Self::try_connect_with(server, config.clone())
+            .await
+            .unwrap();
+        // What the session needs to be continued comes with the first packets that follow.
+        first
+            .ask::<Pong>(&encoded(Ping {}))
+            .await
+            .into_result()
+            .unwrap();
+        let endpoint = first.endpoint.clone();
+        first.close().await;
+        let connecting = endpoint
+            .connect_with(config, server.address(), "localhost")
+            .unwrap();
+        let (connection, is_early) = match connecting.into_0rtt() {
+            Ok((connection, _)) => (connection, true),
+            Err(connecting) => (within("a connection", connecting).await.unwrap(), false),
+        };
+        let again = Self {
+            endpoint,
+            connection,
+        };
+        (again, is_early)
     }
 
     /// Connects with a certificate and a key that perhaps don't belong together.
@@ -58,15 +92,13 @@ impl Raw {
         let resolver = Arc::new(SingleCertAndKey::from(key));
         let mut config = tls_config(server).with_client_cert_resolver(resolver);
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Self::try_connect_with(server, config).await
+        Self::try_connect_with(server, quic_config(server, config)).await
     }
 
     async fn try_connect_with(
         server: &TestServer,
-        config: rustls::ClientConfig,
+        config: ClientConfig,
     ) -> Result<Self, ConnectionError> {
-        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
-        config.transport_config(transport::client(server.address()));
         let endpoint = Endpoint::client((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let connecting = endpoint
             .connect_with(config, server.address(), "localhost")
@@ -114,6 +146,12 @@ impl Raw {
         closing::close(&self.connection, 0_u32.into(), b"");
         within("the end of a connection", self.endpoint.wait_idle()).await;
     }
+}
+
+fn quic_config(server: &TestServer, config: rustls::ClientConfig) -> ClientConfig {
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    config.transport_config(transport::client(server.address()));
+    config
 }
 
 fn tls_config(server: &TestServer) -> ConfigBuilder<rustls::ClientConfig, WantsClientCert> {

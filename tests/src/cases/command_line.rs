@@ -1,0 +1,440 @@
+//! Both programs together, as people run them.
+//!
+//! cargo tells only a package's own tests where its programs are, so they are looked for where
+//! `cargo test --workspace` puts them: two directories above this test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::AtomicU64;
+
+use quire_certs::{Role, StateDir, load_or_create};
+use quire_client::Client;
+use quire_client::known_servers::ServerId;
+use quire_client::trust::ServerVerifier;
+use quire_client::upload::Content;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::client::{fetch, put, store, store_as};
+use crate::harness::server::STAGING;
+use crate::harness::tree::{HOSTILE_NAMES, names, scratch};
+use crate::harness::{LARGE, SIZES, Tree, assert_same, content, skip, within};
+
+/// Both programs, and a state directory that they share.
+struct Programs {
+    directory: PathBuf,
+    state: tempfile::TempDir,
+}
+
+impl Programs {
+    fn find() -> Option<Self> {
+        let test = std::env::current_exe().unwrap();
+        let directory = test.parent().unwrap().parent().unwrap().to_owned();
+        let is_built = |name: &str| directory.join(name).is_file();
+        if !is_built("quire") || !is_built("quire-server") {
+            skip("the programs aren't built; `cargo test --workspace` builds them");
+            return None;
+        }
+        let state = scratch();
+        Some(Self { directory, state })
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.state.path().join("state")
+    }
+
+    fn serve(&self, root: &Path) -> Running {
+        self.start(Command::new(self.directory.join("quire-server")), root)
+    }
+
+    /// Serves with the calls that make changes durable written to `trace`, where there is strace.
+    fn serve_traced(&self, root: &Path, trace: &Path) -> Option<Running> {
+        let is_there = Command::new("strace").arg("-V").output().is_ok();
+        if !is_there {
+            skip("there is no strace");
+            return None;
+        }
+        let mut command = Command::new("strace");
+        // As a grandchild, so that the child is the server itself.
+        command.args([
+            "-D",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=fsync,fdatasync,renameat2",
+            "-o",
+        ]);
+        command.arg(trace).arg(self.directory.join("quire-server"));
+        Some(self.start(command, root))
+    }
+
+    fn start(&self, mut command: Command, root: &Path) -> Running {
+        command
+            .arg(root)
+            .args(["--listen", "127.0.0.1:0", "--state-dir"]);
+        command.arg(self.state_dir()).env_remove("RUST_LOG");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let fingerprint = lines.next().unwrap().unwrap();
+        assert!(fingerprint.starts_with("fingerprint "), "{fingerprint}");
+        let listening = lines.next().unwrap().unwrap();
+        let address = listening.strip_prefix("listening on ").expect(&listening);
+        let (_, port) = address.rsplit_once(':').unwrap();
+        Running {
+            port: port.parse().unwrap(),
+            child: Some(child),
+        }
+    }
+
+    fn quire(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.directory.join("quire"));
+        command
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(self.state_dir());
+        command
+            .current_dir(self.state.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Runs the client, which must end with this status.
+    #[track_caller]
+    fn expect(&self, status: i32, arguments: &[&str]) -> String {
+        let output = self.quire(arguments);
+        let (stdout, stderr) = (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "quire {arguments:?}\nstdout: {stdout}\nstderr: {stderr}"
+        );
+        stdout
+    }
+
+    /// A connection as the owner.
+    async fn client(&self, server: &Running) -> Client {
+        let dir = StateDir::open(Some(&self.state_dir())).unwrap();
+        let id = ServerId::new("127.0.0.1", server.port).unwrap();
+        let identity = load_or_create(&dir, Role::Client).unwrap();
+        let verifier = ServerVerifier::new(id.clone(), &dir).unwrap();
+        Client::connect(&id, &identity, verifier).await.unwrap()
+    }
+}
+
+/// A server that runs; killed when dropped.
+struct Running {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Running {
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end, of which it gives the exit status and what was logged.
+    async fn end(mut self) -> (Option<i32>, String) {
+        let mut child = self.child.take().unwrap();
+        let ending = tokio::task::spawn_blocking(move || {
+            let status = child.wait().unwrap();
+            let mut log = String::new();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut log)
+                .unwrap();
+            (status.code(), log)
+        });
+        within("the end of the server", ending).await.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_lines_of_the_readme_work_as_typed() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let readme = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap()
+            .join("README.md"),
+    );
+    let (readme, tree, here) = (readme.unwrap(), Tree::new(), scratch());
+    let server = programs.serve(&tree.root());
+    std::fs::write(programs.state.path().join("README.md"), &readme).unwrap();
+    let (host, tmp) = (server.host(), here.path().to_str().unwrap());
+    let block = readme
+        .split("```sh\n")
+        .nth(2)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let lines: Vec<_> = block
+        .lines()
+        .filter(|line| line.starts_with("quire "))
+        .collect();
+    assert!(lines.len() >= 6, "{lines:?}");
+    for line in lines {
+        // The server of this test has a port and a directory of its own.
+        let line = line.replace("localhost", &host).replace("/tmp", tmp);
+        let words: Vec<_> = line.split(' ').skip(1).collect();
+        let stdout = programs.expect(0, &words);
+        match words[0] {
+            "put" => assert_same(tree.read("hello.md"), &readme),
+            "list" => assert!(stdout.contains("hello.md"), "{stdout}"),
+            "get" => assert_same(
+                std::fs::read(here.path().join("hello.md")).unwrap(),
+                &readme,
+            ),
+            "rename" => assert!(tree.has("goodbye.md") && !tree.has("hello.md")),
+            "delete" => assert!(!tree.has("goodbye.md")),
+            _ => {}
+        }
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().await.0, Some(0));
+    assert!(names(&tree.root()).is_empty());
+}
+
+#[tokio::test]
+async fn a_tree_stored_and_fetched_again_is_the_same() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let source = Tree::new().directory("empty/in/empty");
+    for (seed, name) in HOSTILE_NAMES.iter().enumerate() {
+        let size = SIZES[seed % SIZES.len()];
+        source.write(&format!("names/{name}/{name}"), content(seed as u64, size));
+    }
+    for file in 0..300_usize {
+        source.write(
+            &format!("many/{}/{file}", file % 7),
+            content(file as u64, file * 37),
+        );
+    }
+    let source = source.mode("many/1/1", 0o600).mode("many/2/2", 0o755);
+    let (tree, back) = (Tree::new(), scratch());
+    let server = programs.serve(&tree.root());
+    let remote = format!("{}/copy", server.host());
+    programs.expect(0, &["put", "-r", source.root().to_str().unwrap(), &remote]);
+    let back = back.path().join("back");
+    programs.expect(0, &["get", "-r", &remote, back.to_str().unwrap()]);
+    let stored = described(&source.root());
+    assert!(stored.len() > 300);
+    let copy = if tree.has("copy/root") {
+        "copy/root"
+    } else {
+        "copy"
+    };
+    assert_eq!(described(&tree.path(copy)), stored);
+    assert_eq!(described(&back), stored);
+    server.signal(Signal::INT);
+    assert_eq!(server.end().await.0, Some(0));
+}
+
+/// Everything below `root`: path, mode, and the digest of a file's content.
+fn described(root: &Path) -> Vec<(String, u32, Option<String>)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            let below = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if metadata.is_dir() {
+                waiting.push(path);
+                found.push((below, 0, None));
+            } else {
+                let mut hasher = quire_shared::digest::DigestKind::Xxh3.hasher();
+                hasher.update(&std::fs::read(&path).unwrap());
+                let digest = hasher.finish().to_string();
+                found.push((below, metadata.mode() & 0o777, Some(digest)));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn each_failure_has_its_exit_status() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new().file("f", "content").directory("d");
+    let server = programs.serve(&tree.root());
+    let at = |name: &str| format!("{}/{name}", server.host());
+    let here = programs.state.path().join("here");
+    std::fs::write(&here, "mine").unwrap();
+    let here = here.to_str().unwrap();
+    for (status, arguments) in [
+        (0, &["stat", &at("f")][..]),
+        (1, &["cat", &at("d")]),
+        (2, &["no-such-command-or-host/x", "y", "z"]),
+        (3, &["stat", &at("missing")]),
+        (3, &["get", &at("missing"), "-"]),
+        (4, &["get", &at("f"), here]),
+        (4, &["put", here, &at("f")]),
+        (0, &["get", "--force", &at("f"), here]),
+        (0, &["put", "--force", here, &at("f")]),
+        (1, &["delete", &at("d")]),
+        (0, &["delete", "-r", &at("d")]),
+    ] {
+        programs.expect(status, arguments);
+    }
+    let json = programs.expect(0, &["list", "--json", &server.host()]);
+    assert_eq!(json.lines().count(), 1);
+    assert!(json.starts_with('{') && json.contains("\"f\""), "{json}");
+    let host = server.host();
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().await.0, Some(0));
+    programs.expect(6, &["ping", &host]);
+}
+
+// P24
+#[tokio::test]
+async fn a_server_killed_in_the_middle_of_a_put_leaves_no_torn_file() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new().file("f", "old");
+    for _ in 0..3 {
+        let server = programs.serve(&tree.root());
+        let client = programs.client(&server).await;
+        let moved = AtomicU64::new(0);
+        let endless = Content::stream(std::io::repeat(b'x'), "endless");
+        let request = quire_shared::protocol::Put {
+            size: None,
+            ..put("f", 0)
+        };
+        let putting = client.put(request, endless, &moved);
+        let half = async {
+            while moved.load(std::sync::atomic::Ordering::Relaxed) < 20 << 20 {
+                client.ping().await.unwrap();
+            }
+        };
+        tokio::select! {
+            result = putting => panic!("it ended: {result:?}"),
+            () = async {
+                within("a part of the body", half).await;
+                server.signal(Signal::KILL);
+            } => {}
+        }
+        assert_eq!(server.end().await.0, None);
+        assert_same(tree.read("f"), "old");
+        assert_eq!(
+            tree.names(STAGING).len(),
+            1,
+            "it was not killed in the middle"
+        );
+        let server = programs.serve(&tree.root());
+        assert_eq!(tree.names(""), ["f"]);
+        let client = programs.client(&server).await;
+        store(&client, "f", b"old").await.unwrap();
+        client.close().await;
+        server.signal(Signal::TERM);
+        assert_eq!(server.end().await.0, Some(0));
+        assert_eq!(tree.names(""), ["f"]);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_stop_finishes_a_download_first() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let bytes = content(1, LARGE);
+    let tree = Tree::new().file("f", &bytes);
+    let server = programs.serve(&tree.root());
+    let client = programs.client(&server).await;
+    let download = client.get(crate::harness::client::get("f")).await.unwrap();
+    server.signal(Signal::TERM);
+    let (got, _) = crate::harness::client::receive(download).await.unwrap();
+    assert_same(got, &bytes);
+    let (status, log) = server.end().await;
+    assert_eq!(status, Some(0), "{log}");
+    fetch(&client, "f").await.unwrap_err();
+    client.close().await;
+}
+
+// P17
+#[tokio::test]
+async fn a_put_is_answered_when_content_names_and_new_directories_are_synced() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new();
+    let trace = programs.state.path().join("trace");
+    let Some(server) = programs.serve_traced(&tree.root(), &trace) else {
+        return;
+    };
+    let client = programs.client(&server).await;
+    let request = quire_shared::protocol::Put {
+        make_parents: true,
+        ..put("d/e/f", 3)
+    };
+    store_as(&client, request, b"abc").await.unwrap();
+    // At once: what is not in the trace had not been done when the answer came.
+    server.signal(Signal::KILL);
+    server.end().await;
+    let trace = std::fs::read_to_string(trace).unwrap();
+    // A call may stand on two lines, of which the second has its result.
+    let calls: Vec<_> = trace
+        .lines()
+        .filter(|line| line.ends_with("= 0"))
+        .filter_map(|line| {
+            ["sync", "renameat2"]
+                .into_iter()
+                .find(|name| line.contains(name))
+        })
+        .collect();
+    // The first renames are those of the server's own keys.
+    let of_the_put = calls.iter().rposition(|call| *call == "renameat2");
+    let of_the_put = of_the_put.unwrap_or_else(|| panic!("nothing was renamed:\n{trace}"));
+    let (before, after) = calls.split_at(of_the_put);
+    let earlier = before.iter().rev().take_while(|call| **call == "sync");
+    assert_eq!(
+        earlier.count(),
+        2,
+        "the directory of the keys, then the content:\n{trace}"
+    );
+    let syncs = after.iter().filter(|call| **call == "sync").count();
+    assert_eq!(
+        syncs, 3,
+        "its directory, and what each new directory is in:\n{trace}"
+    );
+    assert_same(tree.read("d/e/f"), "abc");
+    drop(client);
+}
