@@ -4,6 +4,11 @@
 //! operands are a struct of their own, so that whoever reads commands from elsewhere than the
 //! command line, as the interactive client does, builds the same.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the help texts as well, in which brackets mean what may be left out"
+)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Tests of the whole: the real server and the real client, in one process, over loopback.
 //!
 //! There is one file of cases per subject under `cases/`, and what they stand on is under
-//! `harness/`. A test builds a [`Tree`](harness::tree::Tree), starts a server on it, asks
+//! `harness/`. A test builds a `Tree`, starts a server on it, asks
 //! something of it and says how it must come out:
 //!
 //! ```ignore
