@@ -61,11 +61,12 @@ const IDLE_MS: u32 = 30_000;
 /// A third of the idle timeout, so that two lost packets don't end an idle session.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// What may be under way to a client on one stream, in bytes: twice what a path of 500 Mbit/s and
-/// 200 ms holds (12.5 MB), since what is lost there holds up the rest for a round trip or two. The
-/// window of the connection is half as large again, so that one stream that nobody reads can't
-/// block the others. How much really is under way the congestion controller decides.
-pub const CLIENT_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
+/// What may be under way to a client on one stream, in bytes: what a path of 500 Mbit/s and 200 ms
+/// holds (12.5 MB), and some more for what is lost there and holds up the rest. With many streams
+/// at once a client needs about four times the window of the connection in memory. That is half as
+/// large again as this one, so that one stream that nobody reads can't block the others. How much
+/// really is under way the congestion controller decides.
+pub const CLIENT_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// The same to a server, which has many clients and must bear their windows all at once: what a
 /// path of 200 Mbit/s and 160 ms holds, twice. The window of the connection is twice that.
