@@ -235,7 +235,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= PIECE || self.chunks.len() >= CHUNKS_PER_WRITE
+        self.bytes >= BATCH || self.chunks.len() >= CHUNKS_PER_WRITE
     }
 
     fn write_to(&self, sink: &mut impl Write) -> io::Result<()> {
@@ -342,6 +342,10 @@ const PIECE_FIRST: usize = 64 * 1024;
 /// a few per cent of the time the network needs for it, while a hundred transfers at once still
 /// fit in memory.
 const PIECE: usize = 512 * 1024;
+
+/// Bytes per write: half a piece, because chunks of many transfers lie mixed in the buffers that the
+/// socket filled, and each keeps its whole buffer in memory until it is written.
+const BATCH: usize = PIECE / 2;
 
 /// Chunks per write: `IOV_MAX` of Linux, the most that one vectored write takes.
 const CHUNKS_PER_WRITE: usize = 1024;
