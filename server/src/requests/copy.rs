@@ -37,12 +37,14 @@ pub(crate) async fn serve(
         );
     }
     let Copy { to, target, .. } = request;
-    let _guard = state.locks.exclusive(&[&to]).await?;
+    let guard = state.locks.exclusive(&[&to]).await?;
     let name = to.clone();
     let version = state
         .change(move |root| root.publish_copy(staged, &to, &target))
         .await?;
     state.cache.forget(&name);
+    // The answer waits for the client, which must not hold up others.
+    drop(guard);
     answer(sender, Changed { version }).await
 }
 
