@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-use crate::authorized_keys::Rights;
+use crate::rules::Rules;
 
 /// Serves a directory over QUIC.
 ///
@@ -57,16 +57,17 @@ pub struct ServeArgs {
     /// The private key (PEM) of --cert.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Who may connect: lines of a fingerprint, `read` or `write`, and a comment
-    /// [default: authorized-keys in the state directory].
+    /// Who may connect: lines of a fingerprint, rights as in `read,/incoming=put`, and a comment;
+    /// read again when it changes [default: authorized-keys in the state directory].
     #[arg(long, value_name = "FILE")]
     pub authorized_keys: Option<PathBuf>,
     /// Don't let in the client identity of the same state directory.
     #[arg(long)]
     pub no_owner: bool,
-    /// What those without an authorized key may do.
+    /// What those without an authorized key may do: none, read, write, or rules by path as in
+    /// read,/incoming=put,/private=none.
     #[arg(long, value_name = "RIGHTS", default_value = "none")]
-    pub anonymous: Anonymous,
+    pub anonymous: Rules,
     /// How many seconds running requests have to finish after SIGINT or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
@@ -93,27 +94,6 @@ pub enum CertsAction {
     Show,
     /// Make a new identity in place of the old one. Clients that know the old one will refuse it.
     New,
-}
-
-/// The value of `--anonymous`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Anonymous {
-    /// Nothing: they are turned away.
-    None,
-    /// Whatever changes nothing.
-    Read,
-    /// Everything.
-    Write,
-}
-
-impl From<Anonymous> for Rights {
-    fn from(anonymous: Anonymous) -> Self {
-        match anonymous {
-            Anonymous::None => Self::None,
-            Anonymous::Read => Self::Read,
-            Anonymous::Write => Self::Write,
-        }
-    }
 }
 
 /// The value of `--listen`.

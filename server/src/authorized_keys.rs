@@ -1,8 +1,8 @@
 //! Who may do what: the owner, the keys in `authorized-keys`, and everybody else.
 //!
-//! The file is text that people write by hand, so whatever in it can't be understood stops the
-//! start with its line number; a key that was mistyped must not silently keep somebody out, nor
-//! let somebody in.
+//! The file is text that people write by hand, so whatever in it can't be understood makes all of
+//! it void, with the line's number; a key that was mistyped must not silently keep somebody out,
+//! nor let somebody in.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,35 +14,14 @@ use std::{
 use quire_certs::{Fingerprint, FingerprintError};
 use thiserror::Error;
 
-/// What somebody may do; each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Rights {
-    /// Nothing: the connection is closed.
-    #[default]
-    None,
-    /// Whatever leaves the served directory as it is.
-    Read,
-    /// Everything.
-    Write,
-}
-
-impl Rights {
-    /// Whether requests that change nothing are granted.
-    pub fn may_read(self) -> bool {
-        self >= Self::Read
-    }
-
-    /// Whether requests that change something are granted.
-    pub fn may_write(self) -> bool {
-        self >= Self::Write
-    }
-}
+use crate::access::Access;
+use crate::rules::{Rules, RulesError, Verbs, split_word};
 
 /// The rights of every key, and of those who show none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthorizedKeys {
-    keys: HashMap<Fingerprint, Rights>,
-    anonymous: Rights,
+    keys: HashMap<Fingerprint, Rules>,
+    anonymous: Rules,
 }
 
 impl AuthorizedKeys {
@@ -113,29 +92,42 @@ impl AuthorizedKeys {
         }
         Ok(Self {
             keys,
-            anonymous: Rights::None,
+            anonymous: Rules::default(),
         })
     }
 
     /// Lets the owner do everything, whatever the file says of that key.
     #[must_use]
     pub fn with_owner(mut self, owner: Fingerprint) -> Self {
-        self.keys.insert(owner, Rights::Write);
+        self.keys.insert(owner, Rules::everywhere(Verbs::WRITE));
         self
     }
 
     /// Lets everybody do this much.
     #[must_use]
-    pub fn with_anonymous(mut self, rights: Rights) -> Self {
-        self.anonymous = rights;
+    pub fn with_anonymous(mut self, rules: Rules) -> Self {
+        self.anonymous = rules;
+        self
+    }
+
+    /// These keys, and what is said in `over`, which wins where both speak of a key.
+    #[must_use]
+    pub fn overruled_by(mut self, over: &Self) -> Self {
+        let keys = over.keys.iter();
+        self.keys
+            .extend(keys.map(|(key, rules)| (*key, rules.clone())));
+        self.anonymous = over.anonymous.clone();
         self
     }
 
     /// What the holder of `key` may do, or somebody who showed none.
-    pub fn rights(&self, key: Option<&Fingerprint>) -> Rights {
-        let own = key.and_then(|key| self.keys.get(key)).copied();
+    pub fn access(&self, key: Option<&Fingerprint>) -> Access {
         // Whoever has a key could as well show none, so it never takes rights away.
-        own.unwrap_or_default().max(self.anonymous)
+        let rules = match key.and_then(|key| self.keys.get(key)) {
+            Some(own) => own.union(&self.anonymous),
+            None => self.anonymous.clone(),
+        };
+        Access::new(rules)
     }
 
     /// How many keys have rights of their own.
@@ -197,29 +189,30 @@ pub enum LineError {
     #[error(transparent)]
     Fingerprint(FingerprintError),
     /// There is no second word.
-    #[error("no rights after the fingerprint: expected read or write")]
+    #[error("no rights after the fingerprint: expected read, write, or rules as in read,/drop=put")]
     NoRights,
-    /// The second word grants nothing known.
-    #[error("unknown rights {0:?}: expected read or write")]
-    UnknownRights(String),
+    /// The second word can't be understood.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// An earlier line has the same key.
     #[error("this fingerprint stands on an earlier line already")]
     Repeated,
 }
 
 /// One line: `<fingerprint> <rights> [comment]`, or nothing.
-fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rights)>, LineError> {
-    let mut words = line.split_whitespace();
-    let Some(fingerprint) = words.next().filter(|word| !word.starts_with('#')) else {
+fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rules)>, LineError> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
         return Ok(None);
-    };
-    let fingerprint = fingerprint.parse().map_err(LineError::Fingerprint)?;
-    match words.next() {
-        Some("read") => Ok(Some((fingerprint, Rights::Read))),
-        Some("write") => Ok(Some((fingerprint, Rights::Write))),
-        Some(other) => Err(LineError::UnknownRights(other.to_owned())),
-        None => Err(LineError::NoRights),
     }
+    let (fingerprint, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let fingerprint = fingerprint.parse().map_err(LineError::Fingerprint)?;
+    if rest.trim().is_empty() {
+        return Err(LineError::NoRights);
+    }
+    // What follows the rules is a comment.
+    let (rules, _) = split_word(rest)?;
+    Ok(Some((fingerprint, rules.parse()?)))
 }
 
 #[cfg(unix)]
@@ -270,8 +263,12 @@ mod tests {
         AuthorizedKeys::parse(Path::new("keys"), text)
     }
 
-    fn rights(keys: &AuthorizedKeys, key: &str) -> Rights {
-        keys.rights(Some(&key.parse().unwrap()))
+    fn access(keys: &AuthorizedKeys, key: &str) -> Access {
+        keys.access(Some(&key.parse().unwrap()))
+    }
+
+    fn by(rules: &str) -> Access {
+        Access::new(rules.parse().unwrap())
     }
 
     #[test]
@@ -281,36 +278,41 @@ mod tests {
         );
         let keys = parse(&text).unwrap();
         assert_eq!(keys.len(), 2);
-        assert_eq!(rights(&keys, ALICE), Rights::Read);
-        assert_eq!(rights(&keys, BOB), Rights::Write);
-        assert_eq!(rights(&keys, CAROL), Rights::None);
-        assert_eq!(keys.rights(None), Rights::None);
+        assert_eq!(access(&keys, ALICE), by("read"));
+        assert_eq!(access(&keys, BOB), by("write"));
+        assert!(access(&keys, CAROL).is_empty());
+        assert!(keys.access(None).is_empty());
+    }
+
+    #[test]
+    fn a_line_takes_rules_by_path_and_a_comment() {
+        let text =
+            format!("{ALICE} read,/in=put,\"/two words\"=none  Alice, \"at home\"\n{BOB} /x=get\n");
+        let keys = parse(&text).unwrap();
+        assert_eq!(access(&keys, ALICE), by("read,/in=put,\"/two words\"=none"));
+        assert_eq!(access(&keys, BOB), by("/x=get"));
     }
 
     #[test]
     fn the_owner_may_write_whatever_the_file_says() {
         let keys = parse(&format!("{ALICE} read")).unwrap();
-        let keys = keys.with_owner(ALICE.parse().unwrap());
-        assert_eq!(rights(&keys, ALICE), Rights::Write);
-        assert_eq!(rights(&keys, BOB), Rights::None);
+        let owner = AuthorizedKeys::default().with_owner(ALICE.parse().unwrap());
+        let keys = keys.overruled_by(&owner);
+        assert_eq!(access(&keys, ALICE), by("write"));
+        assert!(access(&keys, BOB).is_empty());
     }
 
     #[test]
     fn anonymous_rights_are_the_least_that_anyone_has() {
-        let keys = parse(&format!("{ALICE} read\n{BOB} write")).unwrap();
-        let reading = keys.clone().with_anonymous(Rights::Read);
-        assert_eq!(reading.rights(None), Rights::Read);
-        assert_eq!(rights(&reading, CAROL), Rights::Read);
-        assert_eq!(rights(&reading, BOB), Rights::Write);
-        let writing = keys.with_anonymous(Rights::Write);
-        assert_eq!(rights(&writing, ALICE), Rights::Write);
-    }
-
-    #[test]
-    fn write_includes_read() {
-        assert!(Rights::Write.may_read() && Rights::Write.may_write());
-        assert!(Rights::Read.may_read() && !Rights::Read.may_write());
-        assert!(!Rights::None.may_read() && !Rights::None.may_write());
+        let keys = parse(&format!("{ALICE} read\n{BOB} write\n{CAROL} none,/c=put")).unwrap();
+        let reading = keys.clone().with_anonymous("read".parse().unwrap());
+        assert_eq!(reading.access(None), by("read"));
+        assert_eq!(access(&reading, BOB), by("write"));
+        assert_eq!(access(&reading, CAROL), by("read,/c=read+put"));
+        let stranger = quire_certs::Identity::generate(&[]).unwrap();
+        assert_eq!(reading.access(Some(&stranger.fingerprint())), by("read"));
+        let writing = keys.with_anonymous("write".parse().unwrap());
+        assert_eq!(access(&writing, ALICE), by("write"));
     }
 
     #[test]
@@ -328,11 +330,11 @@ mod tests {
             (BOB, LineError::NoRights),
             (
                 &format!("{BOB} Write"),
-                LineError::UnknownRights("Write".to_owned()),
+                LineError::Rules(RulesError::UnknownVerb("Write".to_owned())),
             ),
             (
                 &format!("{BOB} read,write"),
-                LineError::UnknownRights("read,write".to_owned()),
+                LineError::Rules(RulesError::Repeated(quire_shared::RemotePath::ROOT)),
             ),
             (&format!("{ALICE} write"), LineError::Repeated),
         ];

@@ -10,6 +10,7 @@ use quire_shared::transport::PORT;
 use crate::args::{ListenAddress, ServeArgs};
 use crate::authorized_keys::AuthorizedKeys;
 use crate::cache::CacheConfig;
+use crate::keyring::KeysFile;
 use crate::start_error::StartError;
 
 /// What a server is and does.
@@ -25,8 +26,10 @@ pub struct Config {
     pub cache: CacheConfig,
     /// The server's key and certificate.
     pub identity: Identity,
-    /// Who may do what.
+    /// Who may do what, whatever a file says.
     pub access: AuthorizedKeys,
+    /// Who else may do what; read again when it changes.
+    pub authorized_keys: Option<KeysFile>,
     /// Files that must not lie in the root, because whoever writes there could let himself in.
     pub secrets: Vec<PathBuf>,
     /// How long running requests may go on after the signal to stop.
@@ -61,6 +64,7 @@ impl Config {
             },
             identity,
             access,
+            authorized_keys: None,
             secrets: Vec::new(),
             drain: DRAIN_LIMIT,
             lock_limit: LOCK_LIMIT,
@@ -70,8 +74,7 @@ impl Config {
     /// What the command line means. Makes the identities that don't exist yet.
     ///
     /// # Errors
-    /// What the operator has to mend: the state directory, a certificate, a line of the
-    /// authorized-keys file.
+    /// What the operator has to mend: the state directory or a certificate.
     pub fn from_args(args: &ServeArgs) -> Result<Self, StartError> {
         let state = StateDir::open(args.state_dir.as_deref())?;
         let mut secrets = vec![state.path().to_owned()];
@@ -82,14 +85,14 @@ impl Config {
             }
             _ => load_or_create(&state, Role::Server)?,
         };
-        let mut access = match &args.authorized_keys {
+        let keys = match &args.authorized_keys {
             Some(path) => {
                 secrets.push(path.clone());
-                AuthorizedKeys::load(path)?
+                KeysFile::required(path.clone())
             }
-            None => AuthorizedKeys::load_if_present(&state.file(AUTHORIZED_KEYS))?,
+            None => KeysFile::optional(state.file(AUTHORIZED_KEYS)),
         };
-        access = access.with_anonymous(args.anonymous.into());
+        let mut access = AuthorizedKeys::default().with_anonymous(args.anonymous.clone());
         if !args.no_owner {
             access = access.with_owner(load_or_create(&state, Role::Client)?.fingerprint());
         }
@@ -101,6 +104,7 @@ impl Config {
             listen: listen(&args.listen),
             read_only: args.read_only,
             cache,
+            authorized_keys: Some(keys),
             secrets,
             drain: Duration::from_secs(args.drain),
             ..Self::new(args.root.clone(), identity, access)

@@ -1,20 +1,24 @@
 //! One connection: who the client is, and its streams.
 //!
-//! The client's rights are fixed here, after the handshake has completed and before the first
-//! request is read. Each stream becomes one task, owned by the connection, which waits for all of
-//! them before it ends.
+//! Who the client is, is settled here, after the handshake has completed and before the first
+//! request is read. What it may do can change while it is connected; a client that loses all its
+//! rights loses the connection. Each stream becomes one task, owned by the connection, which waits
+//! for all of them before it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quinn::{Connecting, Connection, ConnectionError};
+use quire_certs::Fingerprint;
 use quire_shared::limits::STREAMS_MAX;
 use quire_shared::{ErrorCode, closing};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use crate::authorized_keys::Rights;
+use crate::access::Access;
+use crate::authorized_keys::AuthorizedKeys;
 use crate::request;
 use crate::state::State;
 use crate::tls;
@@ -24,8 +28,19 @@ use crate::tls;
 pub(crate) struct Session {
     /// The server's parts.
     pub(crate) state: Arc<State>,
-    /// What this client may do.
-    pub(crate) rights: Rights,
+    /// What this client may do now.
+    access: RwLock<Arc<Access>>,
+}
+
+impl Session {
+    /// What this client may do now. A request asks once, and is judged by the answer to its end.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
 }
 
 /// Serves one connection from its handshake to its end.
@@ -36,39 +51,87 @@ pub(crate) async fn serve(connecting: Connecting, state: Arc<State>, stop: Cance
         Err(_) => return debug!("handshake took too long"),
     };
     let key = tls::peer_fingerprint(&connection);
-    let rights = state.access.rights(key.as_ref());
     let shown = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
-    if !rights.may_read() {
+    state.keyring.refresh(false).await;
+    let changes = state.keyring.subscribe();
+    let access = state.keyring.access(key.as_ref());
+    if access.is_empty() {
         info!(key = shown, "not authorized");
-        closing::close(
-            &connection,
-            ErrorCode::NOT_AUTHORIZED.into(),
-            b"not authorized",
-        );
-        // The close has to leave before the connection's last handle does.
-        connection.closed().await;
-        return;
+        return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
-    info!(key = shown, ?rights, "connected");
-    let session = Arc::new(Session { state, rights });
-    let reason = serve_streams(&connection, &session, &stop).await;
-    match reason {
-        Some(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
+    info!(key = shown, rights = %access, "connected");
+    let session = Arc::new(Session {
+        state,
+        access: RwLock::new(Arc::new(access)),
+    });
+    let mut requests = JoinSet::new();
+    let end = tokio::select! {
+        end = serve_streams(&connection, &session, &stop, &mut requests) => end,
+        () = until_revoked(&session, key.as_ref(), changes) => End::Revoked,
+    };
+    if matches!(end, End::Revoked) {
+        info!("not authorized any more");
+        // Ends the requests as well, each at the next thing it does with its stream.
+        close(&connection, ErrorCode::NOT_AUTHORIZED).await;
+    }
+    while let Some(ended) = requests.join_next().await {
+        report(ended);
+    }
+    match end {
+        End::Revoked => {}
+        End::Stopped => closing::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
+        End::Lost(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
             info!("closed by the client");
         }
-        Some(reason) => info!(%reason, "connection lost"),
-        None => closing::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
+        End::Lost(reason) => info!(%reason, "connection lost"),
     }
 }
 
-/// Serves streams until the connection ends, which is returned, or the server stops.
+/// Why a connection takes no more requests.
+enum End {
+    /// The connection itself has ended.
+    Lost(ConnectionError),
+    /// The server stops.
+    Stopped,
+    /// The client has lost its rights.
+    Revoked,
+}
+
+async fn close(connection: &Connection, code: ErrorCode) {
+    let phrase = code.phrase().unwrap_or_default();
+    closing::close(connection, code.into(), phrase.as_bytes());
+    // The close has to leave before the connection's last handle does.
+    connection.closed().await;
+}
+
+/// Keeps the client's rights up to date, and ends when it has none.
+async fn until_revoked(
+    session: &Session,
+    key: Option<&Fingerprint>,
+    mut changes: watch::Receiver<Arc<AuthorizedKeys>>,
+) {
+    while changes.changed().await.is_ok() {
+        let access = session.state.keyring.access(key);
+        if access.is_empty() {
+            return;
+        }
+        if access != *session.access() {
+            info!(rights = %access, "the rights have changed");
+            session.set_access(access);
+        }
+    }
+    // The keyring lives as long as the session, so there is always a next change to wait for.
+    std::future::pending::<()>().await;
+}
+
+/// Serves streams until the connection ends or the server stops.
 async fn serve_streams(
     connection: &Connection,
     session: &Arc<Session>,
     stop: &CancellationToken,
-) -> Option<ConnectionError> {
-    let mut requests = JoinSet::new();
-    let reason = loop {
+    requests: &mut JoinSet<()>,
+) -> End {
+    loop {
         tokio::select! {
             stream = connection.accept_bi(), if requests.len() < STREAMS_MAX as usize => {
                 match stream {
@@ -77,17 +140,13 @@ async fn serve_streams(
                         let session = Arc::clone(session);
                         requests.spawn(request::serve(send, recv, session).instrument(span));
                     }
-                    Err(reason) => break Some(reason),
+                    Err(reason) => return End::Lost(reason),
                 }
             }
             Some(ended) = requests.join_next() => report(ended),
-            () = stop.cancelled() => break None,
+            () = stop.cancelled() => return End::Stopped,
         }
-    };
-    while let Some(ended) = requests.join_next().await {
-        report(ended);
     }
-    reason
 }
 
 /// A request's task reports its own failures; only a defect of ours ends it in another way.

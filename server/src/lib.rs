@@ -4,16 +4,19 @@
 //! the client and its streams, `request` reads one request and finds who carries it out, `requests`
 //! has one file for each, and [`root`] alone touches the served directory.
 
+pub mod access;
 pub mod args;
 pub mod authorized_keys;
 pub mod cache;
 pub mod config;
 mod connection;
 pub mod error;
+pub mod keyring;
 pub mod locks;
 mod request;
 mod requests;
 pub mod root;
+pub mod rules;
 pub mod server;
 pub mod start_error;
 mod state;

@@ -12,11 +12,13 @@ use quire_shared::protocol::{Failure, Message, Reply, Request};
 use quire_shared::stream::{Receiver, SendError, Sender};
 use tracing::{debug, error};
 
+use crate::access::Access;
 use crate::connection::Session;
 use crate::error::RequestError;
 use crate::requests::{
     cache, copy, delete, get, hash, list, make_directory, ping, put, rename, stat,
 };
+use crate::state::State;
 
 /// Serves the request of one stream.
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) {
@@ -26,8 +28,12 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
         Err(error) => return refuse(sender, receiver, error).await,
     };
     debug!(?request, "asked");
-    let outcome = match check_rights(&request, &session) {
-        Ok(()) => dispatch(request, &session, &mut sender, &mut receiver).await,
+    let access = session.access();
+    let outcome = match access.admit(request) {
+        Ok(request) => {
+            let state = &session.state;
+            dispatch(request, &access, state, &mut sender, &mut receiver).await
+        }
         Err(error) => Err(error),
     };
     match outcome {
@@ -43,50 +49,31 @@ async fn read(receiver: &mut Receiver) -> Result<Request, RequestError> {
     }
 }
 
-/// What a client may ask for with its rights.
-fn check_rights(request: &Request, session: &Session) -> Result<(), RequestError> {
-    match request {
-        Request::Ping(_)
-        | Request::Get(_)
-        | Request::List(_)
-        | Request::Stat(_)
-        | Request::Hash(_)
-        | Request::Cache(_) => Ok(()),
-        Request::Put(_)
-        | Request::Rename(_)
-        | Request::Delete(_)
-        | Request::MakeDirectory(_)
-        | Request::Copy(_) => {
-            if session.rights.may_write() {
-                Ok(())
-            } else {
-                Err(RequestError::NotAuthorized)
-            }
-        }
-    }
-}
-
 async fn dispatch(
     request: Request,
-    session: &Session,
+    access: &Access,
+    state: &State,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let state = &*session.state;
     match request {
-        Request::Ping(_) => answer(sender, ping::carry_out(session)).await,
+        Request::Ping(_) => answer(sender, ping::carry_out(access, state)).await,
         Request::Get(request) => get::serve(request, state, sender).await,
-        Request::Put(request) => put::serve(request, state, sender, receiver).await,
-        Request::List(request) => list::serve(request, state, sender).await,
+        Request::Put(request) => put::serve(request, access, state, sender, receiver).await,
+        Request::List(request) => list::serve(request, access, state, sender).await,
         Request::Stat(request) => answer(sender, stat::carry_out(request, state).await?).await,
         Request::Rename(request) => answer(sender, rename::carry_out(request, state).await?).await,
         Request::Delete(request) => delete::serve(request, state, sender).await,
         Request::MakeDirectory(request) => {
-            answer(sender, make_directory::carry_out(request, state).await?).await
+            answer(
+                sender,
+                make_directory::carry_out(request, access, state).await?,
+            )
+            .await
         }
         Request::Copy(request) => copy::serve(request, state, sender).await,
         Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
-        Request::Cache(_) => cache::serve(state, sender).await,
+        Request::Cache(_) => cache::serve(access, state, sender).await,
     }
 }
 

@@ -38,6 +38,7 @@ pub use discard::Discarded;
 pub use facts::is_quiet;
 pub use listing::Listing;
 pub use open::{OpenRootError, ReadOnlyReason, RootOptions};
+pub use place::Parents;
 pub use staging::StagedFile;
 
 use facts::{Facts, FileId};
@@ -235,7 +236,12 @@ mod tests {
             assert_eq!(code(put), ErrorCode::NOT_DIRECTORY, "{name}");
         }
         let staged = fixture.staged("x");
-        let put = root.publish(staged, &path("directory/new/x"), &Default::default(), true);
+        let put = root.publish(
+            staged,
+            &path("directory/new/x"),
+            &Default::default(),
+            Parents::MadeBelow(0),
+        );
         assert_eq!(code(put), ErrorCode::NOT_DIRECTORY);
         assert_eq!(std::fs::read_dir(fixture.outside("")).unwrap().count(), 1);
     }
@@ -277,7 +283,7 @@ mod tests {
         let any = Default::default();
         assert_eq!(code(root.stage(None)), ErrorCode::READ_ONLY);
         assert_eq!(
-            code(root.check(&path("b"), &any, false, None)),
+            code(root.check(&path("b"), &any, Parents::MustExist, None)),
             ErrorCode::READ_ONLY
         );
         assert_eq!(
@@ -285,7 +291,7 @@ mod tests {
             ErrorCode::READ_ONLY
         );
         assert_eq!(
-            code(root.make_directory(&path("b"), false, &any)),
+            code(root.make_directory(&path("b"), Parents::MustExist, &any)),
             ErrorCode::READ_ONLY
         );
         assert_eq!(

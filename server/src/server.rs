@@ -97,6 +97,13 @@ impl Server {
 
     /// Serves until `shutdown` completes, then lets what runs finish within the drain limit.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.serve(shutdown) => {}
+            () = self.state.keyring.keep_up() => {}
+        }
+    }
+
+    async fn serve(&self, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
         let admission = Admission {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::authorized_keys::AuthorizedKeys;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::RequestError;
+use crate::keyring::Keyring;
 use crate::locks::LockTable;
 use crate::root::{Root, RootOptions};
 use crate::start_error::StartError;
@@ -23,7 +23,7 @@ pub(crate) struct State {
     /// File contents in memory.
     pub(crate) cache: Cache,
     /// Who may do what.
-    pub(crate) access: AuthorizedKeys,
+    pub(crate) keyring: Keyring,
     /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
     changes: Arc<Semaphore>,
 }
@@ -51,7 +51,7 @@ impl State {
             root,
             locks: LockTable::new(config.lock_limit),
             cache: Cache::new(config.cache),
-            access: config.access.clone(),
+            keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
         })
     }

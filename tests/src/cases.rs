@@ -9,6 +9,7 @@ mod listing;
 mod locks;
 mod manage;
 mod protocol_document;
+mod rights;
 mod shutdown;
 mod tidy;
 mod transfer;

@@ -4,12 +4,17 @@ use quire_shared::limits::PAGE_BYTES_MAX;
 use quire_shared::protocol::{CacheEntry, CachePage, Reply};
 use quire_shared::stream::Sender;
 
+use crate::access::Access;
 use crate::cache::Snapshot;
 use crate::error::RequestError;
 use crate::state::State;
 
-/// Sends a snapshot of the cache, page by page.
-pub(crate) async fn serve(state: &State, sender: &mut Sender) -> Result<(), RequestError> {
+/// Sends a snapshot of the cache, as far as the client may see the names in it, page by page.
+pub(crate) async fn serve(
+    access: &Access,
+    state: &State,
+    sender: &mut Sender,
+) -> Result<(), RequestError> {
     let Snapshot {
         entries,
         limit,
@@ -20,7 +25,10 @@ pub(crate) async fn serve(state: &State, sender: &mut Sender) -> Result<(), Requ
         ..CachePage::default()
     };
     let mut bytes = PAGE_FRAME_BYTES;
-    for entry in entries {
+    let shown = entries
+        .into_iter()
+        .filter(|entry| access.may_list(&entry.path));
+    for entry in shown {
         let needed = encoded_bytes(&entry);
         if bytes + needed > PAGE_BYTES_MAX {
             let full = std::mem::replace(

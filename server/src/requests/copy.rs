@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::error::RequestError;
 use crate::request::answer;
-use crate::root::{Root, StagedCopy};
+use crate::root::{Parents, Root, StagedCopy};
 use crate::state::State;
 
 /// Makes the copy and gives it its name.
@@ -59,7 +59,7 @@ fn stage(root: &Root, request: &Copy, wanted: &AtomicBool) -> Result<StagedCopy,
     } = request;
     let is_directory = root.stat(from)?.kind == EntryKind::Directory;
     if !is_directory {
-        root.check(to, target, false, None)?;
+        root.check(to, target, Parents::MustExist, None)?;
     } else if !from.contains(to) && root.stat(to).is_ok() {
         return Err(RequestError::Exists);
     }

@@ -3,18 +3,23 @@
 use quire_shared::protocol::{List, Reply};
 use quire_shared::stream::Sender;
 
+use crate::access::Access;
 use crate::error::RequestError;
 use crate::state::State;
 
 /// Sends one page after another; the next is read only when the client has room for it.
 pub(crate) async fn serve(
     request: List,
+    access: &Access,
     state: &State,
     sender: &mut Sender,
 ) -> Result<(), RequestError> {
     let guard = state.locks.shared(&request.path).await?;
     let List { path, after } = request;
-    let mut listing = state.read(move |root| root.list(&path, after)).await?;
+    let shown = access.shown_entries(&path);
+    let mut listing = state
+        .read(move |root| root.list(&path, after, shown))
+        .await?;
     drop(guard);
     loop {
         let (page, rest) = state

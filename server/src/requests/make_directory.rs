@@ -2,12 +2,14 @@
 
 use quire_shared::protocol::{Changed, MakeDirectory};
 
+use crate::access::Access;
 use crate::error::RequestError;
 use crate::state::State;
 
 /// Makes the directory, and missing parents if the client asks for them.
 pub(crate) async fn carry_out(
     request: MakeDirectory,
+    access: &Access,
     state: &State,
 ) -> Result<Changed, RequestError> {
     let _guard = state.locks.exclusive(&[&request.path]).await?;
@@ -16,8 +18,9 @@ pub(crate) async fn carry_out(
         make_parents,
         precondition,
     } = request;
+    let parents = access.parents(&path, make_parents);
     let version = state
-        .change(move |root| root.make_directory(&path, make_parents, &precondition))
+        .change(move |root| root.make_directory(&path, parents, &precondition))
         .await?;
     Ok(Changed { version })
 }

@@ -2,12 +2,13 @@
 
 use quire_shared::protocol::Pong;
 
-use crate::connection::Session;
+use crate::access::Access;
+use crate::state::State;
 
 /// Says what the server is.
-pub(crate) fn carry_out(session: &Session) -> Pong {
+pub(crate) fn carry_out(access: &Access, state: &State) -> Pong {
     Pong {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
-        writable: session.rights.may_write() && session.state.root.read_only().is_none(),
+        writable: access.may_change() && state.root.read_only().is_none(),
     }
 }

@@ -9,37 +9,39 @@ use quire_shared::body::{self, Length, Received};
 use quire_shared::protocol::{Changed, Put, Trailer};
 use quire_shared::stream::{Receiver, Sender};
 
+use crate::access::Access;
 use crate::error::RequestError;
 use crate::request::answer;
-use crate::root::StagedFile;
+use crate::root::{Parents, StagedFile};
 use crate::state::State;
 
 /// Takes the body in, and publishes it once length and digest agree.
 pub(crate) async fn serve(
     request: Put,
+    access: &Access,
     state: &State,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let staged = stage(&request, state).await?;
+    let parents = access.parents(&request.path, request.make_parents);
+    let staged = stage(&request, parents, state).await?;
     let staged = receive(&request, staged, receiver).await?;
-    let version = publish(request, state, staged).await?;
+    let version = publish(request, parents, state, staged).await?;
     answer(sender, Changed { version }).await
 }
 
 /// Refuses what can be refused before any of the body has come, and makes room for it.
-async fn stage(request: &Put, state: &State) -> Result<StagedFile, RequestError> {
+async fn stage(request: &Put, parents: Parents, state: &State) -> Result<StagedFile, RequestError> {
     let Put {
         path,
         size,
         precondition,
-        make_parents,
         ..
     } = request.clone();
     let _guard = state.locks.shared(&path).await?;
     state
         .change(move |root| {
-            root.check(&path, &precondition, make_parents, size)?;
+            root.check(&path, &precondition, parents, size)?;
             root.stage(size)
         })
         .await
@@ -68,6 +70,7 @@ async fn receive(
 
 async fn publish(
     request: Put,
+    parents: Parents,
     state: &State,
     mut staged: StagedFile,
 ) -> Result<quire_shared::protocol::Version, RequestError> {
@@ -76,7 +79,6 @@ async fn publish(
         modified,
         mode,
         precondition,
-        make_parents,
         ..
     } = request;
     let staged = state
@@ -88,7 +90,7 @@ async fn publish(
     let _guard = state.locks.exclusive(&[&path]).await?;
     let name = path.clone();
     let version = state
-        .change(move |root| root.publish(staged, &path, &precondition, make_parents))
+        .change(move |root| root.publish(staged, &path, &precondition, parents))
         .await?;
     state.cache.forget(&name);
     Ok(version)

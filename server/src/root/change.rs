@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Root;
 use super::discard::Discarded;
 use super::facts::Facts;
-use super::place::{DIRECTORY_MODE, MadeDirectories, Place};
+use super::place::{DIRECTORY_MODE, MadeDirectories, Parents, Place};
 use super::publish::{require, require_replaceable};
 use super::staging::rename;
 use crate::error::RequestError;
@@ -104,7 +104,7 @@ impl Root {
     pub fn make_directory(
         &self,
         path: &RemotePath,
-        make_parents: bool,
+        parents: Parents,
         precondition: &Precondition,
     ) -> Result<Version, RequestError> {
         self.inner.writable()?;
@@ -113,9 +113,9 @@ impl Root {
         }
         let mut made = MadeDirectories::new(&self.inner);
         let place = match self.inner.place(path, OFlags::RDONLY) {
-            Err(RequestError::NotFound) if make_parents => {
+            Err(RequestError::NotFound) if parents != Parents::MustExist => {
                 require(precondition, None)?;
-                self.inner.place_making(path, &mut made)?
+                self.inner.place_making(path, parents, &mut made)?
             }
             place => place?,
         };
@@ -318,7 +318,12 @@ mod tests {
     fn directories_are_made_once() {
         let fixture = Fixture::new();
         fixture.write("file", "x");
-        let make = |name: &str, parents, precondition: &Precondition| {
+        let make = |name: &str, make_parents, precondition: &Precondition| {
+            let parents = if make_parents {
+                Parents::MadeBelow(0)
+            } else {
+                Parents::MustExist
+            };
             fixture
                 .root
                 .make_directory(&path(name), parents, precondition)

@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::facts::Facts;
-use super::place::open_beneath;
+use super::place::{Parents, open_beneath};
 use super::publish::{require, require_replaceable};
 use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified, version_of};
 use super::{OpenFile, Root};
@@ -105,7 +105,9 @@ impl Root {
         precondition: &Precondition,
     ) -> Result<Version, RequestError> {
         let (entry, directory, mode) = match copy.content {
-            Content::File(staged) => return self.publish(staged, path, precondition, false),
+            Content::File(staged) => {
+                return self.publish(staged, path, precondition, Parents::MustExist);
+            }
             Content::Directory {
                 entry,
                 directory,

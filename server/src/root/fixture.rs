@@ -7,7 +7,7 @@ use quire_shared::protocol::{Precondition, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use tempfile::TempDir;
 
-use super::{Root, RootOptions, StagedFile};
+use super::{Parents, Root, RootOptions, StagedFile};
 use crate::error::RequestError;
 
 /// A root, with a directory beside it that no client may reach.
@@ -70,7 +70,8 @@ impl Fixture {
         precondition: &Precondition,
     ) -> Result<Version, RequestError> {
         let staged = self.staged(content);
-        self.root.publish(staged, &path(at), precondition, false)
+        self.root
+            .publish(staged, &path(at), precondition, Parents::MustExist)
     }
 
     pub(super) fn version(&self, at: &str) -> Version {

@@ -16,6 +16,7 @@ use rustix::fs::{Dir, OFlags};
 use super::facts::Facts;
 use super::{Inner, Root};
 use crate::error::RequestError;
+use crate::rules::ShownEntries;
 
 /// A listing under way; it holds the directory open, wherever that may be moved.
 #[derive(Debug)]
@@ -30,14 +31,22 @@ pub struct Listing {
     has_more: bool,
     unnameable: u64,
     names_per_pass: usize,
+    /// Which entries may be shown; `None` if all may.
+    shown: Option<ShownEntries>,
 }
 
 impl Root {
-    /// Begins to list the directory at `path`, with the first name after `after`.
+    /// Begins to list the directory at `path`, with the first name after `after`, as if nothing
+    /// were in it but what may be `shown`.
     ///
     /// # Errors
     /// If there is no directory, or it can't be read.
-    pub fn list(&self, path: &RemotePath, after: Option<Name>) -> Result<Listing, RequestError> {
+    pub fn list(
+        &self,
+        path: &RemotePath,
+        after: Option<Name>,
+        shown: Option<ShownEntries>,
+    ) -> Result<Listing, RequestError> {
         let mut listing = Listing {
             directory: self.inner.listed_directory(path)?,
             home: self.inner.id.device,
@@ -46,6 +55,7 @@ impl Root {
             has_more: false,
             unnameable: 0,
             names_per_pass: NAMES_PER_PASS,
+            shown,
         };
         listing.scan()?;
         Ok(listing)
@@ -141,13 +151,19 @@ impl Listing {
                 Ok(Err(PathError::Reserved | PathError::Relative)) => continue,
                 Ok(Err(_)) | Err(_) => {
                     let bytes = entry.file_name().to_bytes();
-                    if !bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
+                    let is_ours = bytes.starts_with(RESERVED_PREFIX.as_bytes());
+                    if !is_ours && self.shown.as_ref().is_none_or(ShownEntries::has_others) {
                         self.unnameable += 1;
                     }
                     continue;
                 }
             };
-            if self.after.as_ref().is_some_and(|after| name <= *after) {
+            let is_over = self.after.as_ref().is_some_and(|after| name <= *after);
+            let is_hidden = self
+                .shown
+                .as_ref()
+                .is_some_and(|shown| !shown.contains(&name));
+            if is_over || is_hidden {
                 continue;
             }
             smallest.push(name);
@@ -221,7 +237,7 @@ mod tests {
         symlink("/etc", fixture.local("link")).unwrap();
         std::fs::write(fixture.local("").join(OsStr::from_bytes(b"\xff")), "x").unwrap();
         let _staged = fixture.staged("x");
-        let pages = pages(fixture.root.list(&RemotePath::ROOT, None).unwrap());
+        let pages = pages(fixture.root.list(&RemotePath::ROOT, None, None).unwrap());
         assert_eq!(names(&pages), ["Z", "a", "a\nb", "b", "d", "link", "é"]);
         assert_eq!(pages[0].unnameable, 1);
         for entry in &pages[0].entries {
@@ -230,7 +246,7 @@ mod tests {
         }
         assert_eq!(pages[0].entries[5].attributes.kind, EntryKind::Symlink);
         let after = Some(Name::new("a").unwrap());
-        let rest = self::pages(fixture.root.list(&RemotePath::ROOT, after).unwrap());
+        let rest = self::pages(fixture.root.list(&RemotePath::ROOT, after, None).unwrap());
         assert_eq!(names(&rest), ["a\nb", "b", "d", "link", "é"]);
     }
 
@@ -239,7 +255,7 @@ mod tests {
         let fixture = Fixture::new();
         fixture.write("file", "x");
         symlink(".", fixture.local("link")).unwrap();
-        let list = |name| code(fixture.root.list(&path(name), None));
+        let list = |name| code(fixture.root.list(&path(name), None, None));
         assert_eq!(list("file"), ErrorCode::NOT_DIRECTORY);
         assert_eq!(list("link"), ErrorCode::SPECIAL_FILE);
         assert_eq!(list("link/x"), ErrorCode::NOT_DIRECTORY);
@@ -255,7 +271,7 @@ mod tests {
         for name in &expected {
             fixture.write(name, "");
         }
-        let mut listing = fixture.root.list(&RemotePath::ROOT, None).unwrap();
+        let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
         listing.names_per_pass = 70;
         listing.read_names().unwrap();
         let pages = pages(listing);
@@ -269,18 +285,20 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             fixture.write(name, "");
         }
-        let mut listing = fixture.root.list(&RemotePath::ROOT, None).unwrap();
+        let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
         listing.names_per_pass = 2;
         listing.read_names().unwrap();
         std::fs::remove_file(fixture.local("b")).unwrap();
         let pages = pages(listing);
         assert_eq!(pages.len(), 1);
         assert_eq!(names(&pages), ["a", "c", "d"]);
-        let empty = fixture
-            .root
-            .make_directory(&path("e"), false, &Default::default());
+        let empty = fixture.root.make_directory(
+            &path("e"),
+            crate::root::Parents::MustExist,
+            &Default::default(),
+        );
         empty.unwrap();
-        let pages = self::pages(fixture.root.list(&path("e"), None).unwrap());
+        let pages = self::pages(fixture.root.list(&path("e"), None, None).unwrap());
         assert_eq!((pages.len(), pages[0].entries.len()), (1, 0));
     }
 

@@ -16,6 +16,26 @@ use super::Inner;
 use super::facts::{Facts, FileId};
 use crate::error::RequestError;
 
+/// What a change may do about directories that are missing above its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parents {
+    /// Nothing: without them the change fails.
+    MustExist,
+    /// Make those that lie below the directory at this depth, which itself has to be there; the
+    /// root is at depth 0.
+    MadeBelow(usize),
+}
+
+impl Parents {
+    /// Whether a directory with so many names in its path may be made.
+    fn may_make(self, names: usize) -> bool {
+        match self {
+            Self::MustExist => false,
+            Self::MadeBelow(depth) => names > depth,
+        }
+    }
+}
+
 /// A name in an open directory; perhaps nothing has it.
 #[derive(Debug)]
 pub(super) struct Place<'path> {
@@ -89,14 +109,17 @@ impl Inner {
     pub(super) fn place_making<'path>(
         &self,
         path: &'path RemotePath,
+        allowed: Parents,
         made: &mut MadeDirectories<'_>,
     ) -> Result<Place<'path>, RequestError> {
         let (name, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
         let (mut directory, mut directory_id) =
             self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
-        for parent in parents {
+        for (parent, depth) in parents.iter().zip(1..) {
             (directory, directory_id) = match self.child(&directory, parent) {
-                Err(RequestError::NotFound) => made.make(directory, parent)?,
+                Err(RequestError::NotFound) if allowed.may_make(depth) => {
+                    made.make(directory, parent)?
+                }
                 found => found?,
             };
         }
@@ -109,11 +132,17 @@ impl Inner {
     }
 
     /// Whether the directories above `path` could be made where they are missing.
-    pub(super) fn could_make_parents(&self, path: &RemotePath) -> Result<(), RequestError> {
+    pub(super) fn could_make_parents(
+        &self,
+        path: &RemotePath,
+        allowed: Parents,
+    ) -> Result<(), RequestError> {
         let mut ancestor = path.parent();
         while let Some(directory) = ancestor {
             match self.directory(&directory, OFlags::PATH) {
-                Err(RequestError::NotFound) => ancestor = directory.parent(),
+                Err(RequestError::NotFound) if allowed.may_make(directory.names().len()) => {
+                    ancestor = directory.parent();
+                }
                 Err(error) => return Err(error),
                 Ok((directory, _)) => return require_writable(&directory),
             }
@@ -296,6 +325,7 @@ mod tests {
 
     use super::super::fixture::{Fixture, code, path};
     use super::super::staging::STAGING_NAME;
+    use super::Parents;
 
     const ANY: Precondition = Precondition::Any;
 
@@ -369,11 +399,11 @@ mod tests {
                 let other = ErrorCode::OTHER_FILE_SYSTEM;
                 assert_eq!(root.stat(&there).unwrap().kind, EntryKind::Other, "{name}");
                 assert_eq!(code(root.open_file(&there)), other, "{name}");
-                assert_eq!(code(root.list(&there, None)), other, "{name}");
+                assert_eq!(code(root.list(&there, None, None)), other, "{name}");
                 assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
                 assert_eq!(code(root.delete(&there, true, &ANY)), other, "{name}");
                 assert_eq!(
-                    code(root.make_directory(&there, false, &ANY)),
+                    code(root.make_directory(&there, Parents::MustExist, &ANY)),
                     other,
                     "{name}"
                 );
@@ -395,7 +425,11 @@ mod tests {
                 assert_eq!(code(root.stat(&path(name))), other, "{name}");
                 assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
             }
-            let page = root.list(&path(""), None).unwrap().next_page().unwrap();
+            let page = root
+                .list(&path(""), None, None)
+                .unwrap()
+                .next_page()
+                .unwrap();
             assert_eq!(page.entries[0].attributes.kind, EntryKind::Other, "bound");
             let copy = root.stage_copy((&path("d"), &path("e")), true, &ANY, &|| true);
             assert_eq!(copy.unwrap().skipped(), 1);
@@ -421,7 +455,7 @@ mod tests {
             );
             let root = fixture.another_server();
             assert_eq!(code(root.stage(Some(2 << 20))), ErrorCode::NO_SPACE);
-            let check = root.check(&path("a"), &ANY, false, Some(2 << 20));
+            let check = root.check(&path("a"), &ANY, Parents::MustExist, Some(2 << 20));
             assert_eq!(code(check), ErrorCode::NO_SPACE);
             let reserved = root.stage(Some(768 << 10)).unwrap();
             assert_eq!(code(root.stage(Some(512 << 10))), ErrorCode::NO_SPACE);

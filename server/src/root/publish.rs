@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 use super::Root;
 use super::facts::Facts;
-use super::place::{MadeDirectories, require_writable};
+use super::place::{MadeDirectories, Parents, require_writable};
 use super::staging::{StagedFile, version_of};
 use crate::error::RequestError;
 
@@ -22,7 +22,7 @@ impl Root {
         &self,
         path: &RemotePath,
         precondition: &Precondition,
-        make_parents: bool,
+        parents: Parents,
         size: Option<u64>,
     ) -> Result<(), RequestError> {
         let staging = self.inner.writable()?;
@@ -30,9 +30,9 @@ impl Root {
             return Err(RequestError::IsDirectory);
         }
         match self.inner.place(path, OFlags::PATH) {
-            Err(RequestError::NotFound) if make_parents => {
+            Err(RequestError::NotFound) if parents != Parents::MustExist => {
                 require(precondition, None)?;
-                self.inner.could_make_parents(path)?;
+                self.inner.could_make_parents(path, parents)?;
             }
             place => {
                 let place = place?;
@@ -57,7 +57,7 @@ impl Root {
         staged: StagedFile,
         path: &RemotePath,
         precondition: &Precondition,
-        make_parents: bool,
+        parents: Parents,
     ) -> Result<Version, RequestError> {
         self.inner.writable()?;
         if path.is_root() {
@@ -65,9 +65,9 @@ impl Root {
         }
         let mut made = MadeDirectories::new(&self.inner);
         let place = match self.inner.place(path, OFlags::RDONLY) {
-            Err(RequestError::NotFound) if make_parents => {
+            Err(RequestError::NotFound) if parents != Parents::MustExist => {
                 require(precondition, None)?;
-                self.inner.place_making(path, &mut made)?
+                self.inner.place_making(path, parents, &mut made)?
             }
             place => place?,
         };
@@ -183,7 +183,7 @@ mod tests {
             let staged = fixture.staged("x");
             fixture
                 .root
-                .publish(staged, &path(name), precondition, true)
+                .publish(staged, &path(name), precondition, Parents::MadeBelow(0))
         };
         publish("a/b/c", &ABSENT).unwrap();
         assert_eq!(fixture.read("a/b/c"), "x");
@@ -193,10 +193,42 @@ mod tests {
         assert!(!fixture.exists("n"));
         let mut made = MadeDirectories::new(&fixture.root.inner);
         let to = path("m/n/o");
-        fixture.root.inner.place_making(&to, &mut made).unwrap();
+        fixture
+            .root
+            .inner
+            .place_making(&to, Parents::MadeBelow(0), &mut made)
+            .unwrap();
         assert!(fixture.exists("m/n"));
         drop(made);
         assert!(!fixture.exists("m"));
+    }
+
+    #[test]
+    fn directories_are_made_only_as_far_up_as_allowed() {
+        let fixture = Fixture::new();
+        fixture.write("d/a", "x");
+        for (name, depth, is_made) in [
+            ("d/e/f", 1, true),
+            ("g/h/i", 0, true),
+            ("j/k/l", 1, false),
+            ("d/m/n/o", 2, false),
+            ("d/e/p/q", 2, true),
+        ] {
+            let (to, parents) = (path(name), Parents::MadeBelow(depth));
+            let checked = fixture.root.check(&to, &ANY, parents, None);
+            assert_eq!(checked.is_ok(), is_made, "{name}");
+            let staged = fixture.staged("x");
+            let published = fixture.root.publish(staged, &to, &ANY, parents);
+            assert_eq!(published.is_ok(), is_made, "{name}");
+            let made = fixture.root.make_directory(&to, parents, &ANY);
+            let expected = if is_made {
+                ErrorCode::EXISTS
+            } else {
+                ErrorCode::NOT_FOUND
+            };
+            assert_eq!(code(made), expected, "{name}");
+        }
+        assert!(!fixture.exists("j") && !fixture.exists("d/m"));
     }
 
     #[test]
@@ -204,9 +236,14 @@ mod tests {
         let fixture = Fixture::new();
         fixture.write("d/a", "x");
         let check = |name: &str, precondition: &Precondition, make_parents| {
+            let parents = if make_parents {
+                Parents::MadeBelow(0)
+            } else {
+                Parents::MustExist
+            };
             fixture
                 .root
-                .check(&path(name), precondition, make_parents, Some(1))
+                .check(&path(name), precondition, parents, Some(1))
         };
         check("d/a", &ANY, false).unwrap();
         check("d/b", &ABSENT, false).unwrap();
@@ -220,7 +257,9 @@ mod tests {
         let matching = Precondition::Match(fixture.version("d"));
         assert_eq!(code(check("d/a", &matching, false)), ErrorCode::CONFLICT);
         assert_eq!(code(check("e/f", &matching, true)), ErrorCode::CONFLICT);
-        let huge = fixture.root.check(&path("b"), &ANY, false, Some(u64::MAX));
+        let huge = fixture
+            .root
+            .check(&path("b"), &ANY, Parents::MustExist, Some(u64::MAX));
         assert_eq!(code(huge), ErrorCode::NO_SPACE);
     }
 
@@ -233,7 +272,10 @@ mod tests {
                 scope.spawn(move || {
                     let to = path(&format!("a/b/{}/{number}", number % 3));
                     let staged = fixture.staged("x");
-                    fixture.root.publish(staged, &to, &ABSENT, true).unwrap();
+                    fixture
+                        .root
+                        .publish(staged, &to, &ABSENT, Parents::MadeBelow(0))
+                        .unwrap();
                 });
             }
         });

@@ -373,7 +373,11 @@ mod tests {
         assert_eq!(fixture.staged_count(), 1, "not swept by the other");
         assert_eq!(code(other.stage(None)), ErrorCode::READ_ONLY);
         assert_eq!(
-            code(other.make_directory(&path("d"), false, &Default::default())),
+            code(other.make_directory(
+                &path("d"),
+                super::super::Parents::MustExist,
+                &Default::default()
+            )),
             ErrorCode::READ_ONLY
         );
         assert_eq!(

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 use quinn::VarInt;
 use quire_client::Client;
 use quire_client::upload::Content;
-use quire_server::authorized_keys::Rights;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
@@ -328,10 +327,7 @@ async fn a_put_that_can_be_refused_at_once_is_answered_while_its_body_is_still_b
 #[tokio::test]
 async fn a_refusal_comes_as_reply_end_and_stop_with_one_code() {
     let tree = Tree::new().file("f", "old");
-    let server = TestServer::builder(&tree)
-        .anonymous(Rights::Read)
-        .start()
-        .await;
+    let server = TestServer::builder(&tree).anonymous("read").start().await;
     let raw = Raw::connect(&server, &server.keys().stranger).await;
     let (send, mut recv) = raw.begin(put("f", 1 << 30)).await;
     let Reply::Failed(failure) = reply::<Done>(&mut recv).await.unwrap() else {

@@ -9,7 +9,8 @@ use quire_certs::{Fingerprint, Identity};
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};
-use quire_server::authorized_keys::{AuthorizedKeys, Rights};
+use quire_server::authorized_keys::AuthorizedKeys;
+use quire_server::rules::Rules;
 use quire_server::{Config, Server, StartError};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -56,8 +57,9 @@ impl Builder {
     }
 
     /// With rights for those who show no key or an unknown one.
-    pub(crate) fn anonymous(self, rights: Rights) -> Self {
-        self.with(|config| config.access = config.access.clone().with_anonymous(rights))
+    pub(crate) fn anonymous(self, rules: &str) -> Self {
+        let rules: Rules = rules.parse().unwrap();
+        self.with(|config| config.access = config.access.clone().with_anonymous(rules))
     }
 
     /// Starts it.
