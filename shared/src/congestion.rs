@@ -8,12 +8,18 @@
 //!   what is under way, as BBRv3's short and long term bounds do ([`loss`]).
 //! - Start-up grows by what is acknowledged and reads how fast it may from packet trains; it ends
 //!   with the first signs of a queue, as in HyStart++ (RFC 9406) ([`startup`]).
+//! - A stall, of either end or of the path, is no queue: it makes the round trip jump, where a queue
+//!   makes it grow ([`filters`]). Start-up only slows down meanwhile, as in HyStart++; one that was
+//!   left too early is taken up again by the first probe that finds more.
 //! - One probe for more rate in some eight rounds, and a drain after it, in the order of BBR's cycle
 //!   ([`control`]). The drain also tells, as Copa does (Arun, Balakrishnan, NSDI 2018), whether a
 //!   neighbour keeps the queue filled; only then we share as CUBIC (RFC 9438) ([`dip`], [`neighbour`]).
 //! - quinn paces at 1.25 × window / smoothed round trip, so the window alone steers the rate, and
 //!   what is under way is what the window says: no burst is larger than quinn's pacer allows
 //!   (RFC 9002 §7.7).
+//!
+//! With the log at trace level for `quire_shared::congestion`, a line for each round says what was
+//! measured and decided.
 //!
 //! quinn calls `on_ack` for each packet, then `on_end_acks`, then `on_congestion_event` with what
 //! these acknowledgements prove lost; an ECN mark comes as such an event with no bytes. Changes of

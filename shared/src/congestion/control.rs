@@ -21,10 +21,10 @@ use super::startup::Startup;
 enum Phase {
     /// Growing until the path is full.
     Startup,
-    /// Sending as fast as the path delivers.
-    Cruise { rounds_left: u32 },
+    /// Sending as fast as the path delivers, which was `base` when it began.
+    Cruise { rounds_left: u32, base: f64 },
     /// Sending more than the path has delivered so far, to see whether it delivers more than `base`.
-    Probe { rounds: u32, gain: f64, base: f64 },
+    Probe { rounds: u32, base: f64 },
     /// Letting the queue drain until `share` of the pipe is under way.
     Drain { share: f64 },
 }
@@ -48,6 +48,8 @@ pub(super) struct Control {
     window_last_round: f64,
     delivery: Delivery,
     last_round: Option<Round>,
+    /// Of the last two rounds the larger rate: one alone may have stood still for a while.
+    rate_now: f64,
     model: Model,
     round_trip: Duration,
     startup: Startup,
@@ -75,6 +77,7 @@ impl Control {
             window_last_round: window,
             delivery: Delivery::new(now),
             last_round: None,
+            rate_now: 0.0,
             model: Model::default(),
             round_trip: Duration::ZERO,
             startup: Startup::default(),
@@ -136,6 +139,7 @@ impl Control {
         }
         if let Some(round) = sample.round {
             self.end_round(&round);
+            self.trace(&round, in_flight);
         }
         self.advance(now, in_flight as f64, &sample);
         if let Some(dip) = self.dip
@@ -183,6 +187,9 @@ impl Control {
         self.late_rounds = if is_late { self.late_rounds + 1 } else { 0 };
         let window = self.window_last_round.max(self.window);
         self.window_last_round = self.window;
+        self.rate_now = self
+            .last_round
+            .map_or(round.rate, |last| last.rate.max(round.rate));
         self.last_round = Some(*round);
         let is_own = self.phase == Phase::Startup
             || self.delivery.round() < self.settled_round
@@ -196,11 +203,30 @@ impl Control {
         }
     }
 
+    /// One line for each round, for whoever wants to know what a path did.
+    fn trace(&self, round: &Round, in_flight: u64) {
+        tracing::trace!(
+            round = self.delivery.round(),
+            phase = ?self.phase,
+            rate_mbit = round.rate * MEGABITS,
+            model_mbit = self.model.rates.get() * MEGABITS,
+            round_trip = ?round.round_trip_min,
+            round_trip_min = ?self.model.round_trip_min.get(),
+            window = self.window(),
+            in_flight = in_flight,
+            delivered = round.delivered,
+            lost = round.lost,
+            app_limited = round.app_limited,
+            ceiling = self.loss.ceiling(),
+            neighbour = self.neighbour.is_some(),
+            "round"
+        );
+    }
+
     /// Moves from phase to phase.
     fn advance(&mut self, now: Instant, in_flight: f64, sample: &Sample) {
-        let is_late = self
-            .late
-            .observe(now, sample.round_trip, self.model.late_limit());
+        let (limit, jump) = (self.model.late_limit(), self.model.lateness());
+        let is_late = self.late.observe(now, sample.sent, limit, jump);
         match self.phase {
             Phase::Startup => {
                 let rate = self.model.rates.get();
@@ -211,23 +237,28 @@ impl Control {
                     self.leave_startup(now);
                 }
             }
-            Phase::Cruise { rounds_left } => {
+            Phase::Cruise { rounds_left, base } => {
                 if let Some(round) = sample.round {
+                    // A rate that grows by itself is not yet the path's.
+                    let is_growing = self.model.rates.get() > base * PROBE_GROWTH_MIN;
+                    let rounds_left = if is_growing { 0 } else { rounds_left };
                     self.cruise(now, rounds_left, &round);
                 }
             }
-            Phase::Probe { rounds, gain, base } => {
+            Phase::Probe { rounds, base } => {
                 let rounds = rounds + u32::from(sample.round.is_some());
+                let rate = self.model.rates.get();
                 if rounds >= 1 && is_late {
                     self.drain(DRAIN_SHARE);
                 } else if rounds < PROBE_ROUNDS {
-                    self.phase = Phase::Probe { rounds, gain, base };
-                } else if self.model.rates.get() > base * PROBE_GROWTH_MIN {
-                    let gain = (gain * PROBE_GAIN).min(PROBE_GAIN_MAX);
-                    self.phase = Phase::Probe {
-                        rounds: 1,
-                        gain,
-                        base: self.model.rates.get(),
+                    self.phase = Phase::Probe { rounds, base };
+                } else if rate > base * PROBE_GROWTH_MIN {
+                    self.phase = if self.loss.is_bound() {
+                        let (rounds, base) = (1, rate);
+                        Phase::Probe { rounds, base }
+                    } else {
+                        // Much more may be there: start-up ended too early, or the path changed.
+                        Phase::Startup
                     };
                 } else {
                     self.loss.raise(self.model.pipe() * PROBE_GAIN * PROBE_GAIN);
@@ -239,7 +270,7 @@ impl Control {
                 if in_flight <= self.drained(share) {
                     let is_first = self.startup_end.take().is_some();
                     let rounds_left = if is_first { 0 } else { self.cruise_rounds() };
-                    self.phase = Phase::Cruise { rounds_left };
+                    self.begin_cruise(rounds_left);
                     if let Some(dip) = &mut self.dip {
                         dip.judge_in = Some(self.delivery.round() + DIP_ROUNDS);
                     }
@@ -250,18 +281,17 @@ impl Control {
 
     /// Decides at the end of a round whether to go on cruising.
     fn cruise(&mut self, now: Instant, rounds_left: u32, round: &Round) {
-        if rounds_left > 0 {
-            self.phase = Phase::Cruise {
-                rounds_left: rounds_left - 1,
-            };
+        if let Phase::Cruise {
+            rounds_left: left, ..
+        } = &mut self.phase
+        {
+            *left = rounds_left.saturating_sub(1);
         }
         if self.model.is_local() {
             // The window is generous as it is, and a drain would idle the processors.
             if rounds_left == 0 {
                 self.loss.raise(self.model.pipe() + self.model.slack());
-                self.phase = Phase::Cruise {
-                    rounds_left: self.cruise_rounds(),
-                };
+                self.begin_cruise(self.cruise_rounds());
             }
         } else if self.dip.is_some() {
             // Its outcome decides.
@@ -277,10 +307,14 @@ impl Control {
             // A probe that the application does not fill would tell nothing.
             self.phase = Phase::Probe {
                 rounds: 0,
-                gain: PROBE_GAIN,
                 base: self.model.rates.get(),
             };
         }
+    }
+
+    fn begin_cruise(&mut self, rounds_left: u32) {
+        let base = self.model.rates.get();
+        self.phase = Phase::Cruise { rounds_left, base };
     }
 
     fn leave_startup(&mut self, now: Instant) {
@@ -299,7 +333,7 @@ impl Control {
             judge_in: None,
             round_trip: Duration::MAX,
             round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
-            rate_before: before.map_or(0.0, |round| round.rate),
+            rate_before: self.rate_now,
             renews: share <= RENEW_SHARE,
         });
     }
@@ -352,7 +386,8 @@ impl Control {
         self.window = match self.phase {
             Phase::Startup => {
                 let is_used = in_flight + sample.acked as f64 > self.window * GROWING_SHARE;
-                let growth = self.startup.growth(self.window, round_trip_min);
+                let is_late = sample.round_trip > self.model.late_limit();
+                let growth = self.startup.growth(self.window, round_trip_min, is_late);
                 self.window
                     + if is_used {
                         growth * sample.acked as f64
@@ -365,7 +400,7 @@ impl Control {
                 let target = shared.max(model.min(self.loss.ceiling()));
                 self.filling.window(target, in_flight)
             }
-            Phase::Probe { gain, .. } => (model * gain).min(self.loss.probe_ceiling()),
+            Phase::Probe { .. } => (model * PROBE_GAIN).min(self.loss.probe_ceiling()),
             Phase::Drain { share } => self.drained(share),
         };
     }
@@ -377,7 +412,7 @@ impl Control {
         let rate = self
             .last_round
             .filter(|round| share < 1.0 && !round.app_limited)
-            .map_or(largest, |round| round.rate.min(largest));
+            .map_or(largest, |_| self.rate_now.min(largest));
         let pipe = rate
             * self
                 .model
@@ -398,6 +433,9 @@ impl Control {
         WINDOW_PACKETS_MIN * self.mtu as f64
     }
 }
+
+/// Megabits per second in a byte per second.
+const MEGABITS: f64 = 8e-6;
 
 /// The window before anything is known, in bytes.
 pub(super) fn initial_window(mtu: u16) -> u64 {
@@ -428,9 +466,6 @@ const GROWING_SHARE: f64 = 0.33;
 
 /// As in BBR: a probe for a quarter more.
 const PROBE_GAIN: f64 = 1.25;
-
-/// As in slow start, after several probes that each found more.
-const PROBE_GAIN_MAX: f64 = 2.0;
 
 /// Less growth than this is noise.
 const PROBE_GROWTH_MIN: f64 = 1.1;

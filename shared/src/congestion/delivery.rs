@@ -26,7 +26,9 @@ pub(super) struct Sample {
     pub(super) acked: u64,
     /// Bytes per second over about a round trip, if it could be measured.
     pub(super) rate: Option<f64>,
-    /// Of the newest packet acknowledged.
+    /// When the newest packet acknowledged had left.
+    pub(super) sent: Instant,
+    /// Of that packet.
     pub(super) round_trip: Duration,
     /// The application, not the path, may have set the rate.
     pub(super) app_limited: bool,
@@ -72,6 +74,8 @@ pub(super) struct Delivery {
     /// The round ends with the acknowledgement of a packet sent after this much was delivered.
     round_end: u64,
     round_started: Instant,
+    /// When the newest packet left that had been acknowledged before the round.
+    round_sent: Instant,
     round_delivered: u64,
     round_lost: u64,
     round_app_limited: bool,
@@ -92,6 +96,7 @@ impl Delivery {
             round: 0,
             round_end: 0,
             round_started: now,
+            round_sent: now,
             round_delivered: 0,
             round_lost: 0,
             round_app_limited: false,
@@ -127,6 +132,7 @@ impl Delivery {
             self.acked_sent = now;
             if self.round_delivered == 0 {
                 self.round_started = now;
+                self.round_sent = now;
             }
         }
         self.snapshots.push_back(Snapshot {
@@ -182,6 +188,7 @@ impl Delivery {
         Some(Sample {
             acked,
             rate,
+            sent,
             round_trip,
             app_limited: limited,
             round,
@@ -206,11 +213,12 @@ impl Delivery {
             .then(|| (self.delivered - taken.delivered) as f64 / interval.as_secs_f64())
     }
 
-    /// Closes the current round and starts the next.
+    /// Closes the current round and starts the next. Its rate, too, is no faster than its packets
+    /// left: what piled up while something stood still is acknowledged in no time.
     fn end_round(&mut self, now: Instant) -> Round {
-        let elapsed = now
-            .saturating_duration_since(self.round_started)
-            .max(TIME_MIN);
+        let acked_over = now.saturating_duration_since(self.round_started);
+        let sent_over = self.acked_sent.saturating_duration_since(self.round_sent);
+        let elapsed = acked_over.max(sent_over).max(TIME_MIN);
         let ended = Round {
             rate: self.round_delivered as f64 / elapsed.as_secs_f64(),
             delivered: self.round_delivered,
@@ -221,6 +229,7 @@ impl Delivery {
         self.round += 1;
         self.round_end = self.delivered;
         self.round_started = now;
+        self.round_sent = self.acked_sent;
         self.round_delivered = 0;
         self.round_lost = 0;
         self.round_app_limited = false;

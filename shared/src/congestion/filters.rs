@@ -50,6 +50,34 @@ impl MaxRate {
     }
 }
 
+/// The burst that several of the last rounds have seen: aggregation makes one in every round, a
+/// stall makes one that does not come back.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bursts {
+    round: u64,
+    /// The largest of each of the last rounds.
+    largest: [f64; BURST_ROUNDS],
+}
+
+impl Bursts {
+    /// Takes in a burst of so many bytes seen in `round`.
+    pub(super) fn insert(&mut self, round: u64, bytes: f64) {
+        if round != self.round {
+            self.round = round;
+            self.largest.rotate_right(1);
+            self.largest[0] = 0.0;
+        }
+        self.largest[0] = self.largest[0].max(bytes);
+    }
+
+    /// Bytes to expect of a burst.
+    pub(super) fn get(&self) -> f64 {
+        let mut sorted = self.largest;
+        sorted.sort_by(f64::total_cmp);
+        sorted[BURST_ROUNDS - BURSTS_TO_BELIEVE]
+    }
+}
+
 /// The smallest round trip of the last [`ROUND_TRIP_AGE_MAX`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct MinRoundTrip {
@@ -89,25 +117,54 @@ impl MinRoundTrip {
     }
 }
 
-/// Tells a queue from single late acknowledgements.
+/// Tells a queue from late acknowledgements.
+///
+/// Two things besides a queue make round trips late. Aggregation holds acknowledgements back many
+/// at a time, and has the next on time a moment later. A stall, of either end or of the path, holds
+/// back all that is under way: the round trip jumps, where a queue makes it grow bit by bit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Late {
     batches: u32,
     since: Option<Instant>,
+    last: Duration,
+    /// Until then acknowledgements arrive that a stall held up; they say nothing about a queue.
+    held_up_until: Option<Instant>,
 }
 
 impl Late {
-    /// Whether round trips have been over the limit often enough and for long enough: aggregated
-    /// acknowledgements are late many at a time, and on time a moment later.
-    pub(super) fn observe(&mut self, now: Instant, round_trip: Duration, limit: Duration) -> bool {
+    /// Whether round trips have been over `limit` often enough and for long enough, by an
+    /// acknowledgement of a packet sent at `sent`; one that is `jump` later than that before it
+    /// shows a stall.
+    pub(super) fn observe(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        limit: Duration,
+        jump: Duration,
+    ) -> bool {
+        let round_trip = now.saturating_duration_since(sent);
+        let last = std::mem::replace(&mut self.last, round_trip);
         if round_trip <= limit {
-            *self = Self::default();
+            self.batches = 0;
+            self.since = None;
+            return false;
+        }
+        // Only after a round trip on time: a queue that stands is one, stalls or not.
+        if self.since.is_none() && round_trip >= last + jump {
+            self.held_up_until = Some(now + (round_trip - last));
+        }
+        if self.is_held_up(now) {
             return false;
         }
         let since = *self.since.get_or_insert(now);
         self.batches += 1;
         self.batches >= LATE_BATCHES
             && now.saturating_duration_since(since) >= limit / LATE_SPAN_DIVISOR
+    }
+
+    /// Whether what is acknowledged now was held up by a stall.
+    pub(super) fn is_held_up(&self, now: Instant) -> bool {
+        self.held_up_until.is_some_and(|until| now <= until)
     }
 }
 
@@ -118,6 +175,12 @@ fn noise(value: Duration) -> Duration {
 
 /// Longer than one cycle of probing, so that the rate survives from probe to probe.
 const RATE_ROUNDS: u64 = 10;
+
+/// As many as [`RATE_ROUNDS`], but a burst does not hurt if it is forgotten sooner.
+const BURST_ROUNDS: usize = 8;
+
+/// Fewer rounds with a burst than this are chance.
+const BURSTS_TO_BELIEVE: usize = 3;
 
 /// As in BBR: long enough for a neighbour's queue to have emptied once, short against route changes.
 const ROUND_TRIP_AGE_MAX: Duration = Duration::from_secs(10);
@@ -162,5 +225,44 @@ mod tests {
         assert_eq!(filter.get(), Some(Duration::from_millis(40)));
         filter.replace(late, Duration::from_millis(90));
         assert_eq!(filter.get(), Some(Duration::from_millis(90)));
+    }
+
+    #[test]
+    fn a_burst_counts_when_it_comes_back() {
+        let mut filter = Bursts::default();
+        filter.insert(1, 900.0);
+        filter.insert(2, 20.0);
+        filter.insert(2, 30.0);
+        filter.insert(3, 40.0);
+        assert_eq!(filter.get(), 30.0);
+        for round in 4..12 {
+            filter.insert(round, 10.0);
+        }
+        assert_eq!(filter.get(), 10.0);
+    }
+
+    const LIMIT: Duration = Duration::from_millis(90);
+    const JUMP: Duration = Duration::from_millis(10);
+
+    /// Whether lateness is seen when these round trips, in milliseconds, come one every 4 ms.
+    fn is_late(round_trips: impl IntoIterator<Item = u64>) -> bool {
+        let start = Instant::now();
+        let mut late = Late::default();
+        late.observe(start, start, LIMIT, JUMP);
+        round_trips.into_iter().zip(1..).any(|(round_trip, tick)| {
+            let now = start + Duration::from_millis(1000 + 4 * tick);
+            let sent = now - Duration::from_millis(round_trip);
+            late.observe(now, sent, LIMIT, JUMP)
+        })
+    }
+
+    #[test]
+    fn a_queue_is_told_from_a_stall() {
+        let grows = (80..130).step_by(2);
+        assert!(is_late(grows), "a queue grows bit by bit");
+        let stall = [80, 120, 116, 112, 108, 104, 100, 96, 92, 88, 84, 80];
+        assert!(!is_late(stall), "what a stall held up comes off at once");
+        let into_a_queue = [80, 120].into_iter().chain([110; 20]);
+        assert!(is_late(into_a_queue), "a queue that a stall leaves is one");
     }
 }

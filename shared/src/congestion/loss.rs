@@ -19,6 +19,11 @@ impl LossBound {
         self.ceiling.unwrap_or(f64::INFINITY)
     }
 
+    /// Whether overflow has set a bound.
+    pub(super) fn is_bound(&self) -> bool {
+        self.ceiling.is_some()
+    }
+
     /// Most that a probe may have under way, in bytes.
     pub(super) fn probe_ceiling(&self) -> f64 {
         self.ceiling() * CEILING_GROWTH

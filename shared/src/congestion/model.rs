@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::delivery::Sample;
-use super::filters::{MaxRate, MinRoundTrip};
+use super::filters::{Bursts, MaxRate, MinRoundTrip};
 
 /// How the sender sends, which says what its samples are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) struct Model {
     pub(super) rates: MaxRate,
     pub(super) round_trip_min: MinRoundTrip,
     /// Bytes by which acknowledgements ran ahead of the rate: what aggregation holds back.
-    bursts: MaxRate,
+    bursts: Bursts,
     burst_start: Option<(Instant, f64)>,
 }
 
@@ -65,8 +65,7 @@ impl Model {
         } else {
             (start, acked)
         });
-        self.bursts
-            .insert(sample.rounds, (acked - expected).max(0.0));
+        self.bursts.insert(sample.rounds, acked - expected);
     }
 
     /// Rate × smallest round trip, in bytes.
@@ -90,13 +89,18 @@ impl Model {
 
     /// A later round trip than this shows a queue.
     pub(super) fn late_limit(&self) -> Duration {
+        self.round_trip_min.get().unwrap_or_default() + self.lateness()
+    }
+
+    /// How far above the smallest a round trip may be without a queue.
+    pub(super) fn lateness(&self) -> Duration {
         let smallest = self.round_trip_min.get().unwrap_or_default();
         let allowed = if self.is_local() {
             SLACK_LOCAL
         } else {
             Duration::ZERO
         };
-        smallest + allowed + (smallest / LATE_DIVISOR).max(LATE_MIN)
+        allowed + (smallest / LATE_DIVISOR).max(LATE_MIN)
     }
 }
 

@@ -13,11 +13,13 @@
 mod cubic;
 mod scenarios;
 mod sender;
+mod stalls;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 pub(super) use sender::Sender;
+use stalls::{Place, Stalls};
 
 pub(super) const MILLISECOND: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1_000 * MILLISECOND;
@@ -48,6 +50,7 @@ pub(super) struct Link {
     /// Packets per acknowledgement.
     pub(super) ack_every: usize,
     pub(super) changes: Vec<(u64, Change)>,
+    stalls: Stalls,
 }
 
 impl Link {
@@ -63,6 +66,7 @@ impl Link {
             aggregation: 0,
             ack_every: 2,
             changes: Vec::new(),
+            stalls: Stalls::default(),
         }
     }
 
@@ -104,6 +108,17 @@ enum Event {
     },
     Sample,
     Change(usize),
+}
+
+impl Event {
+    /// Where it happens, and is held up.
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Arrive { .. } | Self::AckTimer { .. } => Some(Place::Receiver),
+            Self::Ack { .. } | Self::Wake { .. } => Some(Place::Sender),
+            Self::Sample | Self::Change(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -189,7 +204,14 @@ impl Network {
                 break;
             }
             self.now = at;
-            self.handle(event);
+            let release = event
+                .place()
+                .map_or(at, |place| self.link.stalls.release(place, at));
+            if release > at {
+                self.schedule(release, event);
+            } else {
+                self.handle(event);
+            }
         }
     }
 
@@ -242,19 +264,26 @@ impl Network {
     /// Sends what the sender may send now, through queue and loss.
     fn transmit(&mut self, flow: usize) {
         let (packets, wake) = self.senders[flow].poll(self.now);
+        let resumes = self.link.stalls.release(Place::Link, self.now);
+        self.busy_until = self.busy_until.max(resumes);
         for packet in packets {
             self.outcomes[flow].sent += 1;
             let start = self.busy_until.max(self.now);
-            let waiting = (start - self.now) as f64 * self.link.rate;
+            let waiting = (start - resumes) as f64 * self.link.rate;
             if waiting + PACKET as f64 > self.link.queue_max {
                 self.outcomes[flow].dropped += 1;
                 continue;
             }
             self.busy_until = start + (PACKET as f64 / self.link.rate) as u64;
-            if self.draw() < self.link.loss {
+            if draw(&mut self.random) < self.link.loss {
                 continue;
             }
-            let at = (self.busy_until + self.link.round_trip / 2).max(self.last_arrival);
+            let at = self.busy_until + self.link.round_trip / 2;
+            let at = self
+                .link
+                .stalls
+                .release(Place::Link, at)
+                .max(self.last_arrival);
             self.last_arrival = at;
             self.schedule(at, Event::Arrive { flow, packet });
         }
@@ -301,16 +330,17 @@ impl Network {
             0 => at,
             every => at.div_ceil(every) * every,
         };
+        let at = self.link.stalls.release(Place::Link, at);
         self.schedule(at, Event::Ack { flow, packets });
     }
+}
 
-    /// A number in 0..1 (xorshift64*).
-    fn draw(&mut self) -> f64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1_u64 << 53) as f64
-    }
+/// A number in 0..1 (xorshift64*); `state` must not be 0.
+fn draw(state: &mut u64) -> f64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 const SLOT: u64 = 100 * MILLISECOND;

@@ -77,8 +77,11 @@ impl Startup {
             .filter(|_| rates.len() >= TRAINS_MIN)
     }
 
-    /// Bytes to grow the window by for each byte acknowledged.
-    pub(super) fn growth(&self, window: f64, round_trip: Duration) -> f64 {
+    /// Bytes to grow the window by for each byte acknowledged, which was late or not.
+    pub(super) fn growth(&self, window: f64, round_trip: Duration, is_late: bool) -> f64 {
+        if is_late {
+            return GROWTH_LATE;
+        }
         let Some(rate) = self.train_rate() else {
             return GROWTH_UNKNOWN;
         };
@@ -137,6 +140,10 @@ const GROWTH_FAST: f64 = 4.0;
 /// With quinn's pacing this is a factor of about 2 a round, the most that a queue of one
 /// bandwidth-delay product bears without loss.
 const GROWTH_NEAR: f64 = 1.25;
+
+/// As in the conservative slow start of HyStart++ (RFC 9406), which divides growth by four: it may
+/// be a queue, it may be a stall.
+const GROWTH_LATE: f64 = 0.25;
 
 /// Without trains to go by: a factor of about 2.2 a round.
 const GROWTH_UNKNOWN: f64 = 1.5;

@@ -4,7 +4,7 @@
 //! what is reached, so that a change of a constant that costs nothing breaks nothing.
 
 use super::sender::Supply;
-use super::{Change, Link, MILLISECOND, Network, Outcome, SECOND, SLOT, Sender};
+use super::{Change, Link, MILLISECOND, Network, Outcome, Place, SECOND, SLOT, Sender, Stalls};
 
 const SEED: u64 = 7;
 
@@ -216,4 +216,56 @@ fn the_simulation_is_repeatable() {
     assert_eq!(first.slots, second.slots);
     assert_eq!(first.slots.iter().sum::<u64>(), first.delivered);
     assert!(first.slots.len() as u64 <= SECOND / SLOT + 1);
+}
+
+/// The mean share and the mean drops of short transfers while something stands still every 60 ms
+/// or so.
+fn with_stalls(place: Place) -> (f64, f64) {
+    let (mut shares, mut drops) = (0.0, 0.0);
+    for seed in 1..=STALLED_RUNS {
+        let mut link = Link::new(200.0, 80.0, 1.0).loss(0.01);
+        link.stalls = Stalls::random(place, 60 * MILLISECOND, 60 * SECOND, seed.into());
+        let network = alone(link, mebibytes(24), 60 * SECOND);
+        let outcome = &network.outcomes[0];
+        let end = outcome.finished.expect("the transfer ends");
+        let rate = outcome.delivered as f64 * 1e9 / end as f64;
+        shares += rate / network.link.bytes_per_second();
+        drops += outcome.drop_share();
+    }
+    (
+        shares / f64::from(STALLED_RUNS),
+        drops / f64::from(STALLED_RUNS),
+    )
+}
+
+const STALLED_RUNS: u32 = 8;
+
+#[test]
+fn stalls_of_either_end_or_of_the_link_do_not_end_start_up_for_good() {
+    for (place, share_min) in [
+        (Place::Sender, 0.52),
+        (Place::Receiver, 0.57),
+        (Place::Link, 0.48),
+    ] {
+        let (share, drops) = with_stalls(place);
+        assert!(
+            share > share_min && drops < 0.01,
+            "{place:?}: {share}, {drops}"
+        );
+    }
+}
+
+#[test]
+fn a_stall_now_and_then_leaves_no_queue_behind() {
+    for place in Place::ALL {
+        let mut link = Link::new(200.0, 80.0, 1.0).loss(0.001);
+        link.stalls = Stalls::random(place, 500 * MILLISECOND, 8 * SECOND, SEED);
+        let network = alone(link, Supply::Endless, 8 * SECOND);
+        let share = share(&network, 0, 2 * SECOND, 8 * SECOND);
+        let queue = network.queue_median(2 * SECOND, 8 * SECOND);
+        assert!(
+            share > 0.85 && queue < 8 * MILLISECOND,
+            "{place:?}: {share}, {queue}"
+        );
+    }
 }

@@ -1,0 +1,64 @@
+//! Times when part of a network stands still: a process that isn't scheduled, a link that pauses.
+//!
+//! Nothing is lost by standing still. What should have happened meanwhile happens at its end, all at
+//! once and in order.
+
+use super::{MILLISECOND, draw};
+
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The process that sends.
+    Sender,
+    /// The process that receives, and acknowledges.
+    Receiver,
+    /// The link, in both directions: packets enter its queue and leave it no more.
+    Link,
+}
+
+impl Place {
+    pub(super) const ALL: [Self; 3] = [Self::Sender, Self::Receiver, Self::Link];
+}
+
+/// One place standing still from `at` until `end`.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    place: Place,
+    at: u64,
+    end: u64,
+}
+
+/// All stalls of a network, in order of time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stalls(Vec<Stall>);
+
+impl Stalls {
+    /// Stalls of 10 to 50 ms until `end`, at random with `gap` between them on average.
+    pub(super) fn random(place: Place, gap: u64, end: u64, seed: u64) -> Self {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut stalls = Vec::new();
+        let mut at = 0;
+        loop {
+            at += (-(1.0 - draw(&mut random)).ln() * gap as f64) as u64;
+            if at >= end {
+                return Self(stalls);
+            }
+            let length = (10.0 + 40.0 * draw(&mut random)) * MILLISECOND as f64;
+            let ends = at + length as u64;
+            stalls.push(Stall {
+                place,
+                at,
+                end: ends,
+            });
+            at = ends;
+        }
+    }
+
+    /// When something may happen at `place` that was to happen at `now`.
+    pub(super) fn release(&self, place: Place, now: u64) -> u64 {
+        self.0
+            .iter()
+            .find(|stall| stall.place == place && stall.at <= now && now < stall.end)
+            .map_or(now, |stall| stall.end)
+    }
+}
