@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
+use quire_shared::codec::DecodeError;
 use quire_shared::protocol::{
-    Attributes, Cache, Changed, Copy, Delete, Done, Get, GetHeader, Hash, Hashed, List,
-    MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
+    Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Get, GetHeader, GetTree, Hash,
+    Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
 };
 use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
 use quire_shared::{ErrorCode, closing};
@@ -95,9 +96,7 @@ impl Client {
         let header: GetHeader = self.answer(&mut receiver).await?;
         let available = header.size.saturating_sub(offset);
         if header.length != wanted.map_or(available, |wanted| wanted.min(available)) {
-            return Err(ClientError::Unexpected(
-                quire_shared::codec::DecodeError::Malformed,
-            ));
+            return Err(ClientError::Unexpected(DecodeError::Malformed));
         }
         Ok(Download::new(self.clone(), receiver, header, digest))
     }
@@ -181,6 +180,22 @@ impl Client {
         CacheListing::open(self.clone(), receiver).await
     }
 
+    /// Asks for a directory with all that is below it.
+    ///
+    /// # Errors
+    /// The server's refusal, or a broken connection.
+    pub(crate) async fn get_tree(
+        &self,
+        get: GetTree,
+    ) -> Result<(Attributes, Receiver), ClientError> {
+        let mut receiver = self.send(get).await?;
+        let attributes: Attributes = self.answer(&mut receiver).await?;
+        if attributes.kind != EntryKind::Directory {
+            return Err(ClientError::Unexpected(DecodeError::Malformed));
+        }
+        Ok((attributes, receiver))
+    }
+
     /// Ends the connection and waits until the server knows, or could have known.
     pub async fn close(self) {
         // Code 0 is none of the error codes: the client is done.
@@ -235,9 +250,8 @@ impl Client {
             Err(failure) => {
                 read_to_end(receiver).await;
                 Err(match failure.code() {
-                    ErrorCode::CHANGED => ClientError::Changed,
                     ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
-                    _ => ClientError::Refused(failure),
+                    _ => ClientError::of_failure(failure),
                 })
             }
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use quire_shared::body::{self, ReceiveBodyError};
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::path::RESERVED_PREFIX;
-use quire_shared::protocol::{GetHeader, Trailer, Version};
+use quire_shared::protocol::{Attributes, GetHeader, Time, Trailer, Version};
 use quire_shared::stream::Receiver;
 use tempfile::NamedTempFile;
 
@@ -134,9 +134,26 @@ impl Download {
                 return Err(ClientError::disk(&target, "write", error));
             }
         };
-        blocking(move || unfinished.publish(&header)).await?;
+        blocking(move || unfinished.publish(header.modified, header.mode)).await?;
         Ok(fetched)
     }
+}
+
+/// Makes the file `target` of content that has arrived, and proved right, as a whole. Blocks.
+///
+/// # Errors
+/// As [`Download::save`].
+pub(crate) fn save_whole(
+    target: &Path,
+    content: &[u8],
+    attributes: &Attributes,
+    options: SaveOptions,
+) -> Result<(), ClientError> {
+    let mut unfinished = Unfinished::create(target, options)?;
+    unfinished
+        .write_all(content)
+        .map_err(|error| ClientError::disk(target, "write", error))?;
+    unfinished.publish(attributes.modified, attributes.mode)
 }
 
 /// Why content was not received.
@@ -187,14 +204,14 @@ impl Unfinished {
     }
 
     /// Gives the file its attributes, then its name.
-    fn publish(self, header: &GetHeader) -> Result<(), ClientError> {
+    fn publish(self, modified: Time, mode: u32) -> Result<(), ClientError> {
         let Self {
             file,
             target,
             options,
         } = self;
-        attributes::set_mode(file.as_file(), header.mode)
-            .and_then(|()| attributes::set_modified(file.as_file(), header.modified))
+        attributes::set_mode(file.as_file(), mode)
+            .and_then(|()| attributes::set_modified(file.as_file(), modified))
             .map_err(|error| ClientError::disk(&target, "set the attributes of", error))?;
         if options.sync {
             file.as_file()
@@ -267,22 +284,12 @@ const RANDOM_CHARACTERS: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use quire_shared::protocol::Time;
-
     use super::*;
 
-    fn header(mode: u32) -> GetHeader {
-        GetHeader {
-            version: Version::new(b"v").unwrap(),
-            size: 3,
-            length: 3,
-            modified: Time {
-                seconds: 1_000_000_000,
-                nanoseconds: 500,
-            },
-            mode,
-        }
-    }
+    const MODIFIED: Time = Time {
+        seconds: 1_000_000_000,
+        nanoseconds: 500,
+    };
 
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(directory)
@@ -300,7 +307,7 @@ mod tests {
         let mut file = Unfinished::create(&target, SaveOptions::default()).unwrap();
         file.write_all(b"abc").unwrap();
         assert!(!target.exists());
-        file.publish(&header(0o4750)).unwrap();
+        file.publish(MODIFIED, 0o4750).unwrap();
         assert_eq!(names(directory.path()), ["f"]);
         assert_eq!(fs::read(&target).unwrap(), b"abc");
         let metadata = fs::metadata(&target).unwrap();
@@ -337,7 +344,7 @@ mod tests {
         let target = directory.path().join("f");
         let file = Unfinished::create(&target, SaveOptions::default()).unwrap();
         fs::write(&target, "theirs").unwrap();
-        let error = file.publish(&header(0o644)).unwrap_err();
+        let error = file.publish(MODIFIED, 0o644).unwrap_err();
         assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
         let error = Unfinished::create(&target, SaveOptions::default()).unwrap_err();
         assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
@@ -348,7 +355,7 @@ mod tests {
             sync: true,
         };
         let file = Unfinished::create(&target, options).unwrap();
-        file.publish(&header(0o644)).unwrap();
+        file.publish(MODIFIED, 0o644).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"");
     }
 

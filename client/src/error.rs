@@ -202,13 +202,18 @@ impl ClientError {
         }
     }
 
-    /// What a code means that came instead of a reply, in a reset or a stop.
-    pub(crate) fn of_code(code: ErrorCode) -> Self {
-        match code {
+    /// What a failure means that concerns one of many files, and not the connection.
+    pub(crate) fn of_failure(failure: Failure) -> Self {
+        match failure.code() {
             ErrorCode::CHANGED => Self::Changed,
             ErrorCode::DAMAGED => Self::Damaged,
-            code => Self::Refused(Failure::new(code)),
+            _ => Self::Refused(failure),
         }
+    }
+
+    /// What a code means that came instead of a reply, in a reset or a stop.
+    pub(crate) fn of_code(code: ErrorCode) -> Self {
+        Self::of_failure(Failure::new(code))
     }
 }
 

@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
+use quire_shared::Name;
 use quire_shared::codec::DecodeError;
 use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, Page};
 use quire_shared::stream::Receiver;
-use quire_shared::{Name, RemotePath};
 
 use crate::client::{Client, read_to_end};
 use crate::error::ClientError;
@@ -18,8 +18,7 @@ use crate::error::ClientError;
 #[derive(Debug)]
 pub struct Listing {
     client: Client,
-    path: RemotePath,
-    receiver: Option<Receiver>,
+    receiver: Receiver,
     entries: VecDeque<Entry>,
     last_name: Option<Name>,
     is_last_page: bool,
@@ -29,12 +28,13 @@ pub struct Listing {
 impl Listing {
     /// Asks, and receives the first page, so that a refusal is known at once.
     pub(crate) async fn open(client: Client, list: List) -> Result<Self, ClientError> {
+        let last_name = list.after.clone();
+        let receiver = client.send(list).await?;
         let mut listing = Self {
             client,
-            path: list.path,
-            receiver: None,
+            receiver,
             entries: VecDeque::new(),
-            last_name: list.after,
+            last_name,
             is_last_page: false,
             unnameable: 0,
         };
@@ -53,35 +53,18 @@ impl Listing {
         Ok(self.entries.pop_front())
     }
 
-    /// Lets go of the stream while the caller is busy elsewhere; the page at hand stays, and the
-    /// next one is asked for anew, after the last name of this one.
-    pub fn pause(&mut self) {
-        self.receiver = None;
-    }
-
     /// How many names of the directory can't travel; known at the end.
     pub fn unnameable(&self) -> u64 {
         self.unnameable
     }
 
     async fn receive_page(&mut self) -> Result<(), ClientError> {
-        let receiver = match &mut self.receiver {
-            Some(receiver) => receiver,
-            none => none.insert(
-                self.client
-                    .send(List {
-                        path: self.path.clone(),
-                        after: self.last_name.clone(),
-                    })
-                    .await?,
-            ),
-        };
-        let page: Page = self.client.answer(receiver).await?;
+        let page: Page = self.client.answer(&mut self.receiver).await?;
         if page.entries.is_empty() && !page.last {
             return Err(ClientError::Unexpected(DecodeError::Malformed));
         }
         if page.last {
-            read_to_end(receiver).await;
+            read_to_end(&mut self.receiver).await;
         }
         for entry in &page.entries {
             if self

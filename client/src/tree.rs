@@ -4,8 +4,10 @@
 //! once; the walk waits while the queue is full, so a tree is never held in memory. An error on
 //! one file is reported and doesn't stop the others; a lost connection stops all.
 
+mod directory;
 mod fetch;
 mod store;
+mod unpack;
 
 use std::fmt;
 use std::future::Future;

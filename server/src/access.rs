@@ -56,6 +56,7 @@ impl Access {
             Request::Delete(delete) => self.delete(delete).map(Request::from),
             Request::MakeDirectory(make) => self.make_directory(make).map(Request::from),
             Request::Copy(copy) => self.copy(copy).map(Request::from),
+            Request::GetTree(get) => self.listed(&get.path).map(|_| get.into()),
         }
     }
 
@@ -67,6 +68,27 @@ impl Access {
     /// Which entries of the directory at `path` may be shown; `None` if all may.
     pub fn shown_entries(&self, path: &RemotePath) -> Option<ShownEntries> {
         self.rules.shown_entries(path)
+    }
+
+    /// Which entries of the directory at `path` may be shown, as [`shown_entries`].
+    ///
+    /// # Errors
+    /// The refusal, if it may not be listed at all.
+    ///
+    /// [`shown_entries`]: Self::shown_entries
+    pub fn listed(&self, path: &RemotePath) -> Result<Option<ShownEntries>, RequestError> {
+        match self.rules.shown_entries(path) {
+            Some(shown) if shown.is_empty() => Err(self.refusal(path)),
+            shown => Ok(shown),
+        }
+    }
+
+    /// Whether the content of `path` may be fetched.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn fetched(&self, path: &RemotePath) -> Result<(), RequestError> {
+        self.need(Verbs::GET, path)
     }
 
     /// Which of the directories above `path` may be made where they are missing.
@@ -85,10 +107,8 @@ impl Access {
     }
 
     fn list(&self, list: List) -> Result<List, RequestError> {
-        match self.rules.shown_entries(&list.path) {
-            Some(shown) if shown.is_empty() => Err(self.refusal(&list.path)),
-            _ => Ok(list),
-        }
+        self.listed(&list.path)?;
+        Ok(list)
     }
 
     fn put(&self, mut put: Put) -> Result<Put, RequestError> {

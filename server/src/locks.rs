@@ -41,6 +41,12 @@ impl LockTable {
         self.acquire(&[path], &[]).await
     }
 
+    /// [`shared`](Self::shared), from any thread, if it can be had without waiting.
+    pub fn try_shared(&self, path: &RemotePath) -> Option<LockGuard> {
+        let (mut guard, locks) = self.enter(&[path], &[]);
+        (guard.take_free(&locks) == locks.len()).then_some(guard)
+    }
+
     /// Locks each of `paths` and all that lies beneath it for a change.
     ///
     /// # Errors
@@ -59,18 +65,7 @@ impl LockTable {
         shared: &[&RemotePath],
         exclusive: &[&RemotePath],
     ) -> Result<LockGuard, Busy> {
-        let wants = self.wants(shared, exclusive);
-        let locks: Vec<_> = {
-            let mut entries = lock(&self.entries);
-            wants.iter().map(|want| entries.enter(&want.key)).collect()
-        };
-        // From here on the guard owns the entries, however this future ends.
-        let mut guard = LockGuard {
-            shared: Vec::with_capacity(wants.len()),
-            exclusive: Vec::with_capacity(exclusive.len()),
-            wants,
-            entries: Arc::clone(&self.entries),
-        };
+        let (mut guard, locks) = self.enter(shared, exclusive);
         let taken = guard.take_free(&locks);
         if taken < locks.len() {
             timeout(self.wait_max, guard.take_waiting(&locks, taken))
@@ -78,6 +73,27 @@ impl LockTable {
                 .map_err(|_| Busy)?;
         }
         Ok(guard)
+    }
+
+    /// Counts a user of each lock and gives the locks, in order. The guard, which holds none of
+    /// them yet, owns the entries from here on.
+    fn enter(
+        &self,
+        shared: &[&RemotePath],
+        exclusive: &[&RemotePath],
+    ) -> (LockGuard, Vec<Arc<RwLock<()>>>) {
+        let wants = self.wants(shared, exclusive);
+        let locks = {
+            let mut entries = lock(&self.entries);
+            wants.iter().map(|want| entries.enter(&want.key)).collect()
+        };
+        let guard = LockGuard {
+            shared: Vec::with_capacity(wants.len()),
+            exclusive: Vec::with_capacity(exclusive.len()),
+            wants,
+            entries: Arc::clone(&self.entries),
+        };
+        (guard, locks)
     }
 
     /// How many paths are in use, ancestors included.

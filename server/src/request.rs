@@ -16,7 +16,7 @@ use crate::access::Access;
 use crate::connection::Session;
 use crate::error::RequestError;
 use crate::requests::{
-    cache, copy, delete, get, hash, list, make_directory, ping, put, rename, stat,
+    cache, copy, delete, get, get_tree, hash, list, make_directory, ping, put, rename, stat,
 };
 use crate::state::State;
 
@@ -74,6 +74,7 @@ async fn dispatch(
         Request::Copy(request) => copy::serve(request, state, sender).await,
         Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
         Request::Cache(_) => cache::serve(access, state, sender).await,
+        Request::GetTree(request) => get_tree::serve(request, access, state, sender).await,
     }
 }
 
@@ -89,12 +90,7 @@ pub(crate) async fn answer<M: Message>(
 
 /// Tells the client why its request was not carried out; the log keeps the details.
 async fn refuse(mut sender: Sender, mut receiver: Receiver, error: RequestError) {
-    let code = error.code();
-    if error.is_ours() {
-        error!(error = &error as &dyn std::error::Error, "failed");
-    } else {
-        debug!(error = &error as &dyn std::error::Error, "refused");
-    }
+    let code = report(&error);
     if sender.has_sent() {
         // Part of an answer is out already, so only the stream itself can say that it is void.
         return sender.reset(code);
@@ -104,6 +100,16 @@ async fn refuse(mut sender: Sender, mut receiver: Receiver, error: RequestError)
     if let Err(error) = sent {
         debug!(%error, "the refusal did not arrive");
     }
+}
+
+/// Tells the log why something was not carried out, and gives the code that the client hears.
+pub(crate) fn report(error: &RequestError) -> ErrorCode {
+    if error.is_ours() {
+        error!(error = error as &dyn std::error::Error, "failed");
+    } else {
+        debug!(error = error as &dyn std::error::Error, "refused");
+    }
+    error.code()
 }
 
 async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendError> {

@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod delete;
 pub(crate) mod get;
+pub(crate) mod get_tree;
 pub(crate) mod hash;
 pub(crate) mod list;
 pub(crate) mod make_directory;

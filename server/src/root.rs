@@ -15,10 +15,12 @@ mod facts;
 mod fixture;
 mod group_commit;
 mod listing;
+mod names;
 mod open;
 mod place;
 mod publish;
 mod staging;
+mod walk;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -40,6 +42,7 @@ pub use listing::Listing;
 pub use open::{OpenRootError, ReadOnlyReason, RootOptions};
 pub use place::Parents;
 pub use staging::StagedFile;
+pub use walk::{Step, Visited, Walk};
 
 use facts::{Facts, FileId};
 use group_commit::GroupCommit;

@@ -15,10 +15,33 @@ pub const PREFIX_BYTES: usize = 4;
 /// # Errors
 /// If the message is longer than its own limit, which its sender has to prevent.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, DecodeError> {
-    let mut bytes = vec![0; PREFIX_BYTES];
+    let mut bytes = Vec::new();
+    append(message, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Adds the message with its length prefix to `bytes`, which are as before if that fails.
+///
+/// # Errors
+/// As [`encode`].
+pub fn append<M: Message>(message: &M, bytes: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let start = bytes.len();
+    let appended = append_unless_too_long(message, start, bytes);
+    if appended.is_err() {
+        bytes.truncate(start);
+    }
+    appended
+}
+
+fn append_unless_too_long<M: Message>(
+    message: &M,
+    start: usize,
+    bytes: &mut Vec<u8>,
+) -> Result<(), DecodeError> {
+    bytes.extend_from_slice(&[0; PREFIX_BYTES]);
     // Writing to memory can't fail, and our own encoders never refuse.
-    minicbor::encode(message, &mut bytes).map_err(|_| DecodeError::Malformed)?;
-    let length = bytes.len() - PREFIX_BYTES;
+    minicbor::encode(message, &mut *bytes).map_err(|_| DecodeError::Malformed)?;
+    let length = bytes.len() - start - PREFIX_BYTES;
     let prefix = u32::try_from(length)
         .ok()
         .filter(|_| length <= M::BYTES_MAX);
@@ -26,8 +49,10 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, DecodeError> {
         bytes: length,
         limit: M::BYTES_MAX,
     })?;
-    bytes.splice(..PREFIX_BYTES, prefix.to_be_bytes());
-    Ok(bytes)
+    if let Some(place) = bytes.get_mut(start..start + PREFIX_BYTES) {
+        place.copy_from_slice(&prefix.to_be_bytes());
+    }
+    Ok(())
 }
 
 /// The length that a prefix announces for an `M`.

@@ -2,7 +2,8 @@
 //!
 //! The conversation is in [`protocol`], its bytes in [`codec`], its names in [`path`] and its
 //! limits in [`limits`]; PROTOCOL.md says the same in words. [`stream`] and [`body`] are the one
-//! implementation of messages and bodies on a stream that both ends use, [`socket`] that of the UDP
+//! implementation of messages and bodies on a stream that both ends use, [`inbox`] that of many
+//! small ones on one stream, [`socket`] that of the UDP
 //! socket beneath, [`congestion`] of how fast to send on it. This crate opens no file, and decides
 //! nothing about trust.
 
@@ -12,6 +13,7 @@ pub mod codec;
 pub mod congestion;
 pub mod digest;
 pub mod error_code;
+pub mod inbox;
 pub mod limits;
 #[cfg(test)]
 mod loopback;

@@ -32,6 +32,10 @@ pub const DIGEST_BYTES_MAX: usize = 64;
 /// Longest piece of a body whose size was not declared, in bytes.
 pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Longest content of a file among many on one stream, in bytes: its receiver has to hold it in
+/// memory until its digest has come. What is longer is worth a stream of its own.
+pub const ENCLOSED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Longest fixed phrase that travels beside an error code, in bytes.
 pub const PHRASE_BYTES_MAX: usize = 200;
 

@@ -4,8 +4,11 @@
 //! server a [`Reply`] to it; `Get` and `Put` carry a body as raw bytes between messages. Messages
 //! are CBOR maps with integer keys: unknown keys are skipped and missing optional ones defaulted,
 //! so that ends of different age work together. Requests and what both sides name stand here, the
-//! answers in `replies`. See PROTOCOL.md, "Messages".
+//! answers in `replies`, and what carries many files on one stream in `many`. See PROTOCOL.md,
+//! "Messages".
 
+mod choice;
+mod many;
 mod replies;
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
@@ -14,6 +17,9 @@ use crate::digest::DigestKind;
 use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::path::{Name, RemotePath};
 
+use choice::choice;
+
+pub use many::{GetTree, Left, Missed, TreeItem};
 pub use replies::{
     Attributes, CacheEntry, CachePage, Changed, Done, Entry, EntryKind, Failure, GetHeader, Hashed,
     Page, Pong, Reply, Trailer,
@@ -25,76 +31,36 @@ pub trait Message: Encode<()> + for<'b> Decode<'b, ()> {
     const BYTES_MAX: usize;
 }
 
-/// Declares the requests once: number on the wire, variant, and the message that it carries.
+choice! {
+    /// What a client asks for; the first message on a stream.
+    Request {
+        1 Ping(Ping) "Is the server there, and what is it?";
+        2 Get(Get) "The content of a file, or a range of it.";
+        3 Put(Put) "A new content for a file.";
+        4 List(List) "The entries of a directory.";
+        5 Stat(Stat) "What is known of a file or directory.";
+        6 Rename(Rename) "A new name for a file or directory.";
+        7 Delete(Delete) "The end of a file or directory.";
+        8 MakeDirectory(MakeDirectory) "A new directory.";
+        9 Copy(Copy) "A second file or directory, made by the server.";
+        10 Hash(Hash) "The digest of a file, computed by the server.";
+        11 Cache(Cache) "What the server's memory cache holds.";
+        12 GetTree(GetTree) "A directory with all that is below it.";
+    }
+}
+
+/// Lets each request's message stand for the request.
 macro_rules! requests {
-    ($($number:literal $name:ident $doc:literal;)*) => {
-        /// What a client asks for; the first message on a stream.
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum Request {
-            $(#[doc = $doc] $name($name),)*
-        }
-
-        impl Request {
-            /// The name of the request's kind, for logs.
-            pub fn kind(&self) -> &'static str {
-                match self {
-                    $(Self::$name(_) => stringify!($name),)*
-                }
-            }
-        }
-
+    ($($name:ident)*) => {
         $(impl From<$name> for Request {
             fn from(request: $name) -> Self {
                 Self::$name(request)
             }
         })*
-
-        impl<C> Encode<C> for Request {
-            fn encode<W: minicbor::encode::Write>(
-                &self,
-                e: &mut Encoder<W>,
-                context: &mut C,
-            ) -> Result<(), minicbor::encode::Error<W::Error>> {
-                e.array(2)?;
-                match self {
-                    $(Self::$name(request) => request.encode(e.u16($number)?, context),)*
-                }
-            }
-        }
-
-        impl<'b, C> Decode<'b, C> for Request {
-            fn decode(
-                d: &mut Decoder<'b>,
-                context: &mut C,
-            ) -> Result<Self, minicbor::decode::Error> {
-                let position = d.position();
-                if d.array()? != Some(2) {
-                    return Err(minicbor::decode::Error::message("not a request").at(position));
-                }
-                let position = d.position();
-                match d.u16()? {
-                    $($number => Ok(Self::$name(Decode::decode(d, context)?)),)*
-                    kind => Err(minicbor::decode::Error::unknown_variant(i64::from(kind))
-                        .at(position)),
-                }
-            }
-        }
     };
 }
 
-requests! {
-    1 Ping "Is the server there, and what is it?";
-    2 Get "The content of a file, or a range of it.";
-    3 Put "A new content for a file.";
-    4 List "The entries of a directory.";
-    5 Stat "What is known of a file or directory.";
-    6 Rename "A new name for a file or directory.";
-    7 Delete "The end of a file or directory.";
-    8 MakeDirectory "A new directory.";
-    9 Copy "A second file or directory, made by the server.";
-    10 Hash "The digest of a file, computed by the server.";
-    11 Cache "What the server's memory cache holds.";
-}
+requests! { Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree }
 
 impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;

@@ -11,6 +11,7 @@ use quinn::{RecvStream, SendStream, WriteError};
 
 use crate::codec::{self, DecodeError, PREFIX_BYTES};
 use crate::error_code::ErrorCode;
+use crate::inbox::Inbox;
 use crate::protocol::Message;
 
 /// How urgent a stream is; quinn sends what waits on more urgent streams first.
@@ -190,6 +191,21 @@ impl Receiver {
             self.ahead.push_front(chunk.split_off(limit));
         }
         Ok(Some(chunk))
+    }
+
+    /// Receives what is there, and waits only if that is nothing; says whether the stream goes on.
+    ///
+    /// # Errors
+    /// If the stream breaks.
+    pub async fn receive_into(&mut self, inbox: &mut Inbox) -> Result<bool, ReceiveError> {
+        if self.ahead.is_empty() {
+            self.look_ahead().await?;
+        }
+        let goes_on = !self.ahead.is_empty();
+        for chunk in self.ahead.drain(..) {
+            inbox.push(&chunk);
+        }
+        Ok(goes_on)
     }
 
     /// Waits for the end of the stream.

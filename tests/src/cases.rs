@@ -13,6 +13,7 @@ mod rights;
 mod shutdown;
 mod tidy;
 mod transfer;
+mod trees;
 mod trust;
 mod versions;
 mod wire;

@@ -13,7 +13,7 @@ pub(crate) mod tree;
 use std::future::Future;
 use std::time::Duration;
 
-pub(crate) use content::{LARGE, SIZES, assert_same, content};
+pub(crate) use content::{KIB, LARGE, SIZES, assert_same, content};
 pub(crate) use raw::Raw;
 pub(crate) use server::TestServer;
 pub(crate) use tree::Tree;

@@ -7,6 +7,7 @@
 
 mod listing;
 mod put;
+mod tree;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,11 +25,11 @@ use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError, Exit};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
-    Attributes, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply, Request, Stat,
-    Time, Trailer, Version,
+    Attributes, Entry, EntryKind, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply,
+    Request, Stat, Time, Trailer, Version,
 };
 use quire_shared::stream::{Receiver, Sender};
-use quire_shared::{ErrorCode, RemotePath, tls, transport};
+use quire_shared::{ErrorCode, Name, RemotePath, tls, transport};
 
 /// A client, and the server's end of its connection.
 struct Pair {
@@ -135,6 +136,26 @@ fn trailer(content: &[u8]) -> Trailer {
     hasher.update(content);
     Trailer {
         digest: hasher.finish(),
+    }
+}
+
+fn attributes(kind: EntryKind) -> Attributes {
+    Attributes {
+        kind,
+        size: 3,
+        modified: Time {
+            seconds: 1_000_000_000,
+            nanoseconds: 0,
+        },
+        mode: 0o750,
+        version: version(),
+    }
+}
+
+fn entry(name: &str, kind: EntryKind) -> Entry {
+    Entry {
+        name: Name::new(name).unwrap(),
+        attributes: attributes(kind),
     }
 }
 
@@ -246,6 +267,7 @@ async fn refusals_keep_their_code() {
         let error = result.unwrap_err();
         match *code {
             ErrorCode::CHANGED => assert!(matches!(error, ClientError::Changed)),
+            ErrorCode::DAMAGED => assert!(matches!(error, ClientError::Damaged)),
             ErrorCode::NOT_AUTHORIZED => {
                 assert!(matches!(error, ClientError::NotAuthorized { .. }));
             }

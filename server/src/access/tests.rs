@@ -364,7 +364,11 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
             }
             needs
         }
-        Request::Ping(_) | Request::List(_) | Request::Stat(_) | Request::Cache(_) => Vec::new(),
+        Request::Ping(_)
+        | Request::List(_)
+        | Request::Stat(_)
+        | Request::Cache(_)
+        | Request::GetTree(_) => Vec::new(),
     }
 }
 

@@ -326,3 +326,19 @@ proptest! {
         prop_assert!(locks.is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_lock_that_is_not_free_is_not_had_without_waiting_and_leaves_nothing() {
+    let locks = LockTable::new(FOREVER);
+    let (file, beside) = (path("d/f"), path("d/g"));
+    let held = locks.exclusive(&[&file]).await.unwrap();
+    let paths_in_use = locks.len();
+    assert!(locks.try_shared(&file).is_none());
+    assert_eq!(locks.len(), paths_in_use);
+    assert!(locks.try_shared(&beside).is_some());
+    drop(held);
+    let first = locks.try_shared(&file).unwrap();
+    assert!(locks.try_shared(&file).is_some());
+    drop(first);
+    assert!(locks.is_empty());
+}

@@ -1,19 +1,17 @@
-//! The entries of a directory, page by page, in the order of their names' bytes.
+//! The entries of a directory, page by page.
 //!
-//! A directory may be larger than memory: each pass over it keeps the next names only, and the
-//! next pass continues after the last of them. A directory that changes meanwhile may show an
-//! entry's old or new name, but never one twice, and never an unfinished file.
+//! A directory that changes meanwhile may show an entry's old or new name, but never one twice,
+//! and never an unfinished file.
 
-use std::collections::{BinaryHeap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use quire_shared::limits::PAGE_BYTES_MAX;
-use quire_shared::path::{PathError, RESERVED_PREFIX};
-use quire_shared::protocol::{Entry, EntryKind, Page, Time};
+use quire_shared::protocol::{Entry, EntryKind, Page};
 use quire_shared::{Name, RemotePath};
-use rustix::fs::{Dir, OFlags};
+use rustix::fs::OFlags;
 
 use super::facts::Facts;
+use super::names::Names;
 use super::{Inner, Root};
 use crate::error::RequestError;
 use crate::rules::ShownEntries;
@@ -23,16 +21,7 @@ use crate::rules::ShownEntries;
 pub struct Listing {
     directory: OwnedFd,
     home: u64,
-    /// The last name that was looked at.
-    after: Option<Name>,
-    /// The next names, in order.
-    names: VecDeque<Name>,
-    /// Whether names follow those.
-    has_more: bool,
-    unnameable: u64,
-    names_per_pass: usize,
-    /// Which entries may be shown; `None` if all may.
-    shown: Option<ShownEntries>,
+    names: Names,
 }
 
 impl Root {
@@ -47,23 +36,22 @@ impl Root {
         after: Option<Name>,
         shown: Option<ShownEntries>,
     ) -> Result<Listing, RequestError> {
-        let mut listing = Listing {
-            directory: self.inner.listed_directory(path)?,
+        let (directory, _) = self.inner.listed_directory(path)?;
+        let names = Names::read(&directory, after, shown)?;
+        Ok(Listing {
+            directory,
             home: self.inner.id.device,
-            after,
-            names: VecDeque::new(),
-            has_more: false,
-            unnameable: 0,
-            names_per_pass: NAMES_PER_PASS,
-            shown,
-        };
-        listing.scan()?;
-        Ok(listing)
+            names,
+        })
     }
 }
 
 impl Inner {
-    fn listed_directory(&self, path: &RemotePath) -> Result<OwnedFd, RequestError> {
+    /// Opens the directory at `path` to read its names.
+    pub(super) fn listed_directory(
+        &self,
+        path: &RemotePath,
+    ) -> Result<(OwnedFd, Facts), RequestError> {
         if !path.is_root() {
             let facts = self.facts(path)?;
             match facts.kind {
@@ -74,7 +62,9 @@ impl Inner {
             }
         }
         let (directory, _) = self.directory(path, OFlags::RDONLY)?;
-        Ok(directory)
+        let facts = Facts::of(&directory);
+        let facts = facts.map_err(RequestError::system("looking at a directory"))?;
+        Ok((directory, facts))
     }
 }
 
@@ -87,7 +77,8 @@ impl Listing {
         let mut page = Page::default();
         let mut bytes = PAGE_FRAME_BYTES;
         loop {
-            let Some(name) = self.next_name(bytes)? else {
+            let fits = |name: &Name| bytes + entry_bytes(name) <= PAGE_BYTES_MAX;
+            let Some(name) = self.names.next_if(&self.directory, fits)? else {
                 break;
             };
             let found = Facts::at(&self.directory, name.as_str(), self.home)
@@ -96,87 +87,16 @@ impl Listing {
             if let Some(facts) = found {
                 bytes += entry_bytes(&name);
                 page.entries.push(Entry {
-                    name: name.clone(),
+                    name,
                     attributes: facts.attributes(),
                 });
             }
-            self.after = Some(name);
         }
-        page.last = self.names.is_empty();
+        page.last = self.names.is_at_end();
         if page.last {
-            page.unnameable = self.unnameable;
+            page.unnameable = self.names.unnameable();
         }
         Ok(page)
-    }
-
-    /// Takes the next name, unless there is none or it doesn't fit beside `bytes`.
-    fn next_name(&mut self, bytes: usize) -> Result<Option<Name>, RequestError> {
-        if self.names.is_empty() && self.has_more {
-            self.scan()?;
-        }
-        let fits = |name: &mut Name| bytes + entry_bytes(name) <= PAGE_BYTES_MAX;
-        Ok(self.names.pop_front_if(fits))
-    }
-
-    /// Reads the next names, again if the directory changes meanwhile, but not for ever.
-    fn scan(&mut self) -> Result<(), RequestError> {
-        for _ in 1..SCANS_MAX {
-            let before = self.changed()?;
-            self.read_names()?;
-            if self.changed()? == before {
-                return Ok(());
-            }
-        }
-        self.read_names()
-    }
-
-    fn changed(&self) -> Result<Time, RequestError> {
-        let facts = Facts::of(&self.directory);
-        Ok(facts
-            .map_err(RequestError::system("looking at a directory"))?
-            .changed)
-    }
-
-    /// One pass over the directory: the smallest names after the last one, up to the limit.
-    fn read_names(&mut self) -> Result<(), RequestError> {
-        let mut smallest = BinaryHeap::new();
-        self.has_more = false;
-        self.unnameable = 0;
-        let reading = || RequestError::system("reading a directory");
-        for entry in Dir::read_from(&self.directory).map_err(reading())? {
-            let entry = entry.map_err(reading())?;
-            let name = match entry.file_name().to_str().map(Name::new) {
-                Ok(Ok(name)) => name,
-                // Ours, or the directory itself and its parent.
-                Ok(Err(PathError::Reserved | PathError::Relative)) => continue,
-                Ok(Err(_)) | Err(_) => {
-                    let bytes = entry.file_name().to_bytes();
-                    let is_ours = bytes.starts_with(RESERVED_PREFIX.as_bytes());
-                    if !is_ours && self.shown.as_ref().is_none_or(ShownEntries::has_others) {
-                        self.unnameable += 1;
-                    }
-                    continue;
-                }
-            };
-            let is_over = self.after.as_ref().is_some_and(|after| name <= *after);
-            let is_hidden = self
-                .shown
-                .as_ref()
-                .is_some_and(|shown| !shown.contains(&name));
-            if is_over || is_hidden {
-                continue;
-            }
-            smallest.push(name);
-            if smallest.len() > self.names_per_pass {
-                smallest.pop();
-                self.has_more = true;
-            }
-        }
-        let mut names = smallest.into_sorted_vec();
-        // A directory that changes while it is read may show a name twice.
-        names.dedup();
-        self.names = names.into();
-        Ok(())
     }
 }
 
@@ -192,13 +112,6 @@ const ENTRY_FRAME_BYTES: usize = 112;
 /// Upper bound of what a page takes up besides its entries.
 const PAGE_FRAME_BYTES: usize = 64;
 
-/// Names kept by one pass: a few megabytes at usual lengths. A directory of a million entries takes
-/// ten passes.
-const NAMES_PER_PASS: usize = 100_000;
-
-/// How often a pass is repeated over a directory that changes.
-const SCANS_MAX: usize = 3;
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -208,7 +121,7 @@ mod tests {
     use quire_shared::ErrorCode;
     use quire_shared::codec;
     use quire_shared::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
-    use quire_shared::protocol::{Attributes, Reply, Version};
+    use quire_shared::protocol::{Attributes, Reply, Time, Version};
 
     use super::super::fixture::{Fixture, code, path};
     use super::*;
@@ -272,8 +185,7 @@ mod tests {
             fixture.write(name, "");
         }
         let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
-        listing.names_per_pass = 70;
-        listing.read_names().unwrap();
+        listing.names = Names::with_pass(&listing.directory, 70);
         let pages = pages(listing);
         assert!(pages.len() > 2);
         assert_eq!(names(&pages), expected);
@@ -286,8 +198,7 @@ mod tests {
             fixture.write(name, "");
         }
         let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
-        listing.names_per_pass = 2;
-        listing.read_names().unwrap();
+        listing.names = Names::with_pass(&listing.directory, 2);
         std::fs::remove_file(fixture.local("b")).unwrap();
         let pages = pages(listing);
         assert_eq!(pages.len(), 1);

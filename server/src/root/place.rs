@@ -159,7 +159,12 @@ impl Inner {
         self.open_directory(&self.directory, &path.to_relative(), access)
     }
 
-    fn child(&self, directory: &OwnedFd, name: &Name) -> Result<(OwnedFd, FileId), RequestError> {
+    /// Opens the directory `name` in `directory`.
+    pub(super) fn child(
+        &self,
+        directory: &OwnedFd,
+        name: &Name,
+    ) -> Result<(OwnedFd, FileId), RequestError> {
         self.open_directory(directory, name.as_str(), OFlags::RDONLY)
     }
 

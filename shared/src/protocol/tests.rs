@@ -1,6 +1,7 @@
 //! What holds for every message: it survives the wire, fits its limit, and nothing else passes
 //! for it.
 
+mod many;
 mod messages;
 
 use std::fmt::Debug;
@@ -136,6 +137,7 @@ fn check_any_message(bytes: &[u8]) {
     check_any::<Reply<Hashed>>(bytes);
     check_any::<Reply<Page>>(bytes);
     check_any::<Reply<CachePage>>(bytes);
+    check_any::<TreeItem>(bytes);
 }
 
 proptest! {
@@ -272,7 +274,7 @@ fn what_a_later_version_may_add_is_unknown_and_not_malformed() {
         decode::<Request>(&[&head, value].concat())
     };
     let unknown = Err(DecodeError::UnknownKind);
-    for kind in [0, 12, 23] {
+    for kind in [0, 14, 23] {
         assert_eq!(minimal(kind), unknown, "a kind of request");
     }
     assert_eq!(get_with(3, &[4]), unknown, "a kind of digest");

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cddl_cat::cbor::validate_cbor_bytes;
 use cddl_cat::flatten::flatten_from_str;
-use document::{Document, Example};
+use document::{Document, Example, Line};
 use minicbor::Encoder;
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
     Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Page, Pong, Reply, Request,
-    Trailer,
+    Trailer, TreeItem,
 };
 use quire_shared::{limits, path, transport};
 
@@ -35,6 +35,7 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("done-reply", recode::<Reply<Done>>),
     ("hashed-reply", recode::<Reply<Hashed>>),
     ("cache-page-reply", recode::<Reply<CachePage>>),
+    ("tree-item", recode::<TreeItem>),
 ];
 
 fn recode<M: Message>(cbor: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -143,37 +144,59 @@ fn exchanges_are_whole_streams() {
             }
             kinds.push(&*line.rule);
         }
-        let (digest, expected): (DigestKind, &[&str]) = match request.unwrap() {
-            Request::Get(get) => {
-                assert_eq!(get.length, Some(body.len() as u64));
-                (
-                    get.digest,
-                    &["request", "get-header-reply", "body", "trailer-reply"],
-                )
-            }
-            Request::Put(put) if put.size.is_some() => {
-                assert_eq!(put.size, Some(body.len() as u64));
-                (put.digest, &["request", "body", "trailer", "changed-reply"])
-            }
-            Request::Put(put) => {
-                let last = exchange.iter().rfind(|line| line.rule == "piece").unwrap();
-                assert_eq!(split(&last.bytes).0, 0, "the last piece is empty");
-                kinds.dedup();
-                (
-                    put.digest,
-                    &["request", "piece", "trailer", "changed-reply"],
-                )
-            }
-            other => panic!("{} has no body", other.kind()),
-        };
+        kinds.dedup();
+        let request = request.unwrap();
+        let expected = sequence(&request, body.len(), exchange);
         assert_eq!(kinds, expected);
-        let mut hasher = digest.hasher();
+        let mut hasher = digest_of(&request).hasher();
         hasher.update(&body);
         // P30
         assert_eq!(digests, [hasher.finish()]);
         bodies.insert(expected);
     }
-    assert_eq!(bodies.len(), 3, "get, put with a length, put in pieces");
+    assert_eq!(
+        bodies.len(),
+        4,
+        "get, put with a length, put in pieces, get-tree"
+    );
+}
+
+/// What travels on the stream of `request`, whose body has `length` bytes.
+fn sequence(request: &Request, length: usize, exchange: &[Line]) -> &'static [&'static str] {
+    match request {
+        Request::Get(get) => {
+            assert_eq!(get.length, Some(length as u64));
+            &["request", "get-header-reply", "body", "trailer-reply"]
+        }
+        Request::Put(put) if put.size.is_some() => {
+            assert_eq!(put.size, Some(length as u64));
+            &["request", "body", "trailer", "changed-reply"]
+        }
+        Request::Put(_) => {
+            let last = exchange.iter().rfind(|line| line.rule == "piece").unwrap();
+            assert_eq!(split(&last.bytes).0, 0, "the last piece is empty");
+            &["request", "piece", "trailer", "changed-reply"]
+        }
+        Request::GetTree(_) => &[
+            "request",
+            "attributes-reply",
+            "tree-item",
+            "body",
+            "trailer-reply",
+            "tree-item",
+        ],
+        other => panic!("{} has no body", other.kind()),
+    }
+}
+
+/// The kind of the digest in the trailer.
+fn digest_of(request: &Request) -> DigestKind {
+    match request {
+        Request::Get(get) => get.digest,
+        Request::Put(put) => put.digest,
+        Request::GetTree(get) => get.digest,
+        other => panic!("{} has no trailer", other.kind()),
+    }
 }
 
 #[test]
@@ -240,8 +263,8 @@ fn is_prose(error: &DecodeError) -> bool {
 fn the_grammar_has_a_rule_for_every_type_of_the_conversation() {
     let document = Document::read();
     let rules = flatten_from_str(&document.cddl).unwrap();
-    let source = ["shared/src/protocol.rs", "shared/src/protocol/replies.rs"]
-        .map(document::read)
+    let source = ["", "/many", "/replies"]
+        .map(|file| document::read(&format!("shared/src/protocol{file}.rs")))
         .concat();
     let types: Vec<_> = ["pub struct ", "pub enum "]
         .iter()
@@ -322,6 +345,7 @@ fn the_table_of_limits_is_the_implementations() {
         ("VERSION_BYTES_MAX", limits::VERSION_BYTES_MAX),
         ("DIGEST_BYTES_MAX", limits::DIGEST_BYTES_MAX),
         ("PIECE_BYTES_MAX", limits::PIECE_BYTES_MAX),
+        ("ENCLOSED_BYTES_MAX", limits::ENCLOSED_BYTES_MAX),
         ("PHRASE_BYTES_MAX", limits::PHRASE_BYTES_MAX),
         ("STREAMS_MAX", limits::STREAMS_MAX as usize),
     ];

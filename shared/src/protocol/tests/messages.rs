@@ -148,7 +148,13 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
 }
 
 pub(super) fn request() -> impl Strategy<Value = Request> {
-    prop_oneof![get(), put(), two_paths(), one_path()]
+    prop_oneof![
+        get(),
+        put(),
+        two_paths(),
+        one_path(),
+        super::many::get_tree()
+    ]
 }
 
 /// A reply of `T`s, or a failure of a code that this version may not know.

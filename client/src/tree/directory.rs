@@ -1,0 +1,162 @@
+//! Local directories while they are being filled.
+//!
+//! A directory gets its own modification time and mode when the last file below it has arrived,
+//! because anything made in it would change the one and might be forbidden by the other.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quire_shared::protocol::Attributes;
+
+use super::Transfer;
+use crate::attributes;
+use crate::error::ClientError;
+
+/// A local directory that is being filled; whoever holds it still has something to do below it.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    attributes: Attributes,
+    /// One that was there before keeps its own attributes, unless it is to be overwritten.
+    keeps_own: bool,
+    parent: Option<Arc<Self>>,
+}
+
+impl Directory {
+    /// Makes the directory here, or finds it.
+    pub(super) fn make(
+        path: PathBuf,
+        attributes: Attributes,
+        overwrite: bool,
+        parent: Option<Arc<Self>>,
+    ) -> Result<Self, ClientError> {
+        let keeps_own = match fs::create_dir(&path) {
+            Ok(()) => false,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !path.is_dir() {
+                    return Err(ClientError::Unsuitable {
+                        path,
+                        reason: "is in the way of a directory",
+                    });
+                }
+                !overwrite
+            }
+            Err(error) => return Err(ClientError::disk(&path, "make the directory", error)),
+        };
+        Ok(Self {
+            path,
+            attributes,
+            keeps_own,
+            parent,
+        })
+    }
+
+    fn set_attributes(&self) -> Result<(), ClientError> {
+        if self.keeps_own {
+            return Ok(());
+        }
+        open_directory(&self.path)
+            .and_then(|directory| {
+                attributes::set_modified(&directory, self.attributes.modified)?;
+                attributes::set_mode(&directory, self.attributes.mode)
+            })
+            .map_err(|error| ClientError::disk(&self.path, "set the attributes of", error))
+    }
+}
+
+#[cfg(not(windows))]
+fn open_directory(path: &Path) -> io::Result<fs::File> {
+    fs::File::open(path)
+}
+
+/// Windows opens a directory only with a special flag, and sets times only with a special right.
+#[cfg(windows)]
+fn open_directory(path: &Path) -> io::Result<fs::File> {
+    use std::os::windows::fs::OpenOptionsExt;
+    const FILE_WRITE_ATTRIBUTES: u32 = 0x100;
+    const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
+    fs::OpenOptions::new()
+        .access_mode(FILE_WRITE_ATTRIBUTES)
+        .custom_flags(FILE_FLAG_BACKUP_SEMANTICS)
+        .open(path)
+}
+
+/// Lets go of `directory`. Whoever does so last gives it its attributes, then lets go of its
+/// parent, which is thereby complete after all of its children. Blocks.
+pub(super) fn finish(directory: Arc<Directory>, transfer: &Transfer) {
+    let mut next = Arc::into_inner(directory);
+    while let Some(mut directory) = next {
+        next = directory.parent.take().and_then(Arc::into_inner);
+        if let Err(error) = directory.set_attributes() {
+            transfer.fail(super::local_name(&directory.path), error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quire_shared::protocol::{EntryKind, Time, Version};
+
+    use super::*;
+
+    fn attributes(mode: u32) -> Attributes {
+        Attributes {
+            kind: EntryKind::Directory,
+            size: 0,
+            modified: Time {
+                seconds: 1_000_000_000,
+                nanoseconds: 0,
+            },
+            mode,
+            version: Version::new(b"").unwrap(),
+        }
+    }
+
+    fn seconds(path: &Path) -> u64 {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        modified
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    }
+
+    #[test]
+    fn directories_get_their_attributes_after_all_that_is_below_them() {
+        let base = tempfile::tempdir().unwrap();
+        let transfer = Transfer::new(|_| {});
+        let path = base.path().join("a");
+        let outer =
+            Arc::new(Directory::make(path.clone(), attributes(0o500), false, None).unwrap());
+        let parent = Some(Arc::clone(&outer));
+        let below = path.join("b");
+        let inner =
+            Arc::new(Directory::make(below.clone(), attributes(0o700), false, parent).unwrap());
+        let job = Arc::clone(&inner);
+        finish(outer, &transfer);
+        finish(inner, &transfer);
+        assert_ne!(seconds(&path), 1_000_000_000);
+        fs::write(below.join("f"), "").unwrap();
+        finish(job, &transfer);
+        assert_eq!(seconds(&path), 1_000_000_000);
+        assert_eq!(seconds(&below), 1_000_000_000);
+        assert_eq!(transfer.failed(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_was_there_keeps_its_attributes_and_a_file_is_in_the_way() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("a");
+        fs::create_dir(&path).unwrap();
+        let there = Directory::make(path.clone(), attributes(0o700), false, None).unwrap();
+        there.set_attributes().unwrap();
+        assert_ne!(seconds(&path), 1_000_000_000);
+        let forced = Directory::make(path.clone(), attributes(0o700), true, None).unwrap();
+        forced.set_attributes().unwrap();
+        assert_eq!(seconds(&path), 1_000_000_000);
+        let file = base.path().join("f");
+        fs::write(&file, "").unwrap();
+        Directory::make(file, attributes(0o700), true, None).unwrap_err();
+    }
+}

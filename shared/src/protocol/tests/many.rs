@@ -1,0 +1,88 @@
+//! What holds for the parts of requests and answers that carry many files.
+
+use proptest::option;
+use proptest::prelude::*;
+
+use super::messages::{attributes, kind, name, path};
+use super::{check, check_unknown_key};
+use crate::codec::{DecodeError, decode, encode};
+use crate::error_code::ErrorCode;
+use crate::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::protocol::*;
+
+fn failure() -> impl Strategy<Value = Failure> {
+    any::<u16>().prop_map(|code| Failure::new(ErrorCode::from_number(code)))
+}
+
+pub(super) fn get_tree() -> impl Strategy<Value = Request> {
+    (path(), kind(), any::<u64>()).prop_map(|(path, digest, enclose_max)| {
+        let get = GetTree {
+            path,
+            digest,
+            enclose_max,
+        };
+        get.into()
+    })
+}
+
+pub(super) fn tree_item() -> impl Strategy<Value = TreeItem> {
+    let entry = || (name(), attributes()).prop_map(|(name, attributes)| Entry { name, attributes });
+    prop_oneof![
+        entry().prop_map(TreeItem::Described),
+        entry().prop_map(TreeItem::Enclosed),
+        entry().prop_map(TreeItem::Entered),
+        (name(), failure()).prop_map(|(name, failure)| TreeItem::Missed(Missed { name, failure })),
+        (any::<u64>(), option::of(failure())).prop_map(|(unnameable, failure)| {
+            TreeItem::Left(Left {
+                unnameable,
+                failure,
+            })
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn items_of_a_tree_survive_the_wire(item in tree_item(), key in 7_u16..) {
+        check(&item);
+        check_unknown_key(&item, 2, key);
+    }
+}
+
+// P14
+#[test]
+fn missing_optional_keys_of_a_tree_have_their_defaults() {
+    let get = GetTree {
+        path: RemotePath::parse("a").unwrap(),
+        digest: DigestKind::Xxh3,
+        enclose_max: 0,
+    };
+    let cbor = [0x82, 12, 0xa1, 0x00, 0x81, 0x61, b'a'];
+    assert_eq!(decode::<Request>(&cbor), Ok(get.into()));
+    let left = TreeItem::Left(Left::default());
+    assert_eq!(decode(&[0x82, 4, 0xa0]), Ok(left));
+    for kind in [0, 1, 2, 3] {
+        let missing = decode::<TreeItem>(&[0x82, kind, 0xa0]);
+        assert_eq!(missing, Err(DecodeError::Malformed), "kind {kind}");
+    }
+    let unknown = decode::<TreeItem>(&[0x82, 5, 0xa0]);
+    assert_eq!(unknown, Err(DecodeError::UnknownKind));
+}
+
+#[test]
+fn the_largest_items_fit_their_limits() {
+    let name = Name::new("n".repeat(NAME_BYTES_MAX)).unwrap();
+    let attributes = Attributes {
+        kind: EntryKind::Other,
+        size: u64::MAX,
+        modified: Time {
+            seconds: i64::MIN,
+            nanoseconds: u32::MAX,
+        },
+        mode: u32::MAX,
+        version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
+    };
+    encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
+}
