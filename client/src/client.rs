@@ -200,8 +200,14 @@ impl Client {
     pub async fn close(self) {
         // Code 0 is none of the error codes: the client is done.
         closing::close(&self.connection, 0_u8.into(), b"");
+        let known = async {
+            tokio::select! {
+                () = closing::answered(&self.connection) => {}
+                () = self.endpoint.wait_idle() => {}
+            }
+        };
         // A server that has vanished needn't hear of it.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, known).await;
     }
 
     /// Sends a request that is one message and receives an answer that is one message.

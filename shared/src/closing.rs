@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn::{Connection, VarInt};
@@ -26,6 +26,18 @@ pub fn close(connection: &Connection, code: VarInt, reason: &[u8]) {
         controller.is_open.store(true, Ordering::Relaxed);
     }
     connection.close(code, reason);
+}
+
+/// Waits until the other side has answered the close of `connection` with its own, a round trip
+/// later. quinn considers a connection idle only three probe timeouts after it was closed, half a
+/// second on a path of 80 ms; that is for what may still arrive, and no concern of a program that
+/// ends. An answer that is lost leaves that as the time to wait.
+pub async fn answered(connection: &Connection) {
+    // quinn has no event for it.
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    while connection.stats().frame_rx.connection_close == 0 {
+        look.tick().await;
+    }
 }
 
 /// Makes the controllers of another factory such that [`close`] can open their windows.
@@ -115,14 +127,19 @@ impl Controller for Openable {
     }
 }
 
+/// Short against the round trip of any path on which waiting matters.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// More than can be under way, and more than quinn paces (4 GiB).
 const WINDOW_OPEN: u64 = 1 << 40;
 
 #[cfg(test)]
 mod tests {
+    use quinn::ConnectionError;
     use quinn::congestion::CubicConfig;
 
     use super::*;
+    use crate::loopback::Loopback;
 
     #[test]
     fn a_copy_opens_the_window_of_the_controller_in_use() {
@@ -132,5 +149,17 @@ mod tests {
         let copy = in_use.clone_box().into_any().downcast::<Openable>();
         copy.ok().unwrap().is_open.store(true, Ordering::Relaxed);
         assert_eq!(in_use.window(), WINDOW_OPEN);
+    }
+
+    #[tokio::test]
+    async fn an_answered_close_is_known_to_the_other_side() {
+        let both = Loopback::connect().await;
+        close(&both.client, 7_u8.into(), b"");
+        answered(&both.client).await;
+        let reason = both.server.close_reason();
+        let Some(ConnectionError::ApplicationClosed(close)) = reason else {
+            panic!("{reason:?}");
+        };
+        assert_eq!(close.error_code, 7_u8.into());
     }
 }
