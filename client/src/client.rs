@@ -13,8 +13,8 @@ use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
 use quire_shared::codec::DecodeError;
 use quire_shared::protocol::{
-    Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Get, GetHeader, GetTree, Hash,
-    Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
+    Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
+    Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
 };
 use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
 use quire_shared::{ErrorCode, closing};
@@ -255,11 +255,16 @@ impl Client {
             Ok(answer) => Ok(answer),
             Err(failure) => {
                 read_to_end(receiver).await;
-                Err(match failure.code() {
-                    ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
-                    _ => ClientError::of_failure(failure),
-                })
+                Err(self.refusal(failure))
             }
+        }
+    }
+
+    /// What the refusal of a whole request means to the user.
+    pub(crate) fn refusal(&self, failure: Failure) -> ClientError {
+        match failure.code() {
+            ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
+            _ => ClientError::of_failure(failure),
         }
     }
 

@@ -4,8 +4,11 @@
 //! once; the walk waits while the queue is full, so a tree is never held in memory. An error on
 //! one file is reported and doesn't stop the others; a lost connection stops all.
 
+mod deliver;
+mod destination;
 mod directory;
 mod fetch;
+mod pack;
 mod store;
 mod unpack;
 

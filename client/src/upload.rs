@@ -63,7 +63,8 @@ impl LocalFile {
         blocking(move || Self::open_now(path, links)).await
     }
 
-    fn open_now(path: PathBuf, links: Links) -> Result<Self, ClientError> {
+    /// [`open`](Self::open), in this thread.
+    pub(crate) fn open_now(path: PathBuf, links: Links) -> Result<Self, ClientError> {
         let mut options = File::options();
         options.read(true);
         links.apply(&mut options);
@@ -103,14 +104,38 @@ impl LocalFile {
         attributes::mode(&self.metadata)
     }
 
+    /// Adds all of the file to `bytes`, in this thread.
+    ///
+    /// # Errors
+    /// If it can't be read, or isn't what it was when it was opened.
+    pub(crate) fn read_into(&self, bytes: &mut Vec<u8>) -> Result<(), ClientError> {
+        let size = self.size();
+        bytes.reserve(usize::try_from(size).unwrap_or(0));
+        let read = (&*self.file)
+            .take(size)
+            .read_to_end(bytes)
+            .map_err(|error| ClientError::disk(&self.path, "read", error))?;
+        let holds = self.unchanged().holds();
+        let holds = holds.map_err(|error| ClientError::disk(&self.path, "look at", error))?;
+        if read as u64 == size && holds {
+            Ok(())
+        } else {
+            Err(ClientError::Changed)
+        }
+    }
+
+    fn unchanged(&self) -> Unchanged {
+        Unchanged {
+            file: Arc::clone(&self.file),
+            size: self.metadata.len(),
+            modified: self.metadata.modified().ok(),
+        }
+    }
+
     /// The file as content of a put that declares [`LocalFile::size`].
     pub fn into_content(self) -> Content<Arc<File>> {
         Content {
-            unchanged: Some(Unchanged {
-                file: Arc::clone(&self.file),
-                size: self.metadata.len(),
-                modified: self.metadata.modified().ok(),
-            }),
+            unchanged: Some(self.unchanged()),
             source: self.file,
             path: self.path,
         }

@@ -57,6 +57,9 @@ impl Access {
             Request::MakeDirectory(make) => self.make_directory(make).map(Request::from),
             Request::Copy(copy) => self.copy(copy).map(Request::from),
             Request::GetTree(get) => self.listed(&get.path).map(|_| get.into()),
+            // Each of its items is judged by itself.
+            Request::PutMany(put) if self.may_change() => Ok(put.into()),
+            Request::PutMany(_) => Err(RequestError::NotAuthorized),
         }
     }
 
@@ -111,15 +114,37 @@ impl Access {
         Ok(list)
     }
 
-    fn put(&self, mut put: Put) -> Result<Put, RequestError> {
+    /// As [`admit`](Self::admit), for a file among many.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn put(&self, mut put: Put) -> Result<Put, RequestError> {
         self.create(&put.path, &mut put.precondition)?;
         Ok(put)
     }
 
-    fn make_directory(&self, make: MakeDirectory) -> Result<MakeDirectory, RequestError> {
+    /// As [`admit`](Self::admit), for a directory among many.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn make_directory(&self, make: MakeDirectory) -> Result<MakeDirectory, RequestError> {
         // A directory that is there already is never replaced.
         self.create(&make.path, &mut Precondition::Any)?;
         Ok(make)
+    }
+
+    /// Whether times and permissions of the directory at `path` may be set: by whoever just made
+    /// it, or may replace what is there.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn set_attributes(&self, path: &RemotePath, is_own: bool) -> Result<(), RequestError> {
+        self.create(path, &mut Precondition::Any)?;
+        if is_own || self.rules.verbs(path).contains(Verbs::REPLACE) {
+            Ok(())
+        } else {
+            Err(RequestError::NotAuthorized)
+        }
     }
 
     fn delete(&self, delete: Delete) -> Result<Delete, RequestError> {

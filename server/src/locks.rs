@@ -55,6 +55,12 @@ impl LockTable {
         self.acquire(&[], paths).await
     }
 
+    /// [`exclusive`](Self::exclusive), from any thread, if all can be had without waiting.
+    pub fn try_exclusive(&self, paths: &[&RemotePath]) -> Option<LockGuard> {
+        let (mut guard, locks) = self.enter(&[], paths);
+        (guard.take_free(&locks) == locks.len()).then_some(guard)
+    }
+
     /// Locks some paths for reading and others for a change, in one go. A path in both is locked
     /// for a change. Dropping the future gives back whatever it had got.
     ///

@@ -16,7 +16,8 @@ use crate::access::Access;
 use crate::connection::Session;
 use crate::error::RequestError;
 use crate::requests::{
-    cache, copy, delete, get, get_tree, hash, list, make_directory, ping, put, rename, stat,
+    cache, copy, delete, get, get_tree, hash, list, make_directory, ping, put, put_many, rename,
+    stat,
 };
 use crate::state::State;
 
@@ -75,6 +76,7 @@ async fn dispatch(
         Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
         Request::Cache(_) => cache::serve(access, state, sender).await,
         Request::GetTree(request) => get_tree::serve(request, access, state, sender).await,
+        Request::PutMany(_) => put_many::serve(access, state, sender, receiver).await,
     }
 }
 

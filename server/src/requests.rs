@@ -10,5 +10,6 @@ pub(crate) mod list;
 pub(crate) mod make_directory;
 pub(crate) mod ping;
 pub(crate) mod put;
+pub(crate) mod put_many;
 pub(crate) mod rename;
 pub(crate) mod stat;

@@ -19,7 +19,9 @@ use crate::path::{Name, RemotePath};
 
 use choice::choice;
 
-pub use many::{GetTree, Left, Missed, TreeItem};
+pub use many::{
+    GetTree, LastItem, Left, Missed, Outcome, PutItem, PutMany, SetAttributes, TreeItem,
+};
 pub use replies::{
     Attributes, CacheEntry, CachePage, Changed, Done, Entry, EntryKind, Failure, GetHeader, Hashed,
     Page, Pong, Reply, Trailer,
@@ -46,6 +48,7 @@ choice! {
         10 Hash(Hash) "The digest of a file, computed by the server.";
         11 Cache(Cache) "What the server's memory cache holds.";
         12 GetTree(GetTree) "A directory with all that is below it.";
+        13 PutMany(PutMany) "Many files and directories.";
     }
 }
 
@@ -60,7 +63,7 @@ macro_rules! requests {
     };
 }
 
-requests! { Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree }
+requests! { Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree PutMany }
 
 impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;

@@ -72,16 +72,17 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether a message has gone out, whole or in part.
+    /// Whether anything has gone out.
     pub fn has_sent(&self) -> bool {
         self.sent
     }
 
-    /// Sends raw bytes of a body.
+    /// Sends raw bytes: of a body, or of messages that were encoded before.
     ///
     /// # Errors
     /// If the other side stopped the stream or the connection is lost.
     pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        self.sent = true;
         self.stream.write_chunk(bytes).await
     }
 

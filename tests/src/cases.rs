@@ -9,6 +9,7 @@ mod listing;
 mod locks;
 mod manage;
 mod protocol_document;
+mod put_trees;
 mod rights;
 mod shutdown;
 mod tidy;

@@ -7,6 +7,7 @@
 
 mod listing;
 mod put;
+mod put_tree;
 mod tree;
 
 use std::fs;

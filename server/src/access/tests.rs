@@ -368,7 +368,8 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         | Request::List(_)
         | Request::Stat(_)
         | Request::Cache(_)
-        | Request::GetTree(_) => Vec::new(),
+        | Request::GetTree(_)
+        | Request::PutMany(_) => Vec::new(),
     }
 }
 

@@ -336,6 +336,8 @@ async fn a_lock_that_is_not_free_is_not_had_without_waiting_and_leaves_nothing()
     assert!(locks.try_shared(&file).is_none());
     assert_eq!(locks.len(), paths_in_use);
     assert!(locks.try_shared(&beside).is_some());
+    assert!(locks.try_exclusive(&[&beside, &file]).is_none());
+    assert!(locks.try_exclusive(&[&beside]).is_some());
     drop(held);
     let first = locks.try_shared(&file).unwrap();
     assert!(locks.try_shared(&file).is_some());

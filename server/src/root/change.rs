@@ -142,7 +142,10 @@ impl Root {
 }
 
 /// The answer to who wants a directory where there is something already.
-fn existing_directory(precondition: &Precondition, facts: &Facts) -> Result<Version, RequestError> {
+pub(super) fn existing_directory(
+    precondition: &Precondition,
+    facts: &Facts,
+) -> Result<Version, RequestError> {
     require(precondition, Some(facts))?;
     match facts.kind {
         _ if facts.elsewhere => Err(RequestError::OtherFileSystem),

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quire_shared::{Name, RemotePath};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat};
@@ -39,7 +39,7 @@ impl Parents {
 /// A name in an open directory; perhaps nothing has it.
 #[derive(Debug)]
 pub(super) struct Place<'path> {
-    pub(super) directory: OwnedFd,
+    pub(super) directory: Arc<OwnedFd>,
     pub(super) directory_id: FileId,
     pub(super) name: &'path str,
     home: u64,
@@ -73,18 +73,32 @@ impl Inner {
         let (Some(name), Some(parent)) = (path.name(), path.parent()) else {
             return Err(RequestError::RootItself);
         };
-        if let Some(first) = path.names().first()
-            && self.is_staging(first.as_str())?
-        {
-            return Err(RequestError::NotFound);
-        }
+        self.refuse_staging(path)?;
         let (directory, directory_id) = self.directory(&parent, access)?;
-        Ok(Place {
+        Ok(self.place_in(Arc::new(directory), directory_id, name.as_str()))
+    }
+
+    /// The place of `name` in a directory that is open.
+    pub(super) fn place_in<'path>(
+        &self,
+        directory: Arc<OwnedFd>,
+        directory_id: FileId,
+        name: &'path str,
+    ) -> Place<'path> {
+        Place {
             directory,
             directory_id,
-            name: name.as_str(),
+            name,
             home: self.id.device,
-        })
+        }
+    }
+
+    /// Refuses a path that leads into the staging directory.
+    pub(super) fn refuse_staging(&self, path: &RemotePath) -> Result<(), RequestError> {
+        match path.names().first() {
+            Some(first) if self.is_staging(first.as_str())? => Err(RequestError::NotFound),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a name in the root is an alias of the staging directory, whose own name no path has.
@@ -123,12 +137,7 @@ impl Inner {
                 found => found?,
             };
         }
-        Ok(Place {
-            directory,
-            directory_id,
-            name: name.as_str(),
-            home: self.id.device,
-        })
+        Ok(self.place_in(Arc::new(directory), directory_id, name.as_str()))
     }
 
     /// Whether the directories above `path` could be made where they are missing.
@@ -192,14 +201,25 @@ impl Inner {
 
     /// Makes a change at `place` durable, and the directories above it that others just made.
     pub(super) fn settle(&self, place: &Place<'_>, path: &RemotePath) -> Result<(), RequestError> {
-        self.sync(&place.directory, place.directory_id)?;
+        let (_, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
+        self.settle_directory(&place.directory, place.directory_id, parents)
+    }
+
+    /// Makes the changes in a directory durable, to which `names` lead, and the directories above
+    /// them that others just made.
+    pub(super) fn settle_directory(
+        &self,
+        directory: &OwnedFd,
+        id: FileId,
+        names: &[Name],
+    ) -> Result<(), RequestError> {
+        self.sync(directory, id)?;
         if self.unsynced.lock().is_empty() {
             return Ok(());
         }
-        let (_, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
         let (mut directory, mut id) = self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
-        for parent in parents {
-            let (child, child_id) = self.child(&directory, parent)?;
+        for name in names {
+            let (child, child_id) = self.child(&directory, name)?;
             // Not in one expression with the sync: its guard must not live that long.
             let is_unsynced = self.unsynced.lock().contains(&child_id);
             if is_unsynced {

@@ -158,14 +158,35 @@ impl StagedFile {
     /// # Errors
     /// If the system fails. The content is lost then; there is no second try.
     pub fn seal(&mut self, modified: Option<Time>, mode: Option<u32>) -> Result<(), RequestError> {
+        self.set_attributes(modified, mode)?;
+        self.sync()
+    }
+
+    /// The first half of [`seal`](Self::seal).
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn set_attributes(
+        &mut self,
+        modified: Option<Time>,
+        mode: Option<u32>,
+    ) -> Result<(), RequestError> {
         let mode = match mode {
             Some(mode) => Mode::from_raw_mode(mode & MODE_MASK),
             None => self.entry.staging.file_mode,
         };
         fchmod(&self.file, mode).map_err(RequestError::system("setting permissions"))?;
-        if let Some(modified) = modified {
-            set_modified(&self.file, modified)?;
+        match modified {
+            Some(modified) => set_modified(&self.file, modified),
+            None => Ok(()),
         }
+    }
+
+    /// The second half of [`seal`](Self::seal).
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub fn sync(&mut self) -> Result<(), RequestError> {
         fsync(&self.file).map_err(RequestError::system("making a file durable"))
     }
 

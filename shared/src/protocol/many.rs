@@ -1,15 +1,15 @@
 //! Many files on one stream: the parts of which such a request or its answer is made.
 //!
 //! Each part is a message of its own, and each file has its own header, bytes, digest and status,
-//! so that one bad file fails alone. See PROTOCOL.md, "get-tree".
+//! so that one bad file fails alone. See PROTOCOL.md, "Many files on one stream".
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::Message;
 use super::choice::choice;
-use super::replies::{Entry, Failure};
+use super::replies::{Changed, Entry, Failure, Reply};
+use super::{MakeDirectory, Message, Put, Time};
 use crate::digest::DigestKind;
-use crate::limits::REPLY_BYTES_MAX;
+use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::path::{Name, RemotePath};
 
 /// Asks for a directory with all that is below it. Reply: [`Attributes`](super::Attributes) of the
@@ -68,4 +68,64 @@ pub struct Left {
     /// Why the rest of it is missing, if it is.
     #[n(1)]
     pub failure: Option<Failure>,
+}
+
+/// Offers many files and directories: one [`PutItem`] after another follows, up to the last.
+/// Reply: an [`Outcome`] for each that is answered, in the order in which they are completed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct PutMany {}
+
+choice! {
+    /// One of many things that are put.
+    PutItem {
+        0 File(Put) "A file, whose size is told: its content follows as raw bytes, then a trailer.";
+        1 Directory(MakeDirectory) "A directory to be made before any later item is carried out.";
+        2 Attributes(SetAttributes) "Times and permissions of a directory.";
+        3 Last(LastItem) "No more come.";
+    }
+}
+
+impl Message for PutItem {
+    const BYTES_MAX: usize = REQUEST_BYTES_MAX;
+}
+
+/// Asks for times and permissions of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SetAttributes {
+    /// The directory.
+    #[n(0)]
+    pub path: RemotePath,
+    /// The modification time to set; left as it is if absent.
+    #[n(1)]
+    pub modified: Option<Time>,
+    /// The permission bits to set; left as they are if absent.
+    #[n(2)]
+    pub mode: Option<u32>,
+}
+
+/// Ends the items of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct LastItem {}
+
+/// What became of one of many things that were put.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Outcome {
+    /// Which: 0 is the first that came.
+    #[n(0)]
+    pub index: u64,
+    /// What a request for it alone would have been answered.
+    #[n(1)]
+    pub result: Reply<Changed>,
+    /// Whether it is a directory that was there already.
+    #[n(2)]
+    #[cbor(default)]
+    pub existed: bool,
+}
+
+impl Message for Outcome {
+    const BYTES_MAX: usize = REPLY_BYTES_MAX;
 }

@@ -138,6 +138,8 @@ fn check_any_message(bytes: &[u8]) {
     check_any::<Reply<Page>>(bytes);
     check_any::<Reply<CachePage>>(bytes);
     check_any::<TreeItem>(bytes);
+    check_any::<PutItem>(bytes);
+    check_any::<Reply<Outcome>>(bytes);
 }
 
 proptest! {

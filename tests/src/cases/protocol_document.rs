@@ -14,8 +14,8 @@ use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Page, Pong, Reply, Request,
-    Trailer, TreeItem,
+    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
+    Reply, Request, Trailer, TreeItem,
 };
 use quire_shared::{limits, path, transport};
 
@@ -36,6 +36,8 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("hashed-reply", recode::<Reply<Hashed>>),
     ("cache-page-reply", recode::<Reply<CachePage>>),
     ("tree-item", recode::<TreeItem>),
+    ("put-item", recode::<PutItem>),
+    ("outcome-reply", recode::<Reply<Outcome>>),
 ];
 
 fn recode<M: Message>(cbor: &[u8]) -> Result<Vec<u8>, DecodeError> {
@@ -154,11 +156,7 @@ fn exchanges_are_whole_streams() {
         assert_eq!(digests, [hasher.finish()]);
         bodies.insert(expected);
     }
-    assert_eq!(
-        bodies.len(),
-        4,
-        "get, put with a length, put in pieces, get-tree"
-    );
+    assert_eq!(bodies.len(), 5, "get, two kinds of put, get-tree, put-many");
 }
 
 /// What travels on the stream of `request`, whose body has `length` bytes.
@@ -185,6 +183,14 @@ fn sequence(request: &Request, length: usize, exchange: &[Line]) -> &'static [&'
             "trailer-reply",
             "tree-item",
         ],
+        Request::PutMany(_) => &[
+            "request",
+            "put-item",
+            "body",
+            "trailer",
+            "put-item",
+            "outcome-reply",
+        ],
         other => panic!("{} has no body", other.kind()),
     }
 }
@@ -195,6 +201,8 @@ fn digest_of(request: &Request) -> DigestKind {
         Request::Get(get) => get.digest,
         Request::Put(put) => put.digest,
         Request::GetTree(get) => get.digest,
+        // Each item says it; those of the example leave it at that.
+        Request::PutMany(_) => DigestKind::Xxh3,
         other => panic!("{} has no trailer", other.kind()),
     }
 }

@@ -3,7 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::messages::{attributes, kind, name, path};
+use super::messages::{attributes, kind, name, path, precondition, reply, time, version};
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
 use crate::error_code::ErrorCode;
@@ -41,6 +41,42 @@ pub(super) fn tree_item() -> impl Strategy<Value = TreeItem> {
     ]
 }
 
+pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
+    let put = super::messages::put().prop_filter_map("a put", |request| match request {
+        Request::Put(put) => Some(PutItem::File(put)),
+        _ => None,
+    });
+    let make = (path(), any::<bool>(), precondition());
+    let set = (path(), option::of(time()), option::of(any::<u32>()));
+    prop_oneof![
+        put,
+        make.prop_map(|(path, make_parents, precondition)| {
+            PutItem::Directory(MakeDirectory {
+                path,
+                make_parents,
+                precondition,
+            })
+        }),
+        set.prop_map(|(path, modified, mode)| {
+            PutItem::Attributes(SetAttributes {
+                path,
+                modified,
+                mode,
+            })
+        }),
+        Just(PutItem::Last(LastItem {})),
+    ]
+}
+
+pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
+    let result = reply(version().prop_map(|version| Changed { version }));
+    (any::<u64>(), result, any::<bool>()).prop_map(|(index, result, existed)| Outcome {
+        index,
+        result,
+        existed,
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -48,6 +84,18 @@ proptest! {
     fn items_of_a_tree_survive_the_wire(item in tree_item(), key in 7_u16..) {
         check(&item);
         check_unknown_key(&item, 2, key);
+    }
+
+    #[test]
+    fn items_that_are_put_and_their_outcomes_survive_the_wire(
+        item in put_item(),
+        outcome in reply(outcome()),
+        key in 7_u16..,
+    ) {
+        check(&item);
+        check_unknown_key(&item, 2, key);
+        check(&outcome);
+        check_unknown_key(&outcome, 2, key);
     }
 }
 
@@ -85,4 +133,45 @@ fn the_largest_items_fit_their_limits() {
         version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
     };
     encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
+    for path in super::longest_paths() {
+        let put = Put {
+            path,
+            size: Some(u64::MAX),
+            modified: Some(Time {
+                seconds: i64::MIN,
+                nanoseconds: u32::MAX,
+            }),
+            mode: Some(u32::MAX),
+            digest: DigestKind::Sha256,
+            precondition: Precondition::Match(Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap()),
+            make_parents: true,
+        };
+        encode(&PutItem::File(put)).unwrap();
+    }
+}
+
+// P14
+#[test]
+fn missing_optional_keys_of_what_is_put_have_their_defaults() {
+    let path = RemotePath::parse("a").unwrap();
+    let set = SetAttributes {
+        path,
+        modified: None,
+        mode: None,
+    };
+    let cbor = [0x82, 2, 0xa1, 0x00, 0x81, 0x61, b'a'];
+    assert_eq!(decode(&cbor), Ok(PutItem::Attributes(set)));
+    assert_eq!(decode(&[0x82, 3, 0xa0]), Ok(PutItem::Last(LastItem {})));
+    assert_eq!(
+        decode::<PutItem>(&[0x82, 4, 0xa0]),
+        Err(DecodeError::UnknownKind)
+    );
+    let outcome = Outcome {
+        index: 1,
+        result: Reply::Failed(Failure::new(ErrorCode::EXISTS)),
+        existed: false,
+    };
+    let bytes = encode(&outcome).unwrap();
+    let without = [&[0xa2], &bytes[5..bytes.len() - 2]].concat();
+    assert_eq!(decode(&without), Ok(outcome));
 }

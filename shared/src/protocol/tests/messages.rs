@@ -125,6 +125,7 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Ping {}.into()),
         Just(Cache {}.into()),
+        Just(PutMany {}.into()),
         (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
         path().prop_map(|path| Stat { path }.into()),
         (path(), kind()).prop_map(|(path, digest)| Hash { path, digest }.into()),

@@ -1,0 +1,150 @@
+//! Directories on the server while they are being filled.
+//!
+//! Whoever still has something to do in one holds it. Its last holder lets go of it when all that
+//! is in it is there, and then it gets its own modification time and mode, because anything made in
+//! it would change the one and might be forbidden by the other.
+
+use std::sync::Arc;
+
+use quire_shared::RemotePath;
+use quire_shared::protocol::SetAttributes;
+use tokio::sync::{mpsc, watch};
+
+/// A directory on the server.
+#[derive(Debug)]
+pub(super) struct Destination {
+    path: RemotePath,
+    /// What it gets in the end, unless it keeps its own.
+    attributes: Option<SetAttributes>,
+    state: watch::Sender<State>,
+    parent: Option<Arc<Self>>,
+    filled: mpsc::UnboundedSender<Filled>,
+}
+
+/// What became of a directory on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The server has not answered yet.
+    Pending,
+    /// It is there, and gets its attributes.
+    Made,
+    /// It was there before, and keeps its own.
+    Kept,
+    /// It couldn't be made.
+    Missing,
+}
+
+/// A directory that has all that is in it, and is to get its attributes.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) set: SetAttributes,
+    /// Is complete only after this one.
+    pub(super) parent: Option<Arc<Destination>>,
+}
+
+impl Destination {
+    pub(super) fn new(
+        path: RemotePath,
+        attributes: Option<SetAttributes>,
+        parent: Option<Arc<Self>>,
+        filled: mpsc::UnboundedSender<Filled>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            attributes,
+            state: watch::Sender::new(State::Pending),
+            parent,
+            filled,
+        })
+    }
+
+    pub(super) fn path(&self) -> &RemotePath {
+        &self.path
+    }
+
+    pub(super) fn set_state(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        *self.state.borrow() == State::Missing
+    }
+
+    /// Whether the directory that it is in is missing, which has been told.
+    pub(super) fn is_below_missing(&self) -> bool {
+        self.parent.as_deref().is_some_and(Self::is_missing)
+    }
+
+    /// Waits until the server has answered, and says whether the directory is there.
+    pub(super) async fn is_there(&self) -> bool {
+        let mut state = self.state.subscribe();
+        // It can't be gone: it is part of this.
+        let answered = state.wait_for(|state| *state != State::Pending).await;
+        answered.is_ok_and(|state| *state != State::Missing)
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if *self.state.borrow() != State::Made {
+            return;
+        }
+        if let Some(set) = self.attributes.take() {
+            let parent = self.parent.take();
+            // Nobody takes it any more once the stream is broken.
+            let _ = self.filled.send(Filled { set, parent });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(
+        name: &str,
+        parent: Option<Arc<Destination>>,
+        filled: &mpsc::UnboundedSender<Filled>,
+    ) -> Arc<Destination> {
+        let path = RemotePath::parse(name).unwrap();
+        let set = SetAttributes {
+            path: path.clone(),
+            modified: None,
+            mode: Some(0o700),
+        };
+        Destination::new(path, Some(set), parent, filled.clone())
+    }
+
+    #[test]
+    fn a_directory_is_complete_after_all_that_is_in_it() {
+        let (filled, mut complete) = mpsc::unbounded_channel();
+        let outer = destination("a", None, &filled);
+        let inner = destination("a/b", Some(Arc::clone(&outer)), &filled);
+        drop(filled);
+        let file = Arc::clone(&inner);
+        outer.set_state(State::Made);
+        inner.set_state(State::Made);
+        drop((outer, inner));
+        complete.try_recv().unwrap_err();
+        drop(file);
+        let first = complete.try_recv().unwrap();
+        assert_eq!(first.set.path.to_string(), "/a/b");
+        complete.try_recv().unwrap_err();
+        drop(first);
+        let second = complete.try_recv().unwrap();
+        assert_eq!(second.set.path.to_string(), "/a");
+        drop(second);
+        assert!(complete.is_closed() && complete.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_was_there_or_is_missing_gets_nothing() {
+        let (filled, mut complete) = mpsc::unbounded_channel();
+        for state in [State::Pending, State::Kept, State::Missing] {
+            let directory = destination("a", None, &filled);
+            directory.set_state(state);
+            drop(directory);
+            complete.try_recv().unwrap_err();
+        }
+    }
+}
