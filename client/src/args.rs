@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use quire_shared::Escaped;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::digest::DigestKind;
 
 /// The command line of `quire`.
@@ -96,6 +97,9 @@ pub struct GlobalArgs {
     /// Accept the key of a server never seen before, and remember it
     #[arg(long, global = true)]
     pub trust_on_first_use: bool,
+    /// How to find the rate to send at: quire (default), cubic or bbr
+    #[arg(long, global = true, value_name = "CONTROL")]
+    pub congestion: Option<CongestionControl>,
     /// Say more on standard error; twice for even more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -320,6 +324,7 @@ session with its exit status; a failure of a command after a single - (as in `- 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -335,6 +340,24 @@ mod tests {
         ] {
             assert!(CommandLine::parse_from(line).global.each.json);
         }
+    }
+
+    #[test]
+    fn the_congestion_control_is_ours_unless_another_is_chosen() {
+        let parse = |arguments: &[&str]| {
+            let line = CommandLine::try_parse_from([&["quire"], arguments].concat());
+            line.map(|line| Config::from(line.global).congestion)
+        };
+        assert_eq!(parse(&["key"]).unwrap(), CongestionControl::Quire);
+        for choice in CongestionControl::ALL {
+            for line in [
+                ["--congestion", choice.name(), "ping", "h"],
+                ["ping", "h", "--congestion", choice.name()],
+            ] {
+                assert_eq!(parse(&line).unwrap(), choice);
+            }
+        }
+        parse(&["ping", "h", "--congestion", "reno"]).unwrap_err();
     }
 
     #[test]

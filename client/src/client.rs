@@ -12,6 +12,7 @@ use std::time::Duration;
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
 use quire_shared::codec::DecodeError;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{
     Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
     Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
@@ -49,7 +50,20 @@ impl Client {
         identity: &Identity,
         verifier: ServerVerifier,
     ) -> Result<Self, ClientError> {
-        let connected = connect::connect(server, identity, verifier).await?;
+        Self::connect_with(server, identity, verifier, CongestionControl::default()).await
+    }
+
+    /// As [`Client::connect`], with another congestion control than ours for what is sent.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(
+        server: &ServerId,
+        identity: &Identity,
+        verifier: ServerVerifier,
+        congestion: CongestionControl,
+    ) -> Result<Self, ClientError> {
+        let connected = connect::connect(server, identity, verifier, congestion).await?;
         Ok(Self {
             endpoint: connected.endpoint,
             connection: connected.connection,

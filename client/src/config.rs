@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use quire_shared::congestion::CongestionControl;
 use quire_shared::digest::DigestKind;
 
 use crate::args::{EachArgs, GlobalArgs};
@@ -19,6 +20,8 @@ pub struct Config {
     /// Whether a server that was never seen before is trusted and remembered. Whoever can answer
     /// in its place at that moment is trusted from then on.
     pub trust_on_first_use: bool,
+    /// How connections find the rate they send at.
+    pub congestion: CongestionControl,
     /// The kind of digest that the user asked for.
     pub digest: Option<DigestKind>,
     /// Whether results are printed as JSON.
@@ -56,6 +59,7 @@ impl From<GlobalArgs> for Config {
             identity: args.identity,
             ca: args.ca,
             trust_on_first_use: args.trust_on_first_use,
+            congestion: args.congestion.unwrap_or_default(),
             digest: args.each.digest,
             json: args.each.json,
             quiet: args.each.quiet,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportErrorCode};
 use quire_certs::Identity;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::socket::{self, SocketConfig};
 use quire_shared::transport;
 use tokio::net::UdpSocket;
@@ -38,12 +39,14 @@ pub(crate) async fn connect(
     server: &ServerId,
     identity: &Identity,
     verifier: ServerVerifier,
+    congestion: CongestionControl,
 ) -> Result<Connected, ClientError> {
     let verifier = Arc::new(verifier);
     let tls = Arc::new(tls::client_config(identity, Arc::clone(&verifier))?);
     let mut race = Race {
         server,
         tls,
+        congestion,
         verifier,
         attempts: JoinSet::new(),
         started: Vec::new(),
@@ -59,6 +62,7 @@ pub(crate) async fn connect(
 struct Race<'a> {
     server: &'a ServerId,
     tls: Arc<QuicClientConfig>,
+    congestion: CongestionControl,
     verifier: Arc<ServerVerifier>,
     attempts: JoinSet<(SocketAddr, Result<Connected, Outcome>)>,
     started: Vec<SocketAddr>,
@@ -117,7 +121,7 @@ impl Race<'_> {
         let name = host.split_once('%').map_or(host, |(name, _zone)| name);
         self.started.push(address);
         let mut config = ClientConfig::new(self.tls.clone());
-        config.transport_config(transport::client(address));
+        config.transport_config(transport::client(address, self.congestion));
         let connecting = match endpoint.connect_with(config, address, name) {
             Ok(connecting) => connecting,
             Err(error) => {

@@ -95,7 +95,8 @@ impl Session {
     async fn connect(&self, server: &ServerId) -> Result<Client, ClientError> {
         let identity = self.identity().await?;
         let verifier = self.verifier(server).await?;
-        let refusal = match Client::connect(server, &identity, verifier).await {
+        let congestion = self.config.congestion;
+        let refusal = match Client::connect_with(server, &identity, verifier, congestion).await {
             Err(ClientError::NotTrusted(refusal)) => refusal,
             connected => return connected,
         };
@@ -104,7 +105,7 @@ impl Session {
             _ => return Err(ClientError::NotTrusted(refusal)),
         };
         let pinned = ServerVerifier::pinned(server.clone(), seen);
-        let client = Client::connect(server, &identity, pinned).await?;
+        let client = Client::connect_with(server, &identity, pinned, congestion).await?;
         self.remember(server, seen).await?;
         Ok(client)
     }

@@ -117,6 +117,7 @@ fn help_shows_examples_exit_statuses_and_every_command() {
     let quire = Quire::new();
     let help = quire.run(&["--help"]).succeeds();
     for part in [
+        "--congestion <CONTROL>",
         "Examples:",
         "Exit status:",
         "get",
@@ -172,6 +173,7 @@ fn nonsense_is_a_usage_error() {
     }
     quire.run(&["cat", "--json", "h/a"]).fails(2);
     quire.run(&["hash", "--digest", "md5", "h/a"]).fails(2);
+    quire.run(&["get", "--congestion", "reno", "h/a"]).fails(2);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use quire_shared::congestion::CongestionControl;
+
 use crate::rules::Rules;
 
 /// Serves a directory over QUIC.
@@ -68,6 +70,9 @@ pub struct ServeArgs {
     /// read,/incoming=put,/private=none.
     #[arg(long, value_name = "RIGHTS", default_value = "none")]
     pub anonymous: Rules,
+    /// How to find the rate to send at: quire, cubic or bbr.
+    #[arg(long, value_name = "CONTROL", default_value_t)]
+    pub congestion: CongestionControl,
     /// How many seconds running requests have to finish after SIGINT or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
@@ -165,6 +170,20 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_congestion_control_is_ours_unless_another_is_chosen() {
+        let parse = |arguments: &[&str]| {
+            let line = Args::try_parse_from([&["quire-server"], arguments].concat());
+            line.map(|args| args.serve.congestion)
+        };
+        assert_eq!(parse(&[]).unwrap(), CongestionControl::Quire);
+        for choice in CongestionControl::ALL {
+            let parsed = parse(&["root", "--congestion", choice.name()]);
+            assert_eq!(parsed.unwrap(), choice);
+        }
+        parse(&["--congestion", "reno"]).unwrap_err();
     }
 
     #[test]

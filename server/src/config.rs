@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quire_certs::{Identity, Role, StateDir, load_or_create};
+use quire_shared::congestion::CongestionControl;
 use quire_shared::transport::PORT;
 
 use crate::args::{ListenAddress, ServeArgs};
@@ -32,6 +33,8 @@ pub struct Config {
     pub authorized_keys: Option<KeysFile>,
     /// Files that must not lie in the root, because whoever writes there could let himself in.
     pub secrets: Vec<PathBuf>,
+    /// How connections find the rate they send at.
+    pub congestion: CongestionControl,
     /// How long running requests may go on after the signal to stop.
     pub drain: Duration,
     /// How long a request waits for a path that others use before it hears "busy".
@@ -66,6 +69,7 @@ impl Config {
             access,
             authorized_keys: None,
             secrets: Vec::new(),
+            congestion: CongestionControl::default(),
             drain: DRAIN_LIMIT,
             lock_limit: LOCK_LIMIT,
         }
@@ -106,6 +110,7 @@ impl Config {
             cache,
             authorized_keys: Some(keys),
             secrets,
+            congestion: args.congestion,
             drain: Duration::from_secs(args.drain),
             ..Self::new(args.root.clone(), identity, access)
         })

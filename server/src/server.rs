@@ -11,6 +11,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, Incoming, ServerConfig};
 use quire_certs::Fingerprint;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::socket::{self, SocketConfig, SocketError};
 use quire_shared::{ErrorCode, transport};
 use tokio::task::JoinSet;
@@ -32,6 +33,7 @@ pub struct Server {
     server_config: ServerConfig,
     state: Arc<State>,
     fingerprint: Fingerprint,
+    congestion: CongestionControl,
     drain: Duration,
 }
 
@@ -61,6 +63,7 @@ impl Server {
             server_config,
             state,
             fingerprint,
+            congestion: config.congestion,
             drain: config.drain,
         })
     }
@@ -108,6 +111,7 @@ impl Server {
         let connections = TaskTracker::new();
         let admission = Admission {
             server_config: self.server_config.clone(),
+            congestion: self.congestion,
             state: Arc::clone(&self.state),
             stop: stop.clone(),
             connections: connections.clone(),
@@ -165,6 +169,7 @@ fn bind_endpoint(address: SocketAddr, config: &ServerConfig) -> Result<Endpoint,
 #[derive(Debug, Clone)]
 struct Admission {
     server_config: ServerConfig,
+    congestion: CongestionControl,
     state: Arc<State>,
     stop: CancellationToken,
     connections: TaskTracker,
@@ -190,7 +195,7 @@ impl Admission {
             return incoming.refuse();
         }
         let mut config = self.server_config.clone();
-        config.transport_config(transport::server(remote));
+        config.transport_config(transport::server(remote, self.congestion));
         match incoming.accept_with(Arc::new(config)) {
             Ok(connecting) => {
                 let served =

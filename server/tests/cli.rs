@@ -247,6 +247,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         &["--listen", "nonsense"],
         &["--cache-size", "5 parsecs"],
         &["--anonymous", "everything"],
+        &["--congestion", "reno"],
         &["--cert", "only-one-of-two"],
         &["root", "another"],
     ] {
@@ -256,5 +257,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
     let help = operator.run(&["--help"]);
-    assert!(help.status.success() && !help.stdout.is_empty());
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("--congestion <CONTROL>"), "{help}");
 }

@@ -40,6 +40,13 @@ pub async fn answered(connection: &Connection) {
     }
 }
 
+/// A copy of the controller in use, which decides behind the switch.
+#[cfg(test)]
+pub(crate) fn controller_of(connection: &Connection) -> Box<dyn Controller> {
+    let state = connection.congestion_state().into_any();
+    state.downcast::<Openable>().unwrap().controller
+}
+
 /// Makes the controllers of another factory such that [`close`] can open their windows.
 pub(crate) struct OpenableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
 

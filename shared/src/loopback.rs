@@ -7,6 +7,7 @@ use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 
+use crate::congestion::CongestionControl;
 use crate::socket::{self, SocketConfig};
 use crate::stream::{Receiver, Sender};
 use crate::transport;
@@ -23,19 +24,31 @@ pub(crate) struct Loopback {
 impl Loopback {
     /// Connects a client with a server on an unused port, with quire's transport settings.
     pub(crate) async fn connect() -> Self {
+        let ours = CongestionControl::default();
+        Self::connect_with(ours, ours).await
+    }
+
+    /// The same with the congestion control of each end.
+    pub(crate) async fn connect_with(
+        client_control: CongestionControl,
+        server_control: CongestionControl,
+    ) -> Self {
         let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = certified.cert.der().clone();
         let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
         let server = bind();
         let mut config = ServerConfig::with_single_cert(vec![certificate.clone()], key).unwrap();
         let client = bind();
-        config.transport_config(transport::server(client.local_addr().unwrap()));
+        config.transport_config(transport::server(
+            client.local_addr().unwrap(),
+            server_control,
+        ));
         server.set_server_config(Some(config));
         let mut roots = RootCertStore::empty();
         roots.add(certificate).unwrap();
         let address = server.local_addr().unwrap();
         let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
-        config.transport_config(transport::client(address));
+        config.transport_config(transport::client(address, client_control));
         let connecting = client.connect_with(config, address, "localhost").unwrap();
         let accepting = async { server.accept().await.unwrap().await };
         let (connected, accepted) = tokio::join!(connecting, accepting);

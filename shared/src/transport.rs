@@ -18,8 +18,8 @@ pub const ALPN: &[u8] = b"quire/1";
 pub const PORT: u16 = 4433;
 
 /// The transport settings of a server towards a client at `remote`.
-pub fn server(remote: SocketAddr) -> Arc<TransportConfig> {
-    let mut config = common(remote);
+pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
+    let mut config = common(remote, congestion);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
@@ -30,8 +30,8 @@ pub fn server(remote: SocketAddr) -> Arc<TransportConfig> {
 
 /// The transport settings of a client towards a server at `remote`: as the server's, but the
 /// server opens no streams, and keeping an idle connection alive is the client's wish alone.
-pub fn client(remote: SocketAddr) -> Arc<TransportConfig> {
-    let mut config = common(remote);
+pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
+    let mut config = common(remote, congestion);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW))
@@ -41,15 +41,13 @@ pub fn client(remote: SocketAddr) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-fn common(remote: SocketAddr) -> TransportConfig {
+fn common(remote: SocketAddr, congestion: CongestionControl) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
-        .congestion_controller_factory(Arc::new(OpenableFactory(
-            CongestionControl::default().factory(),
-        )))
+        .congestion_controller_factory(Arc::new(OpenableFactory(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }
@@ -71,3 +69,32 @@ pub const CLIENT_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 /// The same to a server, which has many clients and must bear their windows all at once: what a
 /// path of 200 Mbit/s and 160 ms holds, twice. The window of the connection is twice that.
 const SERVER_STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use quinn::Connection;
+    use quinn::congestion::{Bbr, Cubic};
+
+    use super::*;
+    use crate::closing::controller_of;
+    use crate::loopback::Loopback;
+
+    fn is_as_chosen(connection: &Connection, choice: CongestionControl) -> bool {
+        let controller = controller_of(connection).into_any();
+        match choice {
+            CongestionControl::Quire => !controller.is::<Cubic>() && !controller.is::<Bbr>(),
+            CongestionControl::Cubic => controller.is::<Cubic>(),
+            CongestionControl::Bbr => controller.is::<Bbr>(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_end_sends_under_the_control_that_it_chose() {
+        let all = CongestionControl::ALL;
+        for (client, server) in all.into_iter().zip(all.into_iter().cycle().skip(1)) {
+            let loopback = Loopback::connect_with(client, server).await;
+            assert!(is_as_chosen(&loopback.client, client), "{client}");
+            assert!(is_as_chosen(&loopback.server, server), "{server}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use quire_client::Client;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_shared::codec;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{Message, Request};
 use quire_shared::transport;
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ impl FakeServer {
         let tls = quire_server::tls::server_config(&identity).unwrap();
         let mut config = ServerConfig::with_crypto(Arc::new(tls));
         let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        config.transport_config(transport::server(any));
+        config.transport_config(transport::server(any, CongestionControl::default()));
         let endpoint = Endpoint::server(config, any).unwrap();
         let address = endpoint.local_addr().unwrap();
         let mut tasks = JoinSet::new();

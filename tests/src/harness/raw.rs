@@ -7,6 +7,7 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, Sen
 use quire_certs::Identity;
 use quire_client::trust::ServerVerifier;
 use quire_shared::codec::{self, PREFIX_BYTES};
+use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{Done, Message, Ping, Pong, Reply, Request};
 use quire_shared::transport::{self, ALPN};
 use quire_shared::{ErrorCode, closing, tls};
@@ -150,7 +151,10 @@ impl Raw {
 
 fn quic_config(server: &TestServer, config: rustls::ClientConfig) -> ClientConfig {
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
-    config.transport_config(transport::client(server.address()));
+    config.transport_config(transport::client(
+        server.address(),
+        CongestionControl::default(),
+    ));
     config
 }
 
