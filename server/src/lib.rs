@@ -10,6 +10,7 @@ pub mod authorized_keys;
 pub mod cache;
 pub mod config;
 mod connection;
+mod digests;
 pub mod error;
 pub mod keyring;
 pub mod locks;

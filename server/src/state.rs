@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::digests::Digests;
 use crate::error::RequestError;
 use crate::keyring::Keyring;
 use crate::locks::LockTable;
@@ -22,6 +23,8 @@ pub(crate) struct State {
     pub(crate) locks: LockTable,
     /// File contents in memory.
     pub(crate) cache: Cache,
+    /// Digests that were asked for.
+    pub(crate) digests: Digests,
     /// Who may do what.
     pub(crate) keyring: Keyring,
     /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
@@ -52,6 +55,7 @@ impl State {
             locks: LockTable::new(config.lock_limit),
             cache: Cache::new(config.cache),
             keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
+            digests: Digests::new(),
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
         })
     }

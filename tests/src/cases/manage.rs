@@ -454,6 +454,28 @@ async fn a_hash_is_the_digest_of_the_whole_file() {
 }
 
 #[tokio::test]
+async fn a_hash_asked_for_again_is_that_of_the_file_as_it_is_now() {
+    let tree = Tree::new().file("f", content(1, SIZES[9]));
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    let digest_of = |bytes: &[u8]| {
+        let mut hasher = DigestKind::Blake3.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    for _ in 0..3 {
+        let hashed = client.hash(hash("f", DigestKind::Blake3)).await.unwrap();
+        assert_eq!(hashed.digest, digest_of(&content(1, SIZES[9])));
+    }
+    tree.overwrite("f", 5, b"x");
+    let hashed = client.hash(hash("f", DigestKind::Blake3)).await.unwrap();
+    assert_eq!(hashed.digest, digest_of(&tree.read("f")));
+    assert_eq!(hashed.version, version(&client, "f").await);
+    client.close().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_ping_tells_who_may_write() {
     let tree = Tree::new();
     let server = TestServer::start(&tree).await;
