@@ -18,6 +18,8 @@ use quire_shared::protocol::{
     Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
 };
 use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
+use quire_shared::traffic::Traffic;
+use quire_shared::windows::{Budget, End};
 use quire_shared::{ErrorCode, closing};
 
 use crate::connect;
@@ -33,6 +35,7 @@ use crate::upload::{self, Content, Stored};
 pub struct Client {
     endpoint: Endpoint,
     connection: Connection,
+    traffic: Traffic,
     fingerprint: Fingerprint,
     handshake: Duration,
 }
@@ -65,6 +68,11 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let connected = connect::connect(server, identity, verifier, congestion).await?;
         Ok(Self {
+            traffic: Traffic::new(
+                connected.connection.clone(),
+                End::Client,
+                &Budget::new(WINDOWS_BYTES),
+            ),
             endpoint: connected.endpoint,
             connection: connected.connection,
             fingerprint: identity.fingerprint(),
@@ -85,6 +93,11 @@ impl Client {
     /// Whether the connection still stands, as far as is known here.
     pub fn is_alive(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// What the streams of this connection share, for whoever measures it.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// What the path gives, as the transport sees it now.
@@ -253,7 +266,8 @@ impl Client {
             .open_bi()
             .await
             .map_err(|error| self.connection_error(error))?;
-        Ok((Sender::new(send), Receiver::new(recv)))
+        let traffic = &self.traffic;
+        Ok((Sender::new(send, traffic), Receiver::new(recv, traffic)))
     }
 
     /// Receives a reply, and what it was asked for if the server didn't refuse.
@@ -335,6 +349,9 @@ impl Client {
 pub(crate) async fn read_to_end(receiver: &mut Receiver) {
     let _ = tokio::time::timeout(END_TIMEOUT, receiver.expect_end()).await;
 }
+
+/// Memory for the windows of a connection, in bytes: as much as any path makes use of.
+const WINDOWS_BYTES: u64 = 96 * 1024 * 1024;
 
 /// How long the last packet may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -25,6 +25,8 @@ pub struct Config {
     pub read_only: bool,
     /// How much memory file contents may take.
     pub cache: CacheConfig,
+    /// How much memory the windows of all connections may take beyond what each has, in bytes.
+    pub windows: u64,
     /// The server's key and certificate.
     pub identity: Identity,
     /// Who may do what, whatever a file says.
@@ -65,6 +67,7 @@ impl Config {
                 limit: CACHE_BYTES,
                 file_max: CACHE_BYTES,
             },
+            windows: WINDOWS_BYTES,
             identity,
             access,
             authorized_keys: None,
@@ -148,6 +151,9 @@ const AUTHORIZED_KEYS: &str = "authorized-keys";
 
 /// Memory for file contents, in bytes.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Memory for windows, in bytes: a dozen transfers at once over long paths, hundreds over short ones.
+const WINDOWS_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Long enough for a large file to be on its way, short enough for a service manager's patience.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use quinn::{Connecting, Connection, ConnectionError};
 use quire_certs::Fingerprint;
 use quire_shared::limits::STREAMS_MAX;
-use quire_shared::{ErrorCode, closing};
+use quire_shared::traffic::Traffic;
+use quire_shared::{ErrorCode, closing, windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) state: Arc<State>,
     /// What this client may do now.
     access: RwLock<Arc<Access>>,
+    /// What its streams share.
+    pub(crate) traffic: Traffic,
 }
 
 impl Session {
@@ -60,9 +63,11 @@ pub(crate) async fn serve(connecting: Connecting, state: Arc<State>, stop: Cance
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
     info!(key = shown, rights = %access, "connected");
+    let traffic = Traffic::new(connection.clone(), windows::End::Server, &state.windows);
     let session = Arc::new(Session {
         state,
         access: RwLock::new(Arc::new(access)),
+        traffic,
     });
     let mut requests = JoinSet::new();
     let end = tokio::select! {

@@ -23,7 +23,9 @@ use crate::state::State;
 
 /// Serves the request of one stream.
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) {
-    let (mut sender, mut receiver) = (Sender::new(send), Receiver::new(recv));
+    let traffic = &session.traffic;
+    let mut sender = Sender::new(send, traffic);
+    let mut receiver = Receiver::new(recv, traffic);
     let request = match read(&mut receiver).await {
         Ok(request) => request,
         Err(error) => return refuse(sender, receiver, error).await,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quire_shared::windows::Budget;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) digests: Digests,
     /// Who may do what.
     pub(crate) keyring: Keyring,
+    /// Memory for what is under way on all connections.
+    pub(crate) windows: Budget,
     /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
     changes: Arc<Semaphore>,
 }
@@ -56,6 +59,7 @@ impl State {
             cache: Cache::new(config.cache),
             keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
             digests: Digests::new(),
+            windows: Budget::new(config.windows),
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
         })
     }

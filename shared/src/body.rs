@@ -57,7 +57,7 @@ pub async fn send<R: Read + Send + 'static>(
         rest,
     );
     loop {
-        let (piece, source) = reading.finish().await?;
+        let (piece, source) = sender.disk(reading.finish()).await?;
         let ended = piece.is_empty();
         rest = rest.saturating_sub(piece.len() as u64);
         match length {
@@ -211,12 +211,12 @@ async fn receive_raw<W: Write + Send + 'static>(
         moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         batch.push(chunk);
         if batch.is_full() {
-            let sink = writer.idle().await?;
+            let sink = receiver.disk(writer.idle()).await?;
             writer = WriteBehind::start(sink, std::mem::take(&mut batch));
         }
     }
     if !batch.chunks.is_empty() {
-        writer = WriteBehind::start(writer.idle().await?, batch);
+        writer = WriteBehind::start(receiver.disk(writer.idle()).await?, batch);
     }
     Ok(writer)
 }

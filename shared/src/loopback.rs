@@ -10,7 +10,9 @@ use rustls::pki_types::PrivateKeyDer;
 use crate::congestion::CongestionControl;
 use crate::socket::{self, SocketConfig};
 use crate::stream::{Receiver, Sender};
+use crate::traffic::Traffic;
 use crate::transport;
+use crate::windows::{Budget, End};
 
 /// Both ends of a connection.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(crate) struct Loopback {
     pub(crate) client: Connection,
     pub(crate) server: Connection,
     /// Kept because connections end with their endpoints.
+    pub(crate) client_traffic: Traffic,
+    pub(crate) server_traffic: Traffic,
     _endpoints: [Endpoint; 2],
 }
 
@@ -52,9 +56,13 @@ impl Loopback {
         let connecting = client.connect_with(config, address, "localhost").unwrap();
         let accepting = async { server.accept().await.unwrap().await };
         let (connected, accepted) = tokio::join!(connecting, accepting);
+        let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
+        let budget = Budget::new(u64::MAX / 2);
         Self {
-            client: connected.unwrap(),
-            server: accepted.unwrap(),
+            client_traffic: Traffic::new(connected.clone(), End::Client, &budget),
+            server_traffic: Traffic::new(accepted.clone(), End::Server, &budget),
+            client: connected,
+            server: accepted,
             _endpoints: [client, server],
         }
     }
@@ -68,11 +76,13 @@ impl Loopback {
     ) -> (A, B) {
         let opening = async {
             let (send, recv) = self.client.open_bi().await.unwrap();
-            client(Sender::new(send), Receiver::new(recv)).await
+            let traffic = &self.client_traffic;
+            client(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
         };
         let accepting = async {
             let (send, recv) = self.server.accept_bi().await.unwrap();
-            server(Sender::new(send), Receiver::new(recv)).await
+            let traffic = &self.server_traffic;
+            server(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
         };
         tokio::join!(opening, accepting)
     }

@@ -5,6 +5,9 @@
 //! [`Sender::finish`] ends the stream well. See PROTOCOL.md, "Streams".
 
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, WriteError};
@@ -13,6 +16,7 @@ use crate::codec::{self, DecodeError, PREFIX_BYTES};
 use crate::error_code::ErrorCode;
 use crate::inbox::Inbox;
 use crate::protocol::Message;
+use crate::traffic::{Direction, Moving, Traffic};
 
 /// How urgent a stream is; quinn sends what waits on more urgent streams first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,15 +43,22 @@ impl Priority {
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
+    traffic: Traffic,
+    priority: Priority,
+    /// Counts the body among the connection's, if there is a large one.
+    body: Option<Moving>,
     sent: bool,
     finished: bool,
 }
 
 impl Sender {
-    /// Takes charge of `stream`.
-    pub fn new(stream: SendStream) -> Self {
+    /// Takes charge of `stream`, which belongs to the connection of `traffic`.
+    pub fn new(stream: SendStream, traffic: &Traffic) -> Self {
         let mut sender = Self {
             stream,
+            traffic: traffic.clone(),
+            priority: Priority::Control,
+            body: None,
             sent: false,
             finished: false,
         };
@@ -57,6 +68,8 @@ impl Sender {
 
     /// Orders this stream among the connection's others.
     pub fn set_priority(&mut self, priority: Priority) {
+        self.priority = priority;
+        self.body = (priority == Priority::Bulk).then(|| self.traffic.sends());
         // Fails only for a stream that is closed, whose order is of no interest.
         let _ = self.stream.set_priority(priority as i32);
     }
@@ -68,8 +81,13 @@ impl Sender {
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), SendError> {
         let bytes = codec::encode(message).map_err(SendError::Message)?;
         self.sent = true;
-        self.stream.write_chunk(Bytes::from(bytes)).await?;
+        self.write_beyond_bulk(Bytes::from(bytes)).await?;
         Ok(())
+    }
+
+    /// Waits for work on the disk that the body can't go on without.
+    pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
+        self.traffic.disk(Direction::Out, work).await
     }
 
     /// Whether anything has gone out.
@@ -83,7 +101,29 @@ impl Sender {
     /// If the other side stopped the stream or the connection is lost.
     pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), WriteError> {
         self.sent = true;
-        self.stream.write_chunk(bytes).await
+        if self.priority != Priority::Bulk {
+            return self.write_beyond_bulk(bytes).await;
+        }
+        let writing = self.stream.write_chunk(bytes);
+        self.traffic.network(Direction::Out, writing).await?;
+        if let Some(body) = &self.body {
+            body.moved();
+        }
+        Ok(())
+    }
+
+    /// Writes what shall not wait until bulk leaves room.
+    async fn write_beyond_bulk(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        let mut rest = [bytes];
+        while !rest.iter().all(Bytes::is_empty) {
+            let mut writing = pin!(self.stream.write_chunks(&mut rest));
+            poll_fn(|context| match writing.as_mut().poll(context) {
+                Poll::Pending => self.traffic.beyond_bulk(|| writing.as_mut().poll(context)),
+                written @ Poll::Ready(_) => written,
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Ends the stream well.
@@ -144,14 +184,22 @@ pub struct Receiver {
     stream: RecvStream,
     /// Chunks that quinn gave together with others, in their order; taken before any more.
     ahead: VecDeque<Bytes>,
+    traffic: Traffic,
+    /// Counts the body among the connection's, once it has proved large.
+    body: Option<Moving>,
+    /// Bytes that were read but not counted yet.
+    uncounted: usize,
 }
 
 impl Receiver {
-    /// Takes charge of `stream`.
-    pub fn new(stream: RecvStream) -> Self {
+    /// Takes charge of `stream`, which belongs to the connection of `traffic`.
+    pub fn new(stream: RecvStream, traffic: &Traffic) -> Self {
         Self {
             stream,
             ahead: VecDeque::new(),
+            traffic: traffic.clone(),
+            body: None,
+            uncounted: 0,
         }
     }
 
@@ -209,6 +257,11 @@ impl Receiver {
         Ok(goes_on)
     }
 
+    /// Waits for work on the disk that the body can't go on without.
+    pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
+        self.traffic.disk(Direction::In, work).await
+    }
+
     /// Waits for the end of the stream.
     ///
     /// # Errors
@@ -236,8 +289,18 @@ impl Receiver {
     /// and a chunk is no more than a packet carried.
     async fn look_ahead(&mut self) -> Result<(), ReceiveError> {
         let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
-        let count = self.stream.read_chunks(&mut chunks).await?.unwrap_or(0);
-        self.ahead.extend(chunks.into_iter().take(count));
+        let reading = self.stream.read_chunks(&mut chunks);
+        let count = self.traffic.network(Direction::In, reading).await?;
+        for chunk in chunks.into_iter().take(count.unwrap_or(0)) {
+            self.uncounted += chunk.len();
+            self.ahead.push_back(chunk);
+        }
+        if self.uncounted >= COUNTED_BYTES_MIN {
+            self.traffic.read(std::mem::take(&mut self.uncounted));
+            self.body
+                .get_or_insert_with(|| self.traffic.receives())
+                .moved();
+        }
         Ok(())
     }
 
@@ -250,6 +313,7 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
+        self.traffic.read(self.uncounted);
         // Without this quinn would stop the stream with code 0, which is none of ours.
         self.stop(ErrorCode::CANCELLED);
     }
@@ -288,6 +352,10 @@ const CHUNKS_AT_ONCE: usize = 48;
 /// Bodies up to this go ahead of larger ones: what one round trip carries at RFC 9002's initial
 /// window (§7.2) of ten packets and a few doublings.
 const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Received bytes are counted in portions of this size, because chunks come by the ten thousand in
+/// a second. Small bodies, which need no windows, never get there.
+const COUNTED_BYTES_MIN: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests;

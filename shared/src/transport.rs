@@ -10,6 +10,7 @@ use crate::closing::OpenableFactory;
 use crate::congestion::CongestionControl;
 use crate::limits::STREAMS_MAX;
 use crate::socket;
+use crate::windows::{End, SEND_WINDOW};
 
 /// The protocol's name in TLS (RFC 7301); it carries the version.
 pub const ALPN: &[u8] = b"quire/1";
@@ -19,33 +20,29 @@ pub const PORT: u16 = 4433;
 
 /// The transport settings of a server towards a client at `remote`.
 pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
-    let mut config = common(remote, congestion);
-    config
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .stream_receive_window(VarInt::from_u32(SERVER_STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(2 * SERVER_STREAM_WINDOW))
-        .send_window(u64::from(CLIENT_STREAM_WINDOW));
+    let mut config = common(remote, congestion, End::Server);
+    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
     Arc::new(config)
 }
 
 /// The transport settings of a client towards a server at `remote`: as the server's, but the
 /// server opens no streams, and keeping an idle connection alive is the client's wish alone.
 pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
-    let mut config = common(remote, congestion);
+    let mut config = common(remote, congestion, End::Client);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW / 2 * 3))
-        .send_window(u64::from(SERVER_STREAM_WINDOW))
         .keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
-fn common(remote: SocketAddr, congestion: CongestionControl) -> TransportConfig {
+fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(end.stream_window()))
+        .receive_window(VarInt::from_u64(end.receive_window()).unwrap_or(VarInt::MAX))
+        .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .congestion_controller_factory(Arc::new(OpenableFactory(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
@@ -58,17 +55,6 @@ const IDLE_MS: u32 = 30_000;
 
 /// A third of the idle timeout, so that two lost packets don't end an idle session.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// What may be under way to a client on one stream, in bytes: what a path of 500 Mbit/s and 200 ms
-/// holds (12.5 MB), and some more for what is lost there and holds up the rest. With many streams
-/// at once a client needs about four times the window of the connection in memory. That is half as
-/// large again as this one, so that one stream that nobody reads can't block the others. How much
-/// really is under way the congestion controller decides.
-pub const CLIENT_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-
-/// The same to a server, which has many clients and must bear their windows all at once: what a
-/// path of 200 Mbit/s and 160 ms holds, twice. The window of the connection is twice that.
-const SERVER_STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Measures what no command line can: requests on a connection that is warm already.
 //!
 //! One run holds one connection and does one thing over it: small gets one after another, lists
-//! beside a put at full speed, or many downloads at once. Every request goes through the client's
+//! beside a put or a get at full speed, or many downloads at once. Every request goes through the client's
 //! library as a user's would, with digests checked, so the figures are a user's figures. The last
 //! line of output is JSON; `bench/compare` reads it.
 
@@ -21,7 +21,7 @@ use quire_client::operand::Remote;
 use quire_client::upload::{Links, LocalFile, Stored};
 use quire_client::{Client, Session};
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{Delete, Get, List, Precondition, Put};
+use quire_shared::protocol::{Delete, Get, List, Precondition, Put, Stat};
 use quire_shared::{Escaped, Name, RemotePath};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -56,6 +56,12 @@ enum Command {
         /// A local file, large enough to be under way for a while.
         file: PathBuf,
     },
+    /// Gets FILE, dropping its bytes, and lists its directory again and again meanwhile.
+    ListDuringGet {
+        /// HOST[:PORT]/PATH of a file, large enough to be under way for a while.
+        #[arg(value_parser = Remote::parse_below_root)]
+        file: Remote,
+    },
     /// Gets a file many times at once, dropping its bytes.
     ParallelGet {
         /// HOST[:PORT]/PATH of the file.
@@ -70,7 +76,9 @@ enum Command {
 impl Command {
     fn remote(&self) -> &Remote {
         match self {
-            Self::SmallGet { file } | Self::ParallelGet { file, .. } => file,
+            Self::SmallGet { file }
+            | Self::ListDuringGet { file }
+            | Self::ParallelGet { file, .. } => file,
             Self::ListDuringPut { directory, .. } => directory,
         }
     }
@@ -122,6 +130,7 @@ async fn run(session: &Session, command: &Command) -> Result<Value> {
         Command::ListDuringPut { directory, file } => {
             list_during_put(&client, &directory.path, file).await
         }
+        Command::ListDuringGet { file } => list_during_get(&client, &file.path).await,
         Command::ParallelGet { file, count } => parallel_get(&client, &file.path, *count).await,
     }
 }
@@ -141,6 +150,11 @@ async fn small_get(client: &Client, path: &RemotePath) -> Result<Value> {
 
 /// Gets a file and drops its bytes once they have proved whole.
 async fn fetch(client: &Client, path: &RemotePath) -> Result<Fetched> {
+    fetch_counted(client, path, &AtomicU64::new(0)).await
+}
+
+/// The same; `moved` counts the bytes that have come.
+async fn fetch_counted(client: &Client, path: &RemotePath, moved: &AtomicU64) -> Result<Fetched> {
     let get = Get {
         path: path.clone(),
         offset: 0,
@@ -150,7 +164,7 @@ async fn fetch(client: &Client, path: &RemotePath) -> Result<Fetched> {
     };
     let download = client.get(get).await?;
     let size = download.header().size;
-    let (_, fetched) = download.write_to(io::sink(), &AtomicU64::new(0)).await?;
+    let (_, fetched) = download.write_to(io::sink(), moved).await?;
     if fetched.bytes != size {
         return Err(format!("{size} bytes were promised, {} came", fetched.bytes).into());
     }
@@ -189,6 +203,24 @@ async fn list_during_put(client: &Client, directory: &RemotePath, file: &Path) -
     Ok(samples_ms(&samples))
 }
 
+async fn list_during_get(client: &Client, path: &RemotePath) -> Result<Value> {
+    let directory = path.parent().ok_or("the root is no file")?;
+    let stat = Stat { path: path.clone() };
+    let size = client.stat(stat).await?.size;
+    let moved = Arc::new(AtomicU64::new(0));
+    let mut getting = JoinSet::new();
+    let (getter, path, counter) = (client.clone(), path.clone(), Arc::clone(&moved));
+    getting.spawn(async move { fetch_counted(&getter, &path, &counter).await });
+    let listed = list_while(client, &directory, &mut getting, || {
+        moved.load(Ordering::Relaxed)..size
+    });
+    let (samples, _) = listed.await?;
+    if samples.is_empty() {
+        return Err("the get was over before anything was listed; take a larger file".into());
+    }
+    Ok(samples_ms(&samples))
+}
+
 /// Puts a file that the server doesn't have.
 async fn put(
     client: Client,
@@ -208,20 +240,20 @@ async fn put(
     Ok(client.put(put, local.into_content(), &moved).await?)
 }
 
-/// Lists `directory` until the put has ended. Lists count that began while its body was under
+/// Lists `directory` until the transfer has ended. Lists count that began while its body was under
 /// way, which `left` tells: from the bytes that have gone out to those that there are.
-async fn list_while(
+async fn list_while<T: 'static>(
     client: &Client,
     directory: &RemotePath,
-    putting: &mut JoinSet<Result<Stored>>,
+    transfer: &mut JoinSet<Result<T>>,
     left: impl Fn() -> std::ops::Range<u64>,
-) -> Result<(Vec<Duration>, Stored)> {
+) -> Result<(Vec<Duration>, T)> {
     let mut samples = Vec::new();
     loop {
         let (start, left_then) = (Instant::now(), left());
         tokio::select! {
             biased;
-            Some(ended) = putting.join_next() => return Ok((samples, ended??)),
+            Some(ended) = transfer.join_next() => return Ok((samples, ended??)),
             // Nothing is sent any more while the server makes the file durable.
             listed = list(client, directory), if !left_then.is_empty() => {
                 listed?;

@@ -30,6 +30,8 @@ use quire_shared::protocol::{
     Request, Stat, Time, Trailer, Version,
 };
 use quire_shared::stream::{Receiver, Sender};
+use quire_shared::traffic::Traffic;
+use quire_shared::windows::{self, Budget};
 use quire_shared::{ErrorCode, Name, RemotePath, tls, transport};
 
 /// A client, and the server's end of its connection.
@@ -71,9 +73,14 @@ impl Pair {
     /// The next request, with its stream.
     async fn request(&self) -> (Request, Sender, Receiver) {
         let (send, recv) = self.server.accept_bi().await.unwrap();
-        let mut receiver = Receiver::new(recv);
+        let traffic = self.traffic();
+        let mut receiver = Receiver::new(recv, &traffic);
         let request = receiver.receive().await.unwrap();
-        (request, Sender::new(send), receiver)
+        (request, Sender::new(send, &traffic), receiver)
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::new(self.server.clone(), windows::End::Server, &Budget::new(0))
     }
 
     /// Answers the next request with one message, and returns the request.

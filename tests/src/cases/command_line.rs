@@ -309,8 +309,14 @@ async fn each_failure_has_its_exit_status() {
         (4, &["put", here, &at("f")]),
         (0, &["get", "--force", &at("f"), here]),
         (0, &["put", "--force", here, &at("f")]),
-        (0, &["put", "--force", "--congestion", "cubic", here, &at("f")]),
-        (0, &["get", "--force", "--congestion", "bbr", &at("f"), here]),
+        (
+            0,
+            &["put", "--force", "--congestion", "cubic", here, &at("f")],
+        ),
+        (
+            0,
+            &["get", "--force", "--congestion", "bbr", &at("f"), here],
+        ),
         (1, &["delete", &at("d")]),
         (0, &["delete", "-r", &at("d")]),
     ] {

@@ -4,7 +4,7 @@
 //! that it is whole and of one version without knowing which was sent.
 
 use quire_shared::digest::DigestKind;
-use quire_shared::transport::CLIENT_STREAM_WINDOW;
+use quire_shared::windows::End;
 
 /// Sizes around every buffer boundary: pieces begin with 64 KiB and grow to 512 KiB, and some
 /// MiB are more than what is read ahead and more than a stream's window.
@@ -23,7 +23,7 @@ pub(crate) const SIZES: &[usize] = &[
 
 /// More than a client's windows hold together with what the server reads ahead, so that some MiB
 /// of it are still on the server's disk while nobody receives it.
-pub(crate) const LARGE: usize = CLIENT_STREAM_WINDOW as usize + 8 * KIB * KIB;
+pub(crate) const LARGE: usize = End::Client.stream_window() as usize + 8 * KIB * KIB;
 
 /// A kibibyte.
 pub(crate) const KIB: usize = 1024;

@@ -1,0 +1,160 @@
+//! The policy, without a connection.
+
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A path of `megabits` per second and `milliseconds`, which carries what it can.
+fn path(megabits: u32, milliseconds: u64, loss: f64) -> Path {
+    let round_trip = Duration::from_millis(milliseconds);
+    let rate = f64::from(megabits) * 125_000.0;
+    let held = u64::from(megabits) * 125 * milliseconds;
+    Path {
+        round_trip,
+        round_trip_min: round_trip,
+        datagram: 1452,
+        in_flight_max: held * 5 / 4,
+        loss,
+        rate,
+    }
+}
+
+#[test]
+fn a_long_lossy_path_has_two_products_of_rate_and_round_trip_and_no_deadly_gaps() {
+    let path = path(500, 200, 0.02);
+    let window = send(&path, 1);
+    assert!(window as f64 >= 2.0 * 12.5e6, "{window}");
+    assert!(window <= SEND_WINDOW_MAX);
+    assert!((window / path.datagram) as f64 * path.loss < 512.0);
+    assert!(receive(&path, 1, End::Client) > window);
+    assert!(receive(&path, 64, End::Client) as f64 >= 2.0 * 12.5e6);
+}
+
+#[test]
+fn the_more_is_lost_the_smaller_is_what_is_sent() {
+    let windows = [0.01, 0.05, 0.1, 0.3].map(|loss| send(&path(900, 200, loss), 1));
+    assert!(
+        windows.is_sorted_by(|a, b| a > b || *b == SEND_WINDOW),
+        "{windows:?}"
+    );
+    assert_eq!(windows[3], SEND_WINDOW);
+}
+
+#[test]
+fn a_local_network_has_what_a_socket_takes_in() {
+    let path = path(10_000, 1, 0.01);
+    assert_eq!(send(&path, 1), SEND_WINDOW);
+    assert_eq!(receive(&path, 64, End::Server), RECEIVE_WINDOW_LOCAL);
+}
+
+#[test]
+fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
+    for path in [path(1000, 0, 0.0), path(1, 500, 0.0)] {
+        for bodies in 0..=FEW_BODIES {
+            for end in [End::Client, End::Server] {
+                let stream = u64::from(end.stream_window());
+                assert!(receive(&path, bodies, end) >= stream + 4 * MIB);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_moving_takes_nothing_of_the_budget() {
+    let path = path(500, 200, 0.02);
+    let budget = Budget::new(100 * MIB);
+    let mut grant = budget.grant();
+    let end = End::Server;
+    let least = (SEND_WINDOW, end.receive_window());
+    let wanted = (send(&path, 0), receive(&path, 0, end));
+    assert_eq!(grant.fit(wanted.0, wanted.1, end), least);
+    assert_eq!(budget.0.load(Ordering::Relaxed), 100 * MIB);
+}
+
+#[test]
+fn the_budget_is_never_exceeded_and_comes_back() {
+    let budget = Budget::new(10 * MIB);
+    let left = || budget.0.load(Ordering::Relaxed);
+    let (end, base) = (End::Client, End::Client.receive_window());
+    let (mut first, mut second) = (budget.grant(), budget.grant());
+    let fits = first.fit(SEND_WINDOW + 3 * MIB, base + 4 * MIB, end);
+    assert_eq!(fits, (SEND_WINDOW + 3 * MIB, base + 4 * MIB));
+    assert_eq!(left(), 3 * MIB);
+    let fits = second.fit(SEND_WINDOW + 2 * MIB, base + 9 * MIB, end);
+    assert_eq!(fits, (SEND_WINDOW + 2 * MIB, base + MIB));
+    assert_eq!(left(), 0);
+    drop(first);
+    assert_eq!(left(), 7 * MIB);
+    let fits = second.fit(SEND_WINDOW, base + 9 * MIB, end);
+    assert_eq!(fits, (SEND_WINDOW, base + 9 * MIB));
+    drop(second);
+    assert_eq!(left(), 10 * MIB);
+}
+
+#[test]
+fn a_rise_of_losses_counts_at_once_and_is_forgotten_slowly() {
+    let mut losses = Losses::default();
+    assert!(losses.share() >= LOSS_UNKNOWN);
+    losses.look(10_000, 0);
+    assert!(losses.share() <= LOSS_MIN);
+    losses.look(20_000, 3_000);
+    assert!(losses.share() >= 0.3);
+    losses.look(20_100, 3_000);
+    losses.look(30_000, 3_000);
+    assert!(losses.share() > 0.2);
+    for packets in 1..50 {
+        losses.look(30_000 + packets * 10_000, 3_000);
+    }
+    assert!(losses.share() <= LOSS_MIN);
+}
+
+#[test]
+fn the_rate_is_the_largest_of_the_last_round_trips() {
+    let (start, trip) = (Instant::now(), Duration::from_millis(100));
+    let mut rate = Rate::new(start);
+    rate.add(1_000_000);
+    rate.look(start + trip / 2, trip);
+    assert_eq!(rate.largest(), 0.0, "no round trip has gone by");
+    rate.look(start + trip, trip);
+    assert!((rate.largest() - 1e7).abs() < 1.0);
+    for round in 2..20 {
+        rate.add(1000);
+        rate.look(start + trip * round, trip);
+    }
+    assert!((rate.largest() - 1e4).abs() < 1.0);
+}
+
+#[test]
+fn a_window_that_changes_often_never_grants_more_than_its_largest() {
+    let (small, large) = (8 * MIB, 40 * MIB);
+    let mut window = ReceiveWindow::new(small);
+    // What quinn grants in all, and withholds, as its `set_receive_window` reckons.
+    let (mut granted, mut debt, mut told, mut read) = (small, 0, small, 0);
+    for round in 0..1000 {
+        let wanted = if round % 2 == 0 { large } else { small };
+        if let Some(new) = window.want(wanted) {
+            if new > told {
+                granted += new - told;
+            } else {
+                debt += told - new;
+            }
+            told = new;
+        }
+        assert!(granted - read <= large, "round {round}");
+        if round % 2 == 0 {
+            assert!(granted - read >= large - MIB, "round {round}");
+        }
+        window.read(MIB);
+        read += MIB;
+        granted += MIB - debt.min(MIB);
+        debt -= debt.min(MIB);
+    }
+}
+
+#[test]
+fn small_changes_are_not_worth_telling() {
+    assert_eq!(settle(32 * MIB, 30 * MIB), 32 * MIB);
+    assert_eq!(settle(32 * MIB, 33 * MIB), 32 * MIB);
+    assert_eq!(settle(32 * MIB, 40 * MIB), 40 * MIB);
+    assert_eq!(settle(32 * MIB, 20 * MIB), 20 * MIB);
+}
