@@ -26,6 +26,8 @@ pub struct Config {
     pub digest: Option<DigestKind>,
     /// Whether results are printed as JSON.
     pub json: bool,
+    /// Whether it is said what limited a transfer.
+    pub verdicts: bool,
     /// Whether nothing but results and errors is printed.
     pub quiet: bool,
 }
@@ -62,6 +64,7 @@ impl From<GlobalArgs> for Config {
             congestion: args.congestion.unwrap_or_default(),
             digest: args.each.digest,
             json: args.each.json,
+            verdicts: args.verbose > 0,
             quiet: args.each.quiet,
         }
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
+use quire_shared::verdict::Meter;
 use quire_shared::{ErrorCode, Name, RemotePath};
 use serde_json::json;
 
@@ -59,8 +60,10 @@ pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError
                 Err(error) => progress.transfer.fail(from.to_string(), error),
             }
         }
+        let meter = Meter::receiving(client.traffic());
         let work = tree::fetch(&client, items, options, &progress.transfer);
         progress.watch(work).await;
+        progress.judge(&meter);
     }
     Ok(progress.end(options.digest))
 }
@@ -142,6 +145,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
         return Err(OperandError::Dash("a file without a name on the server").into());
     }
     let client = session.client(&remote.server).await?;
+    let meter = Meter::sending(client.traffic());
     let progress = Progress::start(session);
     let digest = session.config.transfer_digest();
     if is_stdin {
@@ -153,6 +157,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
             &progress.transfer,
         );
         progress.watch(work).await;
+        progress.judge(&meter);
         return Ok(progress.end(digest));
     }
     let goes_inside = locals.len() > 1
@@ -174,6 +179,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
     };
     let work = tree::store(&client, items, options, &progress.transfer);
     progress.watch(work).await;
+    progress.judge(&meter);
     Ok(progress.end(digest))
 }
 
@@ -324,6 +330,15 @@ impl<'a> Progress<'a> {
 
     async fn watch(&self, work: impl Future<Output = ()>) {
         progress::watch(&self.session.output, &self.transfer, &self.bar, work).await;
+    }
+
+    /// Says what limited the transfer, to those who want to know.
+    fn judge(&self, meter: &Meter) {
+        if self.session.config.verdicts && self.transfer.moved() > 0 {
+            let (limit, counters) = meter.read();
+            let text = format!("limited by {limit}: {counters}");
+            self.session.output.note(&text);
+        }
     }
 
     /// Says how it went.

@@ -331,6 +331,43 @@ async fn each_failure_has_its_exit_status() {
     programs.expect(6, &["ping", &host]);
 }
 
+#[tokio::test]
+async fn with_v_a_transfer_says_in_one_line_what_limited_it() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new();
+    let server = programs.serve(&tree.root());
+    let remote = format!("{}/f", server.host());
+    let local = programs.state.path().join("local");
+    std::fs::write(&local, content(1, SIZES[9])).unwrap();
+    let local = local.to_str().unwrap();
+    for command in [["put", local, &remote], ["get", &remote, "got"]] {
+        let said = |more: &[&str]| {
+            let output = programs.quire(&[&command[..], more].concat());
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let quiet = said(&["--force"]);
+        assert!(!quiet.contains("limited by"), "{quiet}");
+        let text = said(&["--force", "-v"]);
+        let lines: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("limited by "))
+            .collect();
+        let [line] = lines[..] else { panic!("{text}") };
+        assert!(line.starts_with("the "), "{line}");
+        for figure in [
+            " % for the disk, ",
+            " % for the other side; processor ",
+            " of a core; round trip ",
+            " ms; ",
+        ] {
+            assert!(line.contains(figure), "{line}");
+        }
+    }
+}
+
 // P24
 #[tokio::test]
 async fn a_server_killed_in_the_middle_of_a_put_leaves_no_torn_file() {
