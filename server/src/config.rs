@@ -11,6 +11,7 @@ use quire_shared::transport::PORT;
 use crate::args::{ListenAddress, ServeArgs};
 use crate::authorized_keys::AuthorizedKeys;
 use crate::cache::CacheConfig;
+use crate::faults::Faults;
 use crate::keyring::KeysFile;
 use crate::start_error::StartError;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long a request waits for a path that others use before it hears "busy".
     pub lock_limit: Duration,
+    /// What tests make it leave out.
+    pub faults: Faults,
 }
 
 /// An address to listen on.
@@ -75,6 +78,7 @@ impl Config {
             congestion: CongestionControl::default(),
             drain: DRAIN_LIMIT,
             lock_limit: LOCK_LIMIT,
+            faults: Faults::default(),
         }
     }
 
@@ -115,6 +119,7 @@ impl Config {
             secrets,
             congestion: args.congestion,
             drain: Duration::from_secs(args.drain),
+            faults: Faults::asked(),
             ..Self::new(args.root.clone(), identity, access)
         })
     }

@@ -12,6 +12,7 @@ pub mod config;
 mod connection;
 mod digests;
 pub mod error;
+pub mod faults;
 pub mod keyring;
 pub mod locks;
 mod request;

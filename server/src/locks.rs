@@ -15,12 +15,15 @@ use quire_shared::RemotePath;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::timeout;
 
+use crate::faults::{Fault, Faults};
+
 /// All paths in use on one server. Clones share the table.
 #[derive(Debug, Clone)]
 pub struct LockTable {
     entries: Arc<Mutex<Entries>>,
     hash_seed: RandomState,
     wait_max: Duration,
+    faults: Faults,
 }
 
 impl LockTable {
@@ -30,7 +33,13 @@ impl LockTable {
             entries: Arc::default(),
             hash_seed: RandomState::new(),
             wait_max,
+            faults: Faults::default(),
         }
+    }
+
+    /// With the faults that a test wants.
+    pub(crate) fn with_faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
     }
 
     /// Locks `path` for reading: others may read it too, nobody may change what it names.
@@ -115,6 +124,9 @@ impl LockTable {
     /// What to lock, in the order in which to lock it, each path once.
     fn wants(&self, shared: &[&RemotePath], exclusive: &[&RemotePath]) -> Vec<Want> {
         let mut wants = Vec::new();
+        if self.faults.has(Fault::Locks) {
+            return wants;
+        }
         let shared = shared.iter().map(|path| (path, Mode::Shared));
         let exclusive = exclusive.iter().map(|path| (path, Mode::Exclusive));
         for (path, mode) in shared.chain(exclusive) {

@@ -48,10 +48,11 @@ fn certs(args: &CertsArgs) -> Result<(), StartError> {
 fn serve(args: &ServeArgs) -> Result<(), StartError> {
     start_logging(args.verbose);
     let config = Config::from_args(args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Runtime)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // strace puts faults into the n-th call of a thread, which says little of many threads.
+    #[cfg(feature = "fault-injection")]
+    runtime.max_blocking_threads(1);
+    let runtime = runtime.enable_all().build().map_err(StartError::Runtime)?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Runtime)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Runtime)?;

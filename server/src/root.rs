@@ -15,6 +15,7 @@ mod facts;
 mod fixture;
 mod group_commit;
 mod listing;
+mod made;
 mod many;
 mod names;
 mod open;
@@ -24,17 +25,18 @@ mod staging;
 mod walk;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Attributes, EntryKind};
+use quire_shared::protocol::{Attributes, EntryKind, Version};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 use crate::error::RequestError;
+use crate::faults::{Fault, Faults};
 
 pub use copy::StagedCopy;
 pub use discard::Discarded;
@@ -48,7 +50,8 @@ pub use walk::{Step, Visited, Walk};
 
 use facts::{Facts, FileId};
 use group_commit::GroupCommit;
-use place::{Unsynced, open_beneath};
+use made::Unsynced;
+use place::{Place, open_beneath};
 use staging::Staging;
 
 /// The served directory; clones stand for the same one.
@@ -68,6 +71,7 @@ struct Inner {
     staging: Mutex<Option<Arc<Staging>>>,
     commits: GroupCommit,
     unsynced: Unsynced,
+    faults: Faults,
 }
 
 /// A regular file, open for reading.
@@ -134,22 +138,40 @@ impl Inner {
         if let Some(staging) = &*slot {
             return Ok(Arc::clone(staging));
         }
-        let staging = Arc::new(Staging::make(&self.directory, self.id.device)?);
+        let mut staging = Staging::make(&self.directory, self.id.device)?;
+        staging.faults = self.faults;
+        let staging = Arc::new(staging);
         *slot = Some(Arc::clone(&staging));
         Ok(staging)
     }
 
     /// Makes the changes in `directory` durable, together with those of others. If that fails the
-    /// root is read-only for good: the kernel may have forgotten what it could not write.
-    fn sync(&self, directory: &OwnedFd, id: FileId) -> Result<(), RequestError> {
+    /// root is read-only for good: the kernel may have forgotten what it could not write. `site` is
+    /// the fault that leaves this sync out.
+    fn sync(&self, site: Fault, directory: &OwnedFd, id: FileId) -> Result<(), RequestError> {
         let synced = self
             .commits
-            .sync(id, || match rustix::fs::fsync(directory) {
+            .sync(id, || match self.faults.sync(site, directory) {
                 // File systems that write directories at once and have no call for it.
                 Err(Errno::INVAL) => Ok(()),
                 synced => synced,
             });
         synced.map_err(|errno| self.not_durable(errno))
+    }
+
+    /// The version of what was just changed. The change is visible already, so that a system that
+    /// can't even look at it has made it uncertain.
+    fn version_of(&self, file: impl AsFd) -> Result<Version, RequestError> {
+        let facts = Facts::of(file).map_err(|errno| self.not_durable(errno))?;
+        Ok(facts.version())
+    }
+
+    /// The version of what was just put at `place`, as [`Inner::version_of`].
+    fn version_at(&self, place: &Place<'_>) -> Result<Version, RequestError> {
+        let found = Facts::at(&place.directory, place.name, self.id.device);
+        let facts = found.map_err(|errno| self.not_durable(errno))?;
+        // If nothing is there, a program that doesn't know our locks took it away.
+        Ok(facts.ok_or(RequestError::Conflict)?.version())
     }
 
     /// Ends all changes, because of one that is visible but not durable.
@@ -282,7 +304,10 @@ mod tests {
     fn a_read_only_root_refuses_changes_and_stays_untouched() {
         let fixture = Fixture::new();
         fixture.write("a", "x");
-        let options = RootOptions { read_only: true };
+        let options = RootOptions {
+            read_only: true,
+            ..Default::default()
+        };
         let root = Root::open(&fixture.local(""), options).unwrap();
         assert_eq!(root.read_only(), Some(ReadOnlyReason::Asked));
         let any = Default::default();
@@ -310,11 +335,12 @@ mod tests {
     fn a_change_that_may_not_be_durable_is_the_last() {
         let fixture = Fixture::new();
         let inner = &fixture.root.inner;
-        inner.sync(&inner.directory, inner.id).unwrap();
+        let site = Fault::PlaceSync;
+        inner.sync(site, &inner.directory, inner.id).unwrap();
         assert_eq!(fixture.root.read_only(), None);
         // A handle that only looks can't be synced.
         let (handle, id) = inner.directory(&RemotePath::ROOT, OFlags::PATH).unwrap();
-        assert_eq!(code(inner.sync(&handle, id)), ErrorCode::DISK);
+        assert_eq!(code(inner.sync(site, &handle, id)), ErrorCode::DISK);
         assert_eq!(fixture.root.read_only(), Some(ReadOnlyReason::NotDurable));
         assert_eq!(code(fixture.root.stage(None)), ErrorCode::READ_ONLY);
     }

@@ -39,6 +39,7 @@ impl State {
     pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
         let options = RootOptions {
             read_only: config.read_only,
+            faults: config.faults,
         };
         let root = Root::open(&config.root, options)?;
         for secret in &config.secrets {
@@ -55,7 +56,7 @@ impl State {
         }
         Ok(Self {
             root,
-            locks: LockTable::new(config.lock_limit),
+            locks: LockTable::new(config.lock_limit).with_faults(config.faults),
             cache: Cache::new(config.cache),
             keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
             digests: Digests::new(),

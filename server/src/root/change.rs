@@ -11,10 +11,12 @@ use rustix::io::Errno;
 use super::Root;
 use super::discard::Discarded;
 use super::facts::Facts;
-use super::place::{DIRECTORY_MODE, MadeDirectories, Parents, Place};
+use super::made::MadeDirectories;
+use super::place::{DIRECTORY_MODE, Parents};
 use super::publish::{require, require_replaceable};
 use super::staging::rename;
 use crate::error::RequestError;
+use crate::faults::Fault;
 
 impl Root {
     /// Gives what has the name `from` the name `to`, where `source` and `target` must hold. A file
@@ -49,6 +51,7 @@ impl Root {
         let new = self.inner.place(to, OFlags::RDONLY)?;
         let replaced = new.facts()?;
         require_target(&moved, target, replaced.as_ref())?;
+        let above = self.inner.unsynced_above(to)?;
         if replaced.is_some_and(|replaced| replaced.id == moved.id) {
             // Two names of one file: rename(2) would say yes and leave both.
             unlinkat(&old.directory, old.name, AtFlags::empty())
@@ -56,11 +59,12 @@ impl Root {
         } else {
             rename(&old.directory, old.name, &new, target)?;
         }
-        self.inner.settle(&new, to)?;
+        self.inner.settle(&new, &above)?;
         if old.directory_id != new.directory_id {
-            self.inner.sync(&old.directory, old.directory_id)?;
+            let site = Fault::OldDirectorySync;
+            self.inner.sync(site, &old.directory, old.directory_id)?;
         }
-        version_at(&new)
+        self.inner.version_at(&new)
     }
 
     /// Removes what has the name `path`: a file, symbolic link or special file by its name alone,
@@ -91,7 +95,9 @@ impl Root {
                 None
             }
         };
-        self.inner.sync(&place.directory, place.directory_id)?;
+        let site = Fault::DeleteSync;
+        self.inner
+            .sync(site, &place.directory, place.directory_id)?;
         Ok(discarded)
     }
 
@@ -123,6 +129,7 @@ impl Root {
             return existing_directory(precondition, &facts);
         }
         require(precondition, None)?;
+        let above = self.inner.unsynced_above(path)?;
         match mkdirat(
             &place.directory,
             place.name,
@@ -136,8 +143,8 @@ impl Root {
             }
             Err(errno) => return Err(RequestError::system("making a directory")(errno)),
         }
-        self.inner.settle(&place, path)?;
-        version_at(&place)
+        self.inner.settle(&place, &above)?;
+        self.inner.version_at(&place)
     }
 }
 
@@ -172,13 +179,6 @@ fn require_movable(facts: &Facts) -> Result<(), RequestError> {
         return Err(RequestError::OtherFileSystem);
     }
     Ok(())
-}
-
-/// The version of what the caller has just put at `place`.
-fn version_at(place: &Place<'_>) -> Result<Version, RequestError> {
-    // If nothing is there, a program that doesn't know our locks took it away.
-    let facts = place.facts()?.ok_or(RequestError::Conflict)?;
-    Ok(facts.version())
 }
 
 #[cfg(test)]

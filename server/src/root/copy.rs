@@ -14,17 +14,16 @@ use std::sync::Arc;
 use quire_shared::RemotePath;
 use quire_shared::path::RESERVED_PREFIX;
 use quire_shared::protocol::{EntryKind, Precondition, Version};
-use rustix::fs::{
-    Dir, Mode, OFlags, copy_file_range, fchmod, fsync, ioctl_ficlone, mkdirat, openat,
-};
+use rustix::fs::{Dir, Mode, OFlags, copy_file_range, fchmod, ioctl_ficlone, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::facts::Facts;
 use super::place::{Parents, open_beneath};
 use super::publish::{require, require_replaceable};
-use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified, version_of};
+use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified};
 use super::{OpenFile, Root};
 use crate::error::RequestError;
+use crate::faults::{Fault, Faults};
 
 /// A copy without a name. It vanishes when dropped, unless it was published.
 #[derive(Debug)]
@@ -121,12 +120,15 @@ impl Root {
             return Err(RequestError::Exists);
         }
         require_replaceable(precondition, None)?;
+        let above = self.inner.unsynced_above(path)?;
         entry.publish(&place, precondition)?;
         // Not before: to move a directory is to change it, which its permissions may forbid.
-        fchmod(&directory, mode).map_err(RequestError::system("setting permissions"))?;
-        fsync(&directory).map_err(|errno| self.inner.not_durable(errno))?;
-        self.inner.settle(&place, path)?;
-        version_of(&directory)
+        fchmod(&directory, mode).map_err(|errno| self.inner.not_durable(errno))?;
+        let site = Fault::PublishedDirectorySync;
+        let synced = self.inner.faults.sync(site, &directory);
+        synced.map_err(|errno| self.inner.not_durable(errno))?;
+        self.inner.settle(&place, &above)?;
+        self.inner.version_of(&directory)
     }
 }
 
@@ -189,7 +191,7 @@ impl Copier<'_> {
             let Some(level) = levels.pop() else {
                 return Err(RequestError::Internal("a copy without its top directory"));
             };
-            let directory = level.finish(is_top)?;
+            let directory = level.finish(is_top, self.staging.faults)?;
             if is_top {
                 return Ok(Content::Directory {
                     entry,
@@ -242,7 +244,8 @@ impl Copier<'_> {
         fchmod(&target, Mode::from_raw_mode(attributes.mode))
             .map_err(RequestError::system("setting permissions"))?;
         set_modified(&target, attributes.modified)?;
-        fsync(&target).map_err(RequestError::system("making a file durable"))
+        let synced = self.staging.faults.sync(Fault::CopiedFileSync, &target);
+        synced.map_err(RequestError::system("making a file durable"))
     }
 
     /// Copies `size` bytes: by sharing their blocks, else within the kernel, else by hand.
@@ -304,13 +307,14 @@ impl Level {
 
     /// Completes the copy of a directory whose entries are all there. The topmost gets its
     /// permissions when it gets its name.
-    fn finish(self, is_top: bool) -> Result<OwnedFd, RequestError> {
+    fn finish(self, is_top: bool, faults: Faults) -> Result<OwnedFd, RequestError> {
         if !is_top {
             fchmod(&self.target, Mode::from_raw_mode(self.facts.mode))
                 .map_err(RequestError::system("setting permissions"))?;
         }
         set_modified(&self.target, self.facts.modified)?;
-        fsync(&self.target).map_err(RequestError::system("making a directory durable"))?;
+        let synced = faults.sync(Fault::CopiedDirectorySync, &self.target);
+        synced.map_err(RequestError::system("making a directory durable"))?;
         Ok(self.target)
     }
 }

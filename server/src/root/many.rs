@@ -15,9 +15,10 @@ use rustix::io::Errno;
 
 use super::change::existing_directory;
 use super::facts::{FileId, MODE_MASK};
-use super::place::{DIRECTORY_MODE, MadeDirectories, Parents, Place};
+use super::made::{MadeDirectories, UnsyncedAbove};
+use super::place::{DIRECTORY_MODE, Parents, Place};
 use super::publish::{require, require_replaceable};
-use super::staging::{StagedFile, set_modified, version_of};
+use super::staging::{StagedFile, set_modified};
 use super::{Inner, Root};
 use crate::error::RequestError;
 
@@ -88,6 +89,7 @@ struct Parent {
     names: Vec<Name>,
     directory: Arc<OwnedFd>,
     id: FileId,
+    above: Arc<UnsyncedAbove>,
 }
 
 /// A directory that was changed, and how its sync failed.
@@ -197,6 +199,7 @@ impl<'root> Batch<'root> {
             names: set.path.names().to_vec(),
             directory: Arc::clone(&directory),
             id,
+            above: Arc::new(self.inner.unsynced_on_the_way(set.path.names())?),
         };
         Ok(Applied {
             directory: self.touch(itself),
@@ -228,6 +231,7 @@ impl<'root> Batch<'root> {
                     names: parents.to_vec(),
                     directory: place.directory,
                     id: place.directory_id,
+                    above: Arc::new(self.inner.unsynced_on_the_way(parents)?),
                 }
             }
         };
@@ -257,11 +261,12 @@ impl<'root> Batch<'root> {
     fn settle(&mut self) {
         for touched in &mut self.touched {
             let Parent {
-                names,
+                names: _,
                 directory,
                 id,
+                above,
             } = &touched.parent;
-            match self.inner.settle_directory(directory, *id, names) {
+            match self.inner.settle_directory(directory, *id, above) {
                 Ok(()) => touched.is_durable = true,
                 Err(error) => touched.failure = Some(error),
             }
@@ -285,7 +290,7 @@ impl<'root> Batch<'root> {
         }
         match applied.result {
             Visible::Open(file) => Ok(CarriedOut {
-                version: version_of(&file)?,
+                version: self.inner.version_of(&file)?,
                 existed: false,
             }),
             Visible::Existing(version) => Ok(CarriedOut {

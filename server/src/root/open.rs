@@ -14,16 +14,20 @@ use rustix::io::Errno;
 
 use super::facts::Facts;
 use super::group_commit::GroupCommit;
-use super::place::{Unsynced, open_beneath};
+use super::made::Unsynced;
+use super::place::open_beneath;
 use super::staging::Staging;
 use super::{Inner, Root};
 use crate::error::RequestError;
+use crate::faults::Faults;
 
 /// What the operator chose for a root.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RootOptions {
     /// Whether every change is refused.
     pub read_only: bool,
+    /// What tests make it leave out.
+    pub faults: Faults,
 }
 
 impl Root {
@@ -59,6 +63,7 @@ impl Root {
             staging: Mutex::new(None),
             commits: GroupCommit::default(),
             unsynced: Unsynced::default(),
+            faults: options.faults,
         };
         Ok(Self {
             inner: Arc::new(inner),

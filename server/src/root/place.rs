@@ -1,19 +1,18 @@
 //! From a path to a name in an open directory.
 //!
 //! All changes go through a [`Place`]: the kernel has resolved the parent beneath the root, and
-//! what is left is a single name. Directories made on the way count as unsynced until their entry
-//! is durable, so that nobody else's change below them is acknowledged before that.
+//! what is left is a single name.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use quire_shared::{Name, RemotePath};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::Inner;
 use super::facts::{Facts, FileId};
+use super::made::MadeDirectories;
 use crate::error::RequestError;
 
 /// What a change may do about directories that are missing above its path.
@@ -197,99 +196,6 @@ impl Inner {
             return Err(RequestError::OtherFileSystem);
         }
         Ok((directory, facts.id))
-    }
-
-    /// Makes a change at `place` durable, and the directories above it that others just made.
-    pub(super) fn settle(&self, place: &Place<'_>, path: &RemotePath) -> Result<(), RequestError> {
-        let (_, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
-        self.settle_directory(&place.directory, place.directory_id, parents)
-    }
-
-    /// Makes the changes in a directory durable, to which `names` lead, and the directories above
-    /// them that others just made.
-    pub(super) fn settle_directory(
-        &self,
-        directory: &OwnedFd,
-        id: FileId,
-        names: &[Name],
-    ) -> Result<(), RequestError> {
-        self.sync(directory, id)?;
-        if self.unsynced.lock().is_empty() {
-            return Ok(());
-        }
-        let (mut directory, mut id) = self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
-        for name in names {
-            let (child, child_id) = self.child(&directory, name)?;
-            // Not in one expression with the sync: its guard must not live that long.
-            let is_unsynced = self.unsynced.lock().contains(&child_id);
-            if is_unsynced {
-                self.sync(&directory, id)?;
-            }
-            (directory, id) = (child, child_id);
-        }
-        Ok(())
-    }
-}
-
-/// Directories whose entry in their parent may not be durable.
-#[derive(Debug, Default)]
-pub(super) struct Unsynced(Mutex<HashSet<FileId>>);
-
-impl Unsynced {
-    fn lock(&self) -> MutexGuard<'_, HashSet<FileId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The directories that one request made. When dropped they don't count as unsynced any more, and
-/// are removed unless the request came to use them.
-#[derive(Debug)]
-pub(super) struct MadeDirectories<'root> {
-    root: &'root Inner,
-    is_used: bool,
-    /// Outermost first: the parent, the name in it, and what was made.
-    made: Vec<(OwnedFd, String, FileId)>,
-}
-
-impl<'root> MadeDirectories<'root> {
-    pub(super) fn new(root: &'root Inner) -> Self {
-        Self {
-            root,
-            is_used: false,
-            made: Vec::new(),
-        }
-    }
-
-    /// Keeps the directories: something was put into the innermost.
-    pub(super) fn keep(&mut self) {
-        self.is_used = true;
-    }
-
-    fn make(&mut self, parent: OwnedFd, name: &Name) -> Result<(OwnedFd, FileId), RequestError> {
-        // Held until the new directory is among the unsynced: who finds it, finds it there.
-        let mut unsynced = self.root.unsynced.lock();
-        match mkdirat(&parent, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE)) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => return self.root.child(&parent, name),
-            Err(errno) => return Err(RequestError::system("making a directory")(errno)),
-        }
-        let (child, id) = self.root.child(&parent, name)?;
-        unsynced.insert(id);
-        drop(unsynced);
-        self.made.push((parent, name.as_str().to_owned(), id));
-        Ok((child, id))
-    }
-}
-
-impl Drop for MadeDirectories<'_> {
-    fn drop(&mut self) {
-        for (parent, name, id) in self.made.drain(..).rev() {
-            if !self.is_used {
-                // Fails if somebody else uses the directory already, which then has to stay.
-                let _ = unlinkat(&parent, name, AtFlags::REMOVEDIR);
-            }
-            self.root.unsynced.lock().remove(&id);
-        }
     }
 }
 

@@ -9,8 +9,9 @@ use rustix::fs::OFlags;
 
 use super::Root;
 use super::facts::Facts;
-use super::place::{MadeDirectories, Parents, require_writable};
-use super::staging::{StagedFile, version_of};
+use super::made::MadeDirectories;
+use super::place::{Parents, require_writable};
+use super::staging::StagedFile;
 use crate::error::RequestError;
 
 impl Root {
@@ -72,10 +73,11 @@ impl Root {
             place => place?,
         };
         require_replaceable(precondition, place.facts()?.as_ref())?;
+        let above = self.inner.unsynced_above(path)?;
         let file = staged.publish(&place, precondition)?;
         made.keep();
-        self.inner.settle(&place, path)?;
-        version_of(&file)
+        self.inner.settle(&place, &above)?;
+        self.inner.version_of(&file)
     }
 }
 

@@ -9,11 +9,11 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use quire_shared::protocol::{Precondition, Time, Version};
+use quire_shared::protocol::{Precondition, Time};
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
-    UTIME_OMIT, fallocate, fchmod, flock, fstatvfs, fsync, futimens, mkdirat, openat,
-    renameat_with, unlinkat,
+    UTIME_OMIT, fallocate, fchmod, flock, fstatvfs, futimens, mkdirat, openat, renameat_with,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -22,6 +22,7 @@ use super::facts::{Facts, FileId, MODE_MASK, NANOSECONDS_MAX};
 use super::place::{Place, open_beneath};
 use super::{Root, discard};
 use crate::error::RequestError;
+use crate::faults::{Fault, Faults};
 
 /// The staging directory, locked by this server.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(super) struct Staging {
     pub(super) home: u64,
     /// Permissions of a file for which none are asked.
     file_mode: Mode,
+    pub(super) faults: Faults,
 }
 
 impl Staging {
@@ -87,6 +89,7 @@ impl Staging {
             id: facts.id,
             home,
             file_mode,
+            faults: Faults::default(),
         }))
     }
 
@@ -187,7 +190,9 @@ impl StagedFile {
     /// # Errors
     /// If the system fails.
     pub fn sync(&mut self) -> Result<(), RequestError> {
-        fsync(&self.file).map_err(RequestError::system("making a file durable"))
+        let faults = self.entry.staging.faults;
+        let synced = faults.sync(Fault::FileSync, &self.file);
+        synced.map_err(RequestError::system("making a file durable"))
     }
 
     /// Moves the content to `place`. See [`StagedEntry::publish`].
@@ -296,12 +301,6 @@ pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Reques
         },
     };
     futimens(file, &times).map_err(RequestError::system("setting a modification time"))
-}
-
-/// The version of an open file or directory now.
-pub(super) fn version_of(file: impl AsFd) -> Result<Version, RequestError> {
-    let facts = Facts::of(file).map_err(RequestError::system("looking at a file"))?;
-    Ok(facts.version())
 }
 
 /// A name that nobody can guess.
