@@ -6,9 +6,13 @@ pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod fake;
 pub(crate) mod log;
+pub(crate) mod power;
+pub(crate) mod programs;
 pub(crate) mod raw;
 pub(crate) mod server;
+pub(crate) mod strace;
 pub(crate) mod tree;
+pub(crate) mod workload;
 
 use std::future::Future;
 use std::time::Duration;

@@ -42,7 +42,7 @@ fn trailer(body: &[u8]) -> Reply<Trailer> {
 }
 
 /// All that a server sends for a get.
-fn answer(body: &[u8]) -> Vec<u8> {
+pub(super) fn answer(body: &[u8]) -> Vec<u8> {
     let length = body.len() as u64;
     let header = codec::encode(&Reply::Ok(header(length, length))).unwrap();
     [
@@ -55,14 +55,14 @@ fn answer(body: &[u8]) -> Vec<u8> {
 
 /// How an answer breaks off.
 #[derive(Debug, Clone, Copy)]
-enum Cut {
+pub(super) enum Cut {
     End,
     Reset(ErrorCode),
     Close(u32),
 }
 
 impl Cut {
-    fn make(self, connection: &Connection, stream: &mut SendStream) {
+    pub(super) fn make(self, connection: &Connection, stream: &mut SendStream) {
         match self {
             Self::End => stream.finish().unwrap(),
             Self::Reset(code) => stream.reset(code.into()).unwrap(),
@@ -73,7 +73,7 @@ impl Cut {
 
 /// Saves a file and returns the error; there must be no trace of it then, and what was there
 /// before must be there still.
-async fn fail_to_save(client: &Client) -> ClientError {
+pub(super) async fn fail_to_save(client: &Client) -> ClientError {
     let local = scratch();
     let target = local.path().join("f");
     std::fs::write(&target, "old").unwrap();

@@ -26,7 +26,7 @@ fn trailer(kind: DigestKind, body: &[u8]) -> Vec<u8> {
 }
 
 /// All that a client sends for a put with a declared length.
-fn whole(request: Put, body: &[u8]) -> Vec<u8> {
+pub(super) fn whole(request: Put, body: &[u8]) -> Vec<u8> {
     let trailer = trailer(request.digest, body);
     [encoded(request), body.to_vec(), trailer].concat()
 }

@@ -10,6 +10,7 @@ use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};
 use quire_server::authorized_keys::AuthorizedKeys;
+use quire_server::faults::Faults;
 use quire_server::rules::Rules;
 use quire_server::{Config, Server, StartError};
 use tokio::runtime::Runtime;
@@ -60,6 +61,11 @@ impl Builder {
     pub(crate) fn anonymous(self, rules: &str) -> Self {
         let rules: Rules = rules.parse().unwrap();
         self.with(|config| config.access = config.access.clone().with_anonymous(rules))
+    }
+
+    /// With faults that the test has to notice.
+    pub(crate) fn faults(self, faults: Faults) -> Self {
+        self.with(|config| config.faults = faults)
     }
 
     /// Starts it.

@@ -1,0 +1,192 @@
+//! Transfers cut at random bytes, a thousand each way, and by killed programs: nothing of them is
+//! left, and soon. In small, at every byte, `cut_puts` and `cut_gets` show the same.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use quire_client::download::SaveOptions;
+use quire_shared::ErrorCode;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+use super::cut_gets::{Cut, answer, fail_to_save};
+use super::cut_puts::whole;
+use crate::harness::client::{get, put};
+use crate::harness::content::Random;
+use crate::harness::fake::{self, FakeServer};
+use crate::harness::programs::Programs;
+use crate::harness::server::STAGING;
+use crate::harness::tree::{names, scratch};
+use crate::harness::{LARGE, TestServer, Tree, assert_same, content, within};
+
+#[expect(clippy::print_stderr, reason = "these runs are read by people")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Waits until nothing is staged in `tree`, and says how long that took.
+async fn until_nothing_is_staged(tree: &Tree) -> Duration {
+    let start = Instant::now();
+    let empty = async {
+        while tree.has(STAGING) && !tree.names(STAGING).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within("staged files to vanish", empty).await;
+    start.elapsed()
+}
+
+async fn cut_puts(count: usize) -> Duration {
+    let tree = Tree::new().file("f", "old");
+    let server = TestServer::start(&tree).await;
+    let mut random = Random::new(1);
+    let body = content(1, 200_000);
+    let bytes = whole(put("f", body.len()), &body);
+    let mut slowest = Duration::ZERO;
+    for number in 0..count {
+        let raw = server.raw().await;
+        let (mut send, mut recv) = raw.open().await;
+        send.write_all(&bytes[..random.below(bytes.len())])
+            .await
+            .unwrap();
+        match number % 4 {
+            0 => send.finish().unwrap(),
+            1 => send.reset(ErrorCode::CANCELLED.into()).unwrap(),
+            2 => {
+                recv.stop(ErrorCode::CANCELLED.into()).unwrap();
+                // What a client's task does that vanishes.
+                drop(send);
+            }
+            _ => {}
+        }
+        raw.close().await;
+        slowest = slowest.max(until_nothing_is_staged(&tree).await);
+        assert_same(tree.read("f"), "old");
+    }
+    server.stop().await;
+    slowest
+}
+
+async fn cut_gets(count: usize) {
+    let mut random = Random::new(2);
+    let bytes = answer(&content(1, 200_000));
+    for number in 0..count {
+        let part = bytes[..random.below(bytes.len())].to_vec();
+        let cut = match number % 3 {
+            0 => Cut::End,
+            1 => Cut::Reset(ErrorCode::DISK),
+            _ => Cut::Close(0),
+        };
+        let fake = FakeServer::start(async move |connection| {
+            let (_, mut send, _recv) = fake::request(&connection).await;
+            send.write_all(&part).await.unwrap();
+            cut.make(&connection, &mut send);
+            if !matches!(cut, Cut::Close(_)) {
+                connection.closed().await;
+            }
+        });
+        let client = fake.client().await;
+        fail_to_save(&client).await;
+        client.close().await;
+        fake.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_cut_at_random_bytes_publish_nothing() {
+    cut_puts(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gets_cut_at_random_bytes_leave_nothing() {
+    cut_gets(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_thousand_cuts_each_way_leave_nothing_for_a_second() {
+    let slowest = cut_puts(1000).await;
+    cut_gets(1000).await;
+    report(&format!(
+        "1000 cuts each way; the last staged file was gone after {slowest:?}"
+    ));
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for the idle limit"]
+async fn uploads_whose_client_was_killed_are_gone_after_the_idle_limit() {
+    const CLIENTS: usize = 20;
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let (tree, local) = (Tree::new(), scratch());
+    let file = local.path().join("file");
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let server = programs.serve(&tree.root());
+    let file = file.to_str().unwrap();
+    for number in 0..CLIENTS {
+        let before = if tree.has(STAGING) {
+            tree.names(STAGING).len()
+        } else {
+            0
+        };
+        let target = format!("{}/f{number}", server.host());
+        let mut client = programs.begin(&["put", file, &target]);
+        let staged = async {
+            while !tree.has(STAGING) || tree.names(STAGING).len() <= before {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("a staged file", staged).await;
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    let took = until_nothing_is_staged(&tree).await;
+    report(&format!(
+        "{CLIENTS} killed clients; their staged files were gone after {took:?}"
+    ));
+    assert!(took < IDLE_LIMIT, "{took:?}");
+    let published = tree.names("").into_iter().filter(|name| name != STAGING);
+    assert_eq!(published.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for the idle limit"]
+async fn downloads_whose_server_was_killed_leave_nothing() {
+    const DOWNLOADS: usize = 100;
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let (tree, local) = (Tree::new().file("f", content(1, LARGE)), scratch());
+    let server = programs.serve(&tree.root());
+    let mut running = JoinSet::new();
+    for number in 0..DOWNLOADS {
+        let client = programs.client(&server).await;
+        let download = client.get(get("f")).await.unwrap();
+        let target = local.path().join(number.to_string());
+        running.spawn(async move {
+            let moved = AtomicU64::new(0);
+            download
+                .save(&target, SaveOptions::default(), &moved)
+                .await
+                .is_err()
+        });
+    }
+    server.signal(Signal::KILL);
+    server.end().await;
+    let failed = within("the ends of the downloads", running.join_all()).await;
+    let failed = failed.into_iter().filter(|failed| *failed).count();
+    let left = names(local.path());
+    report(&format!(
+        "{failed} of {DOWNLOADS} downloads were under way when the server was killed"
+    ));
+    assert!(failed > 0, "all were complete before the kill");
+    assert_eq!(left.len(), DOWNLOADS - failed, "{left:?}");
+}
+
+/// A connection of which nothing is heard ends after half a minute; some seconds for the machine.
+const IDLE_LIMIT: Duration = Duration::from_secs(35);

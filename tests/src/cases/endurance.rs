@@ -1,0 +1,360 @@
+//! Long runs, and figures that only long runs have: locks, cache, listings, leaks.
+//!
+//! Ignored by default; CONTRIBUTING.md has the command. What they look for is proven in small by
+//! the cases of each subject.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quire_client::Client;
+use tokio::task::JoinSet;
+
+use crate::harness::client::{delete, fetch, get, list_names, put, rename, stat, store, store_as};
+use crate::harness::content::Random;
+use crate::harness::programs::{Programs, Running};
+use crate::harness::{LARGE, TestServer, Tree, assert_same, content, within};
+
+/// Says a figure, for those who read along.
+#[expect(clippy::print_stderr, reason = "these runs are read by people")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_hundred_thousand_renames_in_all_directions_never_wait_for_a_second() {
+    const NAMES: &[&str] = &["a", "b", "d/a", "d/b", "e/a", "d", "e", "e/d"];
+    let tree = Tree::new().file("a", "x").file("d/b", "y").directory("e");
+    let server = TestServer::start(&tree).await;
+    let mut tasks = JoinSet::new();
+    for task in 0..16 {
+        let client = server.client().await;
+        tasks.spawn(async move {
+            let (mut random, mut slowest) = (Random::new(task), Duration::ZERO);
+            for _ in 0..100_000 / 16 {
+                let (from, to) = (*random.one_of(NAMES), *random.one_of(NAMES));
+                let start = Instant::now();
+                // Many of them find nothing there, or something in the way.
+                if let Err(error) = client.rename(rename(from, to)).await {
+                    assert!(error.code().is_some(), "{from} to {to}: {error}");
+                }
+                slowest = slowest.max(start.elapsed());
+            }
+            client.close().await;
+            slowest
+        });
+    }
+    let slowest = tasks.join_all().await.into_iter().max().unwrap();
+    server.stop().await;
+    report(&format!(
+        "100000 cross renames; the slowest took {slowest:?}"
+    ));
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn after_a_million_paths_no_lock_is_left() {
+    let tree = Tree::new().directory("d");
+    let server = TestServer::start(&tree).await;
+    let mut tasks = JoinSet::new();
+    for task in 0..32 {
+        let client = server.client().await;
+        tasks.spawn(async move {
+            for number in 0..1_000_000 / 32 {
+                let name = format!("d/{task}/{number}");
+                match number % 10 {
+                    // Given up as soon as it was asked.
+                    0 => tokio::select! {
+                        biased;
+                        _ = client.stat(stat(&name)) => {}
+                        () = tokio::task::yield_now() => {}
+                    },
+                    1 => drop(client.delete(delete(&name)).await.unwrap_err()),
+                    _ => drop(client.stat(stat(&name)).await.unwrap_err()),
+                }
+            }
+            client.close().await;
+        });
+    }
+    tasks.join_all().await;
+    within("the last requests", async {
+        while server.locked_paths() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.stop().await;
+}
+
+/// The time below which 99 of 100 puts of a small file stay.
+async fn put_p99(client: &Client) -> Duration {
+    let mut times = Vec::new();
+    for number in 0..1000_u64 {
+        let start = Instant::now();
+        store(client, "d/f", &content(number, 1000)).await.unwrap();
+        times.push(start.elapsed());
+    }
+    times.sort();
+    times[times.len() * 99 / 100]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures time"]
+async fn readers_that_stand_still_do_not_slow_a_put_down() {
+    let tree = Tree::new().file("d/f", content(1, LARGE));
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    store(&client, "d/other", b"warm").await.unwrap();
+    let mut readers = Vec::new();
+    let mut downloads = Vec::new();
+    for _ in 0..64 {
+        let reader = server.client().await;
+        downloads.push(reader.get(get("d/f")).await.unwrap());
+        readers.push(reader);
+    }
+    let busy = put_p99(&client).await;
+    drop(downloads);
+    for reader in readers {
+        reader.close().await;
+    }
+    let idle = put_p99(&client).await;
+    client.close().await;
+    server.stop().await;
+    report(&format!(
+        "put p99: {busy:?} beside 64 readers that stand still, {idle:?} alone"
+    ));
+    assert!(
+        busy <= idle * 2 || busy < Duration::from_millis(5),
+        "{busy:?}, {idle:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn after_ten_thousand_changes_no_byte_is_stale() {
+    const FILES: u64 = 100;
+    const KINDS: u64 = 7;
+    let tree = Tree::new();
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    let name = |file: u64| format!("f{file}");
+    (0..FILES).for_each(|file| tree.write(&name(file), content(file, 1000)));
+    let (mut stale, mut hits) = (0, 0);
+    for round in 1..=10_000 / FILES {
+        // Old enough to be cached.
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        for file in 0..FILES {
+            fetch(&client, &name(file)).await.unwrap();
+        }
+        hits += crate::harness::client::cached(&client)
+            .await
+            .unwrap()
+            .0
+            .len();
+        for file in 0..FILES {
+            let (name, new) = (name(file), content(round << 32 | file, 1000));
+            change(&tree, &client, (round + file) % KINDS, &name, &new).await;
+            stale += u64::from(fetch(&client, &name).await.unwrap() != new);
+        }
+    }
+    client.close().await;
+    server.stop().await;
+    report(&format!(
+        "10000 changes, {hits} of their files cached before: {stale} stale answers"
+    ));
+    assert!(hits > 9000, "only {hits} were cached, so little was tried");
+    assert_eq!(stale, 0);
+}
+
+/// Gives a file another content of the same length, in one of seven ways.
+async fn change(tree: &Tree, client: &Client, kind: u64, name: &str, new: &[u8]) {
+    match kind {
+        0 => drop(store(client, name, new).await.unwrap()),
+        1 => {
+            store(client, "next", new).await.unwrap();
+            client.rename(rename("next", name)).await.unwrap();
+        }
+        2 => {
+            client.delete(delete(name)).await.unwrap();
+            store(client, name, new).await.unwrap();
+        }
+        // By other programs: in place, by another file, by one that may get the old inode's
+        // number, and under another name of it.
+        3 => tree.overwrite(name, 0, new),
+        4 => {
+            tree.write("next", new);
+            std::fs::rename(tree.path("next"), tree.path(name)).unwrap();
+        }
+        5 => {
+            std::fs::remove_file(tree.path(name)).unwrap();
+            tree.write(name, new);
+        }
+        _ => {
+            std::fs::hard_link(tree.path(name), tree.path("link")).unwrap();
+            tree.overwrite("link", 0, new);
+            std::fs::remove_file(tree.path("link")).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn ten_thousand_listings_while_files_come_and_go_show_each_permanent_file_once() {
+    let tree = Tree::new();
+    let permanent: Vec<_> = (0..50).map(|file| format!("permanent-{file:02}")).collect();
+    permanent
+        .iter()
+        .for_each(|name| tree.write(&format!("d/{name}"), ""));
+    let server = TestServer::start(&tree).await;
+    let (lister, changer) = (server.client().await, server.client().await);
+    let mut changes = JoinSet::new();
+    changes.spawn(async move {
+        for number in 0.. {
+            let name = format!("d/p-{}", number % 40);
+            let changed = match number % 3 {
+                0 => store(&changer, &name, b"").await.map(drop),
+                1 => changer
+                    .rename(rename(&name, "d/permanent-not"))
+                    .await
+                    .map(drop),
+                _ => changer.delete(delete("d/permanent-not")).await.map(drop),
+            };
+            if changed.is_err_and(|error| error.code().is_none()) {
+                break;
+            }
+        }
+    });
+    for _ in 0..10_000 {
+        let names = list_names(&lister, "d").await.unwrap();
+        let found = names.iter().filter(|name| permanent.contains(name));
+        assert!(found.eq(permanent.iter()), "{names:?}");
+        assert!(
+            !names.iter().any(|name| name.starts_with(".quire")),
+            "{names:?}"
+        );
+    }
+    changes.shutdown().await;
+    lister.close().await;
+    server.stop().await;
+}
+
+/// A number that the kernel keeps of a process, in KiB for memory.
+fn status(server: &Running, field: &str) -> u64 {
+    let path = format!("/proc/{}/status", server.pid().as_raw_pid());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn open_files(server: &Running) -> usize {
+    let path = format!("/proc/{}/fd", server.pid().as_raw_pid());
+    std::fs::read_dir(Path::new(&path)).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn after_many_requests_and_aborts_no_handle_and_no_thread_is_left() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new().file("f", content(1, LARGE));
+    let server = programs.serve(&tree.root());
+    let client = programs.client(&server).await;
+    store(&client, "warm", b"x").await.unwrap();
+    let before = (open_files(&server), status(&server, "Threads"));
+    let client = Arc::new(client);
+    let mut tasks = JoinSet::new();
+    for task in 0..16 {
+        let client = Arc::clone(&client);
+        tasks.spawn(async move {
+            for number in 0..100_000 / 16 {
+                let name = format!("{task}-{}", number % 10);
+                match number % 4 {
+                    0 => drop(store(&client, &name, b"content").await.unwrap()),
+                    1 => drop(fetch(&client, &name).await),
+                    2 => drop(client.stat(stat(&name)).await),
+                    _ => drop(client.delete(delete(&name)).await),
+                }
+            }
+            for _ in 0..10_000 / 32 {
+                drop(client.get(get("f")).await.unwrap());
+                let bytes = content(1, 100_000);
+                tokio::select! {
+                    biased;
+                    _ = store_as(&client, put("g", 100_001), &bytes) => {}
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+    // Threads for file work end when they had none for some seconds.
+    let settled = async {
+        loop {
+            let now = (open_files(&server), status(&server, "Threads"));
+            if now.0 <= before.0 + 2 && now.1 <= before.1 + 1 {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let after = within("handles and threads to be given back", settled).await;
+    report(&format!(
+        "handles and threads: {before:?} before, {after:?} after 110000 requests"
+    ));
+    drop(client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_listing_of_a_hundred_thousand_entries_takes_little_memory() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new();
+    (0..100_000).for_each(|file| tree.write(&format!("d/{file:06}"), ""));
+    let server = programs.serve(&tree.root());
+    let client = programs.client(&server).await;
+    client.stat(stat("d")).await.unwrap();
+    let before = status(&server, "VmHWM");
+    assert_eq!(list_names(&client, "d").await.unwrap().len(), 100_000);
+    let more = status(&server, "VmHWM") - before;
+    client.close().await;
+    report(&format!(
+        "a listing of 100000 entries took {more} KiB more memory"
+    ));
+    assert!(more <= 32 << 10, "{more} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
+    const FILES: u64 = 256;
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new();
+    (0..FILES).for_each(|file| tree.write(&format!("{file}"), content(file, 1 << 20)));
+    let server = programs.serve(&tree.root());
+    let client = programs.client(&server).await;
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    let before = status(&server, "VmHWM");
+    let mut downloads = Vec::new();
+    for file in 0..FILES {
+        downloads.push(client.get(get(&format!("{file}"))).await.unwrap());
+    }
+    let (entries, limit) = crate::harness::client::cached(&client).await.unwrap();
+    let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
+    let more = status(&server, "VmHWM") - before;
+    report(&format!(
+        "256 readers that stand still: {bytes} of {limit} bytes cached, {more} KiB more"
+    ));
+    assert!(bytes <= limit);
+    for (download, file) in downloads.into_iter().zip(0..) {
+        let (bytes, _) = crate::harness::client::receive(download).await.unwrap();
+        assert_same(bytes, content(file, 1 << 20));
+    }
+    client.close().await;
+}

@@ -1,0 +1,310 @@
+//! What a server with a few names does if nobody disturbs it, and the judge of histories.
+//!
+//! The judge is stateright's `LinearizabilityTester`. It tries orders one by one and remembers
+//! none, which takes for ever where there is no right one; so the model remembers for it which sets
+//! of steps it has tried in which state, and refuses to go there twice.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
+
+/// What happened, in the order of time.
+pub(super) type History = Vec<Event>;
+
+/// A name.
+pub(super) type Name = usize;
+
+/// The number of a version.
+type Version = usize;
+
+/// A client asked for something, or heard what became of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event {
+    Asked(usize, Kind),
+    Heard(usize, Outcome),
+}
+
+impl Event {
+    fn client(self) -> usize {
+        let (Self::Asked(client, _) | Self::Heard(client, _)) = self;
+        client
+    }
+}
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Get(Name),
+    Put(Name, u64, Condition),
+    Rename(Name, Name, Condition),
+    Delete(Name),
+}
+
+/// What must hold of the name that is written to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Condition {
+    Any,
+    Absent,
+    Match(Version),
+}
+
+/// What a client may hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Content(u64, Version),
+    Changed(Version),
+    Deleted,
+    NotFound,
+    Exists,
+    Conflict,
+    /// Something that never follows from what was asked.
+    Other,
+}
+
+/// A step, told from all others by its number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Op {
+    number: usize,
+    kind: Kind,
+}
+
+/// A file: its content, and its version unless nobody has heard it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct File {
+    seed: u64,
+    version: Option<Version>,
+}
+
+/// Which steps were done, and what the names were then.
+type Tried = ([u128; 4], [Option<File>; NAMES]);
+
+/// The names, and what the judge has tried.
+#[derive(Debug, Clone)]
+struct Server {
+    names: [Option<File>; NAMES],
+    done: [u128; 4],
+    /// The versions that files have or had: each is of one state of one file. Follows from `done`.
+    versions: [u128; 4],
+    tried: Rc<RefCell<HashSet<Tried>>>,
+    /// Whether an earlier try has come this far and not to the end.
+    is_hopeless: bool,
+}
+
+impl Server {
+    fn new() -> Self {
+        Self {
+            names: [None; NAMES],
+            done: [0; 4],
+            versions: [0; 4],
+            tried: Rc::default(),
+            is_hopeless: false,
+        }
+    }
+
+    /// Counts a step as done; says whether this is new.
+    fn advance(&mut self, op: &Op) -> bool {
+        self.done[op.number / 128] |= 1 << (op.number % 128);
+        let is_new = self.tried.borrow_mut().insert((self.done, self.names));
+        self.is_hopeless |= !is_new;
+        !self.is_hopeless
+    }
+
+    /// Counts a version as given to a file; says whether it was not before.
+    fn give(&mut self, version: Version) -> bool {
+        let (word, bit) = (version / 128, 1 << (version % 128));
+        let is_new = self.versions[word] & bit == 0;
+        self.versions[word] |= bit;
+        is_new
+    }
+
+    /// Whether `condition` can hold of `name`.
+    fn may_hold(&self, name: Name, condition: Condition) -> bool {
+        match (condition, self.names[name]) {
+            (Condition::Any, _) | (Condition::Absent, None) => true,
+            (Condition::Absent, Some(_)) | (Condition::Match(_), None) => false,
+            (Condition::Match(wanted), Some(file)) => {
+                file.version.is_none_or(|version| version == wanted)
+            }
+        }
+    }
+
+    /// Whether `condition` can fail to hold of `name`, with this outcome.
+    fn may_fail(&self, name: Name, condition: Condition, outcome: Outcome) -> bool {
+        match (condition, self.names[name]) {
+            (Condition::Absent, Some(_)) => outcome == Outcome::Exists,
+            (Condition::Match(_), None) => outcome == Outcome::Conflict,
+            (Condition::Match(wanted), Some(file)) => {
+                outcome == Outcome::Conflict && file.version != Some(wanted)
+            }
+            _ => false,
+        }
+    }
+
+    /// Carries out a step whose outcome is known, if it can have that outcome.
+    fn step(&mut self, kind: Kind, outcome: Outcome) -> bool {
+        match (kind, outcome) {
+            (Kind::Get(name) | Kind::Delete(name) | Kind::Rename(name, ..), Outcome::NotFound) => {
+                self.names[name].is_none()
+            }
+            (Kind::Get(name), Outcome::Content(seed, version)) => {
+                let Some(file) = self.names[name].filter(|file| file.seed == seed) else {
+                    return false;
+                };
+                let known = Some(version);
+                self.names[name] = Some(File {
+                    version: known,
+                    ..file
+                });
+                file.version == known || file.version.is_none() && self.give(version)
+            }
+            (Kind::Put(name, seed, condition), Outcome::Changed(version)) => {
+                let can = self.may_hold(name, condition) && self.give(version);
+                let version = Some(version);
+                self.names[name] = Some(File { seed, version });
+                can
+            }
+            (Kind::Rename(from, to, condition), Outcome::Changed(version)) => {
+                let can = self.may_hold(to, condition) && self.give(version);
+                let Some(file) = self.names[from].take() else {
+                    return false;
+                };
+                let version = Some(version);
+                self.names[to] = Some(File { version, ..file });
+                can
+            }
+            (Kind::Delete(name), Outcome::Deleted) => self.names[name].take().is_some(),
+            (Kind::Put(name, _, condition), outcome) => self.may_fail(name, condition, outcome),
+            (Kind::Rename(from, to, condition), outcome) => {
+                self.names[from].is_some() && self.may_fail(to, condition, outcome)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl SequentialSpec for Server {
+    type Op = Op;
+    type Ret = Outcome;
+
+    /// A step of which nobody heard what became of it. Versions that nobody heard are unknown.
+    fn invoke(&mut self, op: &Op) -> Outcome {
+        let before = self.names;
+        match op.kind {
+            Kind::Put(name, seed, condition) if self.may_hold(name, condition) => {
+                let version = None;
+                self.names[name] = Some(File { seed, version });
+            }
+            Kind::Rename(from, to, condition) if self.may_hold(to, condition) => {
+                if let Some(file) = self.names[from].take() {
+                    let version = None;
+                    self.names[to] = Some(File { version, ..file });
+                }
+            }
+            Kind::Delete(name) => self.names[name] = None,
+            Kind::Get(_) | Kind::Put(..) | Kind::Rename(..) => {}
+        }
+        // Without an effect it need not have happened.
+        self.is_hopeless |= self.names == before;
+        self.advance(op);
+        Outcome::Other
+    }
+
+    fn is_valid_step(&mut self, op: &Op, outcome: &Outcome) -> bool {
+        !self.is_hopeless && self.step(op.kind, *outcome) && self.advance(op)
+    }
+}
+
+/// Whether an order of single steps explains the history.
+pub(super) fn is_linearizable(history: &[Event]) -> bool {
+    // What was cut off need not have happened. Nearly always it is enough that those puts did whose
+    // content was seen, which leaves far fewer orders to try.
+    let is_seen = |put| {
+        let mut heard = history.iter();
+        heard.any(
+            |event| matches!(event, Event::Heard(_, Outcome::Content(seed, _)) if *seed == put),
+        )
+    };
+    let was_seen = |kind| matches!(kind, Kind::Put(_, seed, _) if is_seen(seed));
+    explains(history, was_seen) || explains(history, |_| true)
+}
+
+/// Whether an order explains the history in which, of the steps that were cut off, only those
+/// happened that `may_happen`, or fewer.
+fn explains(history: &[Event], may_happen: impl Fn(Kind) -> bool) -> bool {
+    let is_heard = |client, later: &[Event]| {
+        let mut of_client = later.iter().filter(|event| event.client() == client);
+        of_client.next().is_some()
+    };
+    let mut judge = LinearizabilityTester::new(Server::new());
+    for (number, event) in history.iter().enumerate() {
+        match *event {
+            // The judge tries clients in the order of their numbers: what may never have happened
+            // comes last, as if somebody else had asked, or it would be tried everywhere first.
+            Event::Asked(client, kind) if !is_heard(client, &history[number + 1..]) => {
+                if may_happen(kind) {
+                    judge
+                        .on_invoke(usize::MAX - client, Op { number, kind })
+                        .unwrap();
+                }
+            }
+            Event::Asked(client, kind) => {
+                judge.on_invoke(client, Op { number, kind }).unwrap();
+            }
+            Event::Heard(client, outcome) => {
+                judge.on_return(client, outcome).unwrap();
+            }
+        }
+    }
+    judge.is_consistent()
+}
+
+#[test]
+fn the_judge_knows_right_from_wrong() {
+    let put = |name, seed, condition| Kind::Put(name, seed, condition);
+    let first = [
+        Event::Asked(0, put(0, 7, Condition::Absent)),
+        Event::Asked(1, Kind::Get(0)),
+        Event::Heard(0, Outcome::Changed(0)),
+    ];
+    let with = |rest: &[Event]| is_linearizable(&[&first[..], rest].concat());
+    // At the same time: before or after.
+    assert!(with(&[Event::Heard(1, Outcome::NotFound)]));
+    assert!(with(&[Event::Heard(1, Outcome::Content(7, 0))]));
+    assert!(!with(&[Event::Heard(1, Outcome::Content(8, 0))]));
+    assert!(!with(&[Event::Heard(1, Outcome::Content(7, 1))]));
+    // Afterwards: it is there.
+    let late = [
+        Event::Heard(1, Outcome::NotFound),
+        Event::Asked(1, Kind::Get(0)),
+    ];
+    assert!(!with(
+        &[&late[..], &[Event::Heard(1, Outcome::NotFound)]].concat()
+    ));
+    // Of two changes of one version, one succeeds.
+    let both = [
+        Event::Heard(1, Outcome::Content(7, 0)),
+        Event::Asked(0, put(0, 8, Condition::Match(0))),
+        Event::Asked(1, put(0, 9, Condition::Match(0))),
+        Event::Heard(0, Outcome::Changed(1)),
+    ];
+    assert!(with(
+        &[&both[..], &[Event::Heard(1, Outcome::Conflict)]].concat()
+    ));
+    assert!(!with(
+        &[&both[..], &[Event::Heard(1, Outcome::Changed(2))]].concat()
+    ));
+    // One that was cut off may have happened or not.
+    let cut = [
+        Event::Heard(1, Outcome::NotFound),
+        Event::Asked(1, Kind::Rename(0, 1, Condition::Any)),
+    ];
+    for outcome in [Outcome::NotFound, Outcome::Content(7, 5)] {
+        let get = [Event::Asked(2, Kind::Get(1)), Event::Heard(2, outcome)];
+        assert!(with(&[&cut[..], &get].concat()), "{outcome:?}");
+    }
+}
+
+/// Names of the model.
+const NAMES: usize = super::NAMES;
