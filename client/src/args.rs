@@ -151,6 +151,8 @@ pub enum Command {
     Ping(PingArgs),
     /// Show this client's fingerprint
     Key,
+    /// Be let in by a server, with a code that `quire-server pair` made there
+    Pair(PairArgs),
     /// Have the server compute digests of files
     Hash(HashArgs),
 }
@@ -187,6 +189,17 @@ pub struct PutArgs {
     /// LOCAL... (- for standard input), then HOST[:PORT]/PATH: a file, or a directory for them
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
     pub operands: Vec<OsString>,
+}
+
+/// Operands of `pair`.
+#[derive(Debug, Clone, Args)]
+pub struct PairArgs {
+    /// The server
+    #[arg(value_name = "HOST[:PORT]")]
+    pub operand: String,
+    /// The code, as in 7K3M-9QWX-2HRT-B4NP; asked for if it isn't given
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
 }
 
 /// Operands of `list`.

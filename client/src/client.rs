@@ -13,6 +13,7 @@ use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
 use quire_shared::codec::DecodeError;
 use quire_shared::congestion::CongestionControl;
+use quire_shared::pairing::{Pair, Paired, PairingCode, Side};
 use quire_shared::protocol::{
     Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
     Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
@@ -223,6 +224,24 @@ impl Client {
         Ok((attributes, receiver))
     }
 
+    /// Asks to be let in with a code, and has the server prove that it knows the same.
+    ///
+    /// # Errors
+    /// [`ClientError::NotPaired`] if the code is no good, or whoever answered doesn't know it.
+    pub async fn pair(&self, code: &PairingCode) -> Result<(), ClientError> {
+        let key = code.key();
+        let proof = key.proof(Side::Client, &self.connection);
+        let proof = proof.map_err(|_| ClientError::NotPaired)?;
+        let paired: Paired = match self.ask(Pair { proof }).await {
+            Err(ClientError::NoRight { .. }) => return Err(ClientError::NotPaired),
+            answer => answer?,
+        };
+        match key.proves(Side::Server, &self.connection, paired.proof) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(ClientError::NotPaired),
+        }
+    }
+
     /// Ends the connection and waits until the server knows, or could have known.
     pub async fn close(self) {
         // Code 0 is none of the error codes: the client is done.
@@ -291,7 +310,9 @@ impl Client {
     /// What the refusal of a whole request means to the user.
     pub(crate) fn refusal(&self, failure: Failure) -> ClientError {
         match failure.code() {
-            ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
+            ErrorCode::NOT_AUTHORIZED => ClientError::NoRight {
+                fingerprint: self.fingerprint,
+            },
             _ => ClientError::of_failure(failure),
         }
     }
@@ -329,7 +350,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn write_error(&self, error: WriteError) -> ClientError {
+    fn write_error(&self, error: WriteError) -> ClientError {
         match error {
             WriteError::Stopped(code) => ClientError::of_code(ErrorCode::from_quic(code)),
             WriteError::ConnectionLost(error) => self.connection_error(error),

@@ -14,6 +14,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use quire_shared::RemotePath;
+use quire_shared::pairing::CodeError;
 use quire_shared::protocol::{EntryKind, Time};
 use serde_json::{Value, json};
 
@@ -23,7 +24,7 @@ use crate::operand::OperandError;
 use crate::session::Session;
 
 pub use change::{copy, delete, make_directory, rename};
-pub use inquiry::{hash, key, ping};
+pub use inquiry::{hash, key, pair, ping};
 pub use listing::{cache, list, stat};
 pub use transfer::{cat, get, put};
 
@@ -42,6 +43,7 @@ pub async fn run(session: &Session, command: &Command) -> Exit {
         Command::Cache(args) => cache(session, args).await,
         Command::Ping(args) => ping(session, args).await,
         Command::Key => key(session).await,
+        Command::Pair(args) => pair(session, args).await,
         Command::Hash(args) => hash(session, args).await,
     };
     let result = result.and_then(|exit| Ok(session.output.flush().map(|()| exit)?));
@@ -69,6 +71,9 @@ pub enum CommandError {
         #[source]
         error: Box<ClientError>,
     },
+    /// A pairing code is none.
+    #[error(transparent)]
+    Code(#[from] CodeError),
     /// Results can't be printed.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
@@ -80,6 +85,10 @@ impl CommandError {
         let output = &session.output;
         match self {
             Self::Operand(error) => {
+                output.message(&format!("quire: {error}"));
+                Exit::Usage
+            }
+            Self::Code(error) => {
                 output.message(&format!("quire: {error}"));
                 Exit::Usage
             }

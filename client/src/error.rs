@@ -68,6 +68,21 @@ pub enum ClientError {
         /// This client's own fingerprint.
         fingerprint: Fingerprint,
     },
+    /// A pairing code is no good, or the server doesn't know it.
+    #[error(
+        "not paired: the code is mistyped, used, too old, or not of this server; \
+         have another made there with `quire-server pair`"
+    )]
+    NotPaired,
+    /// The key is let in, but has no right to this.
+    #[error(
+        "not authorized: the key of this client, {fingerprint}, has no right to do that there; \
+         the operator of the server grants rights by path in authorized-keys"
+    )]
+    NoRight {
+        /// This client's own fingerprint.
+        fingerprint: Fingerprint,
+    },
     /// The server refused the request.
     #[error("{}", Escaped(.0.phrase()))]
     Refused(Failure),
@@ -142,7 +157,7 @@ impl ClientError {
             | Self::CannotConnect { .. }
             | Self::NotTrusted(_)
             | Self::Lost(_) => Exit::Unreachable,
-            Self::NotAuthorized { .. } => Exit::Refused,
+            Self::NotAuthorized { .. } | Self::NoRight { .. } | Self::NotPaired => Exit::Refused,
             Self::Refused(failure) => Exit::of_code(failure.code()),
             Self::Closed(code) => match Exit::of_code(*code) {
                 Exit::Refused => Exit::Refused,
@@ -177,6 +192,7 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused(failure) => Some(failure.code()),
+            Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
             Self::RemoteExists => Some(ErrorCode::EXISTS),
             Self::NeedsRecursive => Some(ErrorCode::NOT_EMPTY),
             _ => None,

@@ -8,6 +8,7 @@ use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 
 use quire_certs::{Fingerprint, Identity, Role, StateDir, load_or_create};
+use quire_shared::pairing::PairingCode;
 use tokio::sync::Mutex;
 
 use crate::blocking::blocking;
@@ -90,6 +91,37 @@ impl Session {
             }
         })
         .await
+    }
+
+    /// Has `server` let this client in with a code, and trusts its key from now on, which the
+    /// server proves by the same code.
+    ///
+    /// # Errors
+    /// If the code is no good, or the server can't be reached.
+    pub async fn pair(&self, server: &ServerId, code: &PairingCode) -> Result<(), ClientError> {
+        let identity = self.identity().await?;
+        let verifier = self.verifier(server).await?;
+        let (client, unknown) = match Client::connect(server, &identity, verifier).await {
+            Ok(client) => (client, None),
+            Err(ClientError::NotTrusted(refusal)) => match *refusal {
+                Refusal::Unknown { seen, .. } => {
+                    let pinned = ServerVerifier::pinned(server.clone(), seen);
+                    (
+                        Client::connect(server, &identity, pinned).await?,
+                        Some(seen),
+                    )
+                }
+                refusal => return Err(ClientError::NotTrusted(Box::new(refusal))),
+            },
+            Err(error) => return Err(error),
+        };
+        let paired = client.pair(code).await;
+        client.close().await;
+        paired?;
+        match unknown {
+            Some(seen) => self.remember(server, seen).await,
+            None => Ok(()),
+        }
     }
 
     async fn connect(&self, server: &ServerId) -> Result<Client, ClientError> {

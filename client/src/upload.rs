@@ -247,16 +247,9 @@ enum Unsent {
 }
 
 impl Unsent {
-    fn write(client: &Client, error: WriteError) -> Self {
-        match error {
-            WriteError::Stopped(_) => Self::Stopped,
-            error => Self::Failed(client.write_error(error)),
-        }
-    }
-
     fn send(client: &Client, error: SendError) -> Self {
         match error {
-            SendError::Write(error) => Self::write(client, error),
+            SendError::Write(WriteError::Stopped(_)) => Self::Stopped,
             error => Self::Failed(client.send_error(error)),
         }
     }
@@ -283,7 +276,7 @@ async fn send<R: Read + Send + 'static>(
     sender.set_priority(Priority::of_body(size));
     let digest = match body::send(sender, source, size.into(), hasher, moved).await {
         Ok(digest) => digest,
-        Err(SendBodyError::Write(error)) => return Err(Unsent::write(client, error)),
+        Err(SendBodyError::Send(error)) => return Err(Unsent::send(client, error)),
         Err(SendBodyError::Short { .. }) => return Err(changed(sender)),
         Err(SendBodyError::Disk(error)) => {
             sender.reset(ErrorCode::CANCELLED);

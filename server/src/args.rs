@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use quire_shared::congestion::CongestionControl;
 
+use crate::limits::Limits;
 use crate::rules::Rules;
 
 /// Serves a directory over QUIC.
@@ -29,6 +30,8 @@ pub struct Args {
 pub enum Command {
     /// Show the server's fingerprint, or make a new identity.
     Certs(CertsArgs),
+    /// Make a code that lets one client in, to be typed there after `quire pair`.
+    Pair(PairArgs),
 }
 
 /// How to serve.
@@ -37,6 +40,12 @@ pub struct ServeArgs {
     /// The directory to serve.
     #[arg(default_value = ".")]
     pub root: PathBuf,
+    /// A file of settings in TOML, whose keys are these flags; what is typed wins.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say whether the settings, the certificate and the authorized-keys file are right, and end.
+    #[arg(long)]
+    pub check_config: bool,
     /// An address to listen on, as IP, IP:PORT or :PORT; can be given more than once
     /// [default: 127.0.0.1 and ::1, port 4433].
     #[arg(long, value_name = "ADDR")]
@@ -63,6 +72,10 @@ pub struct ServeArgs {
     /// read again when it changes [default: authorized-keys in the state directory].
     #[arg(long, value_name = "FILE")]
     pub authorized_keys: Option<PathBuf>,
+    /// Certificates (PEM) of an authority for clients: lines of `cert:NAME` instead of a
+    /// fingerprint in authorized-keys are for those whom it has given that name.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
     /// Don't let in the client identity of the same state directory.
     #[arg(long)]
     pub no_owner: bool,
@@ -73,9 +86,15 @@ pub struct ServeArgs {
     /// How to find the rate to send at: quire, cubic or bbr.
     #[arg(long, value_name = "CONTROL", default_value_t)]
     pub congestion: CongestionControl,
+    /// Don't have the kernel keep the server to its directories.
+    #[arg(long)]
+    pub no_landlock: bool,
     /// How many seconds running requests have to finish after SIGINT or SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
+    /// What clients may take of the server.
+    #[command(flatten)]
+    pub limits: Limits,
     /// Log every request, not only connections; RUST_LOG overrides this.
     #[arg(short, long)]
     pub verbose: bool,
@@ -89,6 +108,24 @@ pub struct CertsArgs {
     pub action: Option<CertsAction>,
     /// Where keys and certificates are kept [default: the platform's state directory + "quire"].
     #[arg(long, value_name = "DIR", global = true)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What a pairing code is good for.
+#[derive(Debug, clap::Args)]
+pub struct PairArgs {
+    /// What the client may do: read, write, or rules by path as in authorized-keys.
+    #[arg(long, value_name = "RIGHTS", default_value = "read")]
+    pub rights: Rules,
+    /// Whose key it will be, for the authorized-keys file.
+    #[arg(long, value_name = "TEXT", default_value = "paired")]
+    pub comment: String,
+    /// How many minutes the code is good for.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    pub minutes: u32,
+    /// The state directory of the server that is to let the client in
+    /// [default: the platform's state directory + "quire"].
+    #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fs::File,
+    hash::Hash,
     io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
 };
@@ -21,6 +22,8 @@ use crate::rules::{Rules, RulesError, Verbs, split_word};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthorizedKeys {
     keys: HashMap<Fingerprint, Rules>,
+    /// By a name in certificates of the clients' authority; `*` is every such certificate.
+    names: HashMap<String, Rules>,
     anonymous: Rules,
 }
 
@@ -72,28 +75,20 @@ impl AuthorizedKeys {
     ///
     /// Names the line that is wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, AuthorizedKeysError> {
-        let mut keys = HashMap::new();
+        let mut all = Self::default();
         for (line, number) in text.lines().zip(1..) {
-            let entry = parse_line(line).and_then(|entry| match entry {
+            let added = parse_line(line).and_then(|entry| match entry {
                 None => Ok(()),
-                Some((key, rights)) => match keys.entry(key) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(rights);
-                        Ok(())
-                    }
-                    Entry::Occupied(_) => Err(LineError::Repeated),
-                },
+                Some((Holder::Key(key), rules)) => add(&mut all.keys, key, rules),
+                Some((Holder::Name(name), rules)) => add(&mut all.names, name, rules),
             });
-            entry.map_err(|source| AuthorizedKeysError::Line {
+            added.map_err(|source| AuthorizedKeysError::Line {
                 path: path.to_owned(),
                 number,
                 source,
             })?;
         }
-        Ok(Self {
-            keys,
-            anonymous: Rules::default(),
-        })
+        Ok(all)
     }
 
     /// Lets the owner do everything, whatever the file says of that key.
@@ -116,28 +111,58 @@ impl AuthorizedKeys {
         let keys = over.keys.iter();
         self.keys
             .extend(keys.map(|(key, rules)| (*key, rules.clone())));
+        let names = over.names.iter();
+        self.names
+            .extend(names.map(|(name, rules)| (name.clone(), rules.clone())));
         self.anonymous = over.anonymous.clone();
         self
     }
 
-    /// What the holder of `key` may do, or somebody who showed none.
-    pub fn access(&self, key: Option<&Fingerprint>) -> Access {
+    /// What `peer` may do.
+    pub fn access(&self, peer: &Peer) -> Access {
         // Whoever has a key could as well show none, so it never takes rights away.
-        let rules = match key.and_then(|key| self.keys.get(key)) {
-            Some(own) => own.union(&self.anonymous),
-            None => self.anonymous.clone(),
-        };
-        Access::new(rules)
+        let own = self.own(peer);
+        Access::new(own.fold(self.anonymous.clone(), |all, rules| all.union(rules)))
     }
 
-    /// How many keys have rights of their own.
+    /// Whether `peer` has rights of its own.
+    pub fn knows(&self, peer: &Peer) -> bool {
+        self.own(peer).next().is_some()
+    }
+
+    fn own(&self, peer: &Peer) -> impl Iterator<Item = &Rules> {
+        let by_key = peer.key.as_ref().and_then(|key| self.keys.get(key));
+        let names = peer.names.iter().map(String::as_str);
+        let any = (!peer.names.is_empty()).then_some(ANY_NAME);
+        by_key
+            .into_iter()
+            .chain(names.chain(any).filter_map(|name| self.names.get(name)))
+    }
+
+    /// How many keys and names have rights of their own.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.names.len()
     }
 
     /// Whether no key has rights of its own.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len() == 0
+    }
+}
+
+/// Who a client has proved to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The key that it has shown.
+    pub key: Option<Fingerprint>,
+    /// The names in its certificate, if that is one of the clients' authority.
+    pub names: Vec<String>,
+}
+
+impl From<Option<Fingerprint>> for Peer {
+    fn from(key: Option<Fingerprint>) -> Self {
+        let names = Vec::new();
+        Self { key, names }
     }
 }
 
@@ -194,25 +219,59 @@ pub enum LineError {
     /// The second word can't be understood.
     #[error(transparent)]
     Rules(#[from] RulesError),
-    /// An earlier line has the same key.
-    #[error("this fingerprint stands on an earlier line already")]
+    /// A name that no certificate has.
+    #[error("a name after cert: is one that stands in certificates, in lower case, or *")]
+    Name,
+    /// An earlier line has the same key or name.
+    #[error("this fingerprint or name stands on an earlier line already")]
     Repeated,
 }
 
-/// One line: `<fingerprint> <rights> [comment]`, or nothing.
-fn parse_line(line: &str) -> Result<Option<(Fingerprint, Rules)>, LineError> {
+/// Whom a line is about.
+enum Holder {
+    Key(Fingerprint),
+    Name(String),
+}
+
+impl Holder {
+    fn parse(word: &str) -> Result<Self, LineError> {
+        let Some(name) = word.strip_prefix("cert:") else {
+            return word.parse().map(Self::Key).map_err(LineError::Fingerprint);
+        };
+        let is_usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
+        let is_name = !name.is_empty() && name.chars().all(is_usual);
+        if !is_name && name != ANY_NAME {
+            return Err(LineError::Name);
+        }
+        Ok(Self::Name(name.to_owned()))
+    }
+}
+
+/// Adds what a line says, unless an earlier one is about the same.
+fn add<K: Eq + Hash>(all: &mut HashMap<K, Rules>, key: K, rules: Rules) -> Result<(), LineError> {
+    match all.entry(key) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(rules);
+            Ok(())
+        }
+        Entry::Occupied(_) => Err(LineError::Repeated),
+    }
+}
+
+/// One line: `<fingerprint or cert:name> <rights> [comment]`, or nothing.
+fn parse_line(line: &str) -> Result<Option<(Holder, Rules)>, LineError> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    let (fingerprint, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let fingerprint = fingerprint.parse().map_err(LineError::Fingerprint)?;
+    let (holder, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let holder = Holder::parse(holder)?;
     if rest.trim().is_empty() {
         return Err(LineError::NoRights);
     }
     // What follows the rules is a comment.
     let (rules, _) = split_word(rest)?;
-    Ok(Some((fingerprint, rules.parse()?)))
+    Ok(Some((holder, rules.parse()?)))
 }
 
 #[cfg(unix)]
@@ -241,6 +300,9 @@ fn check_writers(_: &Path, _: &File) -> Result<(), AuthorizedKeysError> {
 /// Room for some fifty thousand keys; what stops a mistyped name from filling the memory.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// Every certificate of the clients' authority, whatever names stand in it.
+const ANY_NAME: &str = "*";
+
 /// Write permission of the group and of others.
 #[cfg(unix)]
 const OTHERS_WRITE: u32 = 0o022;
@@ -264,7 +326,7 @@ mod tests {
     }
 
     fn access(keys: &AuthorizedKeys, key: &str) -> Access {
-        keys.access(Some(&key.parse().unwrap()))
+        keys.access(&Some(key.parse().unwrap()).into())
     }
 
     fn by(rules: &str) -> Access {
@@ -281,7 +343,7 @@ mod tests {
         assert_eq!(access(&keys, ALICE), by("read"));
         assert_eq!(access(&keys, BOB), by("write"));
         assert!(access(&keys, CAROL).is_empty());
-        assert!(keys.access(None).is_empty());
+        assert!(keys.access(&Peer::default()).is_empty());
     }
 
     #[test]
@@ -291,6 +353,38 @@ mod tests {
         let keys = parse(&text).unwrap();
         assert_eq!(access(&keys, ALICE), by("read,/in=put,\"/two words\"=none"));
         assert_eq!(access(&keys, BOB), by("/x=get"));
+    }
+
+    #[test]
+    fn certificates_have_the_rights_of_their_names() {
+        let text = "cert:ann write\ncert:* /pub=read\ncert:web-1.example.org /web=get\n";
+        let keys = parse(text).unwrap();
+        let of = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let peer = Peer { key: None, names };
+            (keys.access(&peer), keys.knows(&peer))
+        };
+        assert_eq!(of(&["ann"]), (by("write,/pub=write"), true));
+        assert_eq!(of(&["bob"]), (by("/pub=read"), true));
+        let both = of(&["bob", "web-1.example.org"]);
+        assert_eq!(both, (by("/pub=read,/web=get"), true));
+        assert_eq!(of(&[]), (Access::default(), false));
+        for wrong in [
+            "cert: read",
+            "cert:Ann read",
+            "cert:a*b read",
+            "cert:ann@x read",
+        ] {
+            let error = parse(wrong).unwrap_err();
+            assert!(matches!(
+                error,
+                AuthorizedKeysError::Line {
+                    source: LineError::Name,
+                    ..
+                }
+            ));
+        }
+        parse("cert:ann read\ncert:ann write").unwrap_err();
     }
 
     #[test]
@@ -306,11 +400,14 @@ mod tests {
     fn anonymous_rights_are_the_least_that_anyone_has() {
         let keys = parse(&format!("{ALICE} read\n{BOB} write\n{CAROL} none,/c=put")).unwrap();
         let reading = keys.clone().with_anonymous("read".parse().unwrap());
-        assert_eq!(reading.access(None), by("read"));
+        assert_eq!(reading.access(&Peer::default()), by("read"));
         assert_eq!(access(&reading, BOB), by("write"));
         assert_eq!(access(&reading, CAROL), by("read,/c=read+put"));
         let stranger = quire_certs::Identity::generate(&[]).unwrap();
-        assert_eq!(reading.access(Some(&stranger.fingerprint())), by("read"));
+        assert_eq!(
+            reading.access(&Some(stranger.fingerprint()).into()),
+            by("read")
+        );
         let writing = keys.with_anonymous("write".parse().unwrap());
         assert_eq!(access(&writing, ALICE), by("write"));
     }

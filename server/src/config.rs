@@ -11,8 +11,11 @@ use quire_shared::transport::PORT;
 use crate::args::{ListenAddress, ServeArgs};
 use crate::authorized_keys::AuthorizedKeys;
 use crate::cache::CacheConfig;
+use crate::client_ca::ClientCa;
 use crate::faults::Faults;
 use crate::keyring::KeysFile;
+use crate::limits::Limits;
+use crate::root::{Root, RootOptions};
 use crate::start_error::StartError;
 
 /// What a server is and does.
@@ -34,12 +37,18 @@ pub struct Config {
     pub access: AuthorizedKeys,
     /// Who else may do what; read again when it changes.
     pub authorized_keys: Option<KeysFile>,
+    /// Whose certificates give clients names, by which they can be authorized.
+    pub client_ca: ClientCa,
+    /// Where the server keeps its own files, if it keeps any.
+    pub state_dir: Option<PathBuf>,
     /// Files that must not lie in the root, because whoever writes there could let himself in.
     pub secrets: Vec<PathBuf>,
     /// How connections find the rate they send at.
     pub congestion: CongestionControl,
     /// How long running requests may go on after the signal to stop.
     pub drain: Duration,
+    /// What clients may take of the server.
+    pub limits: Limits,
     /// How long a request waits for a path that others use before it hears "busy".
     pub lock_limit: Duration,
     /// What tests make it leave out.
@@ -74,12 +83,42 @@ impl Config {
             identity,
             access,
             authorized_keys: None,
+            client_ca: ClientCa::default(),
+            state_dir: None,
             secrets: Vec::new(),
             congestion: CongestionControl::default(),
             drain: DRAIN_LIMIT,
+            limits: Limits::default(),
             lock_limit: LOCK_LIMIT,
             faults: Faults::default(),
         }
+    }
+
+    /// Looks at what the command line names, without making or changing anything.
+    ///
+    /// # Errors
+    /// What the operator has to mend.
+    pub fn check(args: &ServeArgs) -> Result<(), StartError> {
+        Root::open(
+            &args.root,
+            RootOptions {
+                read_only: true,
+                faults: Faults::default(),
+            },
+        )?;
+        if let (Some(certificate), Some(key)) = (&args.cert, &args.key) {
+            Identity::from_pem_files(certificate, key)?;
+        }
+        client_ca(args)?;
+        match &args.authorized_keys {
+            Some(path) => AuthorizedKeys::load(path)?,
+            None => {
+                let default = || StateDir::default_path();
+                let state = args.state_dir.clone().map_or_else(default, Ok)?;
+                AuthorizedKeys::load_if_present(&state.join(AUTHORIZED_KEYS))?
+            }
+        };
+        Ok(())
     }
 
     /// What the command line means. Makes the identities that don't exist yet.
@@ -116,13 +155,21 @@ impl Config {
             read_only: args.read_only,
             cache,
             authorized_keys: Some(keys),
+            client_ca: client_ca(args)?,
+            state_dir: Some(state.path().to_owned()),
             secrets,
             congestion: args.congestion,
             drain: Duration::from_secs(args.drain),
+            limits: args.limits.clone(),
             faults: Faults::asked(),
             ..Self::new(args.root.clone(), identity, access)
         })
     }
+}
+
+fn client_ca(args: &ServeArgs) -> Result<ClientCa, StartError> {
+    let loaded = args.client_ca.as_deref().map(ClientCa::load);
+    Ok(loaded.transpose()?.unwrap_or_default())
 }
 
 /// The addresses that the command line names, or loopback in both versions of IP.

@@ -8,34 +8,74 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use quinn::{Connecting, Connection, ConnectionError};
-use quire_certs::Fingerprint;
+use quinn::{Connecting, Connection, ConnectionError, VarInt};
 use quire_shared::limits::STREAMS_MAX;
+use quire_shared::pace::{Pace, Throttle};
 use quire_shared::traffic::Traffic;
 use quire_shared::{ErrorCode, closing, windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::access::Access;
-use crate::authorized_keys::AuthorizedKeys;
-use crate::request;
+use crate::admission::Admitted;
+use crate::authorized_keys::{AuthorizedKeys, Peer};
+use crate::holders::Holder;
+use crate::request::{self, Outcome};
 use crate::state::State;
-use crate::tls;
 
 /// What a connection's requests share.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// The server's parts.
     pub(crate) state: Arc<State>,
+    /// The connection itself.
+    pub(crate) connection: Connection,
+    /// Who the client has proved to be.
+    pub(crate) peer: Peer,
     /// What this client may do now.
     access: RwLock<Arc<Access>>,
     /// What its streams share.
     pub(crate) traffic: Traffic,
+    /// What this client shares with others of its key.
+    pub(crate) holder: Arc<Holder>,
+    /// How slow and how fast its streams may be.
+    pub(crate) pace: Pace,
+    /// What its requests wait for.
+    pub(crate) requests: Option<Arc<Throttle>>,
 }
 
 impl Session {
+    fn new(
+        state: Arc<State>,
+        connection: &Connection,
+        peer: Peer,
+        access: Access,
+        traffic: Traffic,
+    ) -> Self {
+        let holder = state
+            .holders
+            .holder(peer.key.filter(|_| state.keyring.knows(&peer)));
+        let throttles = [&state.throttle, &holder.throttle];
+        let pace = Pace {
+            throttles: throttles.into_iter().flatten().cloned().collect(),
+            ..state.limits.pace()
+        };
+        let requests = state.limits.request_rate.throttle();
+        Self {
+            state,
+            connection: connection.clone(),
+            peer,
+            access: RwLock::new(Arc::new(access)),
+            traffic,
+            holder,
+            pace,
+            requests,
+        }
+    }
+
     /// What this client may do now. A request asks once, and is judged by the answer to its end.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
@@ -43,47 +83,80 @@ impl Session {
 
     fn set_access(&self, access: Access) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+        self.welcome();
+    }
+
+    /// Lets a client that may do something do as much of it at once as any.
+    fn welcome(&self) {
+        if !self.access().is_empty() {
+            let streams = VarInt::from_u32(STREAMS_MAX);
+            self.connection.set_max_concurrent_bi_streams(streams);
+        }
     }
 }
 
 /// Serves one connection from its handshake to its end.
-pub(crate) async fn serve(connecting: Connecting, state: Arc<State>, stop: CancellationToken) {
-    let connection = match tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await {
+pub(crate) async fn serve(
+    connecting: Connecting,
+    mut admitted: Admitted,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
+    let connection = match tokio::time::timeout(state.limits.handshake_time.0, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return debug!(%error, "handshake ended"),
-        Err(_) => return debug!("handshake took too long"),
+        Err(_) => {
+            state.counters.handshake_time.add_one();
+            return debug!("handshake took too long");
+        }
     };
-    let key = tls::peer_fingerprint(&connection);
-    let shown = key.map_or_else(|| "none".to_owned(), |key| key.to_string());
+    admitted.handshake_over();
+    let peer = state.client_ca.peer(&connection);
+    let shown = peer
+        .key
+        .map_or_else(|| "none".to_owned(), |key| key.to_string());
     state.keyring.refresh(false).await;
     let changes = state.keyring.subscribe();
-    let access = state.keyring.access(key.as_ref());
-    if access.is_empty() {
+    let access = state.keyring.access(&peer);
+    if access.is_empty() && !(peer.key.is_some() && state.pairing.is_open().await) {
+        state.counters.not_authorized.add_one();
         info!(key = shown, "not authorized");
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
-    info!(key = shown, rights = %access, "connected");
+    info!(key = shown, names = ?peer.names, rights = %access, "connected");
     let traffic = Traffic::new(connection.clone(), windows::End::Server, &state.windows);
-    let session = Arc::new(Session {
-        state,
-        access: RwLock::new(Arc::new(access)),
-        traffic,
-    });
+    let session = Arc::new(Session::new(state, &connection, peer, access, traffic));
+    session.welcome();
     let mut requests = JoinSet::new();
+    let counters = &session.state.counters;
     let end = tokio::select! {
         end = serve_streams(&connection, &session, &stop, &mut requests) => end,
-        () = until_revoked(&session, key.as_ref(), changes) => End::Revoked,
+        () = until_revoked(&session, changes) => End::Revoked,
     };
-    if matches!(end, End::Revoked) {
-        info!("not authorized any more");
-        // Ends the requests as well, each at the next thing it does with its stream.
-        close(&connection, ErrorCode::NOT_AUTHORIZED).await;
+    // Each ends the requests as well, at the next thing that they do with their streams.
+    match end {
+        End::Lost(_) | End::Stopped => {}
+        End::Revoked => {
+            counters.revoked.add_one();
+            info!("not authorized any more");
+            close(&connection, ErrorCode::NOT_AUTHORIZED).await;
+        }
+        End::Idle => {
+            counters.idle_time.add_one();
+            info!("idle for too long");
+            close(&connection, ErrorCode::TIMEOUT).await;
+        }
+        End::Abuse => {
+            counters.abort_rate.add_one();
+            info!("gave up too many requests");
+            close(&connection, ErrorCode::LIMIT).await;
+        }
     }
     while let Some(ended) = requests.join_next().await {
         report(ended);
     }
     match end {
-        End::Revoked => {}
+        End::Revoked | End::Idle | End::Abuse => {}
         End::Stopped => closing::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
         End::Lost(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
             info!("closed by the client");
@@ -100,6 +173,10 @@ enum End {
     Stopped,
     /// The client has lost its rights.
     Revoked,
+    /// It asked for nothing for too long.
+    Idle,
+    /// It gave up too many requests.
+    Abuse,
 }
 
 async fn close(connection: &Connection, code: ErrorCode) {
@@ -109,15 +186,22 @@ async fn close(connection: &Connection, code: ErrorCode) {
     connection.closed().await;
 }
 
-/// Keeps the client's rights up to date, and ends when it has none.
-async fn until_revoked(
-    session: &Session,
-    key: Option<&Fingerprint>,
-    mut changes: watch::Receiver<Arc<AuthorizedKeys>>,
-) {
-    while changes.changed().await.is_ok() {
-        let access = session.state.keyring.access(key);
-        if access.is_empty() {
+/// Keeps the client's rights up to date, and ends when it has none: at once when it had some, and
+/// when it has come with a code, after the time for that.
+async fn until_revoked(session: &Session, mut changes: watch::Receiver<Arc<AuthorizedKeys>>) {
+    let deadline = Instant::now() + PAIRING_TIME;
+    loop {
+        let is_waiting = session.access().is_empty();
+        if is_waiting {
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return;
+            }
+        } else if changes.changed().await.is_err() {
+            // The keyring lives as long as the session, so there is always a next change.
+            return std::future::pending().await;
+        }
+        let access = session.state.keyring.access(&session.peer);
+        if access.is_empty() && !is_waiting {
             return;
         }
         if access != *session.access() {
@@ -125,8 +209,6 @@ async fn until_revoked(
             session.set_access(access);
         }
     }
-    // The keyring lives as long as the session, so there is always a next change to wait for.
-    std::future::pending::<()>().await;
 }
 
 /// Serves streams until the connection ends or the server stops.
@@ -134,8 +216,10 @@ async fn serve_streams(
     connection: &Connection,
     session: &Arc<Session>,
     stop: &CancellationToken,
-    requests: &mut JoinSet<()>,
+    requests: &mut JoinSet<Outcome>,
 ) -> End {
+    let limits = &session.state.limits;
+    let aborts = limits.abort_rate.counter();
     loop {
         tokio::select! {
             stream = connection.accept_bi(), if requests.len() < STREAMS_MAX as usize => {
@@ -148,20 +232,29 @@ async fn serve_streams(
                     Err(reason) => return End::Lost(reason),
                 }
             }
-            Some(ended) = requests.join_next() => report(ended),
+            Some(ended) = requests.join_next() => {
+                let is_aborted = report(ended) == Some(Outcome::GivenUp);
+                if is_aborted && aborts.as_ref().is_some_and(|aborts| !aborts.try_take(1)) {
+                    return End::Abuse;
+                }
+            }
+            () = tokio::time::sleep(limits.idle_time.0), if requests.is_empty() => {
+                return End::Idle;
+            }
             () = stop.cancelled() => return End::Stopped,
         }
     }
 }
 
 /// A request's task reports its own failures; only a defect of ours ends it in another way.
-fn report(ended: Result<(), tokio::task::JoinError>) {
+fn report(ended: Result<Outcome, tokio::task::JoinError>) -> Option<Outcome> {
     match ended {
-        Ok(()) => {}
+        Ok(outcome) => return Some(outcome),
         Err(error) if error.is_panic() => error!(%error, "a request panicked"),
         Err(error) => warn!(%error, "a request was cut off"),
     }
+    None
 }
 
-/// How long a handshake may take: five round trips of a second.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a client may stay that has no rights and perhaps a code.
+const PAIRING_TIME: Duration = Duration::from_secs(10);

@@ -5,7 +5,6 @@
 
 use std::io;
 
-use quinn::WriteError;
 use quire_shared::ErrorCode;
 use quire_shared::body::{ReceiveBodyError, SendBodyError};
 use quire_shared::codec::DecodeError;
@@ -65,6 +64,9 @@ pub enum RequestError {
         /// How many bytes were asked for.
         bytes: u64,
     },
+    /// What the client may store in a day is used up.
+    #[error("the daily quota is used up")]
+    Quota,
     /// The file system lacks an operation for which there is no safe substitute.
     #[error("the file system can't {0}")]
     Unsupported(&'static str),
@@ -129,6 +131,14 @@ impl RequestError {
         matches!(self.code(), ErrorCode::INTERNAL | ErrorCode::DISK)
     }
 
+    /// Whether the client kept us waiting for too long.
+    pub fn is_stall(&self) -> bool {
+        matches!(
+            self,
+            Self::Send(SendError::Stalled(_)) | Self::Receive(ReceiveError::Stalled(_))
+        )
+    }
+
     /// The code that the peer hears.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -145,14 +155,14 @@ impl RequestError {
             Self::ReadOnly | Self::OtherServer => ErrorCode::READ_ONLY,
             Self::StagingUnusable => ErrorCode::DENIED,
             Self::NotDurable(_) => ErrorCode::DISK,
-            Self::NoSpace { .. } => ErrorCode::NO_SPACE,
+            Self::NoSpace { .. } | Self::Quota => ErrorCode::NO_SPACE,
             Self::Unsupported(_) => ErrorCode::UNSUPPORTED,
             Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
             Self::Busy => ErrorCode::BUSY,
             Self::Changed => ErrorCode::CHANGED,
             Self::Damaged => ErrorCode::DAMAGED,
             Self::Range => ErrorCode::RANGE,
-            Self::Timeout => ErrorCode::TIMEOUT,
+            Self::Timeout | Self::Send(SendError::Stalled(_)) => ErrorCode::TIMEOUT,
             Self::Cancelled | Self::Send(SendError::Write(_)) => ErrorCode::CANCELLED,
             Self::ShuttingDown => ErrorCode::SHUTTING_DOWN,
             Self::Limit(_) => ErrorCode::LIMIT,
@@ -166,12 +176,6 @@ impl RequestError {
 impl From<Busy> for RequestError {
     fn from(Busy: Busy) -> Self {
         Self::Busy
-    }
-}
-
-impl From<WriteError> for RequestError {
-    fn from(error: WriteError) -> Self {
-        Self::Send(SendError::Write(error))
     }
 }
 
@@ -190,7 +194,7 @@ impl From<SendBodyError> for RequestError {
         match error {
             SendBodyError::Disk(source) => Self::system("reading")(source),
             SendBodyError::Short { .. } => Self::Changed,
-            SendBodyError::Write(error) => Self::Send(SendError::Write(error)),
+            SendBodyError::Send(error) => Self::Send(error),
             _ => Self::Internal("unknown error of a sent body"),
         }
     }
@@ -199,6 +203,7 @@ impl From<SendBodyError> for RequestError {
 fn code_of_receiving(error: &ReceiveError) -> ErrorCode {
     match error {
         ReceiveError::Read(_) => ErrorCode::CANCELLED,
+        ReceiveError::Stalled(_) => ErrorCode::TIMEOUT,
         ReceiveError::Decode(DecodeError::TooLong { .. }) => ErrorCode::MESSAGE_TOO_LONG,
         ReceiveError::Decode(DecodeError::UnknownKind) => ErrorCode::UNSUPPORTED,
         ReceiveError::Decode(DecodeError::InvalidPath(_)) => ErrorCode::INVALID_PATH,

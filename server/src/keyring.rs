@@ -8,17 +8,16 @@
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use quire_certs::Fingerprint;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 
 use crate::access::Access;
-use crate::authorized_keys::{AuthorizedKeys, AuthorizedKeysError};
+use crate::authorized_keys::{AuthorizedKeys, AuthorizedKeysError, Peer};
 
 /// A file of authorized keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +41,11 @@ impl KeysFile {
             path,
             is_required: false,
         }
+    }
+
+    /// Where it is, or would be.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn look(&self) -> Look {
@@ -104,9 +108,14 @@ impl Keyring {
         })
     }
 
-    /// What the holder of `key` may do, or somebody who showed none.
-    pub(crate) fn access(&self, key: Option<&Fingerprint>) -> Access {
-        self.current.borrow().access(key)
+    /// What `peer` may do.
+    pub(crate) fn access(&self, peer: &Peer) -> Access {
+        self.current.borrow().access(peer)
+    }
+
+    /// Whether `peer` has rights of its own.
+    pub(crate) fn knows(&self, peer: &Peer) -> bool {
+        self.current.borrow().knows(peer)
     }
 
     /// Hears of every change.
@@ -244,7 +253,7 @@ const FRESH: Duration = Duration::from_secs(3);
 mod tests {
     use std::fs;
 
-    use quire_certs::Identity;
+    use quire_certs::{Fingerprint, Identity};
     use tempfile::TempDir;
 
     use super::*;
@@ -276,7 +285,7 @@ mod tests {
 
         async fn access(&self) -> Access {
             self.keyring.refresh(false).await;
-            self.keyring.access(Some(&self.key))
+            self.keyring.access(&Some(self.key).into())
         }
     }
 
@@ -354,6 +363,6 @@ mod tests {
         Keyring::open(fixed.clone(), Some(missing)).unwrap_err();
         fs::write(&path, format!("{owner} none\n")).unwrap();
         let keyring = Keyring::open(fixed, Some(KeysFile::required(path))).unwrap();
-        assert_eq!(keyring.access(Some(&owner)), by("write"));
+        assert_eq!(keyring.access(&Some(owner).into()), by("write"));
     }
 }

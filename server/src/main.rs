@@ -8,11 +8,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use quire_certs::{Role, StateDir, load_or_create, replace};
-use quire_server::args::{Args, CertsAction, CertsArgs, Command, ServeArgs};
-use quire_server::{Config, Server, StartError};
+use quire_server::args::{Args, CertsAction, CertsArgs, Command, PairArgs, ServeArgs};
+use quire_server::sandbox::Sandbox;
+use quire_server::{Config, Server, StartError, config_file, pairing};
 use quire_shared::transport::PORT;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -21,17 +23,28 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let result = match &args.command {
-        Some(Command::Certs(args)) => certs(args),
-        None => serve(&args.serve),
-    };
+    let result = config_file::arguments(std::env::args_os().collect())
+        .map_err(StartError::from)
+        .and_then(|arguments| run(&Args::parse_from(arguments)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quire-server: {}", error.chain());
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(args: &Args) -> Result<(), StartError> {
+    match &args.command {
+        Some(Command::Certs(args)) => certs(args),
+        Some(Command::Pair(args)) => pair(args),
+        None if args.serve.check_config => {
+            Config::check(&args.serve)?;
+            println!("the configuration is right");
+            Ok(())
+        }
+        None => serve(&args.serve),
     }
 }
 
@@ -45,10 +58,30 @@ fn certs(args: &CertsArgs) -> Result<(), StartError> {
     Ok(())
 }
 
+fn pair(args: &PairArgs) -> Result<(), StartError> {
+    let state = StateDir::open(args.state_dir.as_deref())?;
+    let lifetime = Duration::from_secs(60 * u64::from(args.minutes));
+    let code = pairing::offer(&state, &args.rights, &args.comment, lifetime)?;
+    println!("{code}");
+    eprintln!(
+        "Within {} minutes, on the machine that is to be let in: quire pair HOST {code}",
+        args.minutes
+    );
+    Ok(())
+}
+
 fn serve(args: &ServeArgs) -> Result<(), StartError> {
     start_logging(args.verbose);
     let config = Config::from_args(args)?;
+    // Asked before the fence, behind which the files that say it are out of reach.
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let sandbox = if args.no_landlock {
+        Sandbox::Off
+    } else {
+        Sandbox::enter(&config)?
+    };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(workers);
     // strace puts faults into the n-th call of a thread, which says little of many threads.
     #[cfg(feature = "fault-injection")]
     runtime.max_blocking_threads(1);
@@ -57,7 +90,7 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Runtime)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Runtime)?;
         let server = Server::bind(config)?;
-        announce(&server)?;
+        announce(&server, sandbox)?;
         let mut signalled = async || {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -80,7 +113,7 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
 }
 
 /// Says on standard output what clients need to know, in lines that programs can read.
-fn announce(server: &Server) -> Result<(), StartError> {
+fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
     let mut out = std::io::stdout().lock();
     let addresses = server.local_addrs().map_err(StartError::Runtime)?;
     let mut lines = vec![format!("fingerprint {}", server.fingerprint())];
@@ -89,6 +122,7 @@ fn announce(server: &Server) -> Result<(), StartError> {
             .iter()
             .map(|address| format!("listening on {address}")),
     );
+    lines.push(sandbox.to_string());
     if out.is_terminal()
         && let Some(address) = addresses.first()
     {

@@ -4,7 +4,6 @@
 //! in the file of its name under `requests/`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
@@ -15,54 +14,92 @@ use tracing::{debug, error};
 use crate::access::Access;
 use crate::connection::Session;
 use crate::error::RequestError;
+use crate::holders::Holder;
 use crate::requests::{
-    cache, copy, delete, get, get_tree, hash, list, make_directory, ping, put, put_many, rename,
-    stat,
+    cache, copy, delete, get, get_tree, hash, list, make_directory, pair, ping, put, put_many,
+    rename, stat,
 };
 use crate::state::State;
 
 /// Serves the request of one stream.
-pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) {
+pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> Outcome {
     let traffic = &session.traffic;
     let mut sender = Sender::new(send, traffic);
     let mut receiver = Receiver::new(recv, traffic);
-    let request = match read(&mut receiver).await {
+    sender.set_pace(session.pace.clone());
+    receiver.set_pace(session.pace.clone());
+    if let Some(requests) = &session.requests {
+        requests.take(1).await;
+    }
+    let request = match read(&mut receiver, &session.state).await {
         Ok(request) => request,
-        Err(error) => return refuse(sender, receiver, error).await,
+        Err(error) => return refuse(sender, receiver, error, &session).await,
     };
     debug!(?request, "asked");
     let access = session.access();
     let outcome = match access.admit(request) {
         Ok(request) => {
             let state = &session.state;
-            dispatch(request, &access, state, &mut sender, &mut receiver).await
+            let client = Client {
+                access: &access,
+                holder: &session.holder,
+                session: &session,
+            };
+            dispatch(request, client, state, &mut sender, &mut receiver).await
         }
         Err(error) => Err(error),
     };
     match outcome {
-        Ok(()) => debug!("answered"),
-        Err(error) => refuse(sender, receiver, error).await,
+        Ok(()) => {
+            debug!("answered");
+            Outcome::Answered
+        }
+        Err(error) => refuse(sender, receiver, error, &session).await,
     }
 }
 
-async fn read(receiver: &mut Receiver) -> Result<Request, RequestError> {
-    match tokio::time::timeout(REQUEST_LIMIT, receiver.receive()).await {
+/// What became of a request, as far as the connection cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was carried out or refused.
+    Answered,
+    /// The client gave it up, or never sent one that could be read.
+    GivenUp,
+}
+
+/// Who asks, as far as requests care.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    /// What it may ask for.
+    pub(crate) access: &'a Access,
+    /// What it shares with others of its key.
+    pub(crate) holder: &'a Arc<Holder>,
+    /// Its connection.
+    session: &'a Session,
+}
+
+async fn read(receiver: &mut Receiver, state: &State) -> Result<Request, RequestError> {
+    match tokio::time::timeout(state.limits.request_time.0, receiver.receive()).await {
         Ok(request) => Ok(request?),
-        Err(_) => Err(RequestError::Timeout),
+        Err(_) => {
+            state.counters.request_time.add_one();
+            Err(RequestError::Timeout)
+        }
     }
 }
 
 async fn dispatch(
     request: Request,
-    access: &Access,
+    client: Client<'_>,
     state: &State,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
+    let access = client.access;
     match request {
         Request::Ping(_) => answer(sender, ping::carry_out(access, state)).await,
         Request::Get(request) => get::serve(request, state, sender).await,
-        Request::Put(request) => put::serve(request, access, state, sender, receiver).await,
+        Request::Put(request) => put::serve(request, client, state, sender, receiver).await,
         Request::List(request) => list::serve(request, access, state, sender).await,
         Request::Stat(request) => answer(sender, stat::carry_out(request, state).await?).await,
         Request::Rename(request) => answer(sender, rename::carry_out(request, state).await?).await,
@@ -70,15 +107,16 @@ async fn dispatch(
         Request::MakeDirectory(request) => {
             answer(
                 sender,
-                make_directory::carry_out(request, access, state).await?,
+                make_directory::carry_out(request, client, state).await?,
             )
             .await
         }
-        Request::Copy(request) => copy::serve(request, state, sender).await,
+        Request::Copy(request) => copy::serve(request, client, state, sender).await,
         Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
         Request::Cache(_) => cache::serve(access, state, sender).await,
         Request::GetTree(request) => get_tree::serve(request, access, state, sender).await,
-        Request::PutMany(_) => put_many::serve(access, state, sender, receiver).await,
+        Request::PutMany(_) => put_many::serve(client, state, sender, receiver).await,
+        Request::Pair(pair) => answer(sender, pair::carry_out(pair, client.session).await?).await,
     }
 }
 
@@ -93,17 +131,33 @@ pub(crate) async fn answer<M: Message>(
 }
 
 /// Tells the client why its request was not carried out; the log keeps the details.
-async fn refuse(mut sender: Sender, mut receiver: Receiver, error: RequestError) {
+async fn refuse(
+    mut sender: Sender,
+    mut receiver: Receiver,
+    error: RequestError,
+    session: &Session,
+) -> Outcome {
     let code = report(&error);
+    if error.is_stall() {
+        session.state.counters.stall_time.add_one();
+    }
+    let outcome = match code {
+        ErrorCode::CANCELLED | ErrorCode::MALFORMED | ErrorCode::MESSAGE_TOO_LONG => {
+            Outcome::GivenUp
+        }
+        _ => Outcome::Answered,
+    };
     if sender.has_sent() {
         // Part of an answer is out already, so only the stream itself can say that it is void.
-        return sender.reset(code);
+        sender.reset(code);
+        return outcome;
     }
     let sent = reply_failure(&mut sender, code).await;
     receiver.stop(code);
     if let Err(error) = sent {
         debug!(%error, "the refusal did not arrive");
     }
+    outcome
 }
 
 /// Tells the log why something was not carried out, and gives the code that the client hears.
@@ -124,6 +178,3 @@ async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendE
         .await?;
     sender.finish()
 }
-
-/// How long a client may take from opening a stream to the end of its request.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);

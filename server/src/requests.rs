@@ -8,6 +8,7 @@ pub(crate) mod get_tree;
 pub(crate) mod hash;
 pub(crate) mod list;
 pub(crate) mod make_directory;
+pub(crate) mod pair;
 pub(crate) mod ping;
 pub(crate) mod put;
 pub(crate) mod put_many;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, Incoming, ServerConfig};
+use quinn::{Endpoint, Incoming, ServerConfig, TransportConfig, VarInt};
 use quire_certs::Fingerprint;
 use quire_shared::congestion::CongestionControl;
+use quire_shared::limits::STREAMS_MAX;
 use quire_shared::socket::{self, SocketConfig, SocketError};
 use quire_shared::{ErrorCode, transport};
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use crate::admission::{Admission, Verdict};
 use crate::config::{Config, Listen};
 use crate::connection;
 use crate::root::ReadOnlyReason;
@@ -91,6 +93,11 @@ impl Server {
         self.state.locks.len()
     }
 
+    /// How often each limit was met since the start, as the log shows it; empty if none was.
+    pub fn limits_met(&self) -> String {
+        self.state.counters.to_string()
+    }
+
     /// Waits until no client is connected.
     pub async fn idle(&self) {
         for endpoint in &self.endpoints {
@@ -103,13 +110,19 @@ impl Server {
         tokio::select! {
             () = self.serve(shutdown) => {}
             () = self.state.keyring.keep_up() => {}
+            () = self.state.counters.keep_logging() => {}
         }
+        self.state.counters.log();
     }
 
     async fn serve(&self, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
-        let admission = Admission {
+        let entrance = Entrance {
+            admission: Admission::new(
+                Arc::clone(&self.state.limits),
+                Arc::clone(&self.state.counters),
+            ),
             server_config: self.server_config.clone(),
             congestion: self.congestion,
             state: Arc::clone(&self.state),
@@ -118,7 +131,7 @@ impl Server {
         };
         let mut accepting = JoinSet::new();
         for endpoint in &self.endpoints {
-            accepting.spawn(accept(endpoint.clone(), admission.clone()));
+            accepting.spawn(accept(endpoint.clone(), entrance.clone()));
         }
         shutdown.await;
         info!(
@@ -167,7 +180,8 @@ fn bind_endpoint(address: SocketAddr, config: &ServerConfig) -> Result<Endpoint,
 
 /// What admitting a connection takes.
 #[derive(Debug, Clone)]
-struct Admission {
+struct Entrance {
+    admission: Admission,
     server_config: ServerConfig,
     congestion: CongestionControl,
     state: Arc<State>,
@@ -176,40 +190,59 @@ struct Admission {
 }
 
 /// Admits connections to one endpoint until told to stop.
-async fn accept(endpoint: Endpoint, admission: Admission) {
+async fn accept(endpoint: Endpoint, entrance: Entrance) {
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
-            () = admission.stop.cancelled() => break,
+            () = entrance.stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        admission.admit(incoming);
+        entrance.admit(incoming);
     }
 }
 
-impl Admission {
+impl Entrance {
     fn admit(&self, incoming: Incoming) {
         let remote = incoming.remote_address();
-        if self.connections.len() >= CONNECTIONS_MAX {
-            warn!(%remote, "refused: too many connections");
-            return incoming.refuse();
-        }
+        let is_proved = incoming.remote_address_validated();
+        let admitted = match self.admission.judge(remote.ip(), is_proved) {
+            Verdict::Admit(admitted) => admitted,
+            Verdict::Prove => {
+                debug!(%remote, "has to prove its address");
+                if let Err(error) = incoming.retry() {
+                    // Not with an address that isn't proved, but then it had better be refused.
+                    error.into_incoming().refuse();
+                }
+                return;
+            }
+            Verdict::Refuse(reason) => {
+                debug!(%remote, reason, "refused");
+                return incoming.refuse();
+            }
+        };
         let mut config = self.server_config.clone();
-        config.transport_config(transport::server(remote, self.congestion));
+        config.transport_config(self.transport(remote));
         match incoming.accept_with(Arc::new(config)) {
             Ok(connecting) => {
-                let served =
-                    connection::serve(connecting, Arc::clone(&self.state), self.stop.clone());
+                let state = Arc::clone(&self.state);
+                let served = connection::serve(connecting, admitted, state, self.stop.clone());
                 self.connections
                     .spawn(served.instrument(info_span!("connection", %remote)));
             }
             Err(error) => debug!(%remote, %error, "not a connection"),
         }
     }
-}
 
-/// Connections at once, each with up to its windows of memory.
-const CONNECTIONS_MAX: usize = 1024;
+    /// The transport's settings, but with few requests until the client's rights are known.
+    fn transport(&self, remote: SocketAddr) -> Arc<TransportConfig> {
+        let mut transport = transport::server(remote, self.congestion);
+        if let Some(transport) = Arc::get_mut(&mut transport) {
+            let early = self.state.limits.early_requests.min(STREAMS_MAX);
+            transport.max_concurrent_bidi_streams(VarInt::from_u32(early));
+        }
+        transport
+    }
+}
 
 /// Connections that wait for the accept loop; quinn's own limit of 65,536 is a memory hole.
 const INCOMING_MAX: usize = 1024;

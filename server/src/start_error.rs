@@ -7,12 +7,17 @@ use quire_certs::CertsError;
 use quire_shared::socket::SocketError;
 
 use crate::authorized_keys::AuthorizedKeysError;
+use crate::client_ca::ClientCaError;
+use crate::config_file::ConfigFileError;
 use crate::root::OpenRootError;
 use crate::tls::TlsError;
 
 /// Why a server can't start; the operator has to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The configuration file can't be used.
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
     /// The directory can't be served.
     #[error(transparent)]
     Root(#[from] OpenRootError),
@@ -34,12 +39,18 @@ pub enum StartError {
     /// The authorized-keys file can't be used.
     #[error(transparent)]
     AuthorizedKeys(#[from] AuthorizedKeysError),
+    /// The authority of the clients' certificates can't be used.
+    #[error(transparent)]
+    ClientCa(#[from] ClientCaError),
     /// TLS refuses the identity.
     #[error("the certificate can't be used")]
     Tls(#[source] TlsError),
     /// An address can't be listened on.
     #[error(transparent)]
     Listen(SocketError),
+    /// The kernel has Landlock and refuses to set it.
+    #[error("Landlock can't be set: start with --no-landlock if that has to be")]
+    Landlock(#[from] landlock::RulesetError),
     /// The runtime can't be started.
     #[error("the runtime can't be started")]
     Runtime(#[source] io::Error),

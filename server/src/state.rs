@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
+use quire_shared::pace::Throttle;
 use quire_shared::windows::Budget;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::cache::Cache;
+use crate::client_ca::ClientCa;
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::digests::Digests;
 use crate::error::RequestError;
+use crate::holders::Holders;
 use crate::keyring::Keyring;
+use crate::limits::Limits;
 use crate::locks::LockTable;
+use crate::pairing::Pairing;
 use crate::root::{Root, RootOptions};
 use crate::start_error::StartError;
 
@@ -30,6 +36,18 @@ pub(crate) struct State {
     pub(crate) keyring: Keyring,
     /// Memory for what is under way on all connections.
     pub(crate) windows: Budget,
+    /// Whose certificates give clients names.
+    pub(crate) client_ca: ClientCa,
+    /// Clients that may come with a code.
+    pub(crate) pairing: Pairing,
+    /// What clients may take of the server.
+    pub(crate) limits: Arc<Limits>,
+    /// How often each limit was met.
+    pub(crate) counters: Arc<Counters>,
+    /// What the connections of each key share.
+    pub(crate) holders: Holders,
+    /// What all transfers share.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
     changes: Arc<Semaphore>,
 }
@@ -54,6 +72,8 @@ impl State {
                 }
             }
         }
+        let limits = Arc::new(config.limits.clone());
+        let counters = Arc::<Counters>::default();
         Ok(Self {
             root,
             locks: LockTable::new(config.lock_limit).with_faults(config.faults),
@@ -61,6 +81,12 @@ impl State {
             keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
             digests: Digests::new(),
             windows: Budget::new(config.windows),
+            client_ca: config.client_ca.clone(),
+            pairing: Pairing::new(config.state_dir.as_ref(), config.authorized_keys.as_ref()),
+            holders: Holders::new(Arc::clone(&limits), Arc::clone(&counters)),
+            throttle: limits.rate.throttle(),
+            limits,
+            counters,
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
         })
     }

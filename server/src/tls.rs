@@ -1,13 +1,13 @@
 //! The server's side of the handshake.
 //!
 //! Any client gets in whose key signs the handshake, and clients without a key as well: TLS only
-//! settles who is there. What they may do is decided afterwards, from [`peer_fingerprint`], so
+//! settles who is there. What they may do is decided afterwards, from [`peer_chain`], so
 //! that a stranger can be told what to ask for.
 
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicServerConfig};
-use quire_certs::{Fingerprint, Identity};
+use quire_certs::Identity;
 use quire_shared::{tls, transport::ALPN};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
@@ -31,16 +31,16 @@ pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> 
     Ok(QuicServerConfig::try_from(rustls_config(identity)?)?)
 }
 
-/// The key that the client proved to hold, `None` when it showed none.
+/// The certificates of the client, whose first belongs to the key that it proved to hold; `None`
+/// when it showed none.
 ///
-/// A resumed session carries the key of the handshake it continues.
-pub fn peer_fingerprint(connection: &quinn::Connection) -> Option<Fingerprint> {
+/// A resumed session carries those of the handshake it continues.
+pub fn peer_chain(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
-    // The verifier has let in no leaf that does not parse.
-    Fingerprint::of_certificate(chain.first()?).ok()
+    Some(*chain)
 }
 
 /// Why the TLS settings could not be made.
@@ -125,6 +125,7 @@ impl ClientCertVerifier for AnyKey {
 
 #[cfg(test)]
 mod tests {
+    use quire_certs::Fingerprint;
     use rustls::{
         ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection,
         client::ResolvesClientCert,
@@ -279,7 +280,11 @@ mod tests {
                     server.accept().await.unwrap().await
                 });
             let (_client, server) = (client.unwrap(), server.unwrap());
-            assert_eq!(peer_fingerprint(&server), shown.map(Identity::fingerprint));
+            let chain = peer_chain(&server).unwrap_or_default();
+            let key = chain
+                .first()
+                .map(|leaf| Fingerprint::of_certificate(leaf).unwrap());
+            assert_eq!(key, shown.map(Identity::fingerprint));
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::codec::DecodeError;
 use crate::digest::{Digest, Hasher};
 use crate::limits::PIECE_BYTES_MAX;
-use crate::stream::{ReceiveError, Receiver, Sender};
+use crate::stream::{ReceiveError, Receiver, SendError, Sender};
 
 /// How long a body is, as its sender announced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,9 +318,9 @@ pub enum SendBodyError {
         /// How many bytes were missing.
         missing: u64,
     },
-    /// The stream or the connection is broken.
-    #[error("sending failed")]
-    Write(#[from] quinn::WriteError),
+    /// The stream or the connection is broken, or the other side stalls.
+    #[error(transparent)]
+    Send(#[from] SendError),
 }
 
 /// Why a body could not be received.

@@ -17,6 +17,8 @@ pub mod inbox;
 pub mod limits;
 #[cfg(test)]
 mod loopback;
+pub mod pace;
+pub mod pairing;
 pub mod path;
 pub mod protocol;
 pub mod socket;

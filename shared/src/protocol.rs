@@ -15,6 +15,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::digest::DigestKind;
 use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::pairing::Pair;
 use crate::path::{Name, RemotePath};
 
 use choice::choice;
@@ -49,6 +50,7 @@ choice! {
         11 Cache(Cache) "What the server's memory cache holds.";
         12 GetTree(GetTree) "A directory with all that is below it.";
         13 PutMany(PutMany) "Many files and directories.";
+        22 Pair(Pair) "Let this key in, by proof of a code.";
     }
 }
 
@@ -63,7 +65,9 @@ macro_rules! requests {
     };
 }
 
-requests! { Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree PutMany }
+requests! {
+    Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree PutMany Pair
+}
 
 impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;

@@ -15,6 +15,7 @@ use quinn::{RecvStream, SendStream, WriteError};
 use crate::codec::{self, DecodeError, PREFIX_BYTES};
 use crate::error_code::ErrorCode;
 use crate::inbox::Inbox;
+use crate::pace::{Impatient, Pace};
 use crate::protocol::Message;
 use crate::traffic::{Direction, Moving, Traffic};
 
@@ -44,6 +45,7 @@ impl Priority {
 pub struct Sender {
     stream: SendStream,
     traffic: Traffic,
+    pace: Pace,
     priority: Priority,
     /// Counts the body among the connection's, if there is a large one.
     body: Option<Moving>,
@@ -57,6 +59,7 @@ impl Sender {
         let mut sender = Self {
             stream,
             traffic: traffic.clone(),
+            pace: Pace::default(),
             priority: Priority::Control,
             body: None,
             sent: false,
@@ -64,6 +67,11 @@ impl Sender {
         };
         sender.set_priority(Priority::Control);
         sender
+    }
+
+    /// Sets how slow and how fast this half of the stream may be.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// Orders this stream among the connection's others.
@@ -81,8 +89,7 @@ impl Sender {
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), SendError> {
         let bytes = codec::encode(message).map_err(SendError::Message)?;
         self.sent = true;
-        self.write_beyond_bulk(Bytes::from(bytes)).await?;
-        Ok(())
+        self.write(Bytes::from(bytes), Priority::Control).await
     }
 
     /// Waits for work on the disk that the body can't go on without.
@@ -98,30 +105,34 @@ impl Sender {
     /// Sends raw bytes: of a body, or of messages that were encoded before.
     ///
     /// # Errors
-    /// If the other side stopped the stream or the connection is lost.
-    pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+    /// If the other side stopped the stream or stalls, or the connection is lost.
+    pub async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), SendError> {
         self.sent = true;
-        if self.priority != Priority::Bulk {
-            return self.write_beyond_bulk(bytes).await;
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(self.pace.piece()));
+            self.pace.take(piece.len()).await;
+            self.write(piece, self.priority).await?;
         }
-        let writing = self.stream.write_chunk(bytes);
-        self.traffic.network(Direction::Out, writing).await?;
         if let Some(body) = &self.body {
             body.moved();
         }
         Ok(())
     }
 
-    /// Writes what shall not wait until bulk leaves room.
-    async fn write_beyond_bulk(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+    /// Writes in as many steps as the other side's slowness makes it take. What is urgent doesn't
+    /// wait until bulk leaves room.
+    async fn write(&mut self, bytes: Bytes, priority: Priority) -> Result<(), SendError> {
+        let traffic = &self.traffic;
         let mut rest = [bytes];
         while !rest.iter().all(Bytes::is_empty) {
-            let mut writing = pin!(self.stream.write_chunks(&mut rest));
-            poll_fn(|context| match writing.as_mut().poll(context) {
-                Poll::Pending => self.traffic.beyond_bulk(|| writing.as_mut().poll(context)),
-                written @ Poll::Ready(_) => written,
-            })
-            .await?;
+            let writing = self.stream.write_chunks(&mut rest);
+            let written = if priority == Priority::Bulk {
+                let writing = traffic.network(Direction::Out, writing);
+                self.pace.wait(writing).await??
+            } else {
+                self.pace.wait(beyond_bulk(traffic, writing)).await??
+            };
+            self.pace.moved(written.bytes);
         }
         Ok(())
     }
@@ -143,7 +154,7 @@ impl Sender {
     /// If the other side stopped the stream or the connection is lost.
     pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
         self.finish()?;
-        match self.stream.stopped().await {
+        match self.pace.wait_for_end(self.stream.stopped()).await? {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Write(WriteError::Stopped(code))),
             Err(quinn::StoppedError::ConnectionLost(error)) => {
@@ -185,6 +196,7 @@ pub struct Receiver {
     /// Chunks that quinn gave together with others, in their order; taken before any more.
     ahead: VecDeque<Bytes>,
     traffic: Traffic,
+    pace: Pace,
     /// Counts the body among the connection's, once it has proved large.
     body: Option<Moving>,
     /// Bytes that were read but not counted yet.
@@ -198,9 +210,15 @@ impl Receiver {
             stream,
             ahead: VecDeque::new(),
             traffic: traffic.clone(),
+            pace: Pace::default(),
             body: None,
             uncounted: 0,
         }
+    }
+
+    /// Sets how slow and how fast this half of the stream may be.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// Receives one message.
@@ -290,17 +308,19 @@ impl Receiver {
     async fn look_ahead(&mut self) -> Result<(), ReceiveError> {
         let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
         let reading = self.stream.read_chunks(&mut chunks);
-        let count = self.traffic.network(Direction::In, reading).await?;
-        for chunk in chunks.into_iter().take(count.unwrap_or(0)) {
-            self.uncounted += chunk.len();
-            self.ahead.push_back(chunk);
-        }
+        let reading = self.traffic.network(Direction::In, reading);
+        let count = self.pace.wait(reading).await??.unwrap_or(0);
+        let bytes = chunks.iter().take(count).map(Bytes::len).sum();
+        self.pace.moved(bytes);
+        self.uncounted += bytes;
+        self.ahead.extend(chunks.into_iter().take(count));
         if self.uncounted >= COUNTED_BYTES_MIN {
             self.traffic.read(std::mem::take(&mut self.uncounted));
             self.body
                 .get_or_insert_with(|| self.traffic.receives())
                 .moved();
         }
+        self.pace.take(bytes).await;
         Ok(())
     }
 
@@ -329,6 +349,9 @@ pub enum SendError {
     /// The message is over its own limit.
     #[error("message can't be sent")]
     Message(#[source] DecodeError),
+    /// The other side takes too little of it in too long a time.
+    #[error(transparent)]
+    Stalled(#[from] Impatient),
 }
 
 /// Why a message or a body could not be received.
@@ -341,9 +364,22 @@ pub enum ReceiveError {
     /// The stream ended in the middle.
     #[error("the other side ended the stream too early")]
     Truncated,
+    /// The other side sends too little in too long a time.
+    #[error(transparent)]
+    Stalled(#[from] Impatient),
     /// The bytes aren't what they should be.
     #[error("the other side sent something else than expected")]
     Decode(#[from] DecodeError),
+}
+
+/// Writes what shall not wait until bulk leaves room.
+async fn beyond_bulk<T>(traffic: &Traffic, writing: impl Future<Output = T>) -> T {
+    let mut writing = pin!(writing);
+    poll_fn(|context| match writing.as_mut().poll(context) {
+        Poll::Pending => traffic.beyond_bulk(|| writing.as_mut().poll(context)),
+        written @ Poll::Ready(_) => written,
+    })
+    .await
 }
 
 /// Chunks taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.

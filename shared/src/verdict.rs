@@ -2,7 +2,7 @@
 //!
 //! Each end knows how long its bodies waited for its own disk and how long for the other side, and
 //! how much of its processor went into it. Only the sender knows of losses and of windows that
-//! were full, so its word travels in the trailer of a download. See PROTOCOL.md, "Get".
+//! were full, so a receiver can say no more than that it was the path or the sender.
 
 use std::fmt;
 use std::time::{Duration, Instant};

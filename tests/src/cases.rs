@@ -2,6 +2,8 @@
 
 mod cache;
 mod command_line;
+mod confinement;
+mod corpus;
 mod cut_gets;
 mod cut_puts;
 mod cuts_at_random;
@@ -9,11 +11,14 @@ mod cuts_at_random;
 mod each_call;
 mod endurance;
 mod errors;
+mod flood;
 mod kills;
+mod limits;
 mod linearizable;
 mod listing;
 mod locks;
 mod manage;
+mod pairing;
 mod power_cut;
 mod protocol_document;
 mod put_trees;

@@ -1,5 +1,6 @@
-//! Commands that ask and move nothing: ping, hash, key.
+//! Commands that move no files: ping, hash, key, pair.
 
+use std::io::BufRead as _;
 use std::time::Instant;
 
 use quire_shared::Escaped;
@@ -7,7 +8,7 @@ use quire_shared::protocol::Hash;
 use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
-use crate::args::{HashArgs, PingArgs};
+use crate::args::{HashArgs, PairArgs, PingArgs};
 use crate::error::Exit;
 use crate::operand::{Remote, on_one_server};
 use crate::session::Session;
@@ -105,6 +106,32 @@ pub async fn key(session: &Session) -> Result<Exit, CommandError> {
     session.output.result(
         || fingerprint.to_string(),
         || json!({ "fingerprint": fingerprint.to_string() }),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// Has a server let this client in, with a code that was made there.
+///
+/// # Errors
+/// If the code is none or no good, or there is no connection.
+pub async fn pair(session: &Session, args: &PairArgs) -> Result<Exit, CommandError> {
+    let remote = Remote::parse(&args.operand)?;
+    let code = match &args.code {
+        Some(code) => code.clone(),
+        // Other users see the arguments of programs, so it needn't be one.
+        None => {
+            session
+                .output
+                .message("The code that `quire-server pair` has shown:");
+            let mut line = String::new();
+            std::io::stdin().lock().read_line(&mut line)?;
+            line
+        }
+    };
+    session.pair(&remote.server, &code.parse()?).await?;
+    session.output.result(
+        || format!("{} lets this client in from now on", remote.server),
+        || json!({ "paired": remote.server.to_string() }),
     )?;
     Ok(Exit::Done)
 }

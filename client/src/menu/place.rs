@@ -131,6 +131,7 @@ impl Place {
             Command::Hash(args) => self.qualify_all(&mut args.operands)?,
             Command::Cache(args) => args.operand = self.server.to_string(),
             Command::Ping(args) => args.operand = self.server.to_string(),
+            Command::Pair(args) => args.operand = self.server.to_string(),
             Command::Key => {}
         }
         Ok(())

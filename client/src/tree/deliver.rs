@@ -125,8 +125,8 @@ impl Unanswered<'_> {
             let bytes = self.enter(parcel).await;
             match sender.send_bytes(bytes).await {
                 Ok(()) => {}
-                Err(WriteError::Stopped(_)) => return Ok(()),
-                Err(error) => return Err(self.client.write_error(error)),
+                Err(SendError::Write(WriteError::Stopped(_))) => return Ok(()),
+                Err(error) => return Err(self.client.send_error(error)),
             }
             self.transfer
                 .counter()

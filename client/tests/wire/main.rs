@@ -277,7 +277,8 @@ async fn refusals_keep_their_code() {
             ErrorCode::CHANGED => assert!(matches!(error, ClientError::Changed)),
             ErrorCode::DAMAGED => assert!(matches!(error, ClientError::Damaged)),
             ErrorCode::NOT_AUTHORIZED => {
-                assert!(matches!(error, ClientError::NotAuthorized { .. }));
+                assert!(matches!(error, ClientError::NoRight { .. }));
+                assert!(!error.is_connection_lost());
             }
             code => assert_eq!(error.code(), Some(code)),
         }

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use quire_shared::Name;
+use quire_shared::pairing::Pair;
 use quire_shared::protocol::{Cache, Get, Hash, Ping, Stat, Version};
 
 use super::*;
@@ -281,6 +282,21 @@ fn parents_are_made_where_their_owner_may_create() {
 }
 
 #[test]
+fn who_waits_to_be_let_in_may_ask_for_nothing_else() {
+    let nobody = Access::default();
+    let pair = Request::Pair(Pair { proof: [0; 32] });
+    assert_eq!(said(&nobody, pair), Said::Yes);
+    for request in [
+        Request::Ping(Ping {}),
+        Request::Cache(Cache {}),
+        get("a"),
+        stat(""),
+    ] {
+        assert_eq!(said(&nobody, request), Said::No);
+    }
+}
+
+#[test]
 fn the_cache_shows_what_a_listing_would() {
     let access = by("list,/in=put,/out=get");
     assert!(access.may_list(&at("x/y")));
@@ -315,7 +331,7 @@ fn tree(path: &RemotePath) -> Vec<RemotePath> {
     let mut next = 0;
     while let Some(path) = paths.get(next).cloned() {
         next += 1;
-        if path.names().len() < 5 {
+        if path.names().len() < 4 {
             let children = NAMES
                 .iter()
                 .map(|name| path.join(Name::new(*name).unwrap()));
@@ -369,7 +385,8 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         | Request::Stat(_)
         | Request::Cache(_)
         | Request::GetTree(_)
-        | Request::PutMany(_) => Vec::new(),
+        | Request::PutMany(_)
+        | Request::Pair(_) => Vec::new(),
     }
 }
 
@@ -405,6 +422,8 @@ proptest! {
         from in path(),
     ) {
         let access = by(&rules);
+        // Whoever sees nothing anywhere isn't let in, or may ask for one thing alone.
+        prop_assume!(!access.is_empty());
         let path = at(&from);
         let sees = tree(&path).iter().any(|path| access.rules.verbs(path) != Verbs::NONE);
         let sees_itself = access.rules.verbs(&path).intersects(Verbs::READ);

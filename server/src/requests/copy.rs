@@ -11,13 +11,14 @@ use quire_shared::stream::Sender;
 use tracing::debug;
 
 use crate::error::RequestError;
-use crate::request::answer;
+use crate::request::{Client, answer};
 use crate::root::{Parents, Root, StagedCopy};
 use crate::state::State;
 
 /// Makes the copy and gives it its name.
 pub(crate) async fn serve(
     request: Copy,
+    client: Client<'_>,
     state: &State,
     sender: &mut Sender,
 ) -> Result<(), RequestError> {
@@ -36,12 +37,14 @@ pub(crate) async fn serve(
             "passed over what is neither file nor directory"
         );
     }
+    let charge = client.holder.charge(staged.bytes(), staged.entries())?;
     let Copy { to, target, .. } = request;
     let guard = state.locks.exclusive(&[&to]).await?;
     let name = to.clone();
     let version = state
         .change(move |root| root.publish_copy(staged, &to, &target))
         .await?;
+    charge.keep();
     state.cache.forget(&name);
     // The answer waits for the client, which must not hold up others.
     drop(guard);

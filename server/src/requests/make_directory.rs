@@ -2,25 +2,27 @@
 
 use quire_shared::protocol::{Changed, MakeDirectory};
 
-use crate::access::Access;
 use crate::error::RequestError;
+use crate::request::Client;
 use crate::state::State;
 
 /// Makes the directory, and missing parents if the client asks for them.
 pub(crate) async fn carry_out(
     request: MakeDirectory,
-    access: &Access,
+    client: Client<'_>,
     state: &State,
 ) -> Result<Changed, RequestError> {
+    let charge = client.holder.charge(0, 1)?;
     let _guard = state.locks.exclusive(&[&request.path]).await?;
     let MakeDirectory {
         path,
         make_parents,
         precondition,
     } = request;
-    let parents = access.parents(&path, make_parents);
+    let parents = client.access.parents(&path, make_parents);
     let version = state
         .change(move |root| root.make_directory(&path, parents, &precondition))
         .await?;
+    charge.keep();
     Ok(Changed { version })
 }

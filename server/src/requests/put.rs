@@ -9,24 +9,32 @@ use quire_shared::body::{self, Length, Received};
 use quire_shared::protocol::{Changed, Put, Trailer};
 use quire_shared::stream::{Receiver, Sender};
 
-use crate::access::Access;
 use crate::error::RequestError;
-use crate::request::answer;
+use crate::holders::Charged;
+use crate::request::{Client, answer};
 use crate::root::{Parents, StagedFile};
 use crate::state::State;
 
 /// Takes the body in, and publishes it once length and digest agree.
 pub(crate) async fn serve(
     request: Put,
-    access: &Access,
+    client: Client<'_>,
     state: &State,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let parents = access.parents(&request.path, request.make_parents);
-    let staged = stage(&request, parents, state).await?;
-    let staged = receive(&request, staged, receiver).await?;
-    let version = publish(request, parents, state, staged).await?;
+    let parents = client.access.parents(&request.path, request.make_parents);
+    let ahead = request.size.unwrap_or(0);
+    let charge = client.holder.charge(ahead, 1)?;
+    let sink = stage(&request, parents, state).await?;
+    let charged = Charged {
+        sink,
+        charge,
+        ahead,
+    };
+    let Charged { sink, charge, .. } = receive(&request, charged, receiver).await?;
+    let version = publish(request, parents, state, sink).await?;
+    charge.keep();
     answer(sender, Changed { version }).await
 }
 
@@ -49,9 +57,9 @@ async fn stage(request: &Put, parents: Parents, state: &State) -> Result<StagedF
 
 async fn receive(
     request: &Put,
-    staged: StagedFile,
+    staged: Charged<StagedFile>,
     receiver: &mut Receiver,
-) -> Result<StagedFile, RequestError> {
+) -> Result<Charged<StagedFile>, RequestError> {
     let (length, hasher) = (Length::from(request.size), request.digest.hasher());
     let body = body::receive(receiver, staged, length, hasher, &AtomicU64::new(0)).await?;
     let Received {

@@ -21,17 +21,17 @@ use quire_shared::protocol::{
 };
 use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
 
-use crate::access::Access;
 use crate::cache::Cache;
 use crate::error::RequestError;
+use crate::holders::Charge;
 use crate::locks::LockGuard;
-use crate::request::report;
+use crate::request::{Client, report};
 use crate::root::{CarriedOut, Change, Parents, Root, StagedFile};
 use crate::state::State;
 
 /// Takes items in and answers each, until the client says that no more come.
 pub(crate) async fn serve(
-    access: &Access,
+    client: Client<'_>,
     state: &State,
     sender: &mut Sender,
     receiver: &mut Receiver,
@@ -40,7 +40,7 @@ pub(crate) async fn serve(
         return Err(RequestError::ReadOnly);
     }
     let mut work = None;
-    let taken = take_in(&mut work, (access, state), sender, receiver).await;
+    let taken = take_in(&mut work, (client, state), sender, receiver).await;
     if let Some(work) = work {
         // What is under way comes to its end under its locks, though nobody hears of it.
         let _ = work.await;
@@ -64,11 +64,11 @@ struct Outcomes {
 
 async fn take_in<'state>(
     work: &mut Option<Work<'state>>,
-    (access, state): (&Access, &'state State),
+    (client, state): (Client<'_>, &'state State),
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let mut intake = Intake::new(access);
+    let mut intake = Intake::new(client);
     let mut goes_on = true;
     loop {
         if work.is_none() && !intake.items.is_empty() {
@@ -103,8 +103,8 @@ async fn ended(work: &mut Option<Work<'_>>) -> Result<Outcomes, RequestError> {
 }
 
 /// What arrives, on its way from bytes to items.
-struct Intake<'access> {
-    access: &'access Access,
+struct Intake<'client> {
+    client: Client<'client>,
     /// Directories that this request has made, and whose attributes it may therefore set.
     made: HashSet<RemotePath>,
     inbox: Inbox,
@@ -121,6 +121,8 @@ struct Intake<'access> {
 struct Item {
     index: u64,
     content: Content,
+    /// What it takes of the client's quota.
+    charge: Option<Charge>,
 }
 
 enum Content {
@@ -142,10 +144,10 @@ enum Awaited {
     Nothing,
 }
 
-impl<'access> Intake<'access> {
-    fn new(access: &'access Access) -> Self {
+impl<'client> Intake<'client> {
+    fn new(client: Client<'client>) -> Self {
         Self {
-            access,
+            client,
             made: HashSet::new(),
             inbox: Inbox::default(),
             awaited: Awaited::Item,
@@ -210,10 +212,28 @@ impl<'access> Intake<'access> {
             if let Some(content) = arrived {
                 let index = self.count;
                 self.count += 1;
-                self.items.push(Item { index, content });
+                let (content, charge) = self.charge(content);
+                self.items.push(Item {
+                    index,
+                    content,
+                    charge,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Charges an item to the client's quota, or refuses it.
+    fn charge(&self, content: Content) -> (Content, Option<Charge>) {
+        let (bytes, files) = match &content {
+            Content::File(_, _, body, _) => (body.len() as u64, 1),
+            Content::Directory(..) => (0, 1),
+            Content::Attributes(_) | Content::Refused(_) => return (content, None),
+        };
+        match self.client.holder.charge(bytes, files) {
+            Ok(charge) => (content, Some(charge)),
+            Err(refusal) => (Content::Refused(refusal), None),
+        }
     }
 
     fn item(&mut self, item: PutItem) -> Result<Option<Content>, DecodeError> {
@@ -230,19 +250,21 @@ impl<'access> Intake<'access> {
                 self.awaited = Awaited::Body(put, bytes);
                 Ok(None)
             }
-            PutItem::Directory(make) => Ok(Some(match self.access.make_directory(make) {
+            PutItem::Directory(make) => Ok(Some(match self.client.access.make_directory(make) {
                 Ok(make) => {
-                    let parents = self.access.parents(&make.path, make.make_parents);
+                    let parents = self.client.access.parents(&make.path, make.make_parents);
                     Content::Directory(make, parents)
                 }
                 Err(refusal) => Content::Refused(refusal),
             })),
             PutItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
-                Ok(Some(match self.access.set_attributes(&set.path, is_own) {
-                    Ok(()) => Content::Attributes(set),
-                    Err(refusal) => Content::Refused(refusal),
-                }))
+                Ok(Some(
+                    match self.client.access.set_attributes(&set.path, is_own) {
+                        Ok(()) => Content::Attributes(set),
+                        Err(refusal) => Content::Refused(refusal),
+                    },
+                ))
             }
             PutItem::Last(_) => {
                 self.awaited = Awaited::Nothing;
@@ -252,9 +274,9 @@ impl<'access> Intake<'access> {
     }
 
     fn file(&self, put: Put, body: Bytes, digest: Digest) -> Content {
-        match self.access.put(put) {
+        match self.client.access.put(put) {
             Ok(put) => {
-                let parents = self.access.parents(&put.path, put.make_parents);
+                let parents = self.client.access.parents(&put.path, put.make_parents);
                 Content::File(put, parents, body, digest)
             }
             Err(refusal) => Content::Refused(refusal),
@@ -280,6 +302,7 @@ fn broken(error: DecodeError) -> RequestError {
 struct Ready {
     index: u64,
     change: Result<Change, RequestError>,
+    charge: Option<Charge>,
 }
 
 /// Carries out a batch.
@@ -319,9 +342,10 @@ impl Ready {
 fn prepare(items: Vec<Item>, root: &Root) -> Vec<Ready> {
     let mut ready: Vec<_> = items
         .into_iter()
-        .map(|Item { index, content }| Ready {
-            index,
-            change: match content {
+        .map(|item| Ready {
+            index: item.index,
+            charge: item.charge,
+            change: match item.content {
                 Content::File(put, parents, body, digest) => write(&put, &body, &digest, root)
                     .map(|staged| Change::File(put, parents, staged)),
                 Content::Directory(make, parents) => Ok(Change::Directory(make, parents)),
@@ -373,16 +397,24 @@ async fn publish(
 fn publish_now(ready: Vec<Ready>, root: &Root, cache: &Cache) -> Result<Outcomes, RequestError> {
     let mut outcomes = Outcomes::default();
     let (mut asked, mut changes) = (Vec::new(), Vec::new());
-    for Ready { index, change } in ready {
+    for ready in ready {
+        let Ready {
+            index,
+            change,
+            charge,
+        } = ready;
         match change {
             Ok(change) => {
-                asked.push((index, change.path().clone(), Kind::of(&change)));
+                asked.push((index, change.path().clone(), Kind::of(&change), charge));
                 changes.push(change);
             }
             Err(error) => append(index, Err(error), &mut outcomes.bytes)?,
         }
     }
-    for ((index, path, kind), result) in asked.into_iter().zip(root.carry_out(changes)) {
+    for ((index, path, kind, charge), result) in asked.into_iter().zip(root.carry_out(changes)) {
+        if let (Ok(_), Some(charge)) = (&result, charge) {
+            charge.keep();
+        }
         match (kind, &result) {
             (Kind::File, _) => cache.forget(&path),
             (Kind::Directory, Ok(done)) if !done.existed => outcomes.made.push(path),

@@ -30,6 +30,8 @@ use crate::faults::{Fault, Faults};
 pub struct StagedCopy {
     content: Content,
     skipped: u64,
+    bytes: u64,
+    entries: u64,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,8 @@ impl Root {
             home: self.inner.id.device,
             is_wanted,
             skipped: 0,
+            bytes: 0,
+            entries: 1,
         };
         let content = match facts.kind {
             EntryKind::Directory if from.contains(to) => return Err(RequestError::IntoItself),
@@ -89,6 +93,8 @@ impl Root {
         Ok(StagedCopy {
             content,
             skipped: copier.skipped,
+            bytes: copier.bytes,
+            entries: copier.entries,
         })
     }
 
@@ -137,6 +143,16 @@ impl StagedCopy {
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
+
+    /// How many bytes were copied.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many files and directories the copy consists of.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
 }
 
 /// One copy being made.
@@ -145,6 +161,8 @@ struct Copier<'a> {
     home: u64,
     is_wanted: &'a dyn Fn() -> bool,
     skipped: u64,
+    bytes: u64,
+    entries: u64,
 }
 
 /// A directory whose entries are being copied.
@@ -156,12 +174,13 @@ struct Level {
 }
 
 impl Copier<'_> {
-    fn stage_file(&self, mut source: OpenFile) -> Result<Content, RequestError> {
+    fn stage_file(&mut self, mut source: OpenFile) -> Result<Content, RequestError> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
         self.copy_content(&mut source.file, &mut staged.file, attributes.size)?;
         require_unchanged(&source)?;
         staged.seal(Some(attributes.modified), Some(attributes.mode))?;
+        self.bytes = attributes.size;
         Ok(Content::File(staged))
     }
 
@@ -221,6 +240,7 @@ impl Copier<'_> {
                     let making = RequestError::system("making a staged directory");
                     let source = open_directory(&level.source, name)?;
                     mkdirat(&level.target, name, Mode::RWXU).map_err(making)?;
+                    self.entries += 1;
                     let target = open_directory(&level.target, name)?;
                     return Level::new(source, target).map(Some);
                 }
@@ -232,7 +252,7 @@ impl Copier<'_> {
         Ok(None)
     }
 
-    fn copy_file(&self, level: &Level, name: &CStr) -> Result<(), RequestError> {
+    fn copy_file(&mut self, level: &Level, name: &CStr) -> Result<(), RequestError> {
         let mut source = OpenFile::open(&level.source, name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut target: File = openat(&level.target, name, flags, Mode::RUSR | Mode::WUSR)
@@ -244,6 +264,8 @@ impl Copier<'_> {
         fchmod(&target, Mode::from_raw_mode(attributes.mode))
             .map_err(RequestError::system("setting permissions"))?;
         set_modified(&target, attributes.modified)?;
+        self.bytes = self.bytes.saturating_add(attributes.size);
+        self.entries += 1;
         let synced = self.staging.faults.sync(Fault::CopiedFileSync, &target);
         synced.map_err(RequestError::system("making a file durable"))
     }
@@ -344,137 +366,4 @@ const STEP_BYTES: usize = 16 * 1024 * 1024;
 const LEVELS_MAX: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    use quire_shared::ErrorCode;
-
-    use super::super::fixture::{Fixture, code, path};
-    use super::*;
-
-    const ANY: Precondition = Precondition::Any;
-    const ABSENT: Precondition = Precondition::Absent;
-
-    fn stage(fixture: &Fixture, from: &str, to: &str) -> Result<StagedCopy, RequestError> {
-        let paths = (&path(from), &path(to));
-        fixture.root.stage_copy(paths, true, &ANY, &|| true)
-    }
-
-    fn copy(
-        fixture: &Fixture,
-        from: &str,
-        to: &str,
-        target: &Precondition,
-    ) -> Result<Version, RequestError> {
-        let copy = stage(fixture, from, to)?;
-        fixture.root.publish_copy(copy, &path(to), target)
-    }
-
-    fn mode_and_time(fixture: &Fixture, name: &str) -> (u32, i64) {
-        let metadata = fixture.local(name).metadata().unwrap();
-        (metadata.mode() & 0o7777, metadata.mtime())
-    }
-
-    #[test]
-    fn a_file_is_copied_with_mode_and_time() {
-        let fixture = Fixture::new();
-        fixture.write("a", &"content".repeat(100_000));
-        let executable = PermissionsExt::from_mode(0o751);
-        std::fs::set_permissions(fixture.local("a"), executable).unwrap();
-        let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
-        let file = File::options()
-            .write(true)
-            .open(fixture.local("a"))
-            .unwrap();
-        file.set_modified(modified).unwrap();
-        let version = copy(&fixture, "a", "b", &ABSENT).unwrap();
-        assert_eq!(version, fixture.version("b"));
-        assert!(fixture.read("b") == fixture.read("a"));
-        assert_eq!(mode_and_time(&fixture, "b"), (0o751, 9));
-        assert_eq!(code(copy(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
-        copy(&fixture, "a", "b", &ANY).unwrap();
-        copy(&fixture, "a", "a", &ANY).unwrap();
-        assert_eq!(fixture.staged_count(), 0);
-    }
-
-    #[test]
-    fn content_is_copied_by_hand_where_the_kernel_declines() {
-        let fixture = Fixture::new();
-        // Its size is unknown to the kernel's own copying, which says 0.
-        let content = std::fs::read_to_string("/proc/self/limits").unwrap();
-        let mut source = File::open("/proc/self/limits").unwrap();
-        let mut target = File::create(fixture.local("a")).unwrap();
-        let copier = Copier {
-            staging: fixture.root.inner.writable().unwrap(),
-            home: 0,
-            is_wanted: &|| true,
-            skipped: 0,
-        };
-        let size = content.len() as u64;
-        copier.copy_content(&mut source, &mut target, size).unwrap();
-        assert_eq!(fixture.read("a"), content);
-        let more = copier.copy_content(&mut source, &mut target, 1);
-        assert_eq!(code(more), ErrorCode::CHANGED);
-    }
-
-    #[test]
-    fn a_tree_is_copied_without_what_leads_elsewhere() {
-        let fixture = Fixture::new();
-        fixture.write("d/a", "a");
-        fixture.write("d/b/c/e", "e");
-        fixture.write("d/b/f", "f");
-        fixture.write("d/.quire-partial", "x");
-        std::fs::create_dir(fixture.local("d/empty")).unwrap();
-        symlink(fixture.outside(""), fixture.local("d/link")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(fixture.local("d/b/socket")).unwrap();
-        for name in ["d", "d/b"] {
-            let closed = PermissionsExt::from_mode(0o555);
-            std::fs::set_permissions(fixture.local(name), closed).unwrap();
-        }
-        let copy = stage(&fixture, "d", "g").unwrap();
-        assert_eq!(copy.skipped(), 2);
-        let version = fixture.root.publish_copy(copy, &path("g"), &ANY).unwrap();
-        assert_eq!(version, fixture.version("g"));
-        for name in ["a", "b/c/e", "b/f"] {
-            let content = fixture.read(&format!("d/{name}"));
-            assert_eq!(fixture.read(&format!("g/{name}")), content);
-        }
-        assert!(fixture.local("g/empty").is_dir());
-        for name in ["g/link", "g/b/socket", "g/.quire-partial"] {
-            assert!(!fixture.exists(name), "{name}");
-        }
-        for (from, to) in [("d", "g"), ("d/b", "g/b"), ("d/b/c", "g/b/c")] {
-            assert_eq!(mode_and_time(&fixture, from), mode_and_time(&fixture, to));
-            for name in [from, to] {
-                let open = PermissionsExt::from_mode(0o755);
-                std::fs::set_permissions(fixture.local(name), open).unwrap();
-            }
-        }
-        assert_eq!(fixture.staged_count(), 0);
-    }
-
-    #[test]
-    fn a_copy_that_cannot_be_leaves_nothing() {
-        let fixture = Fixture::new();
-        fixture.write("d/a", "a");
-        fixture.write("file", "x");
-        symlink("file", fixture.local("link")).unwrap();
-        assert_eq!(code(stage(&fixture, "d", "d/e")), ErrorCode::INTO_ITSELF);
-        assert_eq!(code(stage(&fixture, "link", "e")), ErrorCode::SPECIAL_FILE);
-        assert_eq!(code(stage(&fixture, "missing", "e")), ErrorCode::NOT_FOUND);
-        assert_eq!(code(copy(&fixture, "d", "file", &ANY)), ErrorCode::EXISTS);
-        assert_eq!(
-            code(copy(&fixture, "file", "d", &ANY)),
-            ErrorCode::IS_DIRECTORY
-        );
-        let (d, e) = (path("d"), path("e"));
-        let flat = fixture.root.stage_copy((&d, &e), false, &ANY, &|| true);
-        assert_eq!(code(flat), ErrorCode::NOT_EMPTY);
-        let unwanted = fixture.root.stage_copy((&d, &e), true, &ANY, &|| false);
-        assert_eq!(code(unwanted), ErrorCode::CANCELLED);
-        let other = Precondition::Match(fixture.version("file"));
-        let conflict = fixture.root.stage_copy((&d, &e), true, &other, &|| true);
-        assert_eq!(code(conflict), ErrorCode::CONFLICT);
-        assert_eq!(fixture.staged_count(), 0);
-    }
-}
+mod tests;

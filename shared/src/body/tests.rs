@@ -316,7 +316,8 @@ async fn a_sink_that_fails_is_reported_and_stops_the_sender() {
         panic!("not reported: {body:?}");
     };
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    let Err(SendBodyError::Write(quinn::WriteError::Stopped(code))) = digest else {
+    let Err(SendBodyError::Send(SendError::Write(quinn::WriteError::Stopped(code)))) = digest
+    else {
         panic!("not stopped: {digest:?}");
     };
     assert_eq!(ErrorCode::from_quic(code), ErrorCode::CANCELLED);

@@ -13,6 +13,7 @@ use minicbor::Encoder;
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
+use quire_shared::pairing::Paired;
 use quire_shared::protocol::{
     Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
     Reply, Request, Trailer, TreeItem,
@@ -38,6 +39,7 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("tree-item", recode::<TreeItem>),
     ("put-item", recode::<PutItem>),
     ("outcome-reply", recode::<Reply<Outcome>>),
+    ("paired-reply", recode::<Reply<Paired>>),
 ];
 
 fn recode<M: Message>(cbor: &[u8]) -> Result<Vec<u8>, DecodeError> {

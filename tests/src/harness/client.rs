@@ -204,7 +204,9 @@ pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Err
         Err(ClientError::Refused(failure)) => failure.code(),
         Err(ClientError::Changed) => ErrorCode::CHANGED,
         Err(ClientError::Damaged) => ErrorCode::DAMAGED,
-        Err(ClientError::NotAuthorized { .. }) => ErrorCode::NOT_AUTHORIZED,
+        Err(ClientError::NotAuthorized { .. } | ClientError::NoRight { .. }) => {
+            ErrorCode::NOT_AUTHORIZED
+        }
         Err(ClientError::Closed(code)) => code,
         Err(error) => panic!("expected a refusal by the server, got: {error}"),
     }

@@ -11,6 +11,7 @@ use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};
 use quire_server::authorized_keys::AuthorizedKeys;
 use quire_server::faults::Faults;
+use quire_server::limits::Limits;
 use quire_server::rules::Rules;
 use quire_server::{Config, Server, StartError};
 use tokio::runtime::Runtime;
@@ -55,6 +56,11 @@ impl Builder {
             config.cache.limit = bytes;
             config.cache.file_max = bytes;
         })
+    }
+
+    /// With limits changed.
+    pub(crate) fn limits(self, change: impl FnOnce(&mut Limits)) -> Self {
+        self.with(|config| change(&mut config.limits))
     }
 
     /// With rights for those who show no key or an unknown one.
@@ -193,6 +199,11 @@ impl TestServer {
     /// How many paths are locked right now.
     pub(crate) fn locked_paths(&self) -> usize {
         self.server().locked_paths()
+    }
+
+    /// How often each limit was met.
+    pub(crate) fn limits_met(&self) -> String {
+        self.server().limits_met()
     }
 
     /// A client that may read and write.

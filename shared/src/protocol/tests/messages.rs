@@ -126,6 +126,7 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
         Just(Ping {}.into()),
         Just(Cache {}.into()),
         Just(PutMany {}.into()),
+        any::<[u8; 32]>().prop_map(|proof| Pair { proof }.into()),
         (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
         path().prop_map(|path| Stat { path }.into()),
         (path(), kind()).prop_map(|(path, digest)| Hash { path, digest }.into()),

@@ -1,0 +1,274 @@
+//! Whom an endpoint lets begin: how many connections there may be, and from where.
+//!
+//! An address that nobody has proved to hold costs nothing but a token (Retry of RFC 9000,
+//! §8.1.2) as soon as many handshakes are under way, or many connections of that address. Only
+//! proved addresses can use up what an address may have, so nobody can do that for another.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::counters::{Counter, Counters};
+use crate::limits::{Limits, Prove};
+
+/// The connections that there are.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission {
+    limits: Arc<Limits>,
+    counters: Arc<Counters>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: u32,
+    handshakes: u32,
+    /// Addresses with at least one connection.
+    by_address: HashMap<IpAddr, u32>,
+}
+
+/// What to do with a client that wants to connect.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Let it.
+    Admit(Admitted),
+    /// Have it prove its address first.
+    Prove,
+    /// Refuse it, for this reason.
+    Refuse(&'static str),
+}
+
+impl Admission {
+    pub(crate) fn new(limits: Arc<Limits>, counters: Arc<Counters>) -> Self {
+        Self {
+            limits,
+            counters,
+            open: Arc::default(),
+        }
+    }
+
+    /// Decides on a client at `remote`, which is proved to be its own or not.
+    pub(crate) fn judge(&self, remote: IpAddr, is_proved: bool) -> Verdict {
+        let (limits, counters) = (&self.limits, &self.counters);
+        let address = network(remote);
+        let mut open = self.open();
+        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
+        let refuse = |counter: &Counter, reason| {
+            counter.add_one();
+            Verdict::Refuse(reason)
+        };
+        let has_to_prove = open.handshakes >= limits.handshakes.div_ceil(4)
+            || of_address >= limits.connections_per_address.div_ceil(2)
+            || match limits.prove_addresses {
+                Prove::Always => true,
+                Prove::Public => is_public(remote.to_canonical()),
+                Prove::UnderLoad => false,
+            };
+        if has_to_prove && !is_proved {
+            counters.retries.add_one();
+            return Verdict::Prove;
+        }
+        if open.total >= limits.connections {
+            return refuse(&counters.connections, "too many connections");
+        }
+        if open.handshakes >= limits.handshakes {
+            return refuse(&counters.handshakes, "too many handshakes");
+        }
+        if of_address >= limits.connections_per_address {
+            let reason = "too many connections of one address";
+            return refuse(&counters.connections_per_address, reason);
+        }
+        open.total += 1;
+        open.handshakes += 1;
+        open.by_address.insert(address, of_address + 1);
+        Verdict::Admit(Admitted {
+            address,
+            is_in_handshake: true,
+            open: Arc::clone(&self.open),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    address: IpAddr,
+    is_in_handshake: bool,
+    open: Arc<Mutex<Open>>,
+}
+
+impl Admitted {
+    /// Notes that the handshake is over.
+    pub(crate) fn handshake_over(&mut self) {
+        if std::mem::take(&mut self.is_in_handshake) {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.handshakes = open.handshakes.saturating_sub(1);
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.handshake_over();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.total = open.total.saturating_sub(1);
+        if let Entry::Occupied(mut entry) = open.by_address.entry(self.address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 the network that one subscriber has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        }
+    }
+}
+
+/// Whether the address is one of the open Internet, and not of this machine or a private network.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let is_shared = matches!(address.octets(), [100, 64..=127, ..]);
+            !(address.is_private() || address.is_loopback() || address.is_link_local() || is_shared)
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(change: impl FnOnce(&mut Limits)) -> Admission {
+        let mut limits = Limits {
+            prove_addresses: Prove::UnderLoad,
+            ..Limits::default()
+        };
+        change(&mut limits);
+        Admission::new(Arc::new(limits), Arc::default())
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn admit(verdict: Verdict) -> Admitted {
+        match verdict {
+            Verdict::Admit(admitted) => admitted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_limit_holds_and_is_given_back() {
+        for (change, addresses) in [
+            (
+                (|limits: &mut Limits| limits.connections = 8) as fn(&mut Limits),
+                100,
+            ),
+            (|limits| limits.connections_per_address = 8, 1),
+            (|limits| limits.handshakes = 8, 100),
+        ] {
+            let admission = admission(change);
+            let mut admitted = Vec::new();
+            for number in 0..8 {
+                let verdict = admission.judge(address(number % addresses), true);
+                admitted.push(admit(verdict));
+            }
+            let verdict = admission.judge(address(0), true);
+            assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+            admitted.pop();
+            admit(admission.judge(address(0), true));
+            drop(admitted);
+            let open = admission.open();
+            assert_eq!((open.total, open.handshakes), (0, 0));
+            assert!(open.by_address.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_handshake_that_is_over_makes_room_for_another() {
+        let admission = admission(|limits| limits.handshakes = 1);
+        let mut first = admit(admission.judge(address(1), true));
+        assert!(matches!(
+            admission.judge(address(2), true),
+            Verdict::Refuse(_)
+        ));
+        first.handshake_over();
+        admit(admission.judge(address(2), true));
+    }
+
+    #[test]
+    fn under_load_addresses_have_to_be_proved() {
+        let admission = admission(|limits| limits.handshakes = 8);
+        let _one = admit(admission.judge(address(1), false));
+        let _two = admit(admission.judge(address(2), false));
+        assert!(matches!(admission.judge(address(3), false), Verdict::Prove));
+        admit(admission.judge(address(3), true));
+    }
+
+    #[test]
+    fn nobody_uses_up_the_connections_of_an_address_that_isnt_his() {
+        let admission = admission(|limits| limits.connections_per_address = 4);
+        let _spoofed: Vec<_> = (0..2)
+            .map(|_| admit(admission.judge(address(1), false)))
+            .collect();
+        assert!(matches!(admission.judge(address(1), false), Verdict::Prove));
+        let _real: Vec<_> = (0..2)
+            .map(|_| admit(admission.judge(address(1), true)))
+            .collect();
+    }
+
+    #[test]
+    fn addresses_of_the_open_internet_have_to_be_proved() {
+        let public = admission(|limits| limits.prove_addresses = Prove::Public);
+        let has_to = |address: &str| {
+            let verdict = public.judge(address.parse().unwrap(), false);
+            matches!(verdict, Verdict::Prove)
+        };
+        for address in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8"] {
+            assert!(has_to(address), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "10.1.2.3",
+            "192.168.0.9",
+            "172.16.0.1",
+            "100.64.0.1",
+            "169.254.1.1",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!has_to(address), "{address}");
+        }
+        let always = admission(|limits| limits.prove_addresses = Prove::Always);
+        let verdict = always.judge(address(1), false);
+        assert!(matches!(verdict, Verdict::Prove));
+        admit(always.judge(address(1), true));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let parse = |text: &str| network(text.parse().unwrap());
+        assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:1"));
+        assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
+        assert_eq!(parse("::ffff:192.0.2.1"), address(1));
+    }
+}

@@ -1,0 +1,198 @@
+//! The second fence: the kernel keeps the whole process to the directories that it serves from.
+//!
+//! Paths are confined one by one already, where they are opened; this holds even for a defect of
+//! ours there. It is set before any thread starts, because a thread inherits it and one that runs
+//! already would not. What stays reachable are the root, the state directory and the directory of
+//! the authorized-keys file; TCP is closed altogether, and no program can be started.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
+    RulesetStatus, Scope,
+};
+
+use crate::config::Config;
+
+/// What the kernel keeps this process to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Its directories alone.
+    Whole,
+    /// Its directories, as far as this kernel's Landlock goes.
+    Partial,
+    /// Nothing: the kernel has no Landlock.
+    Unavailable,
+    /// Nothing: the operator doesn't want it.
+    Off,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "confined by Landlock to the served directory and its own",
+            Self::Partial => {
+                "confined by Landlock, as far as this kernel has it, to the served directory and its own"
+            }
+            Self::Unavailable => "not confined: this kernel has no Landlock",
+            Self::Off => "not confined: --no-landlock",
+        })
+    }
+}
+
+impl Sandbox {
+    /// Confines this thread, and all that it starts from now on, to what a server of `config`
+    /// needs.
+    ///
+    /// # Errors
+    /// If the kernel has Landlock and refuses.
+    pub fn enter(config: &Config) -> Result<Self, RulesetError> {
+        let root = if config.read_only {
+            AccessFs::ReadFile | AccessFs::ReadDir
+        } else {
+            AccessFs::from_all(NEWEST) & !never()
+        };
+        let mut places = vec![(config.root.clone(), root)];
+        if let Some(state) = &config.state_dir {
+            places.push((state.clone(), own()));
+        }
+        if let Some(file) = &config.authorized_keys {
+            let named = parent(file.path());
+            // Where a link leads, if it is one.
+            let real = file.path().canonicalize();
+            let real = real.map_or_else(|_| named.clone(), |real| parent(&real));
+            places.extend([(named, own()), (real, own())]);
+        }
+        let status = confine(&places)?;
+        Ok(match status.ruleset {
+            RulesetStatus::FullyEnforced => Self::Whole,
+            RulesetStatus::PartiallyEnforced => Self::Partial,
+            RulesetStatus::NotEnforced => Self::Unavailable,
+        })
+    }
+}
+
+fn confine(places: &[(PathBuf, BitFlags<AccessFs>)]) -> Result<RestrictionStatus, RulesetError> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    for (path, access) in places {
+        // What isn't there, whoever opens it later says in words of his own.
+        if let Ok(directory) = PathFd::new(path) {
+            ruleset = ruleset.add_rule(PathBeneath::new(directory, *access))?;
+        }
+    }
+    ruleset.restrict_self()
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The newest Landlock whose rights are known here; older kernels enforce what they have of them.
+const NEWEST: ABI = ABI::V6;
+
+/// What a server has no use for, not even in the root.
+fn never() -> BitFlags<AccessFs> {
+    AccessFs::Execute
+        | AccessFs::MakeChar
+        | AccessFs::MakeBlock
+        | AccessFs::MakeFifo
+        | AccessFs::MakeSock
+        | AccessFs::MakeSym
+        | AccessFs::IoctlDev
+}
+
+/// What a server does with its own directory: read the keys, and write what pairing adds.
+fn own() -> BitFlags<AccessFs> {
+    AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Refer
+        | AccessFs::Truncate
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[expect(
+        clippy::print_stderr,
+        reason = "a test that tries nothing must not look like a success"
+    )]
+    /// A thread of its own, because there is no way out again.
+    fn confined(work: impl FnOnce(&Path, &Path) + Send + 'static) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        let ran = std::thread::spawn(move || {
+            let (root, outside) = (path.join("root"), path.join("outside"));
+            fs::create_dir(&root).unwrap();
+            fs::write(&outside, "secret").unwrap();
+            let all = AccessFs::from_all(NEWEST) & !never();
+            let status = confine(&[(root.clone(), all)]).unwrap();
+            if status.ruleset == RulesetStatus::NotEnforced {
+                return false;
+            }
+            work(&root, &outside);
+            true
+        });
+        if !ran.join().unwrap() {
+            eprintln!("skipped: this kernel has no Landlock");
+        }
+    }
+
+    #[test]
+    fn what_is_inside_can_be_changed() {
+        confined(|root, _| {
+            fs::create_dir_all(root.join("a/b")).unwrap();
+            fs::write(root.join("a/b/f"), "content").unwrap();
+            fs::rename(root.join("a/b/f"), root.join("g")).unwrap();
+            assert_eq!(fs::read(root.join("g")).unwrap(), b"content");
+            fs::remove_file(root.join("g")).unwrap();
+            fs::remove_dir_all(root.join("a")).unwrap();
+        });
+    }
+
+    #[test]
+    fn what_is_outside_is_out_of_reach() {
+        confined(|root, outside| {
+            let denied = |result: std::io::Result<()>| {
+                let kind = result.unwrap_err().kind();
+                assert!(
+                    matches!(
+                        kind,
+                        ErrorKind::PermissionDenied | ErrorKind::CrossesDevices
+                    ),
+                    "{kind}"
+                );
+            };
+            denied(fs::read(outside).map(|_| ()));
+            denied(fs::write(outside, "x"));
+            denied(fs::read(root.join("../outside")).map(|_| ()));
+            denied(fs::remove_file(outside));
+            denied(fs::rename(outside, root.join("inside")));
+            denied(fs::hard_link(outside, root.join("inside")));
+            denied(fs::read_dir("/etc").map(|_| ()));
+            denied(symlink(outside, root.join("link")));
+            let tcp = std::net::TcpListener::bind("127.0.0.1:0");
+            denied(tcp.map(|_| ()));
+            let program = std::process::Command::new("/bin/true").status();
+            denied(program.map(|_| ()));
+            std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        });
+    }
+}

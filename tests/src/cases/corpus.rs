@@ -1,0 +1,20 @@
+//! What the fuzzers keep, through the same checks, with any toolchain.
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../../../fuzz/checks.rs"]
+mod checks;
+
+#[test]
+fn what_the_fuzzers_keep_is_borne() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    for (target, check) in checks::CHECKS {
+        let mut seen = 0;
+        for entry in fs::read_dir(corpus.join(target)).unwrap() {
+            check(&fs::read(entry.unwrap().path()).unwrap());
+            seen += 1;
+        }
+        assert!(seen >= 3, "{target} has {seen} inputs");
+    }
+}
