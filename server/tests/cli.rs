@@ -6,7 +6,7 @@
     reason = "in a test a failure of the surroundings is a failure"
 )]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, read_to_string};
 use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -72,13 +72,7 @@ impl Operator {
             match lines.next() {
                 Some(line) => said.push(line.unwrap()),
                 None => {
-                    let mut log = String::new();
-                    child
-                        .stderr
-                        .take()
-                        .unwrap()
-                        .read_to_string(&mut log)
-                        .unwrap();
+                    let log = read_to_string(child.stderr.take().unwrap()).unwrap();
                     panic!("{arguments:?} said {said:?} and logged {log}");
                 }
             }

@@ -109,35 +109,34 @@ impl Unanswered<'_> {
         &self,
         sender: &mut Sender,
         first: Parcel,
-        mut inlets: Inlets,
+        inlets: Inlets,
     ) -> Result<(), ClientError> {
-        let request = Request::from(PutMany {});
-        match sender.send(&request).await {
-            Ok(()) => {}
+        match self.send_all(sender, first, inlets).await {
             // A server that stops reading says why in its reply.
-            Err(SendError::Write(WriteError::Stopped(_))) => return Ok(()),
-            Err(error) => return Err(self.client.send_error(error)),
+            Ok(()) | Err(SendError::Write(WriteError::Stopped(_))) => Ok(()),
+            Err(error) => Err(self.client.send_error(error)),
         }
+    }
+
+    async fn send_all(
+        &self,
+        sender: &mut Sender,
+        first: Parcel,
+        mut inlets: Inlets,
+    ) -> Result<(), SendError> {
+        sender.send(&Request::from(PutMany {})).await?;
         sender.set_priority(Priority::Bulk);
         let mut next = Some(first);
         while let Some(parcel) = next {
             let content = parcel.content;
             let bytes = self.enter(parcel).await;
-            match sender.send_bytes(bytes).await {
-                Ok(()) => {}
-                Err(SendError::Write(WriteError::Stopped(_))) => return Ok(()),
-                Err(error) => return Err(self.client.send_error(error)),
-            }
+            sender.send_bytes(bytes).await?;
             self.transfer
                 .counter()
                 .fetch_add(content, Ordering::Relaxed);
             next = inlets.next().await;
         }
-        match sender.send(&PutItem::Last(LastItem {})).await {
-            Ok(()) => {}
-            Err(SendError::Write(WriteError::Stopped(_))) => return Ok(()),
-            Err(error) => return Err(self.client.send_error(error)),
-        }
+        sender.send(&PutItem::Last(LastItem {})).await?;
         // Fails only for a stream that the server stopped meanwhile.
         let _ = sender.finish();
         Ok(())

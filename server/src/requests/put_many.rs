@@ -315,11 +315,7 @@ async fn carry_out(items: Vec<Item>, state: &State) -> Result<Outcomes, RequestE
     // Whatever is in use delays no more than itself.
     let mut outcomes = Outcomes::default();
     for ready in ready {
-        let guard = match ready.path() {
-            Some(path) => state.locks.exclusive(&[path]).await,
-            None => state.locks.exclusive(&[]).await,
-        };
-        match guard {
+        match state.locks.exclusive(ready.path().as_slice()).await {
             Ok(guard) => {
                 let more = publish(vec![ready], guard, state).await?;
                 outcomes.bytes.extend(more.bytes);

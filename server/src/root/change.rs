@@ -12,7 +12,7 @@ use super::Root;
 use super::discard::Discarded;
 use super::facts::Facts;
 use super::made::MadeDirectories;
-use super::place::{DIRECTORY_MODE, Parents};
+use super::place::{DIRECTORY_MODE, Parents, Place};
 use super::publish::{require, require_replaceable};
 use super::staging::rename;
 use crate::error::RequestError;
@@ -118,41 +118,42 @@ impl Root {
             return existing_directory(precondition, &self.inner.facts(path)?);
         }
         let mut made = MadeDirectories::new(&self.inner);
-        let place = match self.inner.place(path, OFlags::RDONLY) {
-            Err(RequestError::NotFound) if parents != Parents::MustExist => {
-                require(precondition, None)?;
-                self.inner.place_making(path, parents, &mut made)?
-            }
-            place => place?,
-        };
-        if let Some(facts) = place.facts()? {
-            return existing_directory(precondition, &facts);
-        }
-        require(precondition, None)?;
+        let place = self
+            .inner
+            .place_to_change(path, parents, precondition, &mut made)?;
         let above = self.inner.unsynced_above(path)?;
-        match mkdirat(
-            &place.directory,
-            place.name,
-            Mode::from_raw_mode(DIRECTORY_MODE),
-        ) {
-            Ok(()) => made.keep(),
-            // A program that doesn't know our locks was faster.
-            Err(Errno::EXIST) => {
-                let facts = place.facts()?.ok_or(RequestError::Conflict)?;
-                return existing_directory(precondition, &facts);
-            }
-            Err(errno) => return Err(RequestError::system("making a directory")(errno)),
+        if let Some(existing) = make_at(&place, precondition)? {
+            return Ok(existing);
         }
+        made.keep();
         self.inner.settle(&place, &above)?;
         self.inner.version_at(&place)
     }
 }
 
-/// The answer to who wants a directory where there is something already.
-pub(super) fn existing_directory(
+/// Makes a directory at `place`, or gives the version of one that is there and as good.
+pub(super) fn make_at(
+    place: &Place<'_>,
     precondition: &Precondition,
-    facts: &Facts,
-) -> Result<Version, RequestError> {
+) -> Result<Option<Version>, RequestError> {
+    let existing = match place.facts()? {
+        Some(facts) => facts,
+        None => {
+            require(precondition, None)?;
+            let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+            match mkdirat(&place.directory, place.name, mode) {
+                Ok(()) => return Ok(None),
+                // A program that doesn't know our locks was faster.
+                Err(Errno::EXIST) => place.facts()?.ok_or(RequestError::Conflict)?,
+                Err(errno) => return Err(RequestError::system("making a directory")(errno)),
+            }
+        }
+    };
+    existing_directory(precondition, &existing).map(Some)
+}
+
+/// The answer to who wants a directory where there is something already.
+fn existing_directory(precondition: &Precondition, facts: &Facts) -> Result<Version, RequestError> {
     require(precondition, Some(facts))?;
     match facts.kind {
         _ if facts.elsewhere => Err(RequestError::OtherFileSystem),

@@ -8,16 +8,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quire_shared::protocol::{MakeDirectory, Put, SetAttributes, Version};
+use quire_shared::protocol::{MakeDirectory, Precondition, Put, SetAttributes, Version};
 use quire_shared::{Name, RemotePath};
-use rustix::fs::{Mode, OFlags, fchmod, mkdirat};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, fchmod};
 
-use super::change::existing_directory;
+use super::change::make_at;
 use super::facts::{FileId, MODE_MASK};
 use super::made::{MadeDirectories, UnsyncedAbove};
-use super::place::{DIRECTORY_MODE, Parents, Place};
-use super::publish::{require, require_replaceable};
+use super::place::{Parents, Place};
+use super::publish::require_replaceable;
 use super::staging::{StagedFile, set_modified};
 use super::{Inner, Root};
 use crate::error::RequestError;
@@ -133,7 +132,7 @@ impl<'root> Batch<'root> {
     ) -> Result<Applied<'root>, RequestError> {
         let precondition = &put.precondition;
         let mut made = MadeDirectories::new(self.inner);
-        let (place, parent) = self.place(&put.path, parents, &mut made)?;
+        let (place, parent) = self.place(&put.path, parents, precondition, &mut made)?;
         require_replaceable(precondition, place.facts()?.as_ref())?;
         let file = staged.publish(&place, precondition)?;
         made.keep();
@@ -151,22 +150,9 @@ impl<'root> Batch<'root> {
     ) -> Result<Applied<'root>, RequestError> {
         let precondition = &make.precondition;
         let mut made = MadeDirectories::new(self.inner);
-        let (place, parent) = self.place(&make.path, parents, &mut made)?;
-        let existing = match place.facts()? {
-            Some(facts) => Some(facts),
-            None => {
-                require(precondition, None)?;
-                let mode = Mode::from_raw_mode(DIRECTORY_MODE);
-                match mkdirat(&place.directory, place.name, mode) {
-                    Ok(()) => None,
-                    // A program that doesn't know our locks was faster.
-                    Err(Errno::EXIST) => Some(place.facts()?.ok_or(RequestError::Conflict)?),
-                    Err(errno) => return Err(RequestError::system("making a directory")(errno)),
-                }
-            }
-        };
-        let result = match existing {
-            Some(facts) => Visible::Existing(existing_directory(precondition, &facts)?),
+        let (place, parent) = self.place(&make.path, parents, precondition, &mut made)?;
+        let result = match make_at(&place, precondition)? {
+            Some(existing) => Visible::Existing(existing),
             None => {
                 made.keep();
                 let name = make.path.name().ok_or(RequestError::RootItself)?;
@@ -213,6 +199,7 @@ impl<'root> Batch<'root> {
         &mut self,
         path: &'path RemotePath,
         allowed: Parents,
+        precondition: &Precondition,
         made: &mut MadeDirectories<'root>,
     ) -> Result<(Place<'path>, Parent), RequestError> {
         let (name, parents) = path.names().split_last().ok_or(RequestError::RootItself)?;
@@ -221,12 +208,9 @@ impl<'root> Batch<'root> {
         let parent = match known {
             Some(parent) => parent,
             None => {
-                let place = match self.inner.place(path, OFlags::RDONLY) {
-                    Err(RequestError::NotFound) if allowed != Parents::MustExist => {
-                        self.inner.place_making(path, allowed, made)?
-                    }
-                    place => place?,
-                };
+                let place = self
+                    .inner
+                    .place_to_change(path, allowed, precondition, made)?;
                 Parent {
                     names: parents.to_vec(),
                     directory: place.directory,

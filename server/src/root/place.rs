@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
+use quire_shared::protocol::Precondition;
 use quire_shared::{Name, RemotePath};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use super::Inner;
 use super::facts::{Facts, FileId};
 use super::made::MadeDirectories;
+use super::publish::require;
 use crate::error::RequestError;
 
 /// What a change may do about directories that are missing above its path.
@@ -116,6 +118,24 @@ impl Inner {
         let found = Facts::at(&self.directory, name, self.id.device)
             .map_err(RequestError::system("looking at a name"))?;
         Ok(found.is_some_and(|found| found.id == staging))
+    }
+
+    /// The place of `path` for a change. Directories that are missing on the way are made as far as
+    /// that is `allowed`, unless `precondition` asks for something that is there.
+    pub(super) fn place_to_change<'path>(
+        &self,
+        path: &'path RemotePath,
+        allowed: Parents,
+        precondition: &Precondition,
+        made: &mut MadeDirectories<'_>,
+    ) -> Result<Place<'path>, RequestError> {
+        match self.place(path, OFlags::RDONLY) {
+            Err(RequestError::NotFound) if allowed != Parents::MustExist => {
+                require(precondition, None)?;
+                self.place_making(path, allowed, made)
+            }
+            place => place,
+        }
     }
 
     /// The place of `path` for a change, after making the directories that are missing.

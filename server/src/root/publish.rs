@@ -65,13 +65,9 @@ impl Root {
             return Err(RequestError::IsDirectory);
         }
         let mut made = MadeDirectories::new(&self.inner);
-        let place = match self.inner.place(path, OFlags::RDONLY) {
-            Err(RequestError::NotFound) if parents != Parents::MustExist => {
-                require(precondition, None)?;
-                self.inner.place_making(path, parents, &mut made)?
-            }
-            place => place?,
-        };
+        let place = self
+            .inner
+            .place_to_change(path, parents, precondition, &mut made)?;
         require_replaceable(precondition, place.facts()?.as_ref())?;
         let above = self.inner.unsynced_above(path)?;
         let file = staged.publish(&place, precondition)?;

@@ -40,6 +40,14 @@ impl Keys {
         fs::write(&new, text).unwrap();
         fs::rename(new, &self.path).unwrap();
     }
+
+    /// A server of `tree` that goes by this file.
+    async fn serve(&self, tree: &Tree) -> TestServer {
+        let file = KeysFile::required(self.path.clone());
+        let server = TestServer::builder(tree);
+        let server = server.with(|config| config.authorized_keys = Some(file));
+        server.start().await
+    }
 }
 
 /// A server of `tree` that grants its stranger `rules`, and a connection of that stranger.
@@ -164,11 +172,7 @@ async fn parents_are_made_only_where_the_client_may_create() {
 async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     let tree = Tree::new().file("f", "content");
     let keys = Keys::new("");
-    let file = KeysFile::required(keys.path.clone());
-    let server = TestServer::builder(&tree)
-        .with(|config| config.authorized_keys = Some(file))
-        .start()
-        .await;
+    let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     keys.write(&format!("{} write\n", stranger.fingerprint()));
     let client = server.connect(&stranger).await.unwrap();
@@ -203,11 +207,7 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
 async fn rights_change_under_a_connection_that_keeps_some() {
     let tree = Tree::new().file("f", "content");
     let keys = Keys::new("");
-    let file = KeysFile::required(keys.path.clone());
-    let server = TestServer::builder(&tree)
-        .with(|config| config.authorized_keys = Some(file))
-        .start()
-        .await;
+    let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     let grant = |rules: &str| keys.write(&format!("{} {rules}\n", stranger.fingerprint()));
     grant("write");

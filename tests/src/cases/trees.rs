@@ -275,19 +275,22 @@ fn large() -> (Tree, usize) {
     (tree, files)
 }
 
+/// The stream of the tree `d`, which the server has begun to send.
+async fn walking(raw: &Raw) -> RecvStream {
+    let (mut send, mut recv) = raw.begin(get_tree("d", ENCLOSED_BYTES_MAX)).await;
+    send.finish().unwrap();
+    let begun = reply::<Attributes>(&mut recv).await.unwrap();
+    begun.into_result().unwrap();
+    recv
+}
+
 // P21
 #[tokio::test]
 async fn a_client_that_stands_still_delays_no_change_and_hears_what_became_of_the_rest() {
     let (tree, files) = large();
     let server = TestServer::start(&tree).await;
     let (raw, client) = (server.raw().await, server.client().await);
-    let (mut send, mut recv) = raw.begin(get_tree("d", ENCLOSED_BYTES_MAX)).await;
-    send.finish().unwrap();
-    reply::<Attributes>(&mut recv)
-        .await
-        .unwrap()
-        .into_result()
-        .unwrap();
+    let mut recv = walking(&raw).await;
     let last = format!("d/a/{:03}", files - 1);
     within("a put", store(&client, &last, b"new"))
         .await
@@ -312,13 +315,7 @@ async fn a_directory_that_is_another_when_the_walk_comes_back_to_it_is_left() {
     let (tree, _) = large();
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
-    let (mut send, mut recv) = raw.begin(get_tree("d", ENCLOSED_BYTES_MAX)).await;
-    send.finish().unwrap();
-    reply::<Attributes>(&mut recv)
-        .await
-        .unwrap()
-        .into_result()
-        .unwrap();
+    let mut recv = walking(&raw).await;
     // The walk is in `d/a`, whose files are more than can be under way.
     fs::rename(tree.path("d"), tree.path("e")).unwrap();
     let tree = tree.directory("d/b");
@@ -339,13 +336,7 @@ async fn a_client_that_wants_no_more_of_a_tree_ends_it() {
     let (tree, _) = large();
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
-    let (mut send, mut recv) = raw.begin(get_tree("d", ENCLOSED_BYTES_MAX)).await;
-    send.finish().unwrap();
-    reply::<Attributes>(&mut recv)
-        .await
-        .unwrap()
-        .into_result()
-        .unwrap();
+    let mut recv = walking(&raw).await;
     recv.stop(ErrorCode::CANCELLED.into()).unwrap();
     // Fails if anything is left of the request.
     raw.close().await;

@@ -3,7 +3,7 @@
 //! cargo tells only a package's own tests where its programs are, so they are looked for where
 //! `cargo test --workspace` puts them: two directories above this test.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, read_to_string};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -191,13 +191,7 @@ impl Running {
         let mut child = self.child.take().unwrap();
         let ending = tokio::task::spawn_blocking(move || {
             let status = child.wait().unwrap();
-            let mut log = String::new();
-            child
-                .stderr
-                .take()
-                .unwrap()
-                .read_to_string(&mut log)
-                .unwrap();
+            let log = read_to_string(child.stderr.take().unwrap()).unwrap();
             (status.code(), log)
         });
         within("the end of the server", ending).await.unwrap()
