@@ -15,7 +15,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportErrorCode};
 use quire_certs::Identity;
 use quire_shared::congestion::CongestionControl;
-use quire_shared::socket::{self, SocketConfig};
+use quire_shared::socket::{self, Credit, SocketConfig};
 use quire_shared::transport;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -181,7 +181,8 @@ fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
         // Nothing that most users can change: worth a line only to those who look for speed.
         tracing::info!("{shortfall}");
     }
-    socket::endpoint(bound, None).map_err(|error| ClientError::Socket(error.into()))
+    socket::endpoint(bound, None, &Credit::default())
+        .map_err(|error| ClientError::Socket(error.into()))
 }
 
 /// Completes when the host says that nothing listens at `address`, else never.

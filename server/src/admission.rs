@@ -6,8 +6,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quire_shared::socket::{Credit, Unproved};
 
 use crate::counters::{Counter, Counters};
 use crate::limits::{Limits, Prove};
@@ -17,6 +20,7 @@ use crate::limits::{Limits, Prove};
 pub(crate) struct Admission {
     limits: Arc<Limits>,
     counters: Arc<Counters>,
+    credit: Credit,
     open: Arc<Mutex<Open>>,
 }
 
@@ -40,18 +44,20 @@ pub(crate) enum Verdict {
 }
 
 impl Admission {
-    pub(crate) fn new(limits: Arc<Limits>, counters: Arc<Counters>) -> Self {
+    /// Nobody yet; what is sent to clients that haven't proved their address is up to `credit`.
+    pub(crate) fn new(limits: Arc<Limits>, counters: Arc<Counters>, credit: Credit) -> Self {
         Self {
             limits,
             counters,
+            credit,
             open: Arc::default(),
         }
     }
 
     /// Decides on a client at `remote`, which is proved to be its own or not.
-    pub(crate) fn judge(&self, remote: IpAddr, is_proved: bool) -> Verdict {
+    pub(crate) fn judge(&self, remote: SocketAddr, is_proved: bool) -> Verdict {
         let (limits, counters) = (&self.limits, &self.counters);
-        let address = network(remote);
+        let address = network(remote.ip());
         let mut open = self.open();
         let of_address = open.by_address.get(&address).copied().unwrap_or(0);
         let refuse = |counter: &Counter, reason| {
@@ -62,7 +68,7 @@ impl Admission {
             || of_address >= limits.connections_per_address.div_ceil(2)
             || match limits.prove_addresses {
                 Prove::Always => true,
-                Prove::Public => is_public(remote.to_canonical()),
+                Prove::Public => is_public(remote.ip().to_canonical()),
                 Prove::UnderLoad => false,
             };
         if has_to_prove && !is_proved {
@@ -84,6 +90,7 @@ impl Admission {
         open.by_address.insert(address, of_address + 1);
         Verdict::Admit(Admitted {
             address,
+            unproved: (!is_proved).then(|| self.credit.limit(remote)),
             is_in_handshake: true,
             open: Arc::clone(&self.open),
         })
@@ -98,17 +105,32 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     address: IpAddr,
+    /// Limits what it is sent as long as its address isn't proved.
+    unproved: Option<Unproved>,
     is_in_handshake: bool,
     open: Arc<Mutex<Open>>,
 }
 
 impl Admitted {
-    /// Notes that the handshake is over.
+    /// Notes that the handshake is over, and its address proved.
     pub(crate) fn handshake_over(&mut self) {
+        self.unproved = None;
         if std::mem::take(&mut self.is_in_handshake) {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.handshakes = open.handshakes.saturating_sub(1);
         }
+    }
+
+    /// Keeps counting a connection whose handshake has failed for as long as quinn may keep it:
+    /// its state takes memory whether or not anybody can still use it, and a client that ends its
+    /// connections as fast as it begins them would have any number of them. Those of addresses
+    /// that aren't proved still count as handshakes, so that many of them make all clients prove
+    /// theirs; those of others count as connections of their address.
+    pub(crate) async fn linger(mut self, time: Duration) {
+        if self.unproved.is_none() {
+            self.handshake_over();
+        }
+        tokio::time::sleep(time).await;
     }
 }
 
@@ -152,6 +174,9 @@ fn is_public(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use super::*;
 
     fn admission(change: impl FnOnce(&mut Limits)) -> Admission {
@@ -160,11 +185,11 @@ mod tests {
             ..Limits::default()
         };
         change(&mut limits);
-        Admission::new(Arc::new(limits), Arc::default())
+        Admission::new(Arc::new(limits), Arc::default(), Credit::default())
     }
 
-    fn address(last: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, last])
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 7))
     }
 
     fn admit(verdict: Verdict) -> Admitted {
@@ -213,6 +238,23 @@ mod tests {
         admit(admission.judge(address(2), true));
     }
 
+    #[tokio::test]
+    async fn a_failed_handshake_counts_until_quinn_has_forgotten_it() {
+        for is_proved in [true, false] {
+            let admission = admission(|limits| limits.handshakes = 8);
+            let admitted = admit(admission.judge(address(1), is_proved));
+            let mut lingering = Box::pin(admitted.linger(Duration::from_millis(1)));
+            let first = poll_fn(|context| Poll::Ready(lingering.as_mut().poll(context)));
+            assert!(first.await.is_pending());
+            assert_eq!(admission.open().total, 1);
+            assert_eq!(admission.open().by_address.len(), 1);
+            assert_eq!(admission.open().handshakes, u32::from(!is_proved));
+            lingering.await;
+            let open = admission.open();
+            assert_eq!((open.total, open.handshakes), (0, 0));
+        }
+    }
+
     #[test]
     fn under_load_addresses_have_to_be_proved() {
         let admission = admission(|limits| limits.handshakes = 8);
@@ -238,7 +280,7 @@ mod tests {
     fn addresses_of_the_open_internet_have_to_be_proved() {
         let public = admission(|limits| limits.prove_addresses = Prove::Public);
         let has_to = |address: &str| {
-            let verdict = public.judge(address.parse().unwrap(), false);
+            let verdict = public.judge(SocketAddr::new(address.parse().unwrap(), 7), false);
             matches!(verdict, Verdict::Prove)
         };
         for address in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8"] {
@@ -269,6 +311,6 @@ mod tests {
         let parse = |text: &str| network(text.parse().unwrap());
         assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:1"));
         assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
-        assert_eq!(parse("::ffff:192.0.2.1"), address(1));
+        assert_eq!(parse("::ffff:192.0.2.1"), address(1).ip());
     }
 }

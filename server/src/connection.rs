@@ -12,7 +12,7 @@ use quinn::{Connecting, Connection, ConnectionError, VarInt};
 use quire_shared::limits::STREAMS_MAX;
 use quire_shared::pace::{Pace, Throttle};
 use quire_shared::traffic::Traffic;
-use quire_shared::{ErrorCode, closing, windows};
+use quire_shared::{ErrorCode, closing, transport, windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -98,19 +98,13 @@ impl Session {
 /// Serves one connection from its handshake to its end.
 pub(crate) async fn serve(
     connecting: Connecting,
-    mut admitted: Admitted,
+    admitted: Admitted,
     state: Arc<State>,
     stop: CancellationToken,
 ) {
-    let connection = match tokio::time::timeout(state.limits.handshake_time.0, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return debug!(%error, "handshake ended"),
-        Err(_) => {
-            state.counters.handshake_time.add_one();
-            return debug!("handshake took too long");
-        }
+    let Some((connection, _admitted)) = handshake(connecting, admitted, &state, &stop).await else {
+        return;
     };
-    admitted.handshake_over();
     let peer = state.client_ca.peer(&connection);
     let shown = peer
         .key
@@ -162,6 +156,46 @@ pub(crate) async fn serve(
             info!("closed by the client");
         }
         End::Lost(reason) => info!(%reason, "connection lost"),
+    }
+}
+
+/// Completes the handshake. Where that fails, waits until quinn has forgotten the connection.
+async fn handshake(
+    connecting: Connecting,
+    mut admitted: Admitted,
+    state: &State,
+    stop: &CancellationToken,
+) -> Option<(Connection, Admitted)> {
+    let kept = match tokio::time::timeout(state.limits.handshake_time.0, connecting).await {
+        Ok(Ok(connection)) => {
+            admitted.handshake_over();
+            return Some((connection, admitted));
+        }
+        Ok(Err(error)) => {
+            debug!(%error, "handshake ended");
+            kept_after(&error)
+        }
+        Err(_) => {
+            state.counters.handshake_time.add_one();
+            debug!("handshake took too long");
+            KEPT_AFTER_CLOSE
+        }
+    };
+    tokio::select! {
+        () = admitted.linger(kept) => {}
+        () = stop.cancelled() => {}
+    }
+    None
+}
+
+/// How long quinn keeps a connection whose handshake has ended with `error`. Where the client's
+/// first packet closes it, quinn 0.11 sets no timer for that, and only the idle timeout is left.
+fn kept_after(error: &ConnectionError) -> Duration {
+    match error {
+        ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) => {
+            transport::IDLE_TIMEOUT
+        }
+        _ => KEPT_AFTER_CLOSE,
     }
 }
 
@@ -255,6 +289,10 @@ fn report(ended: Result<Outcome, tokio::task::JoinError>) -> Option<Outcome> {
     }
     None
 }
+
+/// Three probe timeouts at the round trip of 333 ms that is assumed before one is known (RFC 9002,
+/// §6.2.2; RFC 9000, §10.2).
+const KEPT_AFTER_CLOSE: Duration = Duration::from_secs(3);
 
 /// How long a client may stay that has no rights and perhaps a code.
 const PAIRING_TIME: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use quinn::{Endpoint, Incoming, ServerConfig, TransportConfig, VarInt};
 use quire_certs::Fingerprint;
 use quire_shared::congestion::CongestionControl;
 use quire_shared::limits::STREAMS_MAX;
-use quire_shared::socket::{self, SocketConfig, SocketError};
+use quire_shared::socket::{self, Credit, SocketConfig, SocketError};
 use quire_shared::{ErrorCode, transport};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ pub struct Server {
     fingerprint: Fingerprint,
     congestion: CongestionControl,
     drain: Duration,
+    credit: Credit,
 }
 
 impl Server {
@@ -50,9 +51,10 @@ impl Server {
         let tls = tls::server_config(&config.identity).map_err(StartError::Tls)?;
         let server_config = server_config(tls);
         let state = Arc::new(State::open(&config)?);
+        let credit = Credit::default();
         let mut endpoints = Vec::with_capacity(config.listen.len());
         for Listen { address, optional } in config.listen {
-            match bind_endpoint(address, &server_config) {
+            match bind_endpoint(address, &server_config, &credit) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) if optional && error.is_no_such_address() => {
                     info!("not listening on {address}: this machine has no such address");
@@ -67,6 +69,7 @@ impl Server {
             fingerprint,
             congestion: config.congestion,
             drain: config.drain,
+            credit,
         })
     }
 
@@ -122,6 +125,7 @@ impl Server {
             admission: Admission::new(
                 Arc::clone(&self.state.limits),
                 Arc::clone(&self.state.counters),
+                self.credit.clone(),
             ),
             server_config: self.server_config.clone(),
             congestion: self.congestion,
@@ -170,12 +174,16 @@ fn server_config(tls: QuicServerConfig) -> ServerConfig {
     config
 }
 
-fn bind_endpoint(address: SocketAddr, config: &ServerConfig) -> Result<Endpoint, SocketError> {
+fn bind_endpoint(
+    address: SocketAddr,
+    config: &ServerConfig,
+    credit: &Credit,
+) -> Result<Endpoint, SocketError> {
     let socket = socket::bind(address, &SocketConfig::default())?;
     for shortfall in socket.shortfalls() {
         warn!("{shortfall}");
     }
-    socket::endpoint(socket, Some(config.clone()))
+    socket::endpoint(socket, Some(config.clone()), credit)
 }
 
 /// What admitting a connection takes.
@@ -205,7 +213,7 @@ impl Entrance {
     fn admit(&self, incoming: Incoming) {
         let remote = incoming.remote_address();
         let is_proved = incoming.remote_address_validated();
-        let admitted = match self.admission.judge(remote.ip(), is_proved) {
+        let admitted = match self.admission.judge(remote, is_proved) {
             Verdict::Admit(admitted) => admitted,
             Verdict::Prove => {
                 debug!(%remote, "has to prove its address");

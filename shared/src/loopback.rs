@@ -90,5 +90,5 @@ impl Loopback {
 
 fn bind() -> Endpoint {
     let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into(), &SocketConfig::default()).unwrap();
-    socket::endpoint(socket, None).unwrap()
+    socket::endpoint(socket, None, &socket::Credit::default()).unwrap()
 }

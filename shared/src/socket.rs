@@ -7,6 +7,7 @@
 //! large part of the kernel's work. [`mtu_discovery`] lets datagrams grow to what the path bears.
 
 mod batch;
+mod credit;
 mod gather;
 mod mtu;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::credit::{Credit, Unproved};
 use self::gather::GatheringSocket;
 pub use self::mtu::{mtu_discovery, path_payload_max};
 
@@ -185,6 +187,7 @@ pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
 }
 
 /// Makes an endpoint of a bound socket: a server with `Some` configuration, a client with `None`.
+/// It sends no more than `credit` allows.
 ///
 /// Must be called within a tokio runtime, which then runs the endpoint's tasks until the endpoint
 /// and all of its connections are gone.
@@ -194,12 +197,13 @@ pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
 pub fn endpoint(
     socket: BoundSocket,
     server: Option<ServerConfig>,
+    credit: &Credit,
 ) -> Result<Endpoint, SocketError> {
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime
         .wrap_udp_socket(socket.socket)
         .map_err(SocketError::Setup)?;
-    let socket = Arc::new(GatheringSocket::new(socket));
+    let socket = Arc::new(GatheringSocket::new(socket, credit.clone()));
     Endpoint::new_with_abstract_socket(endpoint_config(), server, socket, runtime)
         .map_err(SocketError::Setup)
 }

@@ -43,15 +43,15 @@ fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> Transp
         .stream_receive_window(VarInt::from_u32(end.stream_window()))
         .receive_window(VarInt::from_u64(end.receive_window()).unwrap_or(VarInt::MAX))
         .send_window(SEND_WINDOW)
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .congestion_controller_factory(Arc::new(OpenableFactory(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }
 
-/// How long a silent connection lives, in milliseconds: RFC 9308, §3.2, expects NAT bindings to
-/// last no longer without traffic.
-const IDLE_MS: u32 = 30_000;
+/// How long a silent connection lives: RFC 9308, §3.2, expects NAT bindings to last no longer
+/// without traffic.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A third of the idle timeout, so that two lost packets don't end an idle session.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -21,12 +21,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::batch::{Afterwards, Batch, SEND_BYTES_MAX};
+use super::credit::Credit;
 
 /// A socket that splits and gathers segmented sends.
 #[derive(Debug)]
 pub(super) struct GatheringSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     lanes: Arc<Lanes>,
+    credit: Credit,
     /// Size of the datagram seen last: the best guess at those to come.
     datagram_bytes: AtomicUsize,
     /// The task that flushes; aborted when the socket is dropped.
@@ -34,14 +36,15 @@ pub(super) struct GatheringSocket {
 }
 
 impl GatheringSocket {
-    /// Wraps `inner`; within a tokio runtime only.
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>) -> Self {
+    /// Wraps `inner`, to send what `credit` allows; within a tokio runtime only.
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, credit: Credit) -> Self {
         let lanes = Arc::new(Lanes::default());
         let mut flusher = JoinSet::new();
         flusher.spawn(flush_when_due(Arc::clone(&lanes), Arc::clone(&inner)));
         Self {
             inner,
             lanes,
+            credit,
             datagram_bytes: AtomicUsize::new(1),
             _flusher: flusher,
         }
@@ -56,6 +59,13 @@ impl AsyncUdpSocket for GatheringSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if !self
+            .credit
+            .take(transmit.destination, transmit.contents.len())
+        {
+            tracing::trace!(remote = %transmit.destination, "not sent to an unproved address");
+            return Ok(());
+        }
         let datagram_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
         if self.datagram_bytes.load(Ordering::Relaxed) != datagram_bytes {
             self.datagram_bytes.store(datagram_bytes, Ordering::Relaxed);
@@ -77,7 +87,11 @@ impl AsyncUdpSocket for GatheringSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.inner.poll_recv(cx, bufs, meta)
+        let received = std::task::ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        for meta in meta.iter().take(received) {
+            self.credit.received(meta.addr, meta.len);
+        }
+        Poll::Ready(Ok(received))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -138,8 +138,18 @@ impl Pair {
         client_config.transport_config(transport());
 
         let config = SocketConfig::default();
-        let server = endpoint(bind(loopback_v4(), &config).unwrap(), Some(server)).unwrap();
-        let client = endpoint(bind(loopback_v4(), &config).unwrap(), None).unwrap();
+        let server = endpoint(
+            bind(loopback_v4(), &config).unwrap(),
+            Some(server),
+            &Credit::default(),
+        )
+        .unwrap();
+        let client = endpoint(
+            bind(loopback_v4(), &config).unwrap(),
+            None,
+            &Credit::default(),
+        )
+        .unwrap();
         let connecting = client
             .connect_with(client_config, server.local_addr().unwrap(), "localhost")
             .unwrap();

@@ -151,5 +151,51 @@ async fn an_address_that_has_to_be_proved_hears_no_more_than_it_sent() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn an_address_that_says_one_thing_hears_three_times_as_much_at_most() {
+    let tree = Tree::new();
+    let server = TestServer::builder(&tree)
+        .limits(|limits| {
+            limits.prove_addresses = Prove::UnderLoad;
+            // Long enough for the server to say it again, and once more.
+            limits.handshake_time = Seconds(Duration::from_secs(4));
+        })
+        .start()
+        .await;
+    let mut sources = Vec::new();
+    for (number, datagram) in first_datagrams(5).await.iter().enumerate() {
+        sources.push(Source::send(2000 + number, datagram, server.address()).await);
+    }
+    within("the end of the handshakes", async {
+        while server.limits_met() != "handshake_time 5" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for source in &sources {
+        let (sent, received) = (source.sent, source.received());
+        // That it was answered shows that it was taken for a client's.
+        assert!(received > sent, "{received} bytes for {sent}");
+        assert!(received <= 3 * sent, "{received} bytes for {sent}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_datagram_of_an_unknown_version_hears_less_than_it_says_and_a_short_one_nothing() {
+    let tree = Tree::new().file("f", "content");
+    let server = TestServer::start(&tree).await;
+    let mut datagram = first_datagrams(1).await.remove(0);
+    datagram[1..5].copy_from_slice(&0x1a2a_3a4a_u32.to_be_bytes());
+    let short = Source::send(3000, &datagram[..100], server.address()).await;
+    let nearly = Source::send(3001, &datagram[..1199], server.address()).await;
+    let long = Source::send(3002, &datagram, server.address()).await;
+    within("an answer", long.socket.readable()).await.unwrap();
+    assert!((1..=datagram.len()).contains(&long.received()));
+    // What came before has been looked at by then.
+    assert_eq!(short.received() + nearly.received(), 0);
+    server.stop().await;
+}
+
 /// More than can be in a handshake, and more than that by far.
 const FLOOD: usize = 400;

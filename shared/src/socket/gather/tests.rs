@@ -5,6 +5,7 @@ use std::task::Waker;
 use quinn::udp::EcnCodepoint;
 use tokio::sync::mpsc;
 
+use super::super::credit::Credit;
 use super::*;
 
 /// One call to the socket.
@@ -45,7 +46,10 @@ impl Fake {
             state: Mutex::new(state),
             sends,
         });
-        let socket = GatheringSocket::new(Arc::clone(&fake) as Arc<dyn AsyncUdpSocket>);
+        let socket = GatheringSocket::new(
+            Arc::clone(&fake) as Arc<dyn AsyncUdpSocket>,
+            Credit::default(),
+        );
         (fake, socket, receiver)
     }
 
