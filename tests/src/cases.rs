@@ -1,5 +1,6 @@
 //! The cases, one file per subject.
 
+mod adversary;
 mod cache;
 mod command_line;
 mod confinement;
@@ -19,11 +20,13 @@ mod listing;
 mod locks;
 mod manage;
 mod pairing;
+mod paths;
 mod power_cut;
 mod protocol_document;
 mod put_trees;
 mod rights;
 mod shutdown;
+mod special;
 mod sync_order;
 mod tidy;
 mod transfer;

@@ -2,13 +2,16 @@
 //!
 //! Every wait has a limit that says what was waited for, so that a test that hangs explains itself.
 
+pub(crate) mod arena;
 pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod fake;
 pub(crate) mod log;
 pub(crate) mod power;
 pub(crate) mod programs;
+pub(crate) mod python;
 pub(crate) mod raw;
+pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod strace;
 pub(crate) mod tree;

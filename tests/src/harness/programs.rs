@@ -47,6 +47,15 @@ impl Programs {
         self.start(Command::new(self.directory.join("quire-server")), root)
     }
 
+    /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe
+    /// that nobody reads would fill up and stop the server.
+    pub(crate) fn serve_logged(&self, root: &Path, arguments: &[&str], log: &Path) -> Running {
+        let mut command = Command::new(self.directory.join("quire-server"));
+        command.args(arguments);
+        let log = std::fs::File::create(log).unwrap();
+        self.start_with(command, root, log.into())
+    }
+
     /// Starts a server that leaves out `fault`, if it was built so that it can.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn serve_faulty(&self, root: &Path, fault: quire_server::faults::Fault) -> Running {
@@ -76,7 +85,11 @@ impl Programs {
         Some(self.start(command, root))
     }
 
-    fn start(&self, mut command: Command, root: &Path) -> Running {
+    fn start(&self, command: Command, root: &Path) -> Running {
+        self.start_with(command, root, Stdio::piped())
+    }
+
+    fn start_with(&self, mut command: Command, root: &Path, log: Stdio) -> Running {
         command
             .arg(root)
             .args(["--listen", "127.0.0.1:0", "--state-dir"]);
@@ -84,7 +97,7 @@ impl Programs {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(log);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let fingerprint = lines.next().unwrap().unwrap();
@@ -165,6 +178,11 @@ impl Running {
     /// What stands before a path in the client's commands.
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Sends it a signal.

@@ -1,0 +1,43 @@
+"""Pieces of one byte with holes between them, on as many streams as there may be (STREAM), or in
+the handshake's stream (CRYPTO): each piece costs its receiver more than the byte that it holds.
+The client comes again whenever it is sent away."""
+
+import os
+import sys
+import time
+
+import peer
+
+which = os.environ.get("WHICH", "stream")
+arguments = peer.arguments()
+connections, frames, codes = 0, 0, {}
+end = time.monotonic() + arguments.seconds
+
+
+def pieces():
+    """One byte in every two, of all streams by turns, the first byte of all left out."""
+    if which == "crypto":
+        yield from (peer.frame(peer.CRYPTO, offset, 1, b"x") for offset in range(1, 1 << 20, 2))
+    else:
+        for offset in range(1, 1 << 20, 2):
+            for number in range(100):
+                yield peer.stream(4 * number, offset, b"x")
+
+
+while time.monotonic() < end:
+    client = peer.Peer(arguments.port, arguments.identity, peer.source(connections))
+    if not client.connect():
+        continue
+    connections += 1
+    for count, packet in enumerate(peer.packed(pieces())):
+        client.send(packet)
+        frames += packet.count(b"x")
+        if count % 50 == 0:
+            client.receive()
+            if client.closed or time.monotonic() > end:
+                break
+    client.pump(0.2)
+    closed = client.closed
+    name = f"{closed['code']:#x}" if closed else "open"
+    codes[name] = codes.get(name, 0) + 1
+peer.report(connections=connections, frames=frames, codes=codes)

@@ -1,0 +1,90 @@
+"""Many clients that each keep something open with as little as possible: a handshake that doesn't
+go on, a request that comes byte by byte, a file that does, or one that isn't taken."""
+
+import collections
+import os
+import time
+
+import peer
+
+which = os.environ["WHICH"]
+arguments = peer.arguments()
+PER_ADDRESS = 50
+clients = []
+codes = collections.Counter()
+begun = time.monotonic()
+for number in range(arguments.clients):
+    client = peer.Peer(arguments.port, arguments.identity, peer.source(number // PER_ADDRESS))
+    client.cut = None
+    client.offset = 0
+    if which == "handshake":
+        client.begin()
+    else:
+        client.connect()
+    client.since = time.monotonic()
+    clients.append(client)
+connected = sum(client.is_connected for client in clients)
+body = peer.put("slow", 1 << 20)
+
+
+def first(client):
+    """What the client starts with."""
+    match which:
+        case "header":
+            return peer.stream(0, 0, b"\0")
+        case "body":
+            return peer.stream(0, 0, body)
+        case "window":
+            return peer.stream(0, 0, peer.get("big"), fin=True)
+
+
+def more(client):
+    """What it goes on with once a second."""
+    client.offset += 1
+    match which:
+        case "header":
+            return peer.stream(0, client.offset, b"\0") if client.offset < 3 else b""
+        case "body":
+            return peer.stream(0, len(body) + client.offset - 1, b"x")
+        case "window":
+            return peer.frame(peer.MAX_STREAM_DATA, 0, (1 << 20) + client.offset)
+
+
+for client in clients:
+    if client.is_connected:
+        client.send(first(client))
+        client.since = time.monotonic()
+end = time.monotonic() + arguments.seconds
+following = time.monotonic() + 1
+while time.monotonic() < end and any(client.cut is None for client in clients):
+    for client in clients:
+        if which == "handshake":
+            # What has arrived waits in the socket.
+            break
+        client.pump(0)
+        if client.cut is None and (client.closed or client.ended):
+            client.cut = time.monotonic() - client.since
+            codes[str(client.closed or client.ended)] += 1
+    if time.monotonic() > following:
+        following += 1
+        for client in clients:
+            if client.cut is None and client.is_connected and (data := more(client)):
+                client.send(data)
+    time.sleep(0.01)
+# A handshake that was cut off doesn't go on, though the client does.
+if which == "handshake":
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        for client in clients:
+            client.pump(0)
+    went_on = sum(client.quic._handshake_confirmed for client in clients)
+    codes["went on"] = went_on
+cuts = sorted(client.cut for client in clients if client.cut is not None)
+peer.report(
+    connected=connected,
+    seconds=round(time.monotonic() - begun, 1),
+    cut=len(cuts),
+    first=round(cuts[0], 1) if cuts else None,
+    codes=codes,
+    last=round(cuts[-1], 1) if cuts else None,
+)

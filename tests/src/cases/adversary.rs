@@ -1,0 +1,217 @@
+//! What a hostile client of an independent QUIC stack does to the server, by the scripts of
+//! `tests/adversary`, while a good client must be served and memory is bounded.
+//!
+//! Here each attack lasts a second or two. At full length and rate they are
+//! `cargo test --release --workspace -- --ignored --nocapture adversary`, which says what it
+//! measured.
+
+use serde_json::Value;
+
+use crate::harness::arena::{Arena, Attack};
+
+/// Runs one attack on a server of its own, and gives what the script says.
+async fn bear(attack: Attack) -> Option<Value> {
+    let arena = Arena::open(&[])?;
+    Some(arena.bear(attack).await.check())
+}
+
+/// The codes of RFC 9000, §20.1, that a script saw, by what it tried.
+fn codes(said: &Value) -> impl Iterator<Item = (&str, Option<u64>)> {
+    let codes = said["codes"].as_object().unwrap();
+    codes
+        .iter()
+        .map(|(name, code)| (name.as_str(), code.as_u64()))
+}
+
+async fn gaps(which: &'static str, seconds: u32) {
+    let Some(said) = bear(Attack::new("gaps.py", which, seconds)).await else {
+        return;
+    };
+    // Only what was under way at the end may not have been told yet.
+    let codes = said["codes"].as_object().unwrap();
+    assert!(codes.keys().any(|code| code != "open"), "{said}");
+    assert!(codes.get("open").is_none_or(|open| open == 1), "{said}");
+}
+
+#[tokio::test]
+async fn pieces_with_gaps_end_the_connection() {
+    gaps("stream", 2).await;
+}
+
+#[tokio::test]
+async fn pieces_with_gaps_in_the_handshake_end_the_connection() {
+    gaps("crypto", 1).await;
+}
+
+#[tokio::test]
+async fn frames_of_streams_beyond_the_limit_end_the_connection() {
+    let Some(said) = bear(Attack::new("beyond.py", "", 1)).await else {
+        return;
+    };
+    for (name, code) in codes(&said) {
+        // quinn lets the last of these pass, which opens nothing.
+        let is_refused = code == Some(STREAM_LIMIT_ERROR) || name == "STOP_SENDING";
+        assert!(is_refused, "{name}: {said}");
+    }
+}
+
+async fn floods(seconds: u32) {
+    for which in [
+        "new-connection-id",
+        "retire-connection-id",
+        "path-challenge",
+        "max-stream-data",
+        "max-data",
+        "stream-data-blocked",
+        "ping",
+    ] {
+        let Some(said) = bear(Attack::new("floods.py", which, seconds)).await else {
+            return;
+        };
+        let frames = said["frames"].as_u64().unwrap();
+        assert!(frames > 0, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn floods_of_control_frames_are_borne() {
+    floods(1).await;
+}
+
+async fn resets(seconds: u32) {
+    let Some(said) = bear(Attack::new("resets.py", "", seconds)).await else {
+        return;
+    };
+    let code = quire_shared::ErrorCode::LIMIT.number().to_string();
+    let codes = said["codes"].as_object().unwrap();
+    assert!(codes.contains_key(&code), "{said}");
+    assert!(codes.get("None").is_none_or(|open| open == 1), "{said}");
+}
+
+#[tokio::test]
+async fn streams_opened_and_reset_without_end_end_the_connection() {
+    resets(2).await;
+}
+
+#[tokio::test]
+async fn packets_acknowledged_before_they_were_sent_end_the_connection() {
+    for which in ["unsent", "all"] {
+        let Some(said) = bear(Attack::new("acks.py", which, 5)).await else {
+            return;
+        };
+        assert_eq!(said["closed"]["code"], PROTOCOL_VIOLATION, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn frames_that_do_not_exist_end_the_connection() {
+    let Some(said) = bear(Attack::new("frames.py", "", 1)).await else {
+        return;
+    };
+    assert_eq!(said["survived"], Value::Array(Vec::new()), "{said}");
+}
+
+async fn first_packets(seconds: u32) {
+    let attack = Attack {
+        rate: 2000,
+        is_authorized: false,
+        ..Attack::new("initials.py", "", seconds)
+    };
+    let Some(said) = bear(attack).await else {
+        return;
+    };
+    let bytes = |name: &str| said[name].as_u64().unwrap();
+    assert!(bytes("received") <= 3 * bytes("sent"), "{said}");
+}
+
+#[tokio::test]
+async fn two_thousand_first_packets_a_second_keep_nobody_out() {
+    first_packets(2).await;
+}
+
+/// First packets that end their connections, which quinn then keeps until they are idle: an address
+/// has to be proved before it can have many of them, as with handshakes that don't go on.
+#[tokio::test]
+async fn first_packets_that_close_take_no_more_than_those_that_open() {
+    let attack = Attack {
+        rate: 2000,
+        is_authorized: false,
+        ..Attack::new("initials.py", "close", 2)
+    };
+    let Some(said) = bear(attack).await else {
+        return;
+    };
+    // A token for nearly each.
+    let bytes = |name: &str| said[name].as_u64().unwrap();
+    assert!(bytes("received") >= bytes("sent") / 20, "{said}");
+}
+
+/// Clients that each take as long as they can; `limits` say how long that is.
+async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) {
+    let Some(arena) = Arena::open(limits) else {
+        return;
+    };
+    let attack = Attack {
+        clients,
+        ..Attack::new("slow.py", which, seconds)
+    };
+    let said = arena.bear(attack).await.check();
+    if which == "handshake" {
+        assert_eq!(said["codes"]["went on"], 0, "{said}");
+    } else {
+        assert_eq!(said["connected"], clients, "{said}");
+        assert_eq!(said["cut"], clients, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut_off() {
+    slow("handshake", 3, 20, &["--handshake-time", "1"]).await;
+    slow("header", 20, 20, &["--request-time", "1"]).await;
+    for which in ["body", "window"] {
+        slow(which, 20, 20, &["--stall-time", "1"]).await;
+    }
+}
+
+/// Too many streams, of RFC 9000, §20.1.
+const STREAM_LIMIT_ERROR: u64 = 0x04;
+
+/// An error that has no code of its own.
+const PROTOCOL_VIOLATION: u64 = 0x0a;
+
+mod full_length {
+    //! As the same attacks are described where their figures are: rate and length in full.
+
+    #[tokio::test]
+    #[ignore = "30 s each"]
+    async fn gaps() {
+        super::gaps("stream", 30).await;
+        super::gaps("crypto", 30).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "30 s each"]
+    async fn floods() {
+        super::floods(30).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "10 s"]
+    async fn resets() {
+        super::resets(10).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "two minutes"]
+    async fn slow_clients() {
+        for which in ["handshake", "header", "body", "window"] {
+            super::slow(which, 45, 1000, &[]).await;
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "20 s"]
+    async fn first_packets() {
+        super::first_packets(20).await;
+    }
+}
