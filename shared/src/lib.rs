@@ -21,6 +21,7 @@ pub mod pace;
 pub mod pairing;
 pub mod path;
 pub mod protocol;
+mod reassembly;
 pub mod socket;
 pub mod stream;
 pub mod tls;

@@ -4,7 +4,8 @@
 //! like a clean end. [`Sender`] turns that around: it resets when dropped, and only
 //! [`Sender::finish`] ends the stream well. See PROTOCOL.md, "Streams".
 
-use std::collections::VecDeque;
+mod intake;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -18,6 +19,7 @@ use crate::inbox::Inbox;
 use crate::pace::{Impatient, Pace};
 use crate::protocol::Message;
 use crate::traffic::{Direction, Moving, Traffic};
+use intake::Intake;
 
 /// How urgent a stream is; quinn sends what waits on more urgent streams first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,9 +115,6 @@ impl Sender {
             self.pace.take(piece.len()).await;
             self.write(piece, self.priority).await?;
         }
-        if let Some(body) = &self.body {
-            body.moved();
-        }
         Ok(())
     }
 
@@ -128,7 +127,12 @@ impl Sender {
             let writing = self.stream.write_chunks(&mut rest);
             let written = if priority == Priority::Bulk {
                 let writing = traffic.network(Direction::Out, writing);
-                self.pace.wait(writing).await??
+                let written = self.pace.wait(writing).await??;
+                // Not only after a whole piece: the windows of a path that starts must be ahead.
+                if let Some(body) = &self.body {
+                    body.moved();
+                }
+                written
             } else {
                 self.pace.wait(beyond_bulk(traffic, writing)).await??
             };
@@ -192,13 +196,13 @@ impl Drop for Sender {
 /// The receiving half of a request: stops with a code on drop, unless it was read to its end.
 #[derive(Debug)]
 pub struct Receiver {
-    stream: RecvStream,
-    /// Chunks that quinn gave together with others, in their order; taken before any more.
-    ahead: VecDeque<Bytes>,
+    intake: Intake,
     traffic: Traffic,
     pace: Pace,
     /// Counts the body among the connection's, once it has proved large.
     body: Option<Moving>,
+    /// Whether that body must reckon with gaps.
+    has_gaps: bool,
     /// Bytes that were read but not counted yet.
     uncounted: usize,
 }
@@ -207,11 +211,11 @@ impl Receiver {
     /// Takes charge of `stream`, which belongs to the connection of `traffic`.
     pub fn new(stream: RecvStream, traffic: &Traffic) -> Self {
         Self {
-            stream,
-            ahead: VecDeque::new(),
+            intake: Intake::new(stream),
             traffic: traffic.clone(),
             pace: Pace::default(),
             body: None,
+            has_gaps: false,
             uncounted: 0,
         }
     }
@@ -248,14 +252,12 @@ impl Receiver {
     /// # Errors
     /// If the stream breaks.
     pub async fn receive_bytes(&mut self, limit: usize) -> Result<Option<Bytes>, ReceiveError> {
-        if self.ahead.is_empty() {
-            self.look_ahead().await?;
-        }
-        let Some(mut chunk) = self.ahead.pop_front() else {
+        self.look_ahead().await?;
+        let Some(mut chunk) = self.intake.ready.pop_front() else {
             return Ok(None);
         };
         if chunk.len() > limit {
-            self.ahead.push_front(chunk.split_off(limit));
+            self.intake.ready.push_front(chunk.split_off(limit));
         }
         Ok(Some(chunk))
     }
@@ -265,11 +267,9 @@ impl Receiver {
     /// # Errors
     /// If the stream breaks.
     pub async fn receive_into(&mut self, inbox: &mut Inbox) -> Result<bool, ReceiveError> {
-        if self.ahead.is_empty() {
-            self.look_ahead().await?;
-        }
-        let goes_on = !self.ahead.is_empty();
-        for chunk in self.ahead.drain(..) {
+        self.look_ahead().await?;
+        let goes_on = !self.intake.ready.is_empty();
+        for chunk in self.intake.ready.drain(..) {
             inbox.push(&chunk);
         }
         Ok(goes_on)
@@ -303,31 +303,43 @@ impl Receiver {
         Ok(())
     }
 
-    /// Takes what quinn has, many chunks in one turn: each turn takes the lock of the connection,
-    /// and a chunk is no more than a packet carried.
+    /// Sees to it that the next bytes of the stream are there, or its end.
     async fn look_ahead(&mut self) -> Result<(), ReceiveError> {
-        let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
-        let reading = self.stream.read_chunks(&mut chunks);
-        let reading = self.traffic.network(Direction::In, reading);
-        let count = self.pace.wait(reading).await??.unwrap_or(0);
-        let bytes = chunks.iter().take(count).map(Bytes::len).sum();
-        self.pace.moved(bytes);
-        self.uncounted += bytes;
-        self.ahead.extend(chunks.into_iter().take(count));
-        if self.uncounted >= COUNTED_BYTES_MIN {
-            self.traffic.read(std::mem::take(&mut self.uncounted));
-            self.body
-                .get_or_insert_with(|| self.traffic.receives())
-                .moved();
+        while self.intake.ready.is_empty() {
+            let reading = self.intake.read();
+            let reading = self.traffic.network(Direction::In, reading);
+            let Some(bytes) = self.pace.wait(reading).await?? else {
+                break;
+            };
+            self.pace.moved(bytes);
+            self.count(bytes);
+            self.pace.take(bytes).await;
         }
-        self.pace.take(bytes).await;
         Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.uncounted += bytes;
+        if self.uncounted < COUNTED_BYTES_MIN {
+            return;
+        }
+        self.traffic.read(std::mem::take(&mut self.uncounted));
+        match &self.body {
+            Some(body) => body.moved(),
+            None => {
+                self.body = Some(self.traffic.receives());
+                self.has_gaps |= !self.traffic.is_local();
+            }
+        }
+        if self.has_gaps && self.intake.can_loosen() {
+            self.intake.loosen(self.traffic.hold());
+        }
     }
 
     /// Tells the other side to send no more, and why.
     pub fn stop(&mut self, code: ErrorCode) {
         // Fails only for a stream that is over already.
-        let _ = self.stream.stop(code.into());
+        let _ = self.intake.stream.stop(code.into());
     }
 }
 
@@ -381,9 +393,6 @@ async fn beyond_bulk<T>(traffic: &Traffic, writing: impl Future<Output = T>) -> 
     })
     .await
 }
-
-/// Chunks taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.
-const CHUNKS_AT_ONCE: usize = 48;
 
 /// Bodies up to this go ahead of larger ones: what one round trip carries at RFC 9002's initial
 /// window (§7.2) of ten packets and a few doublings.

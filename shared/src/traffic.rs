@@ -53,6 +53,10 @@ struct State {
     receive_window: ReceiveWindow,
     /// What both windows take of the budget, beyond what every connection has.
     grant: Grant,
+    /// Bytes of streams that wait for earlier ones.
+    held: u64,
+    /// What these take of the budget.
+    held_grant: Grant,
     losses: Losses,
     rate: Rate,
     /// When the path is looked at next.
@@ -75,6 +79,8 @@ impl Traffic {
                 send_window_peak: windows::SEND_WINDOW,
                 receive_window: ReceiveWindow::new(end.receive_window()),
                 grant: budget.grant(),
+                held: 0,
+                held_grant: budget.grant(),
                 losses: Losses::default(),
                 rate: Rate::new(now),
                 next_look: now,
@@ -90,6 +96,19 @@ impl Traffic {
     /// Counts a body that is about to be received, until the guard is dropped.
     pub(crate) fn receives(&self) -> Moving {
         self.starts(Direction::In)
+    }
+
+    /// Memory for bytes of one stream that wait for earlier ones.
+    pub(crate) fn hold(&self) -> Hold {
+        Hold {
+            shared: Arc::clone(&self.0),
+            bytes: 0,
+        }
+    }
+
+    /// Whether the other side is so close that losses are mended at once.
+    pub(crate) fn is_local(&self) -> bool {
+        windows::is_local(self.0.connection.stats().path.min_rtt)
     }
 
     /// Waits for work on this end's disk that a body can't go on without.
@@ -189,6 +208,29 @@ impl Drop for Moving {
         if *state.count(self.direction) == 0 {
             self.shared.look(&mut state, Instant::now());
         }
+    }
+}
+
+/// Memory of the connection that one stream uses, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Hold {
+    /// Notes that `bytes` are held now, and says whether there is room for more.
+    pub(crate) fn set(&mut self, bytes: u64) -> bool {
+        let mut state = self.shared.state();
+        let held = state.held - self.bytes + bytes;
+        (state.held, self.bytes) = (held, bytes);
+        state.held_grant.hold(held, self.shared.end)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

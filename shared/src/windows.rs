@@ -7,8 +7,9 @@
 //! - Sending: what the congestion controller may have under way, some round trips of it because
 //!   what lies behind a loss stays in the buffer until that is mended, and on a local network no
 //!   more than the other side's socket takes in while its program is busy.
-//! - A receiver gives a connection up that has too many gaps in one stream, and all that is under
-//!   way may have gaps, so on a path that loses much the window for sending stays smaller.
+//! - quinn gives a connection up that has too many gaps in one stream. A receiver of ours takes
+//!   bytes as they arrive, unless its disk holds it up, so the window for sending is bounded by
+//!   that only on a path that loses very much.
 //! - Receiving: with few bodies, what one stream may have and some more, so that a stream that
 //!   nobody reads can't stop the others. With many of them that would take too much memory, for
 //!   their chunks lie mixed in the buffers that the socket filled; there the rate decides.
@@ -36,6 +37,12 @@ impl End {
         }
     }
 
+    /// What may be held of all streams because earlier bytes are missing, in bytes: what comes on
+    /// such a path while a byte is lost three times.
+    pub(crate) fn held_max(self) -> u64 {
+        2 * u64::from(self.stream_window())
+    }
+
     /// What the other side may have under way on all streams, in bytes, while there are few.
     pub(crate) fn receive_window(self) -> u64 {
         u64::from(self.stream_window()) + RECEIVE_WINDOW_FREE
@@ -61,8 +68,13 @@ pub(crate) struct Path {
 
 impl Path {
     fn is_local(&self) -> bool {
-        self.round_trip_min < LOCAL_ROUND_TRIP
+        is_local(self.round_trip_min)
     }
+}
+
+/// Whether a path with this round trip is a local network.
+pub(crate) fn is_local(round_trip_min: Duration) -> bool {
+    round_trip_min < LOCAL_ROUND_TRIP
 }
 
 /// The window for sending while `bodies` are being sent.
@@ -70,7 +82,7 @@ pub(crate) fn send(path: &Path, bodies: usize) -> u64 {
     if bodies == 0 || path.is_local() {
         return SEND_WINDOW;
     }
-    (ROUND_TRIPS * path.in_flight_max)
+    (ROUND_TRIPS_SENT * path.in_flight_max)
         .min(without_too_many_gaps(path))
         .clamp(SEND_WINDOW, SEND_WINDOW_MAX)
 }
@@ -153,6 +165,17 @@ impl Grant {
             SEND_WINDOW + more_to_send,
             receive.min(base) + more_to_receive,
         )
+    }
+
+    /// Takes what `bytes` need that wait for earlier ones of their streams, and says whether more
+    /// may be read that have to wait. What one turn reads is always allowed.
+    pub(crate) fn hold(&mut self, bytes: u64, end: End) -> bool {
+        if bytes == 0 {
+            self.resize(0);
+            return true;
+        }
+        self.resize((bytes + 1).next_multiple_of(HELD_STEP));
+        bytes < self.bytes.min(end.held_max())
     }
 
     /// Takes what is missing to `bytes`, as far as it is there, or gives back what is too much.
@@ -301,8 +324,9 @@ impl Rate {
     }
 }
 
-/// What may be under way to a client on one stream, in bytes: what a path of 500 Mbit/s and 200 ms holds
-/// (12.5 MB) twice and a half, because what lies behind a loss waits for one or two round trips.
+/// What may be under way to a client on one stream, in bytes: what a path of 500 Mbit/s and 200 ms
+/// holds (12.5 MB) twice and a half, because word of what was read takes a round trip. What lies
+/// behind a loss counts as read.
 const CLIENT_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// The same to a server, of which many clients may make use at once.
@@ -317,8 +341,12 @@ const RECEIVE_WINDOW_FREE: u64 = 8 * 1024 * 1024;
 /// has to queue behind: three milliseconds at 700 MiB a second.
 pub(crate) const SEND_WINDOW: u64 = 2 * 1024 * 1024;
 
-/// The most that is buffered for sending, in bytes: as much as the widest stream takes.
-const SEND_WINDOW_MAX: u64 = CLIENT_STREAM_WINDOW as u64;
+/// The most that is buffered for sending, in bytes: what a path of 500 Mbit/s and 200 ms holds, five
+/// times, for all is kept from the first byte that wasn't acknowledged.
+const SEND_WINDOW_MAX: u64 = 64 * 1024 * 1024;
+
+/// Memory for what waits for earlier bytes is taken in steps of this size.
+const HELD_STEP: u64 = 1024 * 1024;
 
 /// The window for receiving many bodies at once on a local network, in bytes: 64 downloads need
 /// about four times that in memory.
@@ -333,8 +361,14 @@ const RECEIVE_WINDOW_MAX: u64 = 64 * 1024 * 1024;
 /// So many bodies at once still have windows of their full size.
 const FEW_BODIES: usize = 4;
 
-/// What a window holds, in round trips: one that is under way, one until a loss is mended, one for
-/// word of it, and one because a path that starts doubles its rate meanwhile.
+/// What the window for sending holds, in round trips: one that is under way, one until word of a
+/// loss comes, and one each for the second and third time that the same byte is lost, which at 2 %
+/// happens every few seconds; and one because a path that starts doubles its rate meanwhile.
+const ROUND_TRIPS_SENT: u64 = 5;
+
+/// What the window for receiving many bodies holds, in round trips: one that is under way, one until
+/// a loss is mended, one for word of it, and one because a path that starts doubles its rate
+/// meanwhile.
 const ROUND_TRIPS: u64 = 4;
 
 /// Below this a network is local: its queue is the buffer of the other side's socket.
@@ -343,9 +377,9 @@ const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);
 /// Longer round trips are queues or faults, which larger windows would only feed.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
-/// Gaps to be expected in one stream. quinn gives a connection up at 1024 pieces, of which a gap
-/// that was mended in the middle of others makes two.
-const GAPS: u64 = 400;
+/// Gaps to be expected in one stream. A receiver that takes bytes as they arrive has none that
+/// count, but while it waits for its disk quinn keeps them, and gives up at 1024 pieces.
+const GAPS: u64 = 900;
 
 /// The loss to reckon with where none was measured yet.
 const LOSS_UNKNOWN: f64 = 0.02;

@@ -173,6 +173,61 @@ async fn bytes_after_the_last_message_are_an_error() {
     ));
 }
 
+#[tokio::test]
+async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory() {
+    let body: Bytes = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    for budget in [u64::MAX / 2, 0] {
+        let loopback = Loopback::connect_lossy(budget).await;
+        let client = async |mut sender: Sender, mut receiver: Receiver| {
+            receiver.has_gaps = true;
+            sender.send(&ping()).await.unwrap();
+            sender.finish().unwrap();
+            let mut got = Vec::new();
+            while let Some(bytes) = receiver.receive_bytes(usize::MAX).await.unwrap() {
+                got.extend(bytes);
+            }
+            (got, receiver.intake.is_loose())
+        };
+        let server = async |mut sender: Sender, mut receiver: Receiver| {
+            receiver.receive::<Request>().await.unwrap();
+            sender.set_priority(Priority::Bulk);
+            sender.send_bytes(body.clone()).await.unwrap();
+            sender.finish_and_wait().await.unwrap();
+        };
+        let ((got, is_loose), ()) = loopback.talk(client, server).await;
+        assert!(got == body, "{} bytes, some of them wrong", got.len());
+        assert!(is_loose);
+        assert!(loopback.server.stats().path.lost_packets > 10);
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_heard_also_where_bytes_are_taken_as_they_arrive() {
+    let loopback = Loopback::connect_lossy(0).await;
+    let client = async |mut sender: Sender, mut receiver: Receiver| {
+        receiver.has_gaps = true;
+        sender.send(&ping()).await.unwrap();
+        loop {
+            match receiver.receive_bytes(usize::MAX).await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a clean end"),
+                Err(error) => return (Err::<(), _>(error), receiver.intake.is_loose()),
+            }
+        }
+    };
+    let server = async |mut sender: Sender, mut receiver: Receiver| {
+        receiver.receive::<Request>().await.unwrap();
+        sender.set_priority(Priority::Bulk);
+        let body = Bytes::from(vec![0; 4_000_000]);
+        sender.send_bytes(body).await.unwrap();
+        sender.reset(ErrorCode::CHANGED);
+        let _ = receiver.expect_end().await;
+    };
+    let ((result, is_loose), ()) = loopback.talk(client, server).await;
+    assert_reset(result, ErrorCode::CHANGED);
+    assert!(is_loose);
+}
+
 // P5
 #[tokio::test]
 async fn there_are_no_other_streams_and_no_datagrams() {

@@ -1,0 +1,138 @@
+//! A stream's bytes in their order, out of pieces that come in any.
+//!
+//! Between the pieces are the gaps that losses left. Memory is bounded by whoever adds pieces: see
+//! `traffic.rs`.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, Bytes};
+
+/// The pieces that wait for an earlier one. They may overlap, as long as they agree.
+#[derive(Debug, Default)]
+pub(crate) struct Reassembly {
+    /// How far the stream has been taken.
+    next: u64,
+    pieces: BTreeMap<u64, Bytes>,
+    held: u64,
+}
+
+impl Reassembly {
+    /// Goes on with a stream of which `taken` bytes have been taken.
+    pub(crate) fn after(taken: u64) -> Self {
+        Self {
+            next: taken,
+            ..Self::default()
+        }
+    }
+
+    /// The offset of the first byte that hasn't been taken.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Adds the piece of the stream that begins at `offset`.
+    pub(crate) fn add(&mut self, offset: u64, piece: Bytes) {
+        let known = self.pieces.get(&offset).map_or(0, Bytes::len);
+        if piece.len() > known {
+            self.held += (piece.len() - known) as u64;
+            self.pieces.insert(offset, piece);
+        }
+    }
+
+    /// Takes the next bytes of the stream, if they are there.
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        loop {
+            let first = self.pieces.first_entry()?;
+            let old = self.next.checked_sub(*first.key())?;
+            let mut piece = first.remove();
+            self.held -= piece.len() as u64;
+            let old = usize::try_from(old).unwrap_or(usize::MAX);
+            if old < piece.len() {
+                piece.advance(old);
+                self.next += piece.len() as u64;
+                return Some(piece);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LENGTH: u64 = 2_000;
+
+    fn content(range: Range<u64>) -> Bytes {
+        range.map(|at| (at * 7 % 251) as u8).collect()
+    }
+
+    fn taken(reassembly: &mut Reassembly) -> Vec<u8> {
+        std::iter::from_fn(|| reassembly.take()).flatten().collect()
+    }
+
+    /// All of the stream from `start` on in pieces, some of it twice, in any order.
+    fn pieces(start: u64) -> impl Strategy<Value = Vec<Range<u64>>> {
+        let cuts = proptest::collection::btree_set(start + 1..LENGTH, 1..40);
+        let again = proptest::collection::vec((0..LENGTH, 1..300_u64), 0..10);
+        (cuts, again)
+            .prop_map(move |(cuts, again)| {
+                let ends = cuts.iter().copied().chain([LENGTH]);
+                let starts = [start].into_iter().chain(cuts.iter().copied());
+                let once = starts.zip(ends).map(|(from, to)| from..to);
+                let again = again
+                    .into_iter()
+                    .map(|(from, length)| from..(from + length).min(LENGTH));
+                once.chain(again).collect::<Vec<_>>()
+            })
+            .prop_shuffle()
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_gives_the_stream((start, pieces) in (0..100_u64).prop_flat_map(|start| (Just(start), pieces(start)))) {
+            let mut reassembly = Reassembly::after(start);
+            let mut bytes = Vec::new();
+            for piece in pieces {
+                reassembly.add(piece.start, content(piece));
+                bytes.extend(taken(&mut reassembly));
+                prop_assert!(reassembly.take().is_none());
+            }
+            prop_assert_eq!(bytes, content(start..LENGTH));
+            prop_assert_eq!((reassembly.next(), reassembly.held()), (LENGTH, 0));
+        }
+
+        #[test]
+        fn nothing_behind_a_gap_is_given(mut pieces in pieces(0), lost in 0..LENGTH) {
+            pieces.retain(|piece| !piece.contains(&lost));
+            let mut reassembly = Reassembly::default();
+            for piece in &pieces {
+                reassembly.add(piece.start, content(piece.clone()));
+            }
+            let gap = (0..=lost).find(|at| !pieces.iter().any(|piece| piece.contains(at)));
+            prop_assert_eq!(taken(&mut reassembly), content(0..gap.unwrap()));
+            let behind = pieces.iter().any(|piece| piece.start > gap.unwrap());
+            prop_assert_eq!(reassembly.held() > 0, behind);
+        }
+    }
+
+    #[test]
+    fn held_bytes_are_counted_once_for_each_offset() {
+        let mut reassembly = Reassembly::default();
+        for end in [20, 30, 25, 30] {
+            reassembly.add(10, content(10..end));
+        }
+        assert_eq!(reassembly.held(), 20);
+        reassembly.add(0, content(0..10));
+        assert_eq!(taken(&mut reassembly), content(0..30));
+        assert_eq!(reassembly.held(), 0);
+    }
+}
