@@ -126,7 +126,7 @@ impl Sender {
         while !rest.iter().all(Bytes::is_empty) {
             let writing = self.stream.write_chunks(&mut rest);
             let written = if priority == Priority::Bulk {
-                let writing = traffic.network(Direction::Out, writing);
+                let writing = traffic.network(Direction::Out, traffic.as_bulk(writing));
                 let written = self.pace.wait(writing).await??;
                 // Not only after a whole piece: the windows of a path that starts must be ahead.
                 if let Some(body) = &self.body {

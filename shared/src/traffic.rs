@@ -162,9 +162,20 @@ impl Traffic {
         state.receive_window.read(bytes as u64);
     }
 
+    /// Writes what has no more room than bulk has.
+    pub(crate) async fn as_bulk<T>(&self, writing: impl Future<Output = T>) -> T {
+        let mut writing = pin!(writing);
+        poll_fn(|context| {
+            // Room is made for others under this lock, which wakes all who wait for some.
+            let _state = self.0.state();
+            writing.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// Calls `write`, which doesn't wait, while there is room that bulk doesn't have.
     pub(crate) fn beyond_bulk<T>(&self, write: impl FnOnce() -> T) -> T {
-        // Whoever comes meanwhile waits, so that nobody else lowers the window again.
+        // Whoever comes meanwhile waits, so that nobody else uses the room or lowers the window.
         let state = self.0.state();
         let connection = &self.0.connection;
         connection.set_send_window(state.send_window_peak + RESERVE);

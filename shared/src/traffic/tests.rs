@@ -64,6 +64,16 @@ async fn a_message_finds_room_where_the_window_has_become_smaller() {
 }
 
 #[tokio::test]
+async fn bulk_never_writes_while_there_is_room_for_others() {
+    let loopback = Loopback::connect().await;
+    let traffic = &loopback.client_traffic;
+    let is_exclusive = || traffic.0.state.try_lock().is_err();
+    assert!(traffic.as_bulk(async { is_exclusive() }).await);
+    assert!(traffic.beyond_bulk(is_exclusive));
+    assert!(!is_exclusive());
+}
+
+#[tokio::test]
 async fn many_bodies_share_a_smaller_window_than_few() {
     let loopback = Loopback::connect().await;
     let traffic = &loopback.client_traffic;
