@@ -170,11 +170,8 @@ impl Trial<'_> {
         let acknowledged = u64::from(ended.outcome.is_ok());
         self.plan
             .check(&ended.tree.root(), acknowledged, &mut found);
-        assert!(
-            found.torn.is_empty() && found.missing.is_empty(),
-            "{self:?}, {:?}: {found:?}",
-            ended.outcome
-        );
+        let outcome = &ended.outcome;
+        assert!(found.is_nothing(), "{self:?}, {outcome:?}: {found:?}");
         let again = self.programs.serve(&ended.tree.root());
         assert!(!ended.tree.has(STAGING), "{self:?} left something");
         drop(again);
@@ -204,11 +201,8 @@ impl Trial<'_> {
                 self.plan.check_untouched(&ended.tree.root(), &mut found);
             }
         }
-        assert!(
-            found.torn.is_empty() && found.missing.is_empty(),
-            "{self:?}, {:?}: {found:?}",
-            ended.outcome
-        );
+        let outcome = &ended.outcome;
+        assert!(found.is_nothing(), "{self:?}, {outcome:?}: {found:?}");
         let is_over = code(&next) == Some(ErrorCode::READ_ONLY);
         if !is_over {
             next.unwrap_or_else(|error| panic!("{self:?}: the next put: {error}"));

@@ -15,9 +15,10 @@ use crate::harness::server::STAGING;
 use crate::harness::workload::{Found, Plan};
 use crate::harness::{Tree, assert_same, within};
 
-/// Sends the signal to a server under load, `rounds` times, and gives the longest start after that.
-async fn end(programs: &Programs, rounds: u64, signal: Signal) -> Duration {
-    let mut slowest = Duration::ZERO;
+/// Sends the signal to a server under load, `rounds` times, and gives how long the starts after that
+/// took, the shortest first.
+async fn end(programs: &Programs, rounds: u64, signal: Signal) -> Vec<Duration> {
+    let mut starts = Vec::new();
     for seed in 0..rounds {
         let mut random = Random::new(seed);
         let tree = Tree::new();
@@ -30,13 +31,11 @@ async fn end(programs: &Programs, rounds: u64, signal: Signal) -> Duration {
         for (plan, count) in plans.iter().zip(&acknowledged) {
             plan.check(&tree.root(), *count, &mut found);
         }
-        assert!(
-            found.torn.is_empty() && found.missing.is_empty(),
-            "round {seed}: {found:?}"
-        );
-        slowest = slowest.max(start_again(programs, &tree).await);
+        assert!(found.is_nothing(), "round {seed}: {found:?}");
+        starts.push(start_again(programs, &tree).await);
     }
-    slowest
+    starts.sort();
+    starts
 }
 
 /// Lets workers work until the server gets the signal, after a random number of steps and a random time;
@@ -115,8 +114,9 @@ async fn a_server_killed_under_load_has_lost_nothing_that_it_acknowledged() {
 #[expect(clippy::print_stderr, reason = "the full runs are read by people")]
 async fn a_thousand_kills_lose_nothing_and_starts_take_less_than_a_second() {
     if let Some(programs) = Programs::find() {
-        let slowest = end(&programs, 1000, Signal::KILL).await;
-        eprintln!("1000 kills; the slowest start after one took {slowest:?}");
+        let starts = end(&programs, 1000, Signal::KILL).await;
+        let (median, slowest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
+        eprintln!("1000 kills; a start after one took {median:?}, the slowest {slowest:?}");
         assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     }
 }

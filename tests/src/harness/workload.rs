@@ -4,7 +4,9 @@
 //! shares with others, and counts acknowledgements. So whenever the end comes, all its acknowledged
 //! steps have happened, the next one perhaps, and no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +18,10 @@ use quire_shared::protocol::Failure;
 use crate::harness::client::{
     copy, delete, delete_all, make_directory, path, put, rename, store_as,
 };
-use crate::harness::content::{Random, content, seed_of};
+use crate::harness::content::{Random, content};
 use crate::harness::tree::scratch;
+
+pub(crate) use check::Found;
 
 /// What one worker does, and the states that it leads through.
 #[derive(Debug)]
@@ -51,15 +55,6 @@ enum Step {
     StoreTree(String, Vec<(String, Node)>),
 }
 
-/// What is wrong with a disk.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// Files that are no whole version of anything.
-    pub(crate) torn: Vec<String>,
-    /// Names that are not as the acknowledged steps left them.
-    pub(crate) missing: Vec<String>,
-}
-
 impl Plan {
     /// `count` random steps.
     pub(crate) fn random(worker: u64, count: usize, seed: u64) -> Self {
@@ -70,6 +65,17 @@ impl Plan {
         while plan.steps.len() < count {
             let step = plan.draw(&mut random);
             plan.push(step);
+        }
+        plan
+    }
+
+    /// Deletions, each of a file that was put just before.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn deletions(count: usize, seed: u64) -> Self {
+        let (mut plan, mut random) = (Self::new(0), Random::new(seed));
+        while plan.steps.len() < count {
+            plan.push(Step::Put("w0/f".to_owned(), node(&mut random)));
+            plan.push(Step::Delete("w0/f".to_owned()));
         }
         plan
     }
@@ -225,73 +231,10 @@ impl Plan {
         Ok(())
     }
 
-    /// Compares what is below `root` with what has to be there once `acknowledged` steps were.
-    pub(crate) fn check(&self, root: &Path, acknowledged: u64, found: &mut Found) {
-        let before = usize::try_from(acknowledged).unwrap();
-        self.compare(root, before, (before + 1).min(self.steps.len()), found);
-    }
-
     /// Whether the first step is several requests.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn is_many_changes(&self) -> bool {
         matches!(self.steps.first(), Some(Step::StoreTree(..)))
-    }
-
-    /// Compares what is below `root` with what was there before the first step.
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn check_untouched(&self, root: &Path, found: &mut Found) {
-        self.compare(root, 0, 0, found);
-    }
-
-    /// Compares what is below `root` with the state after `before` steps, or that after `after`.
-    fn compare(&self, root: &Path, before: usize, after: usize, found: &mut Found) {
-        let mut there = BTreeMap::new();
-        read(root, "", &mut there);
-        let prefixes = [
-            format!("{SHARED}/w{}-", self.worker),
-            format!("w{}", self.worker),
-        ];
-        there.retain(|name, _| {
-            name.starts_with(&prefixes[0])
-                || *name == prefixes[1]
-                || name.starts_with(&format!("{}/", prefixes[1]))
-        });
-        let (old, new) = (&self.states[before], &self.states[after]);
-        let names: BTreeSet<_> = old.keys().chain(new.keys()).chain(there.keys()).collect();
-        let wrong = |state: &State| -> Vec<&String> {
-            let is_wrong = |name: &&&String| !same(there.get(**name), state.get(**name));
-            names.iter().filter(is_wrong).copied().collect()
-        };
-        let wrong = match self.steps.get(before) {
-            Some(step) if !step.is_atomic() => {
-                let (old, new) = (wrong(old), wrong(new));
-                old.into_iter().filter(|name| new.contains(name)).collect()
-            }
-            _ if wrong(new).is_empty() => Vec::new(),
-            _ => wrong(old),
-        };
-        for name in wrong {
-            let step = self.steps.get(before.wrapping_sub(1));
-            let text = format!("{name} after {before} steps, the last {step:?}");
-            match there.get(name) {
-                Some(Some(bytes)) if !self.is_whole(bytes) => {
-                    found.torn.push(format!("{text}: {} bytes", bytes.len()));
-                }
-                _ => found.missing.push(text),
-            }
-        }
-    }
-
-    /// Whether these bytes are a content that one of the steps had.
-    fn is_whole(&self, bytes: &[u8]) -> bool {
-        match seed_of(bytes) {
-            Some(seed) => self.lengths.get(&seed) == Some(&bytes.len()),
-            // Too short to say its seed.
-            None => self
-                .lengths
-                .iter()
-                .any(|(seed, len)| *len == bytes.len() && content(*seed, *len) == bytes),
-        }
     }
 }
 
@@ -430,37 +373,6 @@ async fn store_tree(
     Err(code.map_or(ClientError::Truncated, |code| {
         ClientError::Refused(Failure::new(code))
     }))
-}
-
-/// The names below `directory`, with the bytes of those that are files. Staged files don't count:
-/// nobody was told of them.
-fn read(directory: &Path, above: &str, there: &mut BTreeMap<String, Option<Vec<u8>>>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if name == crate::harness::server::STAGING || name == "lost+found" {
-            continue;
-        }
-        let name = format!("{above}{name}");
-        if entry.file_type().unwrap().is_dir() {
-            read(&entry.path(), &format!("{name}/"), there);
-            there.insert(name, None);
-        } else {
-            // What can't be read is no whole version either.
-            let bytes =
-                std::fs::read(entry.path()).unwrap_or_else(|error| error.to_string().into());
-            there.insert(name, Some(bytes));
-        }
-    }
-}
-
-fn same(there: Option<&Option<Vec<u8>>>, wanted: Option<&Node>) -> bool {
-    match (there, wanted) {
-        (None, None) | (Some(None), Some(Node::Directory)) => true,
-        (Some(Some(bytes)), Some(Node::File { len, .. })) if bytes.len() != *len => false,
-        (Some(Some(bytes)), Some(node @ Node::File { .. })) => *bytes == node.content(),
-        _ => false,
-    }
 }
 
 impl Node {

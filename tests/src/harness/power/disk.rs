@@ -41,6 +41,15 @@ impl FileSystem {
         }
     }
 
+    /// Whether a power cut leaves what is being renamed under one of its names alone.
+    pub(crate) fn renames_in_one_step(self) -> bool {
+        match self {
+            Self::Ext4 | Self::Xfs => true,
+            // Its log has the names of the directories that were synced, and not of the others.
+            Self::Btrfs => false,
+        }
+    }
+
     fn make(self, device: &Path) -> Result<(), String> {
         let options: &[&str] = match self {
             // Nothing left for the kernel to do later, which would only fill the log.
