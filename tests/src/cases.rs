@@ -8,6 +8,7 @@ mod corpus;
 mod cut_gets;
 mod cut_puts;
 mod cuts_at_random;
+mod disk_full;
 #[cfg(feature = "fault-injection")]
 mod each_call;
 mod endurance;

@@ -9,5 +9,5 @@
 mod disk;
 mod replay;
 
-pub(crate) use disk::{FileSystem, LoggedDisk, Mounted};
+pub(crate) use disk::{FileSystem, LoggedDisk, Mounted, SmallDisk};
 pub(crate) use replay::Replay;

@@ -221,6 +221,69 @@ impl Mounted {
     }
 }
 
+/// A small disk that a test may fill; unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct SmallDisk {
+    // Dropped in this order.
+    mounted: Option<Mounted>,
+    directory: TempDir,
+}
+
+impl SmallDisk {
+    /// One with ext4, of this many bytes and inodes, or says what is missing here.
+    pub(crate) fn new(bytes: u64, inodes: u32) -> Option<Self> {
+        match Self::make(bytes, inodes) {
+            Ok(disk) => Some(disk),
+            Err(why) => {
+                skip(&format!("no small disk: {why}"));
+                None
+            }
+        }
+    }
+
+    fn make(bytes: u64, inodes: u32) -> Result<Self, String> {
+        if !crate::harness::is_superuser() {
+            return Err("only the superuser has loop devices".into());
+        }
+        let directory = scratch();
+        let image = directory.path().join(DISK);
+        let file = File::create(&image).map_err(|error| error.to_string())?;
+        file.set_len(bytes).map_err(|error| error.to_string())?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        // All blocks are for everybody, also for those that aren't the superuser.
+        mkfs.args(["-q", "-m", "0", "-N", &inodes.to_string()]);
+        run(mkfs.arg(&image))?;
+        std::fs::create_dir(directory.path().join(MOUNT_POINT)).unwrap();
+        let mut disk = Self {
+            mounted: None,
+            directory,
+        };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Mounts it, again if it was mounted.
+    pub(crate) fn mount(&mut self) -> Result<(), String> {
+        drop(self.mounted.take());
+        let image = self.directory.path().join(DISK);
+        let mounted = Mounted::image(&image, FileSystem::Ext4, self.root())?;
+        self.mounted = Some(mounted);
+        Ok(())
+    }
+
+    /// Changes its mount options while it is in use.
+    pub(crate) fn remount(&self, options: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,{options}")]);
+        run(mount.arg(self.root())).unwrap();
+    }
+
+    /// The root of the file system.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.path().join(MOUNT_POINT)
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let mut unmounted = Ok(String::new());
