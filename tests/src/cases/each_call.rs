@@ -42,7 +42,7 @@ const CALLS: &[&str] = &[
 ];
 
 /// The errors of a broken disk, and those of a full or read-only one, with the calls that may have
-/// them.
+/// them. Not `write`: by that the runtime wakes its threads, and contents are written by `writev`.
 const ERRORS: &[(&str, &[&str])] = &[
     (
         "EIO",
