@@ -331,4 +331,6 @@ fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
 }
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;
