@@ -96,6 +96,12 @@ impl Server {
         self.state.locks.len()
     }
 
+    /// How many bytes the cache keeps in memory right now, those included that it has forgotten but
+    /// that are still being sent.
+    pub fn cached_bytes(&self) -> u64 {
+        self.state.cache.list().live
+    }
+
     /// How often each limit was met since the start, as the log shows it; empty if none was.
     pub fn limits_met(&self) -> String {
         self.state.counters.to_string()

@@ -44,7 +44,14 @@ impl Programs {
 
     /// Starts a server of `root`, and returns when it listens.
     pub(crate) fn serve(&self, root: &Path) -> Running {
-        self.start(Command::new(self.directory.join("quire-server")), root)
+        self.serve_with(root, &[])
+    }
+
+    /// The same with arguments.
+    pub(crate) fn serve_with(&self, root: &Path, arguments: &[&str]) -> Running {
+        let mut command = Command::new(self.directory.join("quire-server"));
+        command.args(arguments);
+        self.start(command, root)
     }
 
     /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe

@@ -201,6 +201,11 @@ impl TestServer {
         self.server().locked_paths()
     }
 
+    /// How many bytes the cache keeps in memory right now.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.server().cached_bytes()
+    }
+
     /// How often each limit was met.
     pub(crate) fn limits_met(&self) -> String {
         self.server().limits_met()
