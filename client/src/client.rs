@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ use quire_shared::traffic::Traffic;
 use quire_shared::windows::{Budget, End};
 use quire_shared::{ErrorCode, closing};
 
-use crate::connect;
+use crate::connect::{Connected, Connector};
 use crate::download::Download;
 use crate::error::ClientError;
+use crate::handshake::Handshake;
 use crate::known_servers::ServerId;
 use crate::listing::{CacheListing, Listing};
 use crate::trust::ServerVerifier;
@@ -38,47 +40,35 @@ pub struct Client {
     connection: Connection,
     traffic: Traffic,
     fingerprint: Fingerprint,
-    handshake: Duration,
+    handshake: Arc<Handshake>,
 }
 
 impl Client {
-    /// Connects as `identity` to `server`, if `verifier` trusts what answers there.
-    ///
-    /// Whether the server lets `identity` in shows at the first request.
+    /// Connects once as `identity` to `server`, if `verifier` trusts what answers there.
     ///
     /// # Errors
-    /// [`ClientError::NotTrusted`] with a reason that may let the caller ask and try again;
-    /// [`ClientError::CannotConnect`] with all that was tried.
+    /// As [`Connector::connect`].
     pub async fn connect(
         server: &ServerId,
         identity: &Identity,
         verifier: ServerVerifier,
     ) -> Result<Self, ClientError> {
-        Self::connect_with(server, identity, verifier, CongestionControl::default()).await
+        let congestion = CongestionControl::default();
+        Connector::new(server, identity, verifier, congestion)?
+            .connect()
+            .await
     }
 
-    /// As [`Client::connect`], with another congestion control than ours for what is sent.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect_with(
-        server: &ServerId,
-        identity: &Identity,
-        verifier: ServerVerifier,
-        congestion: CongestionControl,
-    ) -> Result<Self, ClientError> {
-        let connected = connect::connect(server, identity, verifier, congestion).await?;
-        Ok(Self {
-            traffic: Traffic::new(
-                connected.connection.clone(),
-                End::Client,
-                &Budget::new(WINDOWS_BYTES),
-            ),
+    pub(crate) fn new(connected: Connected, fingerprint: Fingerprint) -> Self {
+        let connection = connected.connection;
+        let windows = Budget::new(WINDOWS_BYTES);
+        Self {
+            traffic: Traffic::new(connection.clone(), End::Client, &windows),
             endpoint: connected.endpoint,
-            connection: connected.connection,
-            fingerprint: identity.fingerprint(),
-            handshake: connected.handshake,
-        })
+            connection,
+            fingerprint,
+            handshake: Arc::new(connected.handshake),
+        }
     }
 
     /// The address that answered.
@@ -86,9 +76,9 @@ impl Client {
         self.connection.remote_address()
     }
 
-    /// How long the handshake took.
-    pub fn handshake(&self) -> Duration {
-        self.handshake
+    /// How long the handshake took; `None` while it is under way.
+    pub fn handshake(&self) -> Option<Duration> {
+        self.handshake.over().map(|over| over.took)
     }
 
     /// Whether the connection still stands, as far as is known here.
@@ -229,6 +219,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotPaired`] if the code is no good, or whoever answered doesn't know it.
     pub async fn pair(&self, code: &PairingCode) -> Result<(), ClientError> {
+        // The proof is of this one connection, which has to stand.
+        self.handshake.end().await?;
         let key = code.key();
         let proof = key.proof(Side::Client, &self.connection);
         let proof = proof.map_err(|_| ClientError::NotPaired)?;
@@ -266,8 +258,21 @@ impl Client {
 
     /// Sends a request that is one message.
     pub(crate) async fn send(&self, request: impl Into<Request>) -> Result<Receiver, ClientError> {
-        let (mut sender, receiver) = self.open().await?;
-        match sender.send(&request.into()).await {
+        let request = request.into();
+        if self.handshake.over().is_none() && request.may_be_early() {
+            let receiver = self.send_now(&request).await;
+            // The reply comes along with the end of the handshake, so nothing is lost by waiting.
+            if self.handshake.end().await?.early_accepted {
+                return receiver;
+            }
+        }
+        self.handshake.end().await?;
+        self.send_now(&request).await
+    }
+
+    async fn send_now(&self, request: &Request) -> Result<Receiver, ClientError> {
+        let (mut sender, receiver) = self.open_now().await?;
+        match sender.send(request).await {
             Ok(()) => {}
             // A server that stops reading has said in a reply why.
             Err(SendError::Write(WriteError::Stopped(_))) => return Ok(receiver),
@@ -278,8 +283,13 @@ impl Client {
         Ok(receiver)
     }
 
-    /// Opens the stream of a request.
+    /// Opens the stream of a request, once nobody can have it carried out a second time.
     pub(crate) async fn open(&self) -> Result<(Sender, Receiver), ClientError> {
+        self.handshake.end().await?;
+        self.open_now().await
+    }
+
+    async fn open_now(&self) -> Result<(Sender, Receiver), ClientError> {
         let (send, recv) = self
             .connection
             .open_bi()

@@ -1,4 +1,4 @@
-//! From a server's name to a connection: resolving, racing its addresses, the handshake.
+//! From a server's name to a connection: resolving, racing its addresses, coming back.
 //!
 //! A name may have addresses that lead nowhere, so attempts are started one after another without
 //! waiting for the earlier ones to fail, families in turn (RFC 8305), and the first handshake
@@ -11,59 +11,140 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportErrorCode};
-use quire_certs::Identity;
+use quinn::{
+    ClientConfig, ConnectError, Connecting, Connection, ConnectionError, Endpoint,
+    TransportErrorCode,
+};
+use quire_certs::{Fingerprint, Identity};
 use quire_shared::congestion::CongestionControl;
 use quire_shared::socket::{self, Credit, SocketConfig};
 use quire_shared::transport;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
+use crate::client::Client;
 use crate::error::ClientError;
+use crate::handshake::{self, Answered, Handshake, Over, UnderWay};
 use crate::known_servers::ServerId;
 use crate::tls;
 use crate::trust::ServerVerifier;
 
-/// A connection that stands, with the endpoint that carries it.
+/// What it takes to connect to one server, as often as needed.
+///
+/// It remembers what the server gave it for coming back. A later connection resumes the session of
+/// an earlier one, and its first requests go out with its first packets.
+#[derive(Debug)]
+pub struct Connector {
+    server: ServerId,
+    config: ClientConfig,
+    verifier: Arc<ServerVerifier>,
+    fingerprint: Fingerprint,
+    congestion: CongestionControl,
+    answered: Answered,
+}
+
+/// A connection that stands, or is about to, with the endpoint that carries it.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) endpoint: Endpoint,
     pub(crate) connection: Connection,
-    /// How long the handshake with the winning address took.
-    pub(crate) handshake: Duration,
+    pub(crate) handshake: Handshake,
 }
 
-/// Connects as `identity` to the first address of `server` that answers, if `verifier` trusts it.
-pub(crate) async fn connect(
-    server: &ServerId,
-    identity: &Identity,
-    verifier: ServerVerifier,
-    congestion: CongestionControl,
-) -> Result<Connected, ClientError> {
-    let verifier = Arc::new(verifier);
-    let tls = Arc::new(tls::client_config(identity, Arc::clone(&verifier))?);
-    let mut race = Race {
-        server,
-        tls,
-        congestion,
-        verifier,
-        attempts: JoinSet::new(),
-        started: Vec::new(),
-        ended: Vec::new(),
-    };
-    match tokio::time::timeout(CONNECT_TIMEOUT, race.run()).await {
-        Ok(result) => result,
-        Err(_) => Err(race.lost()),
+impl Connector {
+    /// For connections as `identity` to `server`, if `verifier` trusts what answers there, with
+    /// `congestion` as the control of what is sent.
+    ///
+    /// # Errors
+    /// [`ClientError::Tls`] when the identity is unusable.
+    pub fn new(
+        server: &ServerId,
+        identity: &Identity,
+        verifier: ServerVerifier,
+        congestion: CongestionControl,
+    ) -> Result<Self, ClientError> {
+        let verifier = Arc::new(verifier);
+        let tls = tls::client_config(identity, Arc::clone(&verifier))?;
+        Ok(Self {
+            server: server.clone(),
+            config: ClientConfig::new(Arc::new(tls)),
+            verifier,
+            fingerprint: identity.fingerprint(),
+            congestion,
+            answered: Answered::default(),
+        })
+    }
+
+    /// Connects to the first address of the server that answers, or again to the one that answered
+    /// last; in that case an error may come with the first request only.
+    ///
+    /// Whether the server lets the identity in shows at the first request.
+    ///
+    /// # Errors
+    /// [`ClientError::NotTrusted`] with a reason that may let the caller ask and try again;
+    /// [`ClientError::CannotConnect`] with all that was tried.
+    pub async fn connect(&self) -> Result<Client, ClientError> {
+        // If it doesn't answer this time, the next attempt is made as if for the first time.
+        let answered = handshake::lock(&self.answered).take();
+        let again = answered.map(|address| self.connect_again(address));
+        let connected = match again.transpose()?.flatten() {
+            Some(connected) => connected,
+            None => self.race().await?,
+        };
+        Ok(Client::new(connected, self.fingerprint))
+    }
+
+    /// A connection that may be used before its handshake is over, if there is a session to resume.
+    fn connect_again(&self, address: SocketAddr) -> Result<Option<Connected>, ClientError> {
+        let endpoint = endpoint_for(address)?;
+        let begun = Instant::now();
+        let connecting = self.begin(&endpoint, address);
+        let Some(Ok((connection, accepted))) = connecting.ok().map(Connecting::into_0rtt) else {
+            return Ok(None);
+        };
+        let handshake = Handshake::under_way(UnderWay {
+            server: self.server.clone(),
+            connection: connection.clone(),
+            accepted,
+            begun,
+            answered: Arc::clone(&self.answered),
+            failed: None,
+        });
+        Ok(Some(Connected {
+            endpoint,
+            connection,
+            handshake,
+        }))
+    }
+
+    async fn race(&self) -> Result<Connected, ClientError> {
+        let mut race = Race {
+            connector: self,
+            attempts: JoinSet::new(),
+            started: Vec::new(),
+            ended: Vec::new(),
+        };
+        let connected = match tokio::time::timeout(CONNECT_TIMEOUT, race.run()).await {
+            Ok(result) => result?,
+            Err(_) => return Err(race.lost()),
+        };
+        *handshake::lock(&self.answered) = Some(connected.connection.remote_address());
+        Ok(connected)
+    }
+
+    fn begin(&self, endpoint: &Endpoint, address: SocketAddr) -> Result<Connecting, ConnectError> {
+        // A zone names an interface of this machine; it is no part of the server's name.
+        let host = self.server.host();
+        let name = host.split_once('%').map_or(host, |(name, _zone)| name);
+        let mut config = self.config.clone();
+        config.transport_config(transport::client(address, self.congestion));
+        endpoint.connect_with(config, address, name)
     }
 }
 
 /// The addresses of one server, competing.
 struct Race<'a> {
-    server: &'a ServerId,
-    tls: Arc<QuicClientConfig>,
-    congestion: CongestionControl,
-    verifier: Arc<ServerVerifier>,
+    connector: &'a Connector,
     attempts: JoinSet<(SocketAddr, Result<Connected, Outcome>)>,
     started: Vec<SocketAddr>,
     ended: Vec<(SocketAddr, Outcome)>,
@@ -83,7 +164,7 @@ impl Race<'_> {
                         Ok(connected) => return Ok(connected),
                         Err(outcome) => self.ended.push((address, outcome)),
                     }
-                    if let Some(refusal) = self.verifier.take_refusal() {
+                    if let Some(refusal) = self.connector.verifier.take_refusal() {
                         return Err(refusal.into());
                     }
                     // Nobody has to wait for an attempt that is over.
@@ -100,11 +181,12 @@ impl Race<'_> {
     }
 
     async fn resolve(&self) -> Result<VecDeque<SocketAddr>, ClientError> {
+        let server = &self.connector.server;
         let unknown = |source| ClientError::UnknownHost {
-            host: self.server.host().to_owned(),
+            host: server.host().to_owned(),
             source,
         };
-        let found = tokio::net::lookup_host((self.server.host(), self.server.port()))
+        let found = tokio::net::lookup_host((server.host(), server.port()))
             .await
             .map_err(unknown)?;
         let addresses = alternate_families(found);
@@ -116,13 +198,8 @@ impl Race<'_> {
 
     fn start(&mut self, address: SocketAddr) -> Result<(), ClientError> {
         let endpoint = endpoint_for(address)?;
-        // A zone names an interface of this machine; it is no part of the server's name.
-        let host = self.server.host();
-        let name = host.split_once('%').map_or(host, |(name, _zone)| name);
         self.started.push(address);
-        let mut config = ClientConfig::new(self.tls.clone());
-        config.transport_config(transport::client(address, self.congestion));
-        let connecting = match endpoint.connect_with(config, address, name) {
+        let connecting = match self.connector.begin(&endpoint, address) {
             Ok(connecting) => connecting,
             Err(error) => {
                 self.ended
@@ -139,7 +216,10 @@ impl Race<'_> {
             let result = result.map(|connection| Connected {
                 endpoint,
                 connection,
-                handshake: start.elapsed(),
+                handshake: Handshake::Over(Over {
+                    took: start.elapsed(),
+                    early_accepted: false,
+                }),
             });
             (address, result)
         });
@@ -148,7 +228,7 @@ impl Race<'_> {
 
     /// What to say when no attempt has won.
     fn lost(&mut self) -> ClientError {
-        if let Some(refusal) = self.verifier.take_refusal() {
+        if let Some(refusal) = self.connector.verifier.take_refusal() {
             return refusal.into();
         }
         let mut attempts = std::mem::take(&mut self.ended);
@@ -159,12 +239,12 @@ impl Race<'_> {
         }
         if attempts.is_empty() {
             return ClientError::UnknownHost {
-                host: self.server.host().to_owned(),
+                host: self.connector.server.host().to_owned(),
                 source: io::ErrorKind::TimedOut.into(),
             };
         }
         ClientError::CannotConnect {
-            server: self.server.clone(),
+            server: self.connector.server.clone(),
             tried: Tried(attempts),
         }
     }
@@ -189,7 +269,7 @@ fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
 ///
 /// Systems report that only to connected sockets, and QUIC's isn't one, so a second socket sends
 /// one byte, which is no QUIC packet and is dropped by whoever receives it.
-async fn refused(address: SocketAddr) {
+pub(crate) async fn refused(address: SocketAddr) {
     if probe(address).await.is_err_and(|error| {
         matches!(
             error.kind(),
@@ -246,6 +326,12 @@ impl Tried {
     }
 }
 
+impl FromIterator<(SocketAddr, Outcome)> for Tried {
+    fn from_iter<I: IntoIterator<Item = (SocketAddr, Outcome)>>(attempts: I) -> Self {
+        Self(attempts.into_iter().collect())
+    }
+}
+
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (address, outcome)) in self.0.iter().enumerate() {
@@ -257,8 +343,8 @@ impl fmt::Display for Tried {
 }
 
 /// How an attempt ended that didn't win.
-#[derive(Debug)]
-enum Outcome {
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
     /// Nothing came back.
     NoAnswer,
     /// The host answered that nothing listens there.
@@ -268,7 +354,7 @@ enum Outcome {
 }
 
 impl Outcome {
-    fn of(error: ConnectionError) -> Self {
+    pub(crate) fn of(error: ConnectionError) -> Self {
         match error {
             ConnectionError::TimedOut => Self::NoAnswer,
             ConnectionError::TransportError(error) if error.code == no_common_protocol() => {
@@ -302,7 +388,7 @@ fn no_common_protocol() -> TransportErrorCode {
 
 /// How long connecting may take in all: long enough for a few lost packets on a slow path, short
 /// enough for somebody who waits at a terminal.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an attempt has before the next one starts beside it (RFC 8305, §8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

@@ -25,6 +25,7 @@ pub mod upload;
 
 mod attributes;
 mod blocking;
+mod handshake;
 mod progress;
 
 pub use client::Client;

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::config::Config;
+use crate::connect::Connector;
 use crate::error::ClientError;
 use crate::known_servers::{KnownServers, ServerId};
 use crate::output::Output;
@@ -26,7 +27,14 @@ pub struct Session {
     pub config: Config,
     /// Where everything is printed.
     pub output: Arc<Output>,
-    clients: Arc<Mutex<HashMap<ServerId, Client>>>,
+    links: Arc<Mutex<HashMap<ServerId, Link>>>,
+}
+
+/// The connection to a server, and what it takes to make it again.
+#[derive(Debug)]
+struct Link {
+    connector: Connector,
+    client: Client,
 }
 
 impl Session {
@@ -35,7 +43,7 @@ impl Session {
         Self {
             output: Arc::new(Output::new(config.json, config.quiet)),
             config,
-            clients: Arc::default(),
+            links: Arc::default(),
         }
     }
 
@@ -44,36 +52,41 @@ impl Session {
     /// # Errors
     /// Why there is none, or no trust in what answers.
     pub async fn client(&self, server: &ServerId) -> Result<Client, ClientError> {
-        let mut clients = self.clients.lock().await;
-        if let Some(client) = clients.get(server).filter(|client| client.is_alive()) {
-            return Ok(client.clone());
-        }
-        let client = self.connect(server).await?;
-        clients.insert(server.clone(), client.clone());
+        let mut links = self.links.lock().await;
+        let link = match links.remove(server) {
+            Some(link) if link.client.is_alive() => link,
+            Some(Link { connector, .. }) => Link {
+                client: connector.connect().await?,
+                connector,
+            },
+            None => self.connect(server).await?,
+        };
+        let client = link.client.clone();
+        links.insert(server.clone(), link);
         Ok(client)
     }
 
     /// This session with other choices, for one command; the connections are shared.
     pub(crate) fn with(&self, config: Config) -> Self {
-        let clients = Arc::clone(&self.clients);
+        let links = Arc::clone(&self.links);
         Self {
-            clients,
+            links,
             ..Self::new(config)
         }
     }
 
     /// The connection to `server` if it stands, for what isn't worth connecting for.
     pub(crate) async fn standing_client(&self, server: &ServerId) -> Option<Client> {
-        let clients = self.clients.lock().await;
-        let client = clients.get(server)?;
+        let links = self.links.lock().await;
+        let client = &links.get(server)?.client;
         client.is_alive().then(|| client.clone())
     }
 
     /// Ends all connections well.
     pub async fn close(&self) {
-        let clients = std::mem::take(&mut *self.clients.lock().await);
-        for client in clients.into_values() {
-            client.close().await;
+        let links = std::mem::take(&mut *self.links.lock().await);
+        for link in links.into_values() {
+            link.client.close().await;
         }
     }
 
@@ -124,22 +137,25 @@ impl Session {
         }
     }
 
-    async fn connect(&self, server: &ServerId) -> Result<Client, ClientError> {
+    async fn connect(&self, server: &ServerId) -> Result<Link, ClientError> {
         let identity = self.identity().await?;
         let verifier = self.verifier(server).await?;
         let congestion = self.config.congestion;
-        let refusal = match Client::connect_with(server, &identity, verifier, congestion).await {
+        let connector = Connector::new(server, &identity, verifier, congestion)?;
+        let refusal = match connector.connect().await {
             Err(ClientError::NotTrusted(refusal)) => refusal,
-            connected => return connected,
+            Ok(client) => return Ok(Link { connector, client }),
+            Err(error) => return Err(error),
         };
         let seen = match &*refusal {
             Refusal::Unknown { seen, .. } if self.is_accepted(server, *seen).await => *seen,
             _ => return Err(ClientError::NotTrusted(refusal)),
         };
         let pinned = ServerVerifier::pinned(server.clone(), seen);
-        let client = Client::connect_with(server, &identity, pinned, congestion).await?;
+        let connector = Connector::new(server, &identity, pinned, congestion)?;
+        let client = connector.connect().await?;
         self.remember(server, seen).await?;
-        Ok(client)
+        Ok(Link { connector, client })
     }
 
     async fn verifier(&self, server: &ServerId) -> Result<ServerVerifier, ClientError> {

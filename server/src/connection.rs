@@ -1,7 +1,7 @@
 //! One connection: who the client is, and its streams.
 //!
-//! Who the client is, is settled here, after the handshake has completed and before the first
-//! request is read. What it may do can change while it is connected; a client that loses all its
+//! Who the client is, is certain when `handshake.rs` hands the connection over, and what it may do
+//! is settled here, before the first request is read. What it may do can change while it is connected; a client that loses all its
 //! rights loses the connection. Each stream becomes one task, owned by the connection, which waits
 //! for all of them before it ends.
 
@@ -12,16 +12,17 @@ use quinn::{Connecting, Connection, ConnectionError, VarInt};
 use quire_shared::limits::STREAMS_MAX;
 use quire_shared::pace::{Pace, Throttle};
 use quire_shared::traffic::Traffic;
-use quire_shared::{ErrorCode, closing, transport, windows};
+use quire_shared::{ErrorCode, closing, windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::access::Access;
 use crate::admission::Admitted;
 use crate::authorized_keys::{AuthorizedKeys, Peer};
+use crate::handshake::Handshake;
 use crate::holders::Holder;
 use crate::request::{self, Outcome};
 use crate::state::State;
@@ -102,9 +103,9 @@ pub(crate) async fn serve(
     state: Arc<State>,
     stop: CancellationToken,
 ) {
-    let Some((connection, _admitted)) = handshake(connecting, admitted, &state, &stop).await else {
-        return;
-    };
+    let begun = Handshake::begin(connecting, admitted, &state, &stop).await;
+    let Some(mut handshake) = begun else { return };
+    let connection = handshake.connection().clone();
     let peer = state.client_ca.peer(&connection);
     let shown = peer
         .key
@@ -113,6 +114,9 @@ pub(crate) async fn serve(
     let changes = state.keyring.subscribe();
     let access = state.keyring.access(&peer);
     if access.is_empty() && !(peer.key.is_some() && state.pairing.is_open().await) {
+        if !handshake.is_over().await {
+            return handshake.forgotten(&stop).await;
+        }
         state.counters.not_authorized.add_one();
         info!(key = shown, "not authorized");
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
@@ -126,6 +130,7 @@ pub(crate) async fn serve(
     let end = tokio::select! {
         end = serve_streams(&connection, &session, &stop, &mut requests) => end,
         () = until_revoked(&session, changes) => End::Revoked,
+        () = handshake.failed() => End::Handshake,
     };
     // Each ends the requests as well, at the next thing that they do with their streams.
     match end {
@@ -140,6 +145,7 @@ pub(crate) async fn serve(
             info!("idle for too long");
             close(&connection, ErrorCode::TIMEOUT).await;
         }
+        End::Handshake => close(&connection, ErrorCode::TIMEOUT).await,
         End::Abuse => {
             counters.abort_rate.add_one();
             info!("gave up too many requests");
@@ -150,53 +156,14 @@ pub(crate) async fn serve(
         report(ended);
     }
     match end {
-        End::Revoked | End::Idle | End::Abuse => {}
+        End::Revoked | End::Idle | End::Handshake | End::Abuse => {}
         End::Stopped => closing::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
         End::Lost(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
             info!("closed by the client");
         }
         End::Lost(reason) => info!(%reason, "connection lost"),
     }
-}
-
-/// Completes the handshake. Where that fails, waits until quinn has forgotten the connection.
-async fn handshake(
-    connecting: Connecting,
-    mut admitted: Admitted,
-    state: &State,
-    stop: &CancellationToken,
-) -> Option<(Connection, Admitted)> {
-    let kept = match tokio::time::timeout(state.limits.handshake_time.0, connecting).await {
-        Ok(Ok(connection)) => {
-            admitted.handshake_over();
-            return Some((connection, admitted));
-        }
-        Ok(Err(error)) => {
-            debug!(%error, "handshake ended");
-            kept_after(&error)
-        }
-        Err(_) => {
-            state.counters.handshake_time.add_one();
-            debug!("handshake took too long");
-            KEPT_AFTER_CLOSE
-        }
-    };
-    tokio::select! {
-        () = admitted.linger(kept) => {}
-        () = stop.cancelled() => {}
-    }
-    None
-}
-
-/// How long quinn keeps a connection whose handshake has ended with `error`. Where the client's
-/// first packet closes it, quinn 0.11 sets no timer for that, and only the idle timeout is left.
-fn kept_after(error: &ConnectionError) -> Duration {
-    match error {
-        ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) => {
-            transport::IDLE_TIMEOUT
-        }
-        _ => KEPT_AFTER_CLOSE,
-    }
+    handshake.forgotten(&stop).await;
 }
 
 /// Why a connection takes no more requests.
@@ -209,6 +176,8 @@ enum End {
     Revoked,
     /// It asked for nothing for too long.
     Idle,
+    /// Its handshake failed after it had begun to ask.
+    Handshake,
     /// It gave up too many requests.
     Abuse,
 }
@@ -289,10 +258,6 @@ fn report(ended: Result<Outcome, tokio::task::JoinError>) -> Option<Outcome> {
     }
     None
 }
-
-/// Three probe timeouts at the round trip of 333 ms that is assumed before one is known (RFC 9002,
-/// §6.2.2; RFC 9000, §10.2).
-const KEPT_AFTER_CLOSE: Duration = Duration::from_secs(3);
 
 /// How long a client may stay that has no rights and perhaps a code.
 const PAIRING_TIME: Duration = Duration::from_secs(10);

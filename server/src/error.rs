@@ -73,6 +73,9 @@ pub enum RequestError {
     /// The client has not the right to do this.
     #[error("not authorized")]
     NotAuthorized,
+    /// A request that changes something came before the handshake was over.
+    #[error("came before the handshake was over")]
+    TooEarly,
     /// The path stayed locked for too long.
     #[error("the path is in use by another request")]
     Busy,
@@ -158,6 +161,7 @@ impl RequestError {
             Self::NoSpace { .. } | Self::Quota => ErrorCode::NO_SPACE,
             Self::Unsupported(_) => ErrorCode::UNSUPPORTED,
             Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
+            Self::TooEarly => ErrorCode::TOO_EARLY,
             Self::Busy => ErrorCode::BUSY,
             Self::Changed => ErrorCode::CHANGED,
             Self::Damaged => ErrorCode::DAMAGED,

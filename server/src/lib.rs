@@ -17,6 +17,7 @@ mod counters;
 mod digests;
 pub mod error;
 pub mod faults;
+mod handshake;
 mod holders;
 pub mod keyring;
 pub mod limits;

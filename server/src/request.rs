@@ -24,6 +24,8 @@ use crate::state::State;
 /// Serves the request of one stream.
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> Outcome {
     let traffic = &session.traffic;
+    // What came before the handshake was over may be the recording of another time.
+    let is_early = recv.is_0rtt();
     let mut sender = Sender::new(send, traffic);
     let mut receiver = Receiver::new(recv, traffic);
     sender.set_pace(session.pace.clone());
@@ -31,7 +33,7 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
     if let Some(requests) = &session.requests {
         requests.take(1).await;
     }
-    let request = match read(&mut receiver, &session.state).await {
+    let request = match read(&mut receiver, &session.state, is_early).await {
         Ok(request) => request,
         Err(error) => return refuse(sender, receiver, error, &session).await,
     };
@@ -78,13 +80,19 @@ pub(crate) struct Client<'a> {
     session: &'a Session,
 }
 
-async fn read(receiver: &mut Receiver, state: &State) -> Result<Request, RequestError> {
-    match tokio::time::timeout(state.limits.request_time.0, receiver.receive()).await {
-        Ok(request) => Ok(request?),
-        Err(_) => {
-            state.counters.request_time.add_one();
-            Err(RequestError::Timeout)
-        }
+async fn read(
+    receiver: &mut Receiver,
+    state: &State,
+    is_early: bool,
+) -> Result<Request, RequestError> {
+    let time = state.limits.request_time.0;
+    let Ok(request) = tokio::time::timeout(time, receiver.receive::<Request>()).await else {
+        state.counters.request_time.add_one();
+        return Err(RequestError::Timeout);
+    };
+    match request? {
+        request if is_early && !request.may_be_early() => Err(RequestError::TooEarly),
+        request => Ok(request),
     }
 }
 

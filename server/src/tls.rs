@@ -61,8 +61,10 @@ fn rustls_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_client_cert_verifier(Arc::new(AnyKey { provider }))
         .with_single_cert(identity.chain().to_vec(), identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Early data can be replayed by anyone who saw it.
-    config.max_early_data_size = 0;
+    // All that QUIC allows but nothing (RFC 9001, §4.6.1). It can be replayed by anyone who saw it,
+    // so requests that change something are refused in it; and since tickets stand for sessions
+    // that are kept here, each is good only once.
+    config.max_early_data_size = u32::MAX;
     // Decompression would run on bytes of a peer that has proved nothing yet.
     config.cert_compressors = Vec::new();
     config.cert_decompressors = Vec::new();

@@ -67,6 +67,7 @@ error_codes! {
     25 SHUTTING_DOWN "the server is shutting down";
     26 INTO_ITSELF "a directory can't go into itself";
     27 LIMIT "over a limit of the server";
+    28 TOO_EARLY "came before the handshake was over";
 }
 
 impl ErrorCode {

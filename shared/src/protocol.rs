@@ -69,6 +69,25 @@ requests! {
     Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree PutMany Pair
 }
 
+impl Request {
+    /// Whether it may be sent, and carried out, before the handshake is over, when it can be the
+    /// repetition of an earlier one by somebody else (P4): it changes nothing, and is cheap.
+    pub fn may_be_early(&self) -> bool {
+        match self {
+            Self::Ping(_) | Self::Get(_) | Self::List(_) | Self::Stat(_) | Self::Cache(_) => true,
+            Self::Put(_)
+            | Self::Rename(_)
+            | Self::Delete(_)
+            | Self::MakeDirectory(_)
+            | Self::Copy(_)
+            | Self::Hash(_)
+            | Self::GetTree(_)
+            | Self::PutMany(_)
+            | Self::Pair(_) => false,
+        }
+    }
+}
+
 impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;
 }

@@ -11,6 +11,7 @@ mod cuts_at_random;
 mod disk_full;
 #[cfg(feature = "fault-injection")]
 mod each_call;
+mod early_data;
 mod endurance;
 mod errors;
 mod flood;

@@ -6,6 +6,7 @@ pub(crate) mod arena;
 pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod fake;
+pub(crate) mod gate;
 pub(crate) mod log;
 pub(crate) mod power;
 pub(crate) mod programs;

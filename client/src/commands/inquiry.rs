@@ -27,6 +27,8 @@ pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandErr
     let round_trip = asked.elapsed();
     let path = client.path();
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    // An answered request means that it is over.
+    let handshake = client.handshake().unwrap_or_default();
     session.output.result(
         || {
             format!(
@@ -34,7 +36,7 @@ pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandErr
                 remote.server,
                 client.remote_address(),
                 Escaped(&pong.software),
-                milliseconds(client.handshake()),
+                milliseconds(handshake),
                 milliseconds(round_trip),
                 path.current_mtu,
                 if pong.writable { "read and write" } else { "read" },
@@ -46,7 +48,7 @@ pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandErr
                 "address": client.remote_address().to_string(),
                 "software": pong.software,
                 "writable": pong.writable,
-                "handshake_ms": milliseconds(client.handshake()),
+                "handshake_ms": milliseconds(handshake),
                 "round_trip_ms": milliseconds(round_trip),
                 "datagram_bytes": path.current_mtu,
                 "window_bytes": path.cwnd,

@@ -42,6 +42,10 @@ const UNPROVOKED: &[(ErrorCode, &str)] = &[
         ErrorCode::SHUTTING_DOWN,
         "see `shutdown`: a_server_that_stops_…",
     ),
+    (
+        ErrorCode::TOO_EARLY,
+        "see `early_data`: what_changes_something_is_refused_before_…",
+    ),
 ];
 
 #[tokio::test]

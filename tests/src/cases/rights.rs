@@ -4,9 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use quinn::ConnectionError;
+use quire_client::connect::Connector;
+use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError, Exit};
 use quire_server::keyring::KeysFile;
 use quire_shared::ErrorCode;
+use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{Delete, Put};
 
 use crate::harness::client::{
@@ -200,6 +203,32 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     fetch(&writer, "g").await.unwrap();
     assert_eq!(refusal(fetch(&writer, "h").await), ErrorCode::NOT_FOUND);
     writer.close().await;
+    server.stop().await;
+}
+
+// P4
+#[tokio::test]
+async fn a_key_that_was_taken_out_of_the_file_gets_nothing_when_it_comes_back() {
+    let tree = Tree::new().file("f", "content");
+    let keys = Keys::new("");
+    let server = keys.serve(&tree).await;
+    let stranger = server.keys().stranger.clone();
+    keys.write(&format!("{} write\n", stranger.fingerprint()));
+    let verifier = ServerVerifier::pinned(server.id(), server.fingerprint());
+    let control = CongestionControl::default();
+    let connector = Connector::new(&server.id(), &stranger, verifier, control).unwrap();
+    let client = connector.connect().await.unwrap();
+    fetch(&client, "f").await.unwrap();
+    client.close().await;
+    keys.write("# nobody\n");
+    let client = connector.connect().await.unwrap();
+    assert!(client.handshake().is_none(), "a session was continued");
+    let error = fetch(&client, "f").await.unwrap_err();
+    assert!(
+        matches!(error, ClientError::NotAuthorized { .. }),
+        "{error}"
+    );
+    client.close().await;
     server.stop().await;
 }
 

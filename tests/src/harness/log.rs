@@ -49,6 +49,11 @@ impl Log {
         self.with(|records| records.panics.clone())
     }
 
+    /// Everything that was recorded.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.with(|records| records.lines.clone())
+    }
+
     /// The last records, for a test that fails.
     pub(crate) fn tail(&self) -> String {
         self.with(|records| {

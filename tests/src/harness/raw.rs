@@ -1,5 +1,6 @@
 //! A connection without a client: whatever a peer may send, a test can send.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -51,9 +52,13 @@ impl Raw {
         Self::try_connect_with(server, quic_config(server, config)).await
     }
 
-    /// Connects twice with the key `identity`, the second time as the continuation of the first,
-    /// and with early data if the server lets it.
-    pub(crate) async fn connect_again(server: &TestServer, identity: &Identity) -> (Self, bool) {
+    /// Connects twice with the key `identity`, the second time through `gate` as the continuation
+    /// of the first, without waiting for the end of the handshake.
+    pub(crate) async fn connect_again(
+        server: &TestServer,
+        identity: &Identity,
+        gate: SocketAddr,
+    ) -> Self {
         let mut config = tls_config(server)
             .with_client_auth_cert(identity.chain().to_vec(), identity.private_key())
             .unwrap();
@@ -71,18 +76,12 @@ impl Raw {
             .unwrap();
         let endpoint = first.endpoint.clone();
         first.close().await;
-        let connecting = endpoint
-            .connect_with(config, server.address(), "localhost")
-            .unwrap();
-        let (connection, is_early) = match connecting.into_0rtt() {
-            Ok((connection, _)) => (connection, true),
-            Err(connecting) => (within("a connection", connecting).await.unwrap(), false),
-        };
-        let again = Self {
+        let connecting = endpoint.connect_with(config, gate, "localhost").unwrap();
+        let (connection, _) = connecting.into_0rtt().expect("a session to continue");
+        Self {
             endpoint,
             connection,
-        };
-        (again, is_early)
+        }
     }
 
     /// Connects with a certificate and a key that perhaps don't belong together.

@@ -222,6 +222,16 @@ impl TestServer {
         Client::connect(&self.id(), identity, verifier).await
     }
 
+    /// Waits until no client is connected.
+    pub(crate) async fn idle(&self) {
+        super::within("the end of all connections", self.server().idle()).await;
+    }
+
+    /// What it records, also after its end.
+    pub(crate) fn log(&self) -> Log {
+        self.log.clone()
+    }
+
     /// A connection of one that may read and write, for bytes of the test's own.
     pub(crate) async fn raw(&self) -> Raw {
         Raw::connect(self, &self.keys.writer).await
