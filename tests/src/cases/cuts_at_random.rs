@@ -153,7 +153,8 @@ async fn uploads_whose_client_was_killed_are_gone_after_the_idle_limit() {
         .unwrap()
         .set_len(64 << 20)
         .unwrap();
-    let server = programs.serve(&tree.root());
+    // The connections of killed clients count until the idle limit.
+    let server = programs.serve_with(&tree.root(), &["--connections-per-address", "128"]);
     let file = file.to_str().unwrap();
     for number in 0..CLIENTS {
         let before = if tree.has(STAGING) {
