@@ -9,8 +9,7 @@ import peer
 
 which = os.environ.get("WHICH", "unsent")
 arguments = peer.arguments()
-client = peer.Peer(arguments.port, arguments.identity)
-assert client.connect(), client.closed
+client = peer.connected(arguments)
 client.pump(0.2)
 client.send(peer.stream(0, 0, peer.get("big"), fin=True))
 before = client.bytes_received

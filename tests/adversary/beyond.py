@@ -15,12 +15,8 @@ attacks = {
 }
 codes = {}
 for name, attack in attacks.items():
-    client = peer.Peer(arguments.port, arguments.identity)
-    assert client.connect(), client.closed
+    client = peer.connected(arguments)
     client.send(attack)
-    for _ in range(500):
-        client.pump(0.01)
-        if client.closed:
-            break
+    client.wait_for_close(0.5 if name == "STOP_SENDING" else 60)
     codes[name] = client.closed["code"] if client.closed else None
 peer.report(codes=codes)

@@ -8,8 +8,7 @@ import peer
 
 which = os.environ["WHICH"]
 arguments = peer.arguments()
-client = peer.Peer(arguments.port, arguments.identity)
-assert client.connect(), client.closed
+client = peer.connected(arguments)
 client.pump(0.3)
 PER_TURN = 500
 

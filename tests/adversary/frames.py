@@ -45,13 +45,9 @@ codes, survived = {}, []
 
 
 def attack(name, frames):
-    client = peer.Peer(arguments.port, arguments.identity)
-    assert client.connect(), (name, client.closed)
+    client = peer.connected(arguments)
     client.send(frames)
-    for _ in range(30):
-        client.pump(0.01)
-        if client.closed:
-            break
+    client.wait_for_close(0.3 if name in BORNE else 60)
     codes[name] = client.closed["code"] if client.closed else None
     if client.closed is None and name not in BORNE:
         survived.append(name)

@@ -15,16 +15,17 @@ end = time.monotonic() + arguments.seconds
 
 
 def pieces():
-    """One byte in every two, of all streams by turns, the first byte of all left out."""
+    """One byte in every two, the first of each stream left out: of many streams as many as are
+    borne and fit the window, and then of one as many as aren't."""
     if which == "crypto":
         yield from (peer.frame(peer.CRYPTO, offset, 1, b"x") for offset in range(1, 1 << 20, 2))
-    else:
-        for offset in range(1, 1 << 20, 2):
-            for number in range(100):
-                yield peer.stream(4 * number, offset, b"x")
+        return
+    for number in range(60):
+        yield from (peer.stream(4 * number, offset, b"x") for offset in range(1, 2000, 2))
+    yield from (peer.stream(0, offset, b"x") for offset in range(2001, 1 << 20, 2))
 
 
-while time.monotonic() < end:
+while time.monotonic() < end or connections == 0:
     client = peer.Peer(arguments.port, arguments.identity, peer.source(connections))
     if not client.connect():
         continue
@@ -34,9 +35,9 @@ while time.monotonic() < end:
         frames += packet.count(b"x")
         if count % 50 == 0:
             client.receive()
-            if client.closed or time.monotonic() > end:
+            if client.closed:
                 break
-    client.pump(0.2)
+    client.wait_for_close(60)
     closed = client.closed
     name = f"{closed['code']:#x}" if closed else "open"
     codes[name] = codes.get(name, 0) + 1

@@ -135,6 +135,13 @@ class Peer:
                 return True
         return False
 
+    def wait_for_close(self, limit):
+        """Behaves well until the server closes the connection, or for so many seconds."""
+        end = time.monotonic() + limit
+        while not self.closed and time.monotonic() < end:
+            self.send(frame(PING))
+            self.pump(0.01)
+
     def transmit(self):
         """Sends what aioquic wants to be sent, acknowledgements included."""
         for datagram, _ in self.quic.datagrams_to_send(time.monotonic()):
@@ -157,6 +164,9 @@ class Peer:
                 return count
             count += 1
             self.bytes_received += len(datagram)
+            if datagram[-16:] == self.quic._peer_cid.stateless_reset_token:
+                # The server has forgotten the connection; its close was lost.
+                self.closed = self.closed or {"code": -1, "reason": "stateless reset"}
             self.quic.receive_datagram(datagram, self.server, time.monotonic())
 
     def pump(self, seconds):
@@ -175,13 +185,24 @@ class Peer:
                 time.sleep(0.002)
 
     def send(self, frames):
-        """Sends one packet of these frames, which aioquic doesn't know of."""
+        """Sends one packet of these frames, which aioquic doesn't know of, while it has keys."""
+        if self.closed or not self.is_connected:
+            return
         pair = self.quic._cryptos[Epoch.ONE_RTT]
         number = self.quic._packet_number
         self.quic._packet_number += 1
         header = bytes([0x43 | (pair.key_phase << 2)]) + self.quic._peer_cid.cid
         header += (number & 0xFFFFFFFF).to_bytes(4, "big")
         self.raw(pair.encrypt_packet(header, frames, number))
+
+
+def connected(arguments):
+    """A client that is connected: on a busy machine a handshake may take longer than it may."""
+    for _ in range(10):
+        client = Peer(arguments.port, arguments.identity)
+        if client.connect():
+            return client
+    raise SystemExit(f"no connection: {client.closed}")
 
 
 def packed(frames):

@@ -7,14 +7,14 @@ import peer
 arguments = peer.arguments()
 connections, streams, longest, codes = 0, 0, 0.0, {}
 end = time.monotonic() + arguments.seconds
-while time.monotonic() < end:
+while time.monotonic() < end or connections == 0:
     client = peer.Peer(arguments.port, arguments.identity, peer.source(connections))
     if not client.connect():
         continue
     connections += 1
     started = time.monotonic()
     number = 0
-    while time.monotonic() < end and not client.closed:
+    while time.monotonic() < started + 60 and not client.closed:
         allowed = client.quic._remote_max_streams_bidi
         due = int((time.monotonic() - started) * arguments.rate)
         new = range(number, min(allowed, due, number + 500))

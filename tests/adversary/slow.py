@@ -21,6 +21,11 @@ for number in range(arguments.clients):
         client.begin()
     else:
         client.connect()
+        if number % 25 == 0:
+            # The first would be idle for too long otherwise.
+            for other in clients:
+                other.send(peer.frame(peer.PING))
+                other.pump(0)
     client.since = time.monotonic()
     clients.append(client)
 connected = sum(client.is_connected for client in clients)
@@ -56,19 +61,19 @@ for client in clients:
         client.since = time.monotonic()
 end = time.monotonic() + arguments.seconds
 following = time.monotonic() + 1
-while time.monotonic() < end and any(client.cut is None for client in clients):
-    for client in clients:
-        if which == "handshake":
-            # What has arrived waits in the socket.
-            break
+connections = [client for client in clients if client.is_connected]
+while time.monotonic() < end:
+    if connections and all(client.cut is not None for client in connections):
+        break
+    for client in connections:
         client.pump(0)
         if client.cut is None and (client.closed or client.ended):
             client.cut = time.monotonic() - client.since
             codes[str(client.closed or client.ended)] += 1
     if time.monotonic() > following:
         following += 1
-        for client in clients:
-            if client.cut is None and client.is_connected and (data := more(client)):
+        for client in connections:
+            if client.cut is None and (data := more(client)):
                 client.send(data)
     time.sleep(0.01)
 # A handshake that was cut off doesn't go on, though the client does.

@@ -102,7 +102,11 @@ impl Forwarder {
                 received = front.recv_from(&mut there) => {
                     // An error tells of a datagram that was sent to a socket that is gone.
                     let Ok((length, from)) = received else { continue };
-                    client = Some(from);
+                    // A client of ours also asks, from a socket of its own and without a
+                    // datagram of QUIC, whether anybody listens.
+                    if length >= FIRST_DATAGRAM_BYTES {
+                        client = Some(from);
+                    }
                     self.forward(&there[..length], &back, server).await;
                 }
                 received = back.recv_from(&mut here) => {
@@ -143,6 +147,9 @@ impl Forwarder {
 async fn any_socket() -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
 }
+
+/// Every client begins with a datagram of at least so many bytes (RFC 9000, §14.1).
+const FIRST_DATAGRAM_BYTES: usize = 1200;
 
 /// Long enough for many datagrams to overtake one that is held up.
 const HELD_UP: Duration = Duration::from_millis(5);
