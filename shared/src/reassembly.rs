@@ -30,7 +30,7 @@ impl Reassembly {
         self.next
     }
 
-    /// Bytes that wait.
+    /// Bytes of memory that what waits takes.
     pub(crate) fn held(&self) -> u64 {
         self.held
     }
@@ -38,9 +38,17 @@ impl Reassembly {
     /// Adds the piece of the stream that begins at `offset`.
     pub(crate) fn add(&mut self, offset: u64, piece: Bytes) {
         let known = self.pieces.get(&offset).map_or(0, Bytes::len);
-        if piece.len() > known {
-            self.held += (piece.len() - known) as u64;
-            self.pieces.insert(offset, piece);
+        if piece.len() <= known {
+            return;
+        }
+        // What has to wait may be one byte of a buffer of 64 KiB that the socket filled.
+        let piece = match offset > self.next {
+            true => Bytes::copy_from_slice(&piece),
+            false => piece,
+        };
+        self.held += cost(&piece);
+        if let Some(shorter) = self.pieces.insert(offset, piece) {
+            self.held -= cost(&shorter);
         }
     }
 
@@ -50,7 +58,7 @@ impl Reassembly {
             let first = self.pieces.first_entry()?;
             let old = self.next.checked_sub(*first.key())?;
             let mut piece = first.remove();
-            self.held -= piece.len() as u64;
+            self.held -= cost(&piece);
             let old = usize::try_from(old).unwrap_or(usize::MAX);
             if old < piece.len() {
                 piece.advance(old);
@@ -60,6 +68,15 @@ impl Reassembly {
         }
     }
 }
+
+/// Bytes of memory that a piece takes.
+fn cost(piece: &Bytes) -> u64 {
+    piece.len() as u64 + PIECE_OVERHEAD
+}
+
+/// What a piece takes beyond its bytes: its entry, whose nodes may be half empty, and what
+/// allocators round up. Without it, pieces of one byte would take a hundred times what is counted.
+const PIECE_OVERHEAD: u64 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -125,14 +142,27 @@ mod tests {
     }
 
     #[test]
-    fn held_bytes_are_counted_once_for_each_offset() {
+    fn memory_is_counted_once_for_each_offset_and_with_what_small_pieces_cost() {
         let mut reassembly = Reassembly::default();
         for end in [20, 30, 25, 30] {
             reassembly.add(10, content(10..end));
         }
-        assert_eq!(reassembly.held(), 20);
+        assert_eq!(reassembly.held(), 20 + PIECE_OVERHEAD);
+        for at in 0..100 {
+            reassembly.add(40 + 2 * at, content(0..1));
+        }
+        assert_eq!(reassembly.held(), 120 + 101 * PIECE_OVERHEAD);
         reassembly.add(0, content(0..10));
         assert_eq!(taken(&mut reassembly), content(0..30));
-        assert_eq!(reassembly.held(), 0);
+        assert_eq!(reassembly.held(), 100 + 100 * PIECE_OVERHEAD);
+    }
+
+    #[test]
+    fn what_waits_keeps_no_larger_buffer_in_memory() {
+        let mut reassembly = Reassembly::default();
+        let mut buffer = content(0..LENGTH);
+        reassembly.add(1000, buffer.split_off(1000).split_to(1));
+        assert!(buffer.try_into_mut().is_ok(), "nobody else holds it");
+        assert!(reassembly.take().is_none());
     }
 }
