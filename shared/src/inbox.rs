@@ -4,6 +4,8 @@
 //! would cost more than the work on them. Here bytes are collected as they come, and taken out
 //! again as far as they are whole, by whatever thread has the time.
 
+use std::task::Poll;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::codec::{self, DecodeError, PREFIX_BYTES};
@@ -19,6 +21,23 @@ impl Inbox {
     /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Adds what `read` puts into `room` bytes, of which it says how many it used.
+    pub(crate) fn fill<E>(
+        &mut self,
+        room: usize,
+        read: impl FnOnce(&mut [u8]) -> Poll<Result<Option<usize>, E>>,
+    ) -> Poll<Result<Option<usize>, E>> {
+        let length = self.bytes.len();
+        self.bytes.resize(length + room, 0);
+        let read = read(self.bytes.get_mut(length..).unwrap_or_default());
+        let used = match &read {
+            Poll::Ready(Ok(Some(used))) => *used,
+            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => 0,
+        };
+        self.bytes.truncate(length + used);
+        read
     }
 
     /// Adds what another inbox holds.

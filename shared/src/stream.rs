@@ -262,11 +262,19 @@ impl Receiver {
         Ok(Some(chunk))
     }
 
-    /// Receives what is there, and waits only if that is nothing; says whether the stream goes on.
+    /// Receives some of what is there, and waits only if that is nothing; says whether the stream
+    /// goes on.
     ///
     /// # Errors
     /// If the stream breaks.
     pub async fn receive_into(&mut self, inbox: &mut Inbox) -> Result<bool, ReceiveError> {
+        if self.intake.ready.is_empty() && !self.intake.is_loose() {
+            let reading = self.intake.read_into(inbox);
+            let reading = self.traffic.network(Direction::In, reading);
+            let came = self.pace.wait(reading).await??;
+            self.arrived(came.unwrap_or(0)).await;
+            return Ok(came.is_some());
+        }
         self.look_ahead().await?;
         let goes_on = !self.intake.ready.is_empty();
         for chunk in self.intake.ready.drain(..) {
@@ -311,11 +319,16 @@ impl Receiver {
             let Some(bytes) = self.pace.wait(reading).await?? else {
                 break;
             };
-            self.pace.moved(bytes);
-            self.count(bytes);
-            self.pace.take(bytes).await;
+            self.arrived(bytes).await;
         }
         Ok(())
+    }
+
+    /// Accounts for bytes that have come, and waits until so many may.
+    async fn arrived(&mut self, bytes: usize) {
+        self.pace.moved(bytes);
+        self.count(bytes);
+        self.pace.take(bytes).await;
     }
 
     fn count(&mut self, bytes: usize) {

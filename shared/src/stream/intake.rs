@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream};
 
+use crate::inbox::Inbox;
 use crate::reassembly::Reassembly;
 use crate::traffic::Hold;
 
@@ -83,6 +84,27 @@ impl Intake {
         poll_fn(|context| self.poll_read(context)).await
     }
 
+    /// Copies some of what quinn has, in order, and waits only if that is nothing; gives how many
+    /// bytes came, or nothing at the end of the stream.
+    ///
+    /// A reader that lags is better served so: quinn merges thousands of its chunks, and would give
+    /// megabytes at once, for which it grants as much again to the other side.
+    pub(super) async fn read_into(
+        &mut self,
+        inbox: &mut Inbox,
+    ) -> Result<Option<usize>, ReadError> {
+        let read = |context: &mut Context<'_>| {
+            inbox.fill(BYTES_AT_ONCE, |space| {
+                pin!(self.stream.read(space)).poll(context)
+            })
+        };
+        let came = poll_fn(read).await?;
+        let bytes = came.unwrap_or(0);
+        self.is_drained = bytes < BYTES_AT_ONCE;
+        self.taken += bytes as u64;
+        Ok(came)
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<usize>, ReadError>> {
         let Some(loose) = &mut self.loose else {
             return self.poll_read_in_order(context);
@@ -121,7 +143,10 @@ impl Loose {
         let limit = if self.has_room { CHUNKS_AT_ONCE } else { 1 };
         let mut bytes = 0;
         for _ in 0..limit {
-            match pin!(stream.read_chunk(usize::MAX, false)).poll(context) {
+            if bytes >= BYTES_AT_ONCE {
+                break;
+            }
+            match pin!(stream.read_chunk(BYTES_AT_ONCE, false)).poll(context) {
                 Poll::Ready(Ok(Some(chunk))) => {
                     bytes += chunk.bytes.len();
                     self.reassembly.add(chunk.offset, chunk.bytes);
@@ -152,6 +177,9 @@ async fn is_next(stream: &mut RecvStream, next: u64) -> Result<bool, ReadError> 
 
 /// Chunks taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.
 const CHUNKS_AT_ONCE: usize = 48;
+
+/// Bytes taken in one turn where it matters how many: as many as those chunks mostly have.
+const BYTES_AT_ONCE: usize = 64 * 1024;
 
 /// How often a stream that has no more memory looks whether its first gap was filled: a fraction of
 /// the round trips that such a gap lasts.

@@ -202,6 +202,35 @@ async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory()
 }
 
 #[tokio::test]
+async fn a_reader_that_lags_gets_a_bounded_piece_at_a_time() {
+    let loopback = Loopback::connect().await;
+    let body: Bytes = (0..6_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let client = async |mut sender: Sender, mut receiver: Receiver| {
+        sender.send(&ping()).await.unwrap();
+        sender.finish().unwrap();
+        // All of it has arrived before any of it is taken.
+        while loopback.client.stats().udp_rx.bytes < body.len() as u64 {
+            tokio::task::yield_now().await;
+        }
+        let (mut inbox, mut most, mut got) = (Inbox::default(), 0, Vec::new());
+        while receiver.receive_into(&mut inbox).await.unwrap() {
+            most = most.max(inbox.len());
+            let length = inbox.len();
+            got.extend(inbox.body(length).unwrap());
+        }
+        (got, most)
+    };
+    let server = async |mut sender: Sender, mut receiver: Receiver| {
+        receiver.receive::<Request>().await.unwrap();
+        sender.send_bytes(body.clone()).await.unwrap();
+        sender.finish_and_wait().await.unwrap();
+    };
+    let ((got, most), ()) = loopback.talk(client, server).await;
+    assert!(got == body, "{} bytes, some of them wrong", got.len());
+    assert!(most <= 64 * 1024, "{most} bytes at once");
+}
+
+#[tokio::test]
 async fn a_reset_is_heard_also_where_bytes_are_taken_as_they_arrive() {
     let loopback = Loopback::connect_lossy(0).await;
     let client = async |mut sender: Sender, mut receiver: Receiver| {
