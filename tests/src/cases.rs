@@ -15,6 +15,8 @@ mod early_data;
 mod endurance;
 mod errors;
 mod flood;
+mod hostile_names;
+mod hostile_server;
 mod kills;
 mod limits;
 mod linearizable;

@@ -108,9 +108,11 @@ impl Arena {
         )
     }
 
-    /// What the server has logged.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.tree.outside().join("log")).unwrap()
+    /// The last lines that the server has logged.
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.tree.outside().join("log")).unwrap();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
     /// Lets an attack run its course, while a good client goes on with its work.
@@ -251,6 +253,9 @@ impl fmt::Display for Served {
 
 /// What the server may have of memory under any attack.
 pub(crate) const MEMORY_MAX: u64 = 512 * 1024 * 1024;
+
+/// Lines of the log that a failure shows.
+const LOG_LINES: usize = 20;
 
 /// A file that no window and no cache holds.
 const BIG_BYTES: u64 = 1024 * 1024 * 1024;
