@@ -204,8 +204,9 @@ const AUTHORIZED_KEYS: &str = "authorized-keys";
 /// Memory for file contents, in bytes.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Memory for windows, in bytes: a dozen transfers at once over long paths, hundreds over short ones.
-const WINDOWS_BYTES: u64 = 256 * 1024 * 1024;
+/// Memory for windows, in bytes: one or two transfers at once over the longest paths, forty over a
+/// local network; with the least of 1024 connections, their pieces and the cache 512 MiB.
+const WINDOWS_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Long enough for a large file to be on its way, short enough for a service manager's patience.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);

@@ -71,6 +71,8 @@ pub async fn send<R: Read + Send + 'static>(
                 return Ok(source.hasher.finish());
             }
             Length::Declared(_) | Length::Pieces => {
+                let mut source = source;
+                source.piece = source.piece.min(sender.piece_max().max(PIECE_FIRST));
                 reading = ReadAhead::start(source, rest);
                 send_piece(sender, length, piece, moved).await?;
             }

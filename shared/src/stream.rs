@@ -99,6 +99,11 @@ impl Sender {
         self.traffic.disk(Direction::Out, work).await
     }
 
+    /// How much of a body to read from the disk at once, in bytes.
+    pub(crate) fn piece_max(&self) -> usize {
+        self.traffic.piece_max()
+    }
+
     /// Whether anything has gone out.
     pub fn has_sent(&self) -> bool {
         self.sent
@@ -262,6 +267,21 @@ impl Receiver {
         Ok(Some(chunk))
     }
 
+    /// Makes room for a body of `length` bytes, if that is known, before the first of it has come:
+    /// what nobody reads yet must leave room for other streams.
+    pub fn expect_body(&mut self, length: Option<u64>) {
+        if Priority::of_body(length) == Priority::Bulk {
+            self.begin_body();
+        }
+    }
+
+    fn begin_body(&mut self) {
+        if self.body.is_none() {
+            self.body = Some(self.traffic.receives());
+            self.has_gaps |= !self.traffic.is_local();
+        }
+    }
+
     /// Receives some of what is there, and waits only if that is nothing; says whether the stream
     /// goes on.
     ///
@@ -339,10 +359,7 @@ impl Receiver {
         self.traffic.read(std::mem::take(&mut self.uncounted));
         match &self.body {
             Some(body) => body.moved(),
-            None => {
-                self.body = Some(self.traffic.receives());
-                self.has_gaps |= !self.traffic.is_local();
-            }
+            None => self.begin_body(),
         }
         if self.has_gaps && self.intake.can_loosen() {
             self.intake.loosen(self.traffic.hold());

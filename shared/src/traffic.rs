@@ -67,6 +67,7 @@ impl Traffic {
     /// The traffic of `connection`, of which this is `end`; its windows grow within `budget`.
     pub fn new(connection: Connection, end: End, budget: &Budget) -> Self {
         let now = Instant::now();
+        let (send_window, receive_window) = end.least();
         Self(Arc::new(Shared {
             connection,
             end,
@@ -75,9 +76,9 @@ impl Traffic {
             state: Mutex::new(State {
                 sending: 0,
                 receiving: 0,
-                send_window: windows::SEND_WINDOW,
-                send_window_peak: windows::SEND_WINDOW,
-                receive_window: ReceiveWindow::new(end.receive_window()),
+                send_window,
+                send_window_peak: send_window,
+                receive_window: ReceiveWindow::new(receive_window),
                 grant: budget.grant(),
                 held: 0,
                 held_grant: budget.grant(),
@@ -171,6 +172,12 @@ impl Traffic {
             writing.as_mut().poll(context)
         })
         .await
+    }
+
+    /// How much of a body to read from the disk at once, in bytes: a quarter of what is buffered, so
+    /// that pieces take little memory where windows have to be small.
+    pub(crate) fn piece_max(&self) -> usize {
+        usize::try_from(self.0.state().send_window / PIECES_PER_WINDOW).unwrap_or(usize::MAX)
     }
 
     /// Calls `write`, which doesn't wait, while there is room that bulk doesn't have.
@@ -280,10 +287,12 @@ impl Shared {
             loss: state.losses.share(),
             rate: state.rate.largest(),
         };
-        let send = windows::settle(state.send_window, windows::send(&path, state.sending));
+        let send = windows::send(&path, state.sending, self.end);
+        let send = windows::settle(state.send_window, send);
         let receive = windows::receive(&path, state.receiving, self.end);
         let receive = windows::settle(state.receive_window.wanted(), receive);
-        let (send, receive) = state.grant.fit(send, receive, self.end);
+        let granted = state.receive_window.granted();
+        let (send, receive) = state.grant.fit(send, receive, granted, self.end);
         if send != state.send_window {
             state.send_window = send;
             state.send_window_peak = state.send_window_peak.max(send);
@@ -316,6 +325,10 @@ async fn timed<T>(waited: &AtomicU64, work: impl Future<Output = T>) -> T {
     }
     done
 }
+
+/// What is buffered for sending should hold some pieces of a body, so that one is always there when
+/// the network takes it.
+const PIECES_PER_WINDOW: u64 = 4;
 
 /// Room for what is urgent, beyond what bulk may fill, in bytes: some full pages of listings.
 const RESERVE: u64 = 256 * 1024;

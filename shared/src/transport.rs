@@ -10,7 +10,7 @@ use crate::closing::OpenableFactory;
 use crate::congestion::CongestionControl;
 use crate::limits::STREAMS_MAX;
 use crate::socket;
-use crate::windows::{End, SEND_WINDOW};
+use crate::windows::End;
 
 /// The protocol's name in TLS (RFC 7301); it carries the version.
 pub const ALPN: &[u8] = b"quire/1";
@@ -36,13 +36,14 @@ pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<Transpor
 }
 
 fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> TransportConfig {
+    let (send_window, receive_window) = end.least();
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(end.stream_window()))
-        .receive_window(VarInt::from_u64(end.receive_window()).unwrap_or(VarInt::MAX))
-        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u64(receive_window).unwrap_or(VarInt::MAX))
+        .send_window(send_window)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .congestion_controller_factory(Arc::new(OpenableFactory(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));

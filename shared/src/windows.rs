@@ -43,6 +43,32 @@ impl End {
         2 * u64::from(self.stream_window())
     }
 
+    /// The windows for sending and receiving that every connection has, in bytes, whatever the
+    /// others take.
+    pub(crate) fn least(self) -> (u64, u64) {
+        match self {
+            Self::Client => (SEND_WINDOW, self.receive_window()),
+            Self::Server => (SEND_WINDOW_LEAST, RECEIVE_WINDOW_LEAST),
+        }
+    }
+
+    /// The memory that a window for sending takes, in bytes. A server reads two pieces ahead for
+    /// each of its bodies, half as much again; a client has few.
+    fn sending_takes(self, window: u64) -> u64 {
+        match self {
+            Self::Client => window,
+            Self::Server => window + window / 2,
+        }
+    }
+
+    /// The window for sending that so much memory is enough for.
+    fn sending_has(self, bytes: u64) -> u64 {
+        match self {
+            Self::Client => bytes,
+            Self::Server => bytes / 3 * 2,
+        }
+    }
+
     /// What the other side may have under way on all streams, in bytes, while there are few.
     pub(crate) fn receive_window(self) -> u64 {
         u64::from(self.stream_window()) + RECEIVE_WINDOW_FREE
@@ -78,8 +104,11 @@ pub(crate) fn is_local(round_trip_min: Duration) -> bool {
 }
 
 /// The window for sending while `bodies` are being sent.
-pub(crate) fn send(path: &Path, bodies: usize) -> u64 {
-    if bodies == 0 || path.is_local() {
+pub(crate) fn send(path: &Path, bodies: usize, end: End) -> u64 {
+    if bodies == 0 {
+        return end.least().0;
+    }
+    if path.is_local() {
         return SEND_WINDOW;
     }
     (ROUND_TRIPS_SENT * path.in_flight_max)
@@ -106,7 +135,8 @@ fn without_too_many_gaps(path: &Path) -> u64 {
 )]
 pub(crate) fn receive(path: &Path, bodies: usize, end: End) -> u64 {
     match bodies {
-        0..=FEW_BODIES => end.receive_window(),
+        0 => end.least().1,
+        1..=FEW_BODIES => end.receive_window(),
         _ if path.is_local() => RECEIVE_WINDOW_LOCAL,
         _ => {
             let round_trip = path.round_trip.min(ROUND_TRIP_MAX);
@@ -153,17 +183,20 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// The windows for sending and receiving that the budget allows where these are wanted.
-    pub(crate) fn fit(&mut self, send: u64, receive: u64, end: End) -> (u64, u64) {
-        let base = end.receive_window();
-        let more_to_send = send.saturating_sub(SEND_WINDOW);
-        let more_to_receive = receive.saturating_sub(base);
-        self.resize(more_to_send + more_to_receive);
-        let more_to_send = more_to_send.min(self.bytes);
-        let more_to_receive = more_to_receive.min(self.bytes - more_to_send);
+    /// The windows for sending and receiving that the budget allows where these are wanted, and the
+    /// other side may still use `granted` of what it was granted for sending to us.
+    pub(crate) fn fit(&mut self, send: u64, receive: u64, granted: u64, end: End) -> (u64, u64) {
+        let (least_send, least_receive) = end.least();
+        let more_to_send = send.saturating_sub(least_send);
+        let more_to_receive = receive.saturating_sub(least_receive);
+        let granted = granted.saturating_sub(least_receive).min(self.bytes);
+        self.resize(end.sending_takes(more_to_send) + more_to_receive.max(granted));
+        let more_to_send = more_to_send.min(end.sending_has(self.bytes - granted));
+        let left = self.bytes - end.sending_takes(more_to_send);
+        let more_to_receive = more_to_receive.min(left);
         (
-            SEND_WINDOW + more_to_send,
-            receive.min(base) + more_to_receive,
+            least_send + more_to_send,
+            receive.min(least_receive) + more_to_receive,
         )
     }
 
@@ -230,6 +263,11 @@ impl ReceiveWindow {
         self.wanted
     }
 
+    /// What the other side may have under way, which quinn can't take back.
+    pub(crate) fn granted(&self) -> u64 {
+        self.told + self.withheld
+    }
+
     /// Notes that `bytes` were read.
     pub(crate) fn read(&mut self, bytes: u64) {
         self.withheld = self.withheld.saturating_sub(bytes);
@@ -238,7 +276,7 @@ impl ReceiveWindow {
     /// Makes the window `bytes` large; gives what quinn is to be told, if anything.
     pub(crate) fn want(&mut self, bytes: u64) -> Option<u64> {
         self.wanted = bytes;
-        let granted = self.told + self.withheld;
+        let granted = self.granted();
         let before = self.told;
         if bytes > granted {
             self.told += bytes - granted;
@@ -336,10 +374,17 @@ const SERVER_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 /// as that of a put while room is made for it on the disk, must leave room for all others.
 const RECEIVE_WINDOW_FREE: u64 = 8 * 1024 * 1024;
 
-/// What every connection buffers for sending, in bytes, and on a local network all. It is enough
-/// for full speed there, half of what the socket on the other side takes in, and what a message
+/// What is buffered for sending on a local network, in bytes. It is enough for full speed there, half of what the socket on the other side takes in, and what a message
 /// has to queue behind: three milliseconds at 700 MiB a second.
 pub(crate) const SEND_WINDOW: u64 = 2 * 1024 * 1024;
+
+/// What every connection to a server may have under way, in bytes, until it sends a body, and if
+/// all others together take what there is: more than the first round trips bring.
+const RECEIVE_WINDOW_LEAST: u64 = 128 * 1024;
+
+/// What a server buffers for every connection, in bytes, that sends no body, and if the others take
+/// what there is. With the windows for receiving that is 192 MiB for 1024 connections.
+const SEND_WINDOW_LEAST: u64 = 64 * 1024;
 
 /// The most that is buffered for sending, in bytes: what a path of 500 Mbit/s and 200 ms holds, five
 /// times, for all is kept from the first byte that wasn't acknowledged.

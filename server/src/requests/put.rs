@@ -26,6 +26,7 @@ pub(crate) async fn serve(
     let parents = client.access.parents(&request.path, request.make_parents);
     let ahead = request.size.unwrap_or(0);
     let charge = client.holder.charge(ahead, 1)?;
+    receiver.expect_body(request.size);
     let sink = stage(&request, parents, state).await?;
     let charged = Charged {
         sink,

@@ -17,9 +17,19 @@ fn completes_now<T>(future: impl Future<Output = T>) -> bool {
     matches!(pin!(future).poll(&mut context), Poll::Ready(_))
 }
 
+/// Has the server take in more than its least window, as it does for a body.
+async fn with_a_wide_window(loopback: &Loopback) -> Moving {
+    let receiving = loopback.server_traffic.receives();
+    while loopback.client.stats().frame_rx.max_data == 0 {
+        tokio::task::yield_now().await;
+    }
+    receiving
+}
+
 #[tokio::test]
 async fn a_message_finds_room_where_bulk_has_filled_the_window() {
     let loopback = Loopback::connect().await;
+    let _receiving = with_a_wide_window(&loopback).await;
     let traffic = &loopback.client_traffic;
     let mut streams = Vec::new();
     for _ in 0..3 {
@@ -44,6 +54,7 @@ async fn a_message_finds_room_where_bulk_has_filled_the_window() {
 #[tokio::test]
 async fn a_message_finds_room_where_the_window_has_become_smaller() {
     let loopback = Loopback::connect().await;
+    let _receiving = with_a_wide_window(&loopback).await;
     let traffic = &loopback.client_traffic;
     let (send, _receive) = loopback.client.open_bi().await.unwrap();
     let mut bulk = Sender::new(send, traffic);

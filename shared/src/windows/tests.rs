@@ -22,7 +22,7 @@ fn path(megabits: u32, milliseconds: u64, loss: f64) -> Path {
 #[test]
 fn a_long_lossy_path_keeps_what_is_sent_while_a_byte_is_lost_three_times() {
     let path = path(500, 200, 0.02);
-    let window = send(&path, 1);
+    let window = send(&path, 1, End::Client);
     assert!(window as f64 >= 4.0 * 12.5e6, "{window}");
     assert!(window <= SEND_WINDOW_MAX);
     assert!((window / path.datagram) as f64 * path.loss < 1024.0);
@@ -33,7 +33,7 @@ fn a_long_lossy_path_keeps_what_is_sent_while_a_byte_is_lost_three_times() {
 
 #[test]
 fn the_more_is_lost_the_smaller_is_what_is_sent() {
-    let windows = [0.01, 0.05, 0.1, 0.9].map(|loss| send(&path(900, 200, loss), 1));
+    let windows = [0.01, 0.05, 0.1, 0.9].map(|loss| send(&path(900, 200, loss), 1, End::Client));
     assert!(
         windows.is_sorted_by(|a, b| a > b || *b == SEND_WINDOW),
         "{windows:?}"
@@ -44,14 +44,14 @@ fn the_more_is_lost_the_smaller_is_what_is_sent() {
 #[test]
 fn a_local_network_has_what_a_socket_takes_in() {
     let path = path(10_000, 1, 0.01);
-    assert_eq!(send(&path, 1), SEND_WINDOW);
+    assert_eq!(send(&path, 1, End::Client), SEND_WINDOW);
     assert_eq!(receive(&path, 64, End::Server), RECEIVE_WINDOW_LOCAL);
 }
 
 #[test]
 fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
     for path in [path(1000, 0, 0.0), path(1, 500, 0.0)] {
-        for bodies in 0..=FEW_BODIES {
+        for bodies in 1..=FEW_BODIES {
             for end in [End::Client, End::Server] {
                 let stream = u64::from(end.stream_window());
                 assert!(receive(&path, bodies, end) >= stream + 4 * MIB);
@@ -66,9 +66,9 @@ fn nothing_moving_takes_nothing_of_the_budget() {
     let budget = Budget::new(100 * MIB);
     let mut grant = budget.grant();
     let end = End::Server;
-    let least = (SEND_WINDOW, end.receive_window());
-    let wanted = (send(&path, 0), receive(&path, 0, end));
-    assert_eq!(grant.fit(wanted.0, wanted.1, end), least);
+    let wanted = (send(&path, 0, end), receive(&path, 0, end));
+    assert_eq!(wanted, end.least());
+    assert_eq!(grant.fit(wanted.0, wanted.1, wanted.1, end), wanted);
     assert_eq!(budget.0.load(Ordering::Relaxed), 100 * MIB);
 }
 
@@ -76,18 +76,18 @@ fn nothing_moving_takes_nothing_of_the_budget() {
 fn the_budget_is_never_exceeded_and_comes_back() {
     let budget = Budget::new(10 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
-    let (end, base) = (End::Client, End::Client.receive_window());
+    let (end, (send, base)) = (End::Server, End::Server.least());
     let (mut first, mut second) = (budget.grant(), budget.grant());
-    let fits = first.fit(SEND_WINDOW + 3 * MIB, base + 4 * MIB, end);
-    assert_eq!(fits, (SEND_WINDOW + 3 * MIB, base + 4 * MIB));
-    assert_eq!(left(), 3 * MIB);
-    let fits = second.fit(SEND_WINDOW + 2 * MIB, base + 9 * MIB, end);
-    assert_eq!(fits, (SEND_WINDOW + 2 * MIB, base + MIB));
+    let fits = first.fit(send + 2 * MIB, base + 4 * MIB, base, end);
+    assert_eq!(fits, (send + 2 * MIB, base + 4 * MIB));
+    assert_eq!(left(), 3 * MIB, "half as much again is read ahead");
+    let fits = second.fit(send + MIB, base + 9 * MIB, base, end);
+    assert_eq!(fits, (send + MIB, base + 3 * MIB / 2));
     assert_eq!(left(), 0);
     drop(first);
     assert_eq!(left(), 7 * MIB);
-    let fits = second.fit(SEND_WINDOW, base + 9 * MIB, end);
-    assert_eq!(fits, (SEND_WINDOW, base + 9 * MIB));
+    let fits = second.fit(send, base + 9 * MIB, base + 3 * MIB / 2, end);
+    assert_eq!(fits, (send, base + 9 * MIB));
     drop(second);
     assert_eq!(left(), 10 * MIB);
 }
@@ -110,6 +110,37 @@ fn what_waits_is_bounded_and_comes_out_of_the_budget() {
     let mut second = budget.grant();
     assert!(!second.hold(60 * MIB, End::Client), "the budget is used up");
     assert!(second.hold(0, End::Client), "one turn is always allowed");
+}
+
+#[test]
+fn what_the_other_side_may_still_use_is_not_given_to_others() {
+    let budget = Budget::new(10 * MIB);
+    let left = || budget.0.load(Ordering::Relaxed);
+    let (send, base) = End::Server.least();
+    let (mut grant, mut window) = (budget.grant(), ReceiveWindow::new(base));
+    let mut want = |window: &mut ReceiveWindow, bytes| {
+        let (_, receive) = grant.fit(send, bytes, window.granted(), End::Server);
+        window.want(receive);
+    };
+    want(&mut window, base + 8 * MIB);
+    assert_eq!(left(), 2 * MIB);
+    want(&mut window, base);
+    assert_eq!((window.wanted(), left()), (base, 2 * MIB));
+    window.read(5 * MIB);
+    want(&mut window, base);
+    assert_eq!(left(), 7 * MIB);
+    window.read(5 * MIB);
+    want(&mut window, base);
+    assert_eq!(left(), 10 * MIB);
+}
+
+#[test]
+fn without_room_in_the_budget_a_thousand_connections_take_little() {
+    let (send, receive) = End::Server.least();
+    assert!(1024 * (send + receive) <= 192 * MIB);
+    let mut grant = Budget::new(0).grant();
+    let fits = grant.fit(SEND_WINDOW, 24 * MIB, receive, End::Server);
+    assert_eq!(fits, (send, receive));
 }
 
 #[test]

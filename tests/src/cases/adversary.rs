@@ -27,10 +27,8 @@ async fn gaps(which: &'static str, seconds: u32) {
     let Some(said) = bear(Attack::new("gaps.py", which, seconds)).await else {
         return;
     };
-    // Only what was under way at the end may not have been told yet.
     let codes = said["codes"].as_object().unwrap();
-    assert!(codes.keys().any(|code| code != "open"), "{said}");
-    assert!(codes.get("open").is_none_or(|open| open == 1), "{said}");
+    assert!(codes.keys().all(|code| code != "open"), "{said}");
 }
 
 #[tokio::test]
@@ -55,16 +53,8 @@ async fn frames_of_streams_beyond_the_limit_end_the_connection() {
     }
 }
 
-async fn floods(seconds: u32) {
-    for which in [
-        "new-connection-id",
-        "retire-connection-id",
-        "path-challenge",
-        "max-stream-data",
-        "max-data",
-        "stream-data-blocked",
-        "ping",
-    ] {
+async fn floods(kinds: &[&'static str], seconds: u32) {
+    for which in kinds {
         let Some(said) = bear(Attack::new("floods.py", which, seconds)).await else {
             return;
         };
@@ -75,28 +65,43 @@ async fn floods(seconds: u32) {
 
 #[tokio::test]
 async fn floods_of_control_frames_are_borne() {
-    floods(1).await;
+    floods(ANSWERED, 1).await;
+    floods(NOTED, 1).await;
 }
 
-async fn resets(seconds: u32) {
-    let Some(said) = bear(Attack::new("resets.py", "", seconds)).await else {
+/// Frames that the server has to answer with others, and keep these until they are acknowledged.
+const ANSWERED: &[&str] = &[
+    "new-connection-id",
+    "retire-connection-id",
+    "path-challenge",
+];
+
+/// Frames that it only takes note of.
+const NOTED: &[&str] = &["max-stream-data", "max-data", "stream-data-blocked", "ping"];
+
+async fn resets(seconds: u32, limits: &[&str]) {
+    let Some(arena) = Arena::open(limits) else {
         return;
     };
-    let code = quire_shared::ErrorCode::LIMIT.number().to_string();
+    let outcome = arena.bear(Attack::new("resets.py", "", seconds)).await;
+    let said = outcome.check();
+    let limit = quire_shared::ErrorCode::LIMIT.number().to_string();
     let codes = said["codes"].as_object().unwrap();
-    assert!(codes.contains_key(&code), "{said}");
-    assert!(codes.get("None").is_none_or(|open| open == 1), "{said}");
+    // The close may be lost on its way to a client that is busy, which hears of a reset then.
+    let is_told = |code: &String| [limit.as_str(), "-1"].contains(&code.as_str());
+    assert!(codes.keys().all(is_told), "{said}");
 }
 
 #[tokio::test]
 async fn streams_opened_and_reset_without_end_end_the_connection() {
-    resets(2).await;
+    // Of those that even a busy machine opens in a second.
+    resets(2, &["--abort-rate", "50"]).await;
 }
 
 #[tokio::test]
 async fn packets_acknowledged_before_they_were_sent_end_the_connection() {
     for which in ["unsent", "all"] {
-        let Some(said) = bear(Attack::new("acks.py", which, 5)).await else {
+        let Some(said) = bear(Attack::new("acks.py", which, 60)).await else {
             return;
         };
         assert_eq!(said["closed"]["code"], PROTOCOL_VIOLATION, "{said}");
@@ -159,8 +164,10 @@ async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) 
     if which == "handshake" {
         assert_eq!(said["codes"]["went on"], 0, "{said}");
     } else {
-        assert_eq!(said["connected"], clients, "{said}");
-        assert_eq!(said["cut"], clients, "{said}");
+        // On a busy machine a handshake may take longer than it may.
+        let number = |name: &str| said[name].as_u64().unwrap();
+        assert!(number("connected") >= u64::from(clients) / 2, "{said}");
+        assert_eq!(number("cut"), number("connected"), "{said}");
     }
 }
 
@@ -168,9 +175,9 @@ async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) 
 async fn slow_clients_are_cut_off() {
     slow("handshake", 3, 20, &["--handshake-time", "1"]).await;
     slow("header", 20, 20, &["--request-time", "1"]).await;
-    for which in ["body", "window"] {
-        slow(which, 20, 20, &["--stall-time", "1"]).await;
-    }
+    slow("body", 20, 20, &["--stall-time", "1"]).await;
+    // Enough for what each has in its windows to be more than the server's memory.
+    slow("window", 40, 250, &["--stall-time", "5"]).await;
 }
 
 /// Too many streams, of RFC 9000, §20.1.
@@ -191,22 +198,39 @@ mod full_length {
 
     #[tokio::test]
     #[ignore = "30 s each"]
-    async fn floods() {
-        super::floods(30).await;
+    async fn floods_to_answer() {
+        super::floods(super::ANSWERED, 30).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "30 s each"]
+    async fn floods_to_note() {
+        super::floods(super::NOTED, 30).await;
     }
 
     #[tokio::test]
     #[ignore = "10 s"]
     async fn resets() {
-        super::resets(10).await;
+        super::resets(10, &[]).await;
     }
 
     #[tokio::test]
-    #[ignore = "two minutes"]
-    async fn slow_clients() {
-        for which in ["handshake", "header", "body", "window"] {
-            super::slow(which, 45, 1000, &[]).await;
-        }
+    #[ignore = "a minute"]
+    async fn slow_beginnings() {
+        super::slow("handshake", 10, 1000, &[]).await;
+        super::slow("header", 30, 1000, &[]).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "a minute"]
+    async fn slow_senders() {
+        super::slow("body", 60, 1000, &[]).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "a minute"]
+    async fn slow_readers() {
+        super::slow("window", 60, 1000, &[]).await;
     }
 
     #[tokio::test]

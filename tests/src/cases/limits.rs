@@ -73,6 +73,30 @@ async fn a_get_whose_client_takes_nothing_is_cut_off() {
 }
 
 #[tokio::test]
+async fn what_no_request_asks_for_is_not_kept() {
+    let tree = Tree::new().file("f", vec![7; 64 << 20]);
+    let server = TestServer::start(&tree).await;
+    let raw = Raw::connect(&server, &server.keys().reader).await;
+    // The answer isn't read, so the request goes on, and what follows it has no reader.
+    let (mut send, _recv) = raw.begin(get("f")).await;
+    let mut sent = 0;
+    within("the end of the window", async {
+        while raw.connection.stats().frame_tx.data_blocked == 0 {
+            let writing = send.write(&[0; 4096]);
+            let blocked = tokio::time::sleep(Duration::from_millis(10));
+            tokio::select! {
+                written = writing => sent += written.unwrap(),
+                () = blocked => {}
+            }
+        }
+    })
+    .await;
+    assert!(sent <= 256 * 1024, "{sent} bytes");
+    raw.close().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_come_to_its_end_is_cut_off() {
     let tree = Tree::new();
     let server = TestServer::builder(&tree)
