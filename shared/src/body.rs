@@ -57,7 +57,7 @@ pub async fn send<R: Read + Send + 'static>(
         rest,
     );
     loop {
-        let (piece, source) = sender.disk(reading.finish()).await?;
+        let (piece, mut source) = sender.disk(reading.finish()).await?;
         let ended = piece.is_empty();
         rest = rest.saturating_sub(piece.len() as u64);
         match length {
@@ -71,7 +71,6 @@ pub async fn send<R: Read + Send + 'static>(
                 return Ok(source.hasher.finish());
             }
             Length::Declared(_) | Length::Pieces => {
-                let mut source = source;
                 source.piece = source.piece.min(sender.piece_max().max(PIECE_FIRST));
                 reading = ReadAhead::start(source, rest);
                 send_piece(sender, length, piece, moved).await?;

@@ -374,8 +374,9 @@ const SERVER_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 /// as that of a put while room is made for it on the disk, must leave room for all others.
 const RECEIVE_WINDOW_FREE: u64 = 8 * 1024 * 1024;
 
-/// What is buffered for sending on a local network, in bytes. It is enough for full speed there, half of what the socket on the other side takes in, and what a message
-/// has to queue behind: three milliseconds at 700 MiB a second.
+/// What is buffered for sending on a local network, in bytes. It is enough for full speed there,
+/// half of what the socket on the other side takes in, and what a message has to queue behind:
+/// three milliseconds at 700 MiB a second.
 pub(crate) const SEND_WINDOW: u64 = 2 * 1024 * 1024;
 
 /// What every connection to a server may have under way, in bytes, until it sends a body, and if
