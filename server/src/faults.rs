@@ -62,6 +62,14 @@ impl Faults {
         }
         rustix::fs::fsync(file)
     }
+
+    /// Where locks are left out, gives others the time to come between a look and the change that
+    /// it allows, so that it doesn't depend on the disk whether that is noticed.
+    pub(crate) fn let_others_in(self) {
+        if self.has(Fault::Locks) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
 }
 
 #[cfg(not(feature = "fault-injection"))]

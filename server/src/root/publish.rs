@@ -69,6 +69,7 @@ impl Root {
             .inner
             .place_to_change(path, parents, precondition, &mut made)?;
         require_replaceable(precondition, place.facts()?.as_ref())?;
+        self.inner.faults.let_others_in();
         let above = self.inner.unsynced_above(path)?;
         let file = staged.publish(&place, precondition)?;
         made.keep();
