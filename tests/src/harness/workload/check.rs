@@ -110,8 +110,17 @@ fn both(old: &State, new: &State, from: &str) -> State {
 /// The names below `directory`, with the bytes of those that are files. Staged files don't count:
 /// nobody was told of them.
 fn read(directory: &Path, above: &str, there: &mut BTreeMap<String, Option<Vec<u8>>>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
+    let entries = std::fs::read_dir(directory);
+    let entries = match entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) => {
+            // As with a file, see below: this is what nobody has stored.
+            let name = format!("{above}what can't be read");
+            there.insert(name, Some(error.to_string().into()));
+            return;
+        }
+    };
+    for entry in entries {
         let name = entry.file_name().into_string().unwrap();
         if name == crate::harness::server::STAGING || name == "lost+found" {
             continue;
