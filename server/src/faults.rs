@@ -65,6 +65,10 @@ impl Faults {
 
     /// Where locks are left out, gives others the time to come between a look and the change that
     /// it allows, so that it doesn't depend on the disk whether that is noticed.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "there is no event to wait for, only time in which one may come"
+    )]
     pub(crate) fn let_others_in(self) {
         if self.has(Fault::Locks) {
             std::thread::sleep(std::time::Duration::from_millis(2));
