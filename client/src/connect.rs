@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quinn::{
     ClientConfig, ConnectError, Connecting, Connection, ConnectionError, Endpoint,
@@ -21,6 +21,7 @@ use quire_shared::socket::{self, Credit, SocketConfig};
 use quire_shared::transport;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::ClientError;

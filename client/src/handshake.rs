@@ -7,10 +7,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, ZeroRttAccepted};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 
 use crate::connect::{CONNECT_TIMEOUT, Outcome, refused};
 use crate::error::ClientError;
@@ -103,8 +104,9 @@ impl UnderWay {
     async fn end(&mut self) -> Result<Over, ClientError> {
         let address = self.connection.remote_address();
         if self.failed.is_none() {
-            let left = CONNECT_TIMEOUT.saturating_sub(self.begun.elapsed());
             let failed = tokio::select! {
+                // What has gone well stays so, however late it is asked.
+                biased;
                 early_accepted = &mut self.accepted => match self.connection.close_reason() {
                     Some(error) if !early_accepted && !is_servers_decision(&error) => {
                         Outcome::of(error)
@@ -116,7 +118,7 @@ impl UnderWay {
                     }
                 },
                 () = refused(address) => Outcome::Refused,
-                () = tokio::time::sleep(left) => Outcome::NoAnswer,
+                () = sleep_until(self.begun + CONNECT_TIMEOUT) => Outcome::NoAnswer,
             };
             // Nothing that comes later may make it a connection after all.
             self.connection.close(0_u8.into(), b"");

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use quire_certs::{Role, StateDir, load_or_create};
 use quire_client::connect::Connector;
-use quire_client::trust::ServerVerifier;
 use quire_client::{ClientError, Exit};
 use quire_server::Config;
 use quire_server::authorized_keys::AuthorizedKeys;
 use quire_server::limits::{Prove, Seconds};
 use quire_shared::ErrorCode;
-use quire_shared::congestion::CongestionControl;
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Pair;
 use quire_shared::protocol::{GetTree, PutMany, Request};
@@ -30,9 +28,7 @@ use crate::harness::{Raw, TestServer, Tree, within};
 
 /// What it takes to come back to `server` through `gate`.
 fn connector(server: &TestServer, gate: &Gate) -> Connector {
-    let verifier = ServerVerifier::pinned(gate.id(), server.fingerprint());
-    let control = CongestionControl::default();
-    Connector::new(&gate.id(), &server.keys().writer, verifier, control).unwrap()
+    server.connector(gate.address(), &server.keys().writer)
 }
 
 /// A first connection, which leaves behind what the next ones need.
@@ -246,9 +242,7 @@ async fn a_server_that_forgot_the_session_is_asked_again() {
 async fn a_server_that_is_gone_is_reported_as_at_the_first_time() {
     let tree = Tree::new();
     let server = TestServer::start(&tree).await;
-    let verifier = ServerVerifier::pinned(server.id(), server.fingerprint());
-    let control = CongestionControl::default();
-    let connector = Connector::new(&server.id(), &server.keys().writer, verifier, control).unwrap();
+    let connector = server.connector(server.address(), &server.keys().writer);
     visit(&connector).await;
     server.stop().await;
     let client = connector.connect().await.unwrap();
@@ -268,6 +262,30 @@ async fn a_server_that_is_gone_is_reported_as_at_the_first_time() {
         matches!(error, ClientError::CannotConnect { .. }),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_handshake_that_went_well_stays_so_however_late_the_first_request_comes() {
+    let tree = Tree::new().file("f", "content");
+    let server = TestServer::start(&tree).await;
+    for _ in 0..8 {
+        let connector = server.connector(server.address(), &server.keys().writer);
+        visit(&connector).await;
+        let client = connector.connect().await.unwrap();
+        // Larger datagrams are tried once there are keys.
+        within("the end of a handshake", async {
+            while client.path().sent_plpmtud_probes == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        tokio::time::resume();
+        assert_eq!(fetch(&client, "f").await.unwrap(), b"content");
+        client.close().await;
+    }
+    server.stop().await;
 }
 
 /// How often recorded packets are sent, twice.

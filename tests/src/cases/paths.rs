@@ -3,8 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use quire_client::known_servers::ServerId;
-use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};
 
 use crate::harness::arena::say;
@@ -13,10 +11,8 @@ use crate::harness::relay::{Path, Relay};
 use crate::harness::{KIB, TestServer, Tree, assert_same, content, within};
 
 async fn connect(server: &TestServer, relay: &Relay) -> Result<Client, ClientError> {
-    let address = relay.address();
-    let id = ServerId::new(&address.ip().to_string(), address.port()).unwrap();
-    let verifier = ServerVerifier::pinned(id.clone(), server.fingerprint());
-    Client::connect(&id, &server.keys().writer, verifier).await
+    let connector = server.connector(relay.address(), &server.keys().writer);
+    connector.connect().await
 }
 
 /// Moves `bytes` each way over `path`, and says how long that took.

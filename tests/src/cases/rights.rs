@@ -4,12 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use quinn::ConnectionError;
-use quire_client::connect::Connector;
-use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError, Exit};
 use quire_server::keyring::KeysFile;
 use quire_shared::ErrorCode;
-use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{Delete, Put};
 
 use crate::harness::client::{
@@ -214,9 +211,7 @@ async fn a_key_that_was_taken_out_of_the_file_gets_nothing_when_it_comes_back() 
     let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     keys.write(&format!("{} write\n", stranger.fingerprint()));
-    let verifier = ServerVerifier::pinned(server.id(), server.fingerprint());
-    let control = CongestionControl::default();
-    let connector = Connector::new(&server.id(), &stranger, verifier, control).unwrap();
+    let connector = server.connector(server.address(), &stranger);
     let client = connector.connect().await.unwrap();
     fetch(&client, "f").await.unwrap();
     client.close().await;

@@ -15,6 +15,7 @@ use quire_shared::transport;
 use tokio::task::JoinSet;
 
 use super::raw::message;
+use super::server::id_of;
 use super::within;
 
 /// A server that accepts one connection and plays a script on it.
@@ -48,7 +49,7 @@ impl FakeServer {
             endpoint.wait_idle().await;
         });
         Self {
-            id: ServerId::new(&address.ip().to_string(), address.port()).unwrap(),
+            id: id_of(address),
             fingerprint: identity.fingerprint(),
             script: tasks,
         }

@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quire_client::known_servers::ServerId;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,11 +56,6 @@ impl Gate {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// How clients call the server behind it.
-    pub(crate) fn id(&self) -> ServerId {
-        ServerId::new(&self.address.ip().to_string(), self.address.port()).unwrap()
     }
 
     /// Sends clients that come from now on to another server.

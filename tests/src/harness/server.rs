@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quire_certs::{Fingerprint, Identity};
+use quire_client::connect::Connector;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};
@@ -14,6 +15,7 @@ use quire_server::faults::Faults;
 use quire_server::limits::Limits;
 use quire_server::rules::Rules;
 use quire_server::{Config, Server, StartError};
+use quire_shared::congestion::CongestionControl;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -183,7 +185,7 @@ impl TestServer {
 
     /// How clients call it.
     pub(crate) fn id(&self) -> ServerId {
-        ServerId::new(&self.address.ip().to_string(), self.address.port()).unwrap()
+        id_of(self.address)
     }
 
     /// Its key.
@@ -218,8 +220,7 @@ impl TestServer {
 
     /// A client with the key `identity`, which trusts this server.
     pub(crate) async fn connect(&self, identity: &Identity) -> Result<Client, ClientError> {
-        let verifier = ServerVerifier::pinned(self.id(), self.fingerprint());
-        Client::connect(&self.id(), identity, verifier).await
+        self.connector(self.address, identity).connect().await
     }
 
     /// Waits until no client is connected.
@@ -230,6 +231,13 @@ impl TestServer {
     /// What it records, also after its end.
     pub(crate) fn log(&self) -> Log {
         self.log.clone()
+    }
+
+    /// What it takes to connect to it again and again with the key `identity`, by way of `address`.
+    pub(crate) fn connector(&self, address: SocketAddr, identity: &Identity) -> Connector {
+        let id = id_of(address);
+        let verifier = ServerVerifier::pinned(id.clone(), self.fingerprint());
+        Connector::new(&id, identity, verifier, CongestionControl::default()).unwrap()
     }
 
     /// A connection of one that may read and write, for bytes of the test's own.
@@ -324,6 +332,11 @@ impl Drop for TestServer {
             panic!("the test ended without stopping its server");
         }
     }
+}
+
+/// How clients call what listens at `address`.
+pub(crate) fn id_of(address: SocketAddr) -> ServerId {
+    ServerId::new(&address.ip().to_string(), address.port()).unwrap()
 }
 
 /// What is wrong with the staging directory of a server that has ended.
