@@ -11,8 +11,8 @@ use quire_shared::RemotePath;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::pairing::{Paired, PairingCode};
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Page, Pong, Reply, Request,
-    Trailer,
+    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
+    Reply, Request, Trailer, TreeItem,
 };
 
 /// A check of one decoder.
@@ -43,6 +43,8 @@ fn survives<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
 /// A request, as a server receives it.
 pub(crate) fn request(bytes: &[u8]) {
     survives::<Request>(bytes);
+    survives::<Trailer>(bytes);
+    survives::<PutItem>(bytes);
 }
 
 /// Any answer, as a client receives it.
@@ -57,6 +59,8 @@ pub(crate) fn reply(bytes: &[u8]) {
     survives::<Reply<Hashed>>(bytes);
     survives::<Reply<CachePage>>(bytes);
     survives::<Reply<Paired>>(bytes);
+    survives::<Reply<Outcome>>(bytes);
+    survives::<TreeItem>(bytes);
 }
 
 /// A file of authorized keys, rules, and a path as people type it.
