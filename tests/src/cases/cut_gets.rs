@@ -96,6 +96,19 @@ pub(super) async fn fail_to_save(client: &Client) -> ClientError {
     error
 }
 
+/// A server that answers with `part` of what it has to say.
+pub(super) fn breaks_off(part: &[u8], cut: Cut) -> FakeServer {
+    let part = part.to_vec();
+    FakeServer::start(async move |connection| {
+        let (_, mut send, _recv) = fake::request(&connection).await;
+        send.write_all(&part).await.unwrap();
+        cut.make(&connection, &mut send);
+        if !matches!(cut, Cut::Close(_)) {
+            connection.closed().await;
+        }
+    })
+}
+
 // P6, P22
 #[tokio::test]
 async fn a_get_that_breaks_off_at_any_stage_leaves_nothing() {
@@ -122,15 +135,7 @@ async fn a_get_that_breaks_off_at_any_stage_leaves_nothing() {
     ];
     for cut in cuts {
         for stage in stages {
-            let part = bytes[..stage].to_vec();
-            let fake = FakeServer::start(async move |connection| {
-                let (_, mut send, _recv) = fake::request(&connection).await;
-                send.write_all(&part).await.unwrap();
-                cut.make(&connection, &mut send);
-                if !matches!(cut, Cut::Close(_)) {
-                    connection.closed().await;
-                }
-            });
+            let fake = breaks_off(&bytes[..stage], cut);
             let client = fake.client().await;
             let error = fail_to_save(&client).await;
             let expected = match cut {

@@ -9,11 +9,10 @@ use quire_shared::ErrorCode;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-use super::cut_gets::{Cut, answer, fail_to_save};
+use super::cut_gets::{Cut, answer, breaks_off, fail_to_save};
 use super::cut_puts::whole;
 use crate::harness::client::{get, put};
 use crate::harness::content::Random;
-use crate::harness::fake::{self, FakeServer};
 use crate::harness::programs::Programs;
 use crate::harness::server::STAGING;
 use crate::harness::tree::{names, scratch};
@@ -94,20 +93,13 @@ async fn cut_gets(count: usize) {
     let mut random = Random::new(2);
     let bytes = answer(&content(1, 200_000));
     for number in 0..count {
-        let part = bytes[..random.below(bytes.len())].to_vec();
+        let part = &bytes[..random.below(bytes.len())];
         let cut = match number % 3 {
             0 => Cut::End,
             1 => Cut::Reset(ErrorCode::DISK),
             _ => Cut::Close(0),
         };
-        let fake = FakeServer::start(async move |connection| {
-            let (_, mut send, _recv) = fake::request(&connection).await;
-            send.write_all(&part).await.unwrap();
-            cut.make(&connection, &mut send);
-            if !matches!(cut, Cut::Close(_)) {
-                connection.closed().await;
-            }
-        });
+        let fake = breaks_off(part, cut);
         let client = fake.client().await;
         fail_to_save(&client).await;
         client.close().await;

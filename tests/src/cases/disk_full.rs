@@ -73,16 +73,30 @@ fn undeclared(file: &str) -> Put {
     }
 }
 
+/// A server of `root` with the file `f`, all that it makes by its first put made, and a client.
+async fn serve(root: &Path) -> (TestServer, Client) {
+    std::fs::write(root.join("f"), "old").unwrap();
+    let server = TestServer::builder_at(root).start().await;
+    let client = server.client().await;
+    store(&client, "warm", b"x").await.unwrap();
+    (server, client)
+}
+
+/// What was refused can be done now.
+async fn works_again(server: TestServer, client: Client) {
+    store(&client, "f", b"new").await.unwrap();
+    assert_same(fetch(&client, "f").await.unwrap(), "new");
+    client.close().await;
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_gets_full_in_mid_body_keeps_the_old_content_and_gets_its_space_back() {
     let Some(disk) = SmallDisk::new(16 << 20, 128) else {
         return;
     };
     let root = disk.root();
-    std::fs::write(root.join("f"), "old").unwrap();
-    let server = TestServer::builder_at(&root).start().await;
-    let client = server.client().await;
-    store(&client, "warm", b"x").await.unwrap();
+    let (server, client) = serve(&root).await;
     fill(&root, 4 << 20);
     let before = free(&root);
     let body = content(1, 12 << 20);
@@ -93,10 +107,7 @@ async fn a_disk_that_gets_full_in_mid_body_keeps_the_old_content_and_gets_its_sp
         assert_eq!(free(&root), before, "blocks and inodes");
     }
     assert_same(fetch(&client, "f").await.unwrap(), "old");
-    store(&client, "f", b"new").await.unwrap();
-    assert_same(fetch(&client, "f").await.unwrap(), "new");
-    client.close().await;
-    server.stop().await;
+    works_again(server, client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,10 +138,7 @@ async fn on_a_disk_without_a_block_nothing_is_stored_and_room_can_be_made() {
         return;
     };
     let root = disk.root();
-    std::fs::write(root.join("f"), "old").unwrap();
-    let server = TestServer::builder_at(&root).start().await;
-    let client = server.client().await;
-    store(&client, "warm", b"x").await.unwrap();
+    let (server, client) = serve(&root).await;
     fill(&root, 0);
     let full = &[ErrorCode::NO_SPACE];
     let large = content(1, 1 << 20);
@@ -147,10 +155,7 @@ async fn on_a_disk_without_a_block_nothing_is_stored_and_room_can_be_made() {
     // Neither needs room.
     client.rename(rename("f", "moved")).await.unwrap();
     client.delete(delete("filler")).await.unwrap();
-    store(&client, "f", b"new").await.unwrap();
-    assert_same(fetch(&client, "f").await.unwrap(), "new");
-    client.close().await;
-    server.stop().await;
+    works_again(server, client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,10 +164,7 @@ async fn on_a_disk_without_an_inode_nothing_is_stored_and_one_can_be_freed() {
         return;
     };
     let root = disk.root();
-    std::fs::write(root.join("f"), "old").unwrap();
-    let server = TestServer::builder_at(&root).start().await;
-    let client = server.client().await;
-    store(&client, "warm", b"x").await.unwrap();
+    let (server, client) = serve(&root).await;
     let mut taken = 0;
     while std::fs::write(root.join(format!("taken-{taken}")), "").is_ok() {
         taken += 1;
@@ -176,10 +178,7 @@ async fn on_a_disk_without_an_inode_nothing_is_stored_and_one_can_be_freed() {
     assert_nothing_staged(&root);
     assert_same(fetch(&client, "f").await.unwrap(), "old");
     client.delete(delete("taken-0")).await.unwrap();
-    store(&client, "f", b"new").await.unwrap();
-    assert_same(fetch(&client, "f").await.unwrap(), "new");
-    client.close().await;
-    server.stop().await;
+    works_again(server, client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,10 +187,7 @@ async fn a_disk_that_is_remounted_read_only_is_read_and_written_again_after() {
         return;
     };
     let root = disk.root();
-    std::fs::write(root.join("f"), "old").unwrap();
-    let server = TestServer::builder_at(&root).start().await;
-    let client = server.client().await;
-    store(&client, "warm", b"x").await.unwrap();
+    let (server, client) = serve(&root).await;
     disk.remount("ro");
     let refusal = &[ErrorCode::READ_ONLY];
     refused("a put", refusal, store(&client, "f", b"new")).await;
@@ -201,10 +197,7 @@ async fn a_disk_that_is_remounted_read_only_is_read_and_written_again_after() {
     refused("a directory", refusal, making).await;
     assert_same(fetch(&client, "f").await.unwrap(), "old");
     disk.remount("rw");
-    store(&client, "f", b"new").await.unwrap();
-    assert_same(fetch(&client, "f").await.unwrap(), "new");
-    client.close().await;
-    server.stop().await;
+    works_again(server, client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,17 @@ const CALLS: &[&str] = &[
     "ioctl",
 ];
 
+/// Calls that may need space which isn't there.
+const TAKE_SPACE: &[&str] = &[
+    "openat",
+    "mkdirat",
+    "renameat2",
+    "fallocate",
+    "writev",
+    "copy_file_range",
+    "fsync",
+];
+
 /// The errors of a broken disk, and those of a full or read-only one, with the calls that may have
 /// them. Not `write`: by that the runtime wakes its threads, and contents are written by `writev`.
 const ERRORS: &[(&str, &[&str])] = &[
@@ -62,30 +73,8 @@ const ERRORS: &[(&str, &[&str])] = &[
             "getdents64",
         ],
     ),
-    (
-        "ENOSPC",
-        &[
-            "openat",
-            "mkdirat",
-            "renameat2",
-            "fallocate",
-            "writev",
-            "copy_file_range",
-            "fsync",
-        ],
-    ),
-    (
-        "EDQUOT",
-        &[
-            "openat",
-            "mkdirat",
-            "renameat2",
-            "fallocate",
-            "writev",
-            "copy_file_range",
-            "fsync",
-        ],
-    ),
+    ("ENOSPC", TAKE_SPACE),
+    ("EDQUOT", TAKE_SPACE),
     ("EMFILE", &["openat", "openat2"]),
     (
         "EROFS",

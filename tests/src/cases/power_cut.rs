@@ -170,35 +170,33 @@ fn report(outcome: &Outcome) {
     eprintln!("power cuts: {outcome}");
 }
 
+async fn loses_nothing(file_system: FileSystem, disks: usize) {
+    if let Some(outcome) = cut(file_system, disks).await {
+        outcome.assert_good(disks);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_before_a_power_cut_is_there_after_it() {
-    if let Some(outcome) = cut(FileSystem::Ext4, 150).await {
-        outcome.assert_good(150);
-    }
+    loses_nothing(FileSystem::Ext4, 150).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn two_thousand_power_cuts_of_ext4_lose_nothing() {
-    if let Some(outcome) = cut(FileSystem::Ext4, 2000).await {
-        outcome.assert_good(2000);
-    }
+    loses_nothing(FileSystem::Ext4, 2000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn five_hundred_power_cuts_of_xfs_lose_nothing() {
-    if let Some(outcome) = cut(FileSystem::Xfs, 500).await {
-        outcome.assert_good(500);
-    }
+    loses_nothing(FileSystem::Xfs, 500).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn five_hundred_power_cuts_of_btrfs_lose_nothing() {
-    if let Some(outcome) = cut(FileSystem::Btrfs, 500).await {
-        outcome.assert_good(500);
-    }
+    loses_nothing(FileSystem::Btrfs, 500).await;
 }
 
 #[cfg(feature = "fault-injection")]
