@@ -105,6 +105,24 @@ async fn put_p99(client: &Client) -> Duration {
     times[times.len() * 99 / 100]
 }
 
+/// Waits until the windows of all `readers` are full, and nothing moves any more.
+async fn stand_still(readers: &[Client]) {
+    let sent = || -> u64 {
+        let each = readers.iter().map(|reader| reader.path().sent_packets);
+        each.sum()
+    };
+    within("readers that stand still", async {
+        loop {
+            let before = sent();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if sent() == before {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures time"]
 async fn readers_that_stand_still_do_not_slow_a_put_down() {
@@ -123,6 +141,7 @@ async fn readers_that_stand_still_do_not_slow_a_put_down() {
         downloads.push(reader.get(get("d/f")).await.unwrap());
         readers.push(reader);
     }
+    stand_still(&readers).await;
     let busy = put_p99(&client).await;
     drop(downloads);
     for reader in readers {
