@@ -8,7 +8,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
@@ -40,6 +40,16 @@ pub async fn answered(connection: &Connection) {
     }
 }
 
+/// Counts what the other side of `connection` has acknowledged, on any path, in bytes of packets
+/// without what each packet costs.
+pub(crate) fn acknowledged(connection: &Connection) -> Arc<AtomicU64> {
+    let controller = connection.congestion_state().into_any();
+    match controller.downcast::<Openable>() {
+        Ok(controller) => controller.acknowledged,
+        Err(_) => Arc::default(),
+    }
+}
+
 /// A copy of the controller in use, which decides behind the switch.
 #[cfg(test)]
 pub(crate) fn controller_of(connection: &Connection) -> Box<dyn Controller> {
@@ -47,14 +57,28 @@ pub(crate) fn controller_of(connection: &Connection) -> Box<dyn Controller> {
     state.downcast::<Openable>().unwrap().controller
 }
 
-/// Makes the controllers of another factory such that [`close`] can open their windows.
-pub(crate) struct OpenableFactory(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
+/// Makes the controllers of another factory such that [`close`] can open their windows. Each
+/// connection has its own, which makes a controller for each of its paths.
+pub(crate) struct OpenableFactory {
+    inner: Arc<dyn ControllerFactory + Send + Sync>,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl OpenableFactory {
+    pub(crate) fn new(inner: Arc<dyn ControllerFactory + Send + Sync>) -> Self {
+        Self {
+            inner,
+            acknowledged: Arc::default(),
+        }
+    }
+}
 
 impl ControllerFactory for OpenableFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Openable {
-            controller: Arc::clone(&self.0).build(now, current_mtu),
+            controller: Arc::clone(&self.inner).build(now, current_mtu),
             is_open: Arc::default(),
+            acknowledged: Arc::clone(&self.acknowledged),
         })
     }
 }
@@ -63,6 +87,7 @@ impl ControllerFactory for OpenableFactory {
 struct Openable {
     controller: Box<dyn Controller>,
     is_open: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
 }
 
 impl Controller for Openable {
@@ -78,6 +103,8 @@ impl Controller for Openable {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        let content = bytes.saturating_sub(PACKET_OVERHEAD);
+        self.acknowledged.fetch_add(content, Ordering::Relaxed);
         self.controller.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -122,6 +149,7 @@ impl Controller for Openable {
         Box::new(Self {
             controller: self.controller.clone_box(),
             is_open: Arc::clone(&self.is_open),
+            acknowledged: Arc::clone(&self.acknowledged),
         })
     }
 
@@ -133,6 +161,10 @@ impl Controller for Openable {
         self
     }
 }
+
+/// What a packet has beside its content, in bytes: at most 25 of header (RFC 9000, §17.3), 16 of
+/// tag, and what its frames begin with.
+const PACKET_OVERHEAD: u64 = 64;
 
 /// Short against the round trip of any path on which waiting matters.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -150,12 +182,26 @@ mod tests {
 
     #[test]
     fn a_copy_opens_the_window_of_the_controller_in_use() {
-        let factory = Arc::new(OpenableFactory(Arc::new(CubicConfig::default())));
+        let factory = Arc::new(OpenableFactory::new(Arc::new(CubicConfig::default())));
         let in_use = factory.build(Instant::now(), 1200);
         assert_eq!(in_use.window(), in_use.initial_window());
         let copy = in_use.clone_box().into_any().downcast::<Openable>();
         copy.ok().unwrap().is_open.store(true, Ordering::Relaxed);
         assert_eq!(in_use.window(), WINDOW_OPEN);
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_counted() {
+        const BYTES: usize = 100_000;
+        let both = Loopback::connect().await;
+        let counted = acknowledged(&both.client);
+        let before = counted.load(Ordering::Relaxed);
+        let (mut send, _recv) = both.client.open_bi().await.unwrap();
+        send.write_all(&[7; BYTES]).await.unwrap();
+        send.finish().unwrap();
+        send.stopped().await.unwrap();
+        let during = counted.load(Ordering::Relaxed) - before;
+        assert!(during >= BYTES as u64 * 9 / 10, "{during}");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -55,6 +56,31 @@ impl Patience {
         let waited = tokio::time::timeout(self.left, future).await;
         self.spend(start.elapsed());
         waited.map_err(|_| Impatient)
+    }
+
+    /// Waits for `future` as long as there is patience left, which what is added to `moved` in the
+    /// meantime pays back.
+    async fn watch<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+        moved: &AtomicU64,
+    ) -> Result<T, Impatient> {
+        let mut future = pin!(future);
+        let mut before = moved.load(Ordering::Relaxed);
+        loop {
+            let start = Instant::now();
+            let pause = self.left.min(LOOK_INTERVAL);
+            if let Ok(value) = tokio::time::timeout(pause, future.as_mut()).await {
+                return Ok(value);
+            }
+            self.spend(start.elapsed());
+            let now = moved.load(Ordering::Relaxed);
+            self.moved(usize::try_from(now - before).unwrap_or(usize::MAX));
+            before = now;
+            if self.left.is_zero() {
+                return Err(Impatient);
+            }
+        }
     }
 
     fn spend(&mut self, waited: Duration) {
@@ -148,16 +174,18 @@ impl Pace {
     }
 
     /// Waits for `future`, which waits until the other side has all that was written. How much of
-    /// that is still to go can't be seen, so the time for it is fixed.
+    /// that is still to go can't be seen, so what the whole connection has `acknowledged` pays
+    /// back; because that may be of other streams, there is an end to it as well.
     pub(crate) async fn wait_for_end<T>(
-        &self,
+        &mut self,
         future: impl Future<Output = T>,
+        acknowledged: &AtomicU64,
     ) -> Result<T, Impatient> {
-        if self.patience.is_none() {
+        let Some(patience) = &mut self.patience else {
             return Ok(future.await);
-        }
-        let waited = tokio::time::timeout(END_LIMIT, future).await;
-        waited.map_err(|_| Impatient)
+        };
+        let waited = tokio::time::timeout(END_LIMIT, patience.watch(future, acknowledged));
+        waited.await.unwrap_or(Err(Impatient))
     }
 
     /// Notes that bytes of a message or a body have moved.
@@ -187,6 +215,9 @@ impl Pace {
 /// How long the last window of a stream may take: 16 MiB at the lowest rate at which anybody would
 /// still wait for a file, 18 KiB/s.
 const END_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// How often what was acknowledged is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes that move at once where a rate is limited: smooth for rates from a megabyte per second on.
 const THROTTLED_PIECE: usize = 16 * 1024;
@@ -228,6 +259,27 @@ mod tests {
         let mut patience = Patience::new(Duration::ZERO, 1);
         patience.wait(ready(())).await.unwrap();
         assert_eq!(patience.wait(pending::<()>()).await, Err(Impatient));
+    }
+
+    #[tokio::test]
+    async fn an_end_is_waited_for_as_long_as_something_is_acknowledged() {
+        let mut pace = Pace {
+            patience: Some(Patience::new(Duration::from_millis(5), 1024)),
+            throttles: Vec::new(),
+        };
+        let acknowledged = AtomicU64::new(0);
+        let mut polls = 0;
+        let end = poll_fn(|_| {
+            polls += 1;
+            acknowledged.fetch_add(1024, Ordering::Relaxed);
+            match polls {
+                50.. => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        });
+        pace.wait_for_end(end, &acknowledged).await.unwrap();
+        let end = pace.wait_for_end(pending::<()>(), &acknowledged).await;
+        assert_eq!(end, Err(Impatient));
     }
 
     #[test]

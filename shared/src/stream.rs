@@ -160,10 +160,12 @@ impl Sender {
     /// Ends the stream well and waits until the other side has received all of it.
     ///
     /// # Errors
-    /// If the other side stopped the stream or the connection is lost.
+    /// If the other side stopped the stream or stalls, or the connection is lost.
     pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
         self.finish()?;
-        match self.pace.wait_for_end(self.stream.stopped()).await? {
+        let stopped = self.stream.stopped();
+        let waited = self.pace.wait_for_end(stopped, self.traffic.acknowledged());
+        match waited.await? {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Write(WriteError::Stopped(code))),
             Err(quinn::StoppedError::ConnectionLost(error)) => {

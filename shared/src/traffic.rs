@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
 
+use crate::closing;
 use crate::verdict::{self, Counters};
 use crate::windows::{self, Budget, End, Grant, Losses, Path, Rate, ReceiveWindow};
 
@@ -32,6 +33,7 @@ struct Shared {
     state: Mutex<State>,
     sending: Waits,
     receiving: Waits,
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// How long the bodies of one direction have waited, in microseconds.
@@ -69,6 +71,7 @@ impl Traffic {
         let now = Instant::now();
         let (send_window, receive_window) = end.least();
         Self(Arc::new(Shared {
+            acknowledged: closing::acknowledged(&connection),
             connection,
             end,
             sending: Waits::default(),
@@ -154,6 +157,11 @@ impl Traffic {
             shared: Arc::clone(&self.0),
             direction,
         }
+    }
+
+    /// Counts what the other side has acknowledged of all that was sent, in bytes.
+    pub(crate) fn acknowledged(&self) -> &AtomicU64 {
+        &self.0.acknowledged
     }
 
     /// Counts `bytes` that were read from a stream.

@@ -45,7 +45,7 @@ fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> Transp
         .receive_window(VarInt::from_u64(receive_window).unwrap_or(VarInt::MAX))
         .send_window(send_window)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
-        .congestion_controller_factory(Arc::new(OpenableFactory(congestion.factory())))
+        .congestion_controller_factory(Arc::new(OpenableFactory::new(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }

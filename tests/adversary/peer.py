@@ -72,8 +72,9 @@ class Peer:
         self.bytes_sent = 0
         self.bytes_received = 0
         self.is_connected = False
-        # Bytes of streams that have come, and how each of them ended before its time.
+        # Bytes of streams that have come, how far each has got, and how it ended.
         self.arrived = {}
+        self.reached = {}
         self.ended = {}
         # What the server closed the connection with.
         self.closed = None
@@ -88,16 +89,17 @@ class Peer:
             number, code = buffer.pull_uint_var(), buffer.pull_uint_var()
             if kind == RESET_STREAM:
                 buffer.pull_uint_var()
-            self.ended.setdefault(number, code)
+            if self.ended.get(number, "finished") == "finished":
+                self.ended[number] = code
 
         def arrived(context, kind, buffer):
             number = buffer.pull_uint_var()
-            if kind & 4:
-                buffer.pull_uint_var()
+            offset = buffer.pull_uint_var() if kind & 4 else 0
             rest = buffer.capacity - buffer.tell()
             length = buffer.pull_uint_var() if kind & 2 else rest
             buffer.seek(buffer.tell() + length)
             self.arrived[number] = self.arrived.get(number, 0) + length
+            self.reached[number] = max(self.reached.get(number, 0), offset + length)
             if kind & 1:
                 self.ended.setdefault(number, "finished")
 

@@ -1,5 +1,10 @@
 """Many clients that each keep something open with as little as possible: a handshake that doesn't
-go on, a request that comes byte by byte, a file that does, or one that isn't taken."""
+go on, a request that comes byte by byte, a file that does, one that is taken byte by byte from the
+beginning on ("shut") or after the first mebibyte ("window"), or one that is taken but never
+acknowledged.
+
+How long each was borne is counted from its request, or from the last byte that it took: a thousand
+clients in one process take their first mebibyte in some twenty seconds."""
 
 import collections
 import os
@@ -10,11 +15,21 @@ import peer
 which = os.environ["WHICH"]
 arguments = peer.arguments()
 PER_ADDRESS = 50
+# What a client takes of a stream ahead.
+WINDOW = 0 if which == "shut" else 1 << 20
 clients = []
 codes = collections.Counter()
 begun = time.monotonic()
+
+
+def adjust(quic):
+    """Sets the window before it is told to the server."""
+    quic._local_max_stream_data_bidi_local = WINDOW
+
+
 for number in range(arguments.clients):
-    client = peer.Peer(arguments.port, arguments.identity, peer.source(number // PER_ADDRESS))
+    source = peer.source(number // PER_ADDRESS)
+    client = peer.Peer(arguments.port, arguments.identity, source, adjust=adjust)
     client.cut = None
     client.offset = 0
     if which == "handshake":
@@ -39,8 +54,10 @@ def first(client):
             return peer.stream(0, 0, b"\0")
         case "body":
             return peer.stream(0, 0, body)
-        case "window":
+        case "window" | "shut":
             return peer.stream(0, 0, peer.get("big"), fin=True)
+        case "unacknowledged":
+            return peer.stream(0, 0, peer.get("small"), fin=True)
 
 
 def more(client):
@@ -51,8 +68,28 @@ def more(client):
             return peer.stream(0, client.offset, b"\0") if client.offset < 3 else b""
         case "body":
             return peer.stream(0, len(body) + client.offset - 1, b"x")
-        case "window":
-            return peer.frame(peer.MAX_STREAM_DATA, 0, (1 << 20) + client.offset)
+        case "window" | "shut":
+            return peer.frame(peer.MAX_STREAM_DATA, 0, WINDOW + client.offset)
+        case "unacknowledged":
+            return peer.frame(peer.PING)
+
+
+def attend(client):
+    """Takes in what has come for a client, and notes when it took something and when it was cut."""
+    before = client.reached.get(0, 0)
+    if which == "unacknowledged":
+        client.receive()
+    else:
+        client.pump(0)
+    # What comes byte by byte beyond the window is no progress.
+    if which == "window" and before < WINDOW and client.reached.get(0, 0) > before:
+        client.since = time.monotonic()
+    ended = client.ended.get(0)
+    if ended == "finished" and which == "unacknowledged":
+        ended = None
+    if client.cut is None and (client.closed or ended is not None):
+        client.cut = time.monotonic() - client.since
+        codes[str(client.closed or client.ended)] += 1
 
 
 for client in clients:
@@ -66,10 +103,7 @@ while time.monotonic() < end:
     if connections and all(client.cut is not None for client in connections):
         break
     for client in connections:
-        client.pump(0)
-        if client.cut is None and (client.closed or client.ended):
-            client.cut = time.monotonic() - client.since
-            codes[str(client.closed or client.ended)] += 1
+        attend(client)
     if time.monotonic() > following:
         following += 1
         for client in connections:

@@ -176,6 +176,8 @@ async fn slow_clients_are_cut_off() {
     slow("handshake", 3, 20, &["--handshake-time", "1"]).await;
     slow("header", 20, 20, &["--request-time", "1"]).await;
     slow("body", 20, 20, &["--stall-time", "1"]).await;
+    slow("shut", 20, 20, &["--stall-time", "1"]).await;
+    slow("unacknowledged", 20, 20, &["--stall-time", "1"]).await;
     // Enough for what each has in its windows to be more than the server's memory.
     slow("window", 40, 250, &["--stall-time", "5"]).await;
 }
