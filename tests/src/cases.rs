@@ -14,6 +14,7 @@ mod each_call;
 mod early_data;
 mod endurance;
 mod errors;
+mod flipped_bytes;
 mod flood;
 mod hostile_names;
 mod hostile_server;

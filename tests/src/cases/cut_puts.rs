@@ -32,7 +32,7 @@ pub(super) fn whole(request: Put, body: &[u8]) -> Vec<u8> {
 }
 
 /// All that a client sends for a put in pieces of these lengths.
-fn in_pieces(request: Put, body: &[u8], pieces: &[usize]) -> Vec<u8> {
+pub(super) fn in_pieces(request: Put, body: &[u8], pieces: &[usize]) -> Vec<u8> {
     let trailer = trailer(request.digest, body);
     let mut bytes = encoded(Put {
         size: None,

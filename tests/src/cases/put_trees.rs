@@ -22,10 +22,10 @@ use crate::harness::client::{make_directory, path, put};
 use crate::harness::raw::{refusal_on, reply};
 use crate::harness::{KIB, Raw, TestServer, Tree, assert_same, content, within};
 
-type Failed = (String, Option<ErrorCode>);
+pub(super) type Failed = (String, Option<ErrorCode>);
 
 /// Stores the tree `from` as `to`, and gives the names and codes of what failed.
-async fn store_tree(
+pub(super) async fn store_tree(
     client: &Client,
     from: &Path,
     to: &str,
@@ -54,7 +54,7 @@ async fn store_tree(
 }
 
 /// Every file and directory at and below `at`: path, mode, time, content.
-fn described(at: &Path) -> Vec<(String, u32, i64, Vec<u8>)> {
+pub(super) fn described(at: &Path) -> Vec<(String, u32, i64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut waiting = vec![at.to_owned()];
     while let Some(path) = waiting.pop() {
@@ -153,7 +153,7 @@ async fn what_is_there_is_kept_unless_asked_and_fails_alone() {
 
 /// Items as they travel.
 #[derive(Default)]
-struct Items(Vec<u8>);
+pub(super) struct Items(pub(super) Vec<u8>);
 
 impl Items {
     fn message(mut self, message: &impl Message) -> Self {
@@ -171,17 +171,17 @@ impl Items {
         })
     }
 
-    fn file(self, name: &str, body: &[u8]) -> Self {
+    pub(super) fn file(self, name: &str, body: &[u8]) -> Self {
         self.put(&put(name, body.len()), body, body)
     }
 
-    fn last(self) -> Self {
+    pub(super) fn last(self) -> Self {
         self.message(&PutItem::Last(LastItem {}))
     }
 }
 
 /// Sends `items` and the end of the stream.
-async fn offer(raw: &Raw, items: Items) -> RecvStream {
+pub(super) async fn offer(raw: &Raw, items: Items) -> RecvStream {
     let (mut send, recv) = raw.begin(PutMany {}).await;
     // A server that has seen enough stops the stream.
     let _ = send.write_all(&items.0).await;
@@ -190,7 +190,7 @@ async fn offer(raw: &Raw, items: Items) -> RecvStream {
 }
 
 /// The codes of `count` outcomes, in the order of the items, and the end.
-async fn outcomes(recv: &mut RecvStream, count: usize) -> Vec<Option<ErrorCode>> {
+pub(super) async fn outcomes(recv: &mut RecvStream, count: usize) -> Vec<Option<ErrorCode>> {
     let mut codes = vec![None; count];
     let mut indices = Vec::new();
     for _ in 0..count {

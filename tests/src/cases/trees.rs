@@ -31,7 +31,11 @@ fn get_tree(directory: &str, enclose_max: usize) -> GetTree {
 }
 
 /// Fetches the tree `from` to `to`, and gives the names and codes of what failed.
-async fn fetch_tree(client: &Client, from: &str, to: &Path) -> (Arc<Transfer>, Vec<Failed>) {
+pub(super) async fn fetch_tree(
+    client: &Client,
+    from: &str,
+    to: &Path,
+) -> (Arc<Transfer>, Vec<Failed>) {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
@@ -56,7 +60,7 @@ async fn fetch_tree(client: &Client, from: &str, to: &Path) -> (Arc<Transfer>, V
     (transfer, failed)
 }
 
-type Failed = (String, Option<ErrorCode>);
+pub(super) type Failed = (String, Option<ErrorCode>);
 
 /// What an answer said, one step at a time.
 #[derive(Debug, PartialEq)]
