@@ -22,6 +22,10 @@ pub(crate) struct Path {
     pub(crate) held_up: usize,
     /// Larger ones never arrive, in bytes.
     pub(crate) size_max: usize,
+    /// After so many none arrives.
+    pub(crate) ends_after: usize,
+    /// The client gets another address each time that it has sent so many.
+    pub(crate) rebinds_every: usize,
 }
 
 impl Path {
@@ -31,6 +35,8 @@ impl Path {
         repeated: 0,
         held_up: 0,
         size_max: 65_535,
+        ends_after: usize::MAX,
+        rebinds_every: usize::MAX,
     };
 }
 
@@ -54,6 +60,7 @@ impl Relay {
         let mut forwarder = Forwarder {
             path: path_now,
             random: Random::new(seed),
+            come: 0,
             held_up: JoinSet::new(),
         };
         task.spawn(async move { forwarder.run(front, server, rebound).await });
@@ -84,6 +91,8 @@ impl Relay {
 struct Forwarder {
     path: watch::Receiver<Path>,
     random: Random,
+    /// Datagrams since the path was set.
+    come: usize,
     held_up: JoinSet<()>,
 }
 
@@ -95,7 +104,7 @@ impl Forwarder {
         mut rebound: watch::Receiver<u32>,
     ) {
         let mut back = Arc::new(any_socket().await);
-        let mut client = None;
+        let (mut client, mut sent) = (None, 0_usize);
         let (mut there, mut here) = (vec![0; 65_535], vec![0; 65_535]);
         loop {
             tokio::select! {
@@ -108,6 +117,10 @@ impl Forwarder {
                         client = Some(from);
                     }
                     self.forward(&there[..length], &back, server).await;
+                    sent += 1;
+                    if sent.is_multiple_of(self.path.borrow().rebinds_every) {
+                        back = Arc::new(any_socket().await);
+                    }
                 }
                 received = back.recv_from(&mut here) => {
                     let (Ok((length, _)), Some(client)) = (received, client) else { continue };
@@ -122,9 +135,14 @@ impl Forwarder {
     }
 
     async fn forward(&mut self, datagram: &[u8], from: &Arc<UdpSocket>, to: SocketAddr) {
-        let path = *self.path.borrow();
+        if self.path.has_changed().unwrap_or(false) {
+            self.come = 0;
+        }
+        let path = *self.path.borrow_and_update();
+        self.come += 1;
         let mut happens = |percent| self.random.below(100) < percent;
-        if datagram.len() > path.size_max || happens(path.lost) {
+        let is_over = self.come > path.ends_after || datagram.len() > path.size_max;
+        if is_over || happens(path.lost) {
             return;
         }
         let times = 1 + u32::from(happens(path.repeated));
