@@ -2,87 +2,64 @@
 //! thread that waits for what never comes.
 
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
+use quire_client::Client;
 use quire_shared::ErrorCode;
+use quire_shared::digest::DigestKind;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::harness::arena::status;
+use crate::harness::arena::{say, status};
 use crate::harness::client::{
     copy, delete, fetch, hash, list, make_directory, refusal, rename, store,
 };
 use crate::harness::programs::Programs;
 use crate::harness::{Tree, is_superuser, within};
-use quire_shared::digest::DigestKind;
 
-/// Rounds of eight to ten requests each.
-const ROUNDS: usize = 100;
-
-/// Threads for file work that are kept for the next.
-const THREADS_MORE: u64 = 20;
+/// Waits for the answer to a request, and notes how long the slowest has taken.
+async fn timed<T>(slowest: &mut Duration, answer: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let answer = within("a refusal", answer).await;
+    *slowest = start.elapsed().max(*slowest);
+    answer
+}
 
 #[tokio::test]
 async fn what_is_no_file_is_refused_and_holds_no_thread() {
+    refusals(100).await;
+}
+
+#[tokio::test]
+#[ignore = "tens of seconds"]
+async fn what_is_no_file_is_refused_a_thousand_times() {
+    refusals(1000).await;
+}
+
+/// So many rounds of some ten requests about each file that is none.
+async fn refusals(rounds: usize) {
     let Some(programs) = Programs::find() else {
         return;
     };
     let tree = Tree::new().file("f", "content").directory("d");
-    let mode = Mode::from_raw_mode(0o666);
-    mknodat(CWD, tree.path("fifo"), FileType::Fifo, mode, 0).unwrap();
     let _socket = UnixListener::bind(tree.path("socket")).unwrap();
-    let mut special = vec!["fifo", "socket"];
-    // A terminal of nobody's, which waits for a line when it is opened and read.
-    let terminal = rustix::fs::makedev(5, 0);
-    let made = mknodat(
-        CWD,
-        tree.path("tty"),
-        FileType::CharacterDevice,
-        mode,
-        terminal,
-    );
-    if is_superuser() && made.is_ok() {
-        special.push("tty");
-    }
+    let special = make_special(&tree);
     let server = programs.serve(&tree.root());
     let client = programs.client(&server).await;
     let threads = || status(server.pid(), "Threads");
     let before = threads();
-    for round in 0..ROUNDS {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..rounds {
         for name in &special {
-            let codes = within("refusals", async {
-                [
-                    refusal(fetch(&client, name).await),
-                    refusal(client.hash(hash(name, DigestKind::Blake3)).await),
-                    refusal(store(&client, name, b"x").await),
-                    refusal(client.copy(copy(name, "copied")).await),
-                ]
-            });
-            assert_eq!(codes.await, [ErrorCode::SPECIAL_FILE; 4], "{name}");
-            let below = format!("{name}/x");
-            for code in [
-                refusal(list(&client, name).await),
-                refusal(fetch(&client, &below).await),
-                refusal(client.make_directory(make_directory(&below)).await),
-                refusal(client.rename(rename("f", &below)).await),
-                refusal(client.delete(delete(&below)).await),
-            ] {
-                let expected = [ErrorCode::SPECIAL_FILE, ErrorCode::NOT_DIRECTORY];
-                assert!(
-                    expected.contains(&code),
-                    "{name}: {code:?} in round {round}"
-                );
-            }
+            refused(&client, name, &mut slowest).await;
         }
-        for name in ["f/x", "f/x/y"] {
-            assert_eq!(
-                refusal(fetch(&client, name).await),
-                ErrorCode::NOT_DIRECTORY
-            );
-        }
-        assert_eq!(refusal(fetch(&client, "d").await), ErrorCode::IS_DIRECTORY);
-        assert_eq!(refusal(list(&client, "f").await), ErrorCode::NOT_DIRECTORY);
+        refused_in_between(&client, &mut slowest).await;
     }
-    // One that waits in each of a thousand requests would show.
+    // One that waits in each of some thousand requests would show.
     let after = threads();
+    say(&format!(
+        "{rounds} rounds about {special:?} and others: the slowest refusal after {slowest:.1?}, \
+         {before} threads before, {after} after"
+    ));
     assert!(
         after < before + THREADS_MORE,
         "{before} threads, then {after}"
@@ -90,3 +67,56 @@ async fn what_is_no_file_is_refused_and_holds_no_thread() {
     assert_eq!(tree.read("f"), b"content");
     client.close().await;
 }
+
+/// Makes what this user may make beside the socket, and gives the names of all.
+fn make_special(tree: &Tree) -> Vec<&'static str> {
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, tree.path("fifo"), FileType::Fifo, mode, 0).unwrap();
+    let mut special = vec!["fifo", "socket"];
+    // A terminal of nobody's, which waits for a line when it is opened and read.
+    let terminal = rustix::fs::makedev(5, 0);
+    let kind = FileType::CharacterDevice;
+    let made = mknodat(CWD, tree.path("tty"), kind, mode, terminal);
+    if is_superuser() && made.is_ok() {
+        special.push("tty");
+    }
+    special
+}
+
+/// Has the server refuse all that can be asked about `name`, and below it.
+async fn refused(client: &Client, name: &str, slowest: &mut Duration) {
+    let codes = [
+        refusal(timed(slowest, fetch(client, name)).await),
+        refusal(timed(slowest, client.hash(hash(name, DigestKind::Blake3))).await),
+        refusal(timed(slowest, store(client, name, b"x")).await),
+        refusal(timed(slowest, client.copy(copy(name, "copied"))).await),
+    ];
+    assert_eq!(codes, [ErrorCode::SPECIAL_FILE; 4], "{name}");
+    let below = format!("{name}/x");
+    let make = make_directory(&below);
+    for code in [
+        refusal(timed(slowest, list(client, name)).await),
+        refusal(timed(slowest, fetch(client, &below)).await),
+        refusal(timed(slowest, client.make_directory(make)).await),
+        refusal(timed(slowest, client.rename(rename("f", &below))).await),
+        refusal(timed(slowest, client.delete(delete(&below))).await),
+    ] {
+        let expected = [ErrorCode::SPECIAL_FILE, ErrorCode::NOT_DIRECTORY];
+        assert!(expected.contains(&code), "{name}: {code:?}");
+    }
+}
+
+/// Has the server refuse a file for a directory, and the other way round.
+async fn refused_in_between(client: &Client, slowest: &mut Duration) {
+    for name in ["f/x", "f/x/y"] {
+        let code = refusal(timed(slowest, fetch(client, name)).await);
+        assert_eq!(code, ErrorCode::NOT_DIRECTORY);
+    }
+    let code = refusal(timed(slowest, fetch(client, "d")).await);
+    assert_eq!(code, ErrorCode::IS_DIRECTORY);
+    let code = refusal(timed(slowest, list(client, "f")).await);
+    assert_eq!(code, ErrorCode::NOT_DIRECTORY);
+}
+
+/// Threads for file work that are kept for the next.
+const THREADS_MORE: u64 = 20;
