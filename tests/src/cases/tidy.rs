@@ -132,6 +132,21 @@ fn every_dependency_is_defended_in_a_line() {
 }
 
 #[test]
+fn no_crate_of_ours_may_do_what_is_unsafe() {
+    let manifest = read("Cargo.toml");
+    assert!(manifest.contains("\nunsafe_code = \"forbid\"\n"));
+    let (_, members) = manifest.split_once("members = [").unwrap();
+    let members = members.split(']').next().unwrap();
+    let mut seen = 0;
+    for member in members.split('"').skip(1).step_by(2) {
+        let member = read(&format!("{member}/Cargo.toml"));
+        assert!(member.contains("\n[lints]\nworkspace = true\n"), "{member}");
+        seen += 1;
+    }
+    assert!(seen >= 5, "only {seen} members");
+}
+
+#[test]
 fn the_readme_names_the_toolchain_of_the_manifest() {
     let manifest = read("Cargo.toml");
     let line = manifest
