@@ -216,6 +216,8 @@ mod controls {
         let plans = |seed| vec![plan(seed)];
         let outcome = cut_plans(file_system, 150, plans, Faults::only(fault)).await;
         let Some(outcome) = outcome else { return };
+        let unmountable = &outcome.unmountable;
+        assert!(unmountable.is_empty(), "{fault:?}: {unmountable:#?}");
         let found = outcome.found.torn.len() + outcome.found.missing.len();
         assert!(
             found >= HITS,

@@ -50,6 +50,16 @@ impl FileSystem {
         }
     }
 
+    /// How images of it are mounted.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 | Self::Btrfs => "loop,noatime",
+            // All images have one identity, by which XFS would refuse the next while the one before
+            // is still mounted in the namespace that another test has made meanwhile.
+            Self::Xfs => "loop,noatime,nouuid",
+        }
+    }
+
     fn make(self, device: &Path) -> Result<(), String> {
         let options: &[&str] = match self {
             // Nothing left for the kernel to do later, which would only fill the log.
@@ -215,7 +225,7 @@ impl Mounted {
         target: PathBuf,
     ) -> Result<Self, String> {
         let mut mount = Command::new("mount");
-        mount.args(["-t", file_system.name(), "-o", "loop,noatime"]);
+        mount.args(["-t", file_system.name(), "-o", file_system.options()]);
         run(mount.arg(image).arg(&target))?;
         Ok(Self { target })
     }
