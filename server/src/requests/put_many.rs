@@ -350,6 +350,11 @@ fn prepare(items: Vec<Item>, root: &Root) -> Vec<Ready> {
             },
         })
         .collect();
+    for Ready { change, .. } in &ready {
+        if let Ok(Change::File(.., staged)) = change {
+            staged.start_writing();
+        }
+    }
     for Ready { change, .. } in &mut ready {
         if let Ok(Change::File(.., staged)) = change
             && let Err(error) = staged.sync()

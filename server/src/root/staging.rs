@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use quire_shared::protocol::{Precondition, Time};
 use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
-    UTIME_OMIT, fallocate, fchmod, flock, fstatvfs, futimens, mkdirat, openat, renameat_with,
-    unlinkat,
+    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec,
+    Timestamps, UTIME_OMIT, fadvise, fallocate, fchmod, flock, fstatvfs, futimens, mkdirat, openat,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -183,6 +183,17 @@ impl StagedFile {
             Some(modified) => set_modified(&self.file, modified),
             None => Ok(()),
         }
+    }
+
+    /// Has the system start to write what it holds, where it takes such hints, and waits for
+    /// nothing.
+    ///
+    /// Where several files are to be synced, each of them gets its blocks by this, so that the
+    /// commit to the file system's journal by which the first sync ends covers all.
+    pub fn start_writing(&self) {
+        // Linux starts to write before it frees what is written already. A hint: what it didn't do,
+        // or did wrong, is found by `sync`.
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 
     /// The second half of [`seal`](Self::seal).

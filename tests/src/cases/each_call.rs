@@ -28,6 +28,7 @@ const CALLS: &[&str] = &[
     "mkdirat",
     "renameat2",
     "unlinkat",
+    "fadvise64",
     "fallocate",
     "write",
     "writev",
