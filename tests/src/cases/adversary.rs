@@ -200,8 +200,8 @@ mod full_length {
 
     use crate::harness::arena::{Attack, say};
 
-    /// How much more comes to those that acknowledge what they haven't than to an honest client in
-    /// the same time.
+    /// How much comes to those that acknowledge what they haven't until they are sent away, and to
+    /// an honest client in the same time.
     #[tokio::test]
     #[ignore = "20 s"]
     async fn acknowledgements() {
@@ -215,12 +215,11 @@ mod full_length {
                 .await
                 .unwrap();
             assert!(super::is_sent_away(&said), "{said}");
-            let (seconds, bytes) = (number(&said["seconds"]), number(&said["received"]));
+            let (seconds, bytes) = (number(&said["seconds"]), &said["received"]);
             let later = honest.iter().find(|at| number(&at[0]) >= seconds);
-            let meanwhile = number(&later.expect("it was closed before")[1]);
+            let meanwhile = &later.expect("it was closed before")[1];
             say(&format!(
-                "{which}: closed after {seconds} s, {bytes} bytes, {:.2} of the honest {meanwhile}",
-                bytes / meanwhile
+                "{which}: closed after {seconds} s and {bytes} bytes; an honest client had {meanwhile}"
             ));
         }
     }
