@@ -2,7 +2,8 @@
 the path bears (RFC 9000, §21.4): numbers not sent yet, or all numbers up to one that was sent,
 of which a careful server leaves some out.
 
-An honest client, for comparison, acknowledges what it has. All say what had come by when."""
+An honest client, for comparison, acknowledges what it has. All say what had come by when, counted
+from the first of the file on."""
 
 import os
 import socket
@@ -22,6 +23,7 @@ before = client.bytes_received
 started = time.monotonic()
 ahead = {"unsent": 1000, "all": 0, "honest": None}[which]
 space = client.quic._spaces[peer.Epoch.ONE_RTT]
+begun = None
 arrived = []
 while time.monotonic() < started + arguments.seconds and not client.closed:
     if ahead is None:
@@ -32,11 +34,16 @@ while time.monotonic() < started + arguments.seconds and not client.closed:
         # One range from packet 0 on.
         client.send(peer.frame(0x02, largest + ahead, 0, 0, largest + ahead))
         time.sleep(0.002)
-    arrived.append((time.monotonic() - started, client.bytes_received - before))
+    if begun is None and client.bytes_received - before > 1000:
+        begun = time.monotonic()
+    if begun is not None:
+        arrived.append((time.monotonic() - begun, client.bytes_received - before))
 client.receive()
+now = time.monotonic()
 peer.report(
     received=client.bytes_received - before,
-    seconds=round(time.monotonic() - started, 4),
+    seconds=round(now - (now if begun is None else begun), 4),
+    until_close=round(now - started, 4),
     arrived=arrived if ahead is None else [],
     closed=client.closed,
 )
