@@ -158,11 +158,9 @@ async fn first_packets_that_close_take_no_more_than_those_that_open() {
     assert!(bytes("received") >= bytes("sent") / 20, "{said}");
 }
 
-/// Clients that each take as long as they can; `limits` say how long that is.
-async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) {
-    let Some(arena) = Arena::open(limits) else {
-        return;
-    };
+/// Clients that each take as long as they can; `limits` say how long that is. Gives the server.
+async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) -> Option<Arena> {
+    let arena = Arena::open(limits)?;
     let attack = Attack {
         clients,
         ..Attack::new("slow.py", which, seconds)
@@ -176,6 +174,7 @@ async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) 
         assert!(number("connected") >= u64::from(clients) / 2, "{said}");
         assert_eq!(number("cut"), number("connected"), "{said}");
     }
+    Some(arena)
 }
 
 #[tokio::test]
@@ -198,7 +197,9 @@ const PROTOCOL_VIOLATION: u64 = 0x0a;
 mod full_length {
     //! As the same attacks are described where their figures are: rate and length in full.
 
-    use crate::harness::arena::{Attack, say};
+    use std::time::Duration;
+
+    use crate::harness::arena::{Arena, Attack, say};
 
     /// How much comes to those that acknowledge what they haven't until they are sent away, and to
     /// an honest client in the same time.
@@ -221,6 +222,25 @@ mod full_length {
             say(&format!(
                 "{which}: closed after {seconds} s and {bytes} bytes; an honest client had {meanwhile}"
             ));
+        }
+    }
+
+    /// Says what a server has of memory when all its clients have been gone for a minute.
+    async fn say_memory_after(arena: Option<Arena>) {
+        if let Some(arena) = arena {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let (now, _) = arena.memory();
+            say(&format!("a minute later: {} MiB", now / 1024 / 1024));
+        }
+    }
+
+    /// What the same does to somebody whose server isn't attacked, only the machine busy.
+    #[tokio::test]
+    #[ignore = "30 s each"]
+    async fn gaps_elsewhere() {
+        for which in ["stream", "crypto"] {
+            let attack = Attack::new("gaps.py", which, 30);
+            super::bear(attack.elsewhere()).await;
         }
     }
 
@@ -257,15 +277,27 @@ mod full_length {
     }
 
     #[tokio::test]
-    #[ignore = "a minute"]
+    #[ignore = "two minutes"]
     async fn slow_senders() {
-        super::slow("body", 60, 1000, &[]).await;
+        say_memory_after(super::slow("body", 60, 1000, &[]).await).await;
     }
 
     #[tokio::test]
-    #[ignore = "a minute"]
+    #[ignore = "two minutes"]
     async fn slow_readers() {
-        super::slow("window", 60, 1000, &[]).await;
+        say_memory_after(super::slow("window", 60, 1000, &[]).await).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "two minutes"]
+    async fn readers_that_take_nothing() {
+        say_memory_after(super::slow("shut", 60, 1000, &[]).await).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "two minutes"]
+    async fn readers_that_acknowledge_nothing() {
+        say_memory_after(super::slow("unacknowledged", 60, 1000, &[]).await).await;
     }
 
     #[tokio::test]

@@ -38,6 +38,9 @@ pub(crate) struct Attack {
     pub(crate) clients: u32,
     /// Whether it has the key of a client that may do all.
     pub(crate) is_authorized: bool,
+    /// Whether it goes at another server on the same machine: what the good client sees then is what
+    /// attackers do to it by their use of the processors.
+    pub(crate) is_elsewhere: bool,
 }
 
 impl Attack {
@@ -50,6 +53,15 @@ impl Attack {
             rate: 10_000,
             clients: 1,
             is_authorized: true,
+            is_elsewhere: false,
+        }
+    }
+
+    /// The same attack on another server.
+    pub(crate) fn elsewhere(self) -> Self {
+        Self {
+            is_elsewhere: true,
+            ..self
         }
     }
 }
@@ -120,9 +132,11 @@ impl Arena {
         let client = self.client().await;
         let idle = self.serve(&client, IDLE_GETS, std::future::pending()).await;
         let (memory_before, _) = self.memory();
+        let other = attack.is_elsewhere.then(|| self.other());
+        let target = other.as_ref().map_or(&self.server, |(server, _)| server);
         let mut command = self.python.script(attack.script);
         command
-            .arg(self.server.port().to_string())
+            .arg(target.port().to_string())
             .args(["--seconds", &attack.seconds.to_string()])
             .args(["--rate", &attack.rate.to_string()])
             .args(["--clients", &attack.clients.to_string()])
@@ -154,6 +168,13 @@ impl Arena {
             memory_before,
             memory_peak: self.memory().1,
         }
+    }
+
+    /// Another server, with files of its own.
+    fn other(&self) -> (Running, Tree) {
+        let tree = Tree::new();
+        let log = tree.outside().join("log");
+        (self.programs.serve_logged(&tree.root(), &[], &log), tree)
     }
 
     /// Has a good client fetch a file again and again, and connect anew now and then.
@@ -215,12 +236,14 @@ impl fmt::Display for Outcome {
             script,
             which,
             seconds,
+            is_elsewhere,
             ..
         } = self.attack;
+        let place = if is_elsewhere { " elsewhere" } else { "" };
         let mebibytes = |bytes: u64| bytes / 1024 / 1024;
         write!(
             f,
-            "{script} {which} {seconds} s: {} | idle: {} | meanwhile: {} | memory {} MiB, peak {}",
+            "{script} {which} {seconds} s{place}: {} | idle: {} | meanwhile: {} | memory {} MiB, peak {}",
             self.said,
             self.idle,
             self.meanwhile,
