@@ -91,10 +91,12 @@ impl Content {
             Lookup::Hit(reader) => (Some(reader), None),
             Lookup::Fill(guard, reader) => {
                 let source = file.try_clone().map_err(RequestError::system("reading"))?;
-                let (root, size) = (state.root.clone(), *size);
+                let (root, size, memory) = (state.root.clone(), *size, memory(*size));
                 (
                     Some(reader),
-                    Some(spawn_blocking(move || fill(guard, &source, size, &root))),
+                    Some(spawn_blocking(move || {
+                        fill(guard, &source, size, memory, &root);
+                    })),
                 )
             }
             Lookup::Bypass => (None, None),
@@ -176,11 +178,26 @@ impl Content {
     }
 }
 
+/// Room for `size` bytes, in pieces. Not taken in the blocking thread that reads them: allocators
+/// keep what each thread has used, there may be hundreds of those threads, and each may have read a
+/// file as large as the cache. This one is of the few that also free it.
+fn memory(size: u64) -> Vec<Vec<u8>> {
+    let mut rest = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut pieces = Vec::new();
+    while rest > 0 {
+        let piece = rest.min(PIECE);
+        pieces.push(Vec::with_capacity(piece));
+        rest -= piece;
+    }
+    pieces
+}
+
 /// Reads the whole file into the cache. Uses positions, not the cursor that the request may need.
-fn fill(mut guard: FillGuard, file: &File, size: u64, root: &Root) {
-    let mut position = 0;
-    while position < size {
-        let mut piece = vec![0; usize::try_from(size - position).unwrap_or(PIECE).min(PIECE)];
+fn fill(mut guard: FillGuard, file: &File, size: u64, memory: Vec<Vec<u8>>, root: &Root) {
+    let (mut position, mut rest) = (0, usize::try_from(size).unwrap_or(usize::MAX));
+    for mut piece in memory {
+        piece.resize(rest.min(PIECE), 0);
+        rest -= piece.len();
         // Dropping the guard tells the readers that nothing more comes.
         if file.read_exact_at(&mut piece, position).is_err() {
             return;

@@ -355,6 +355,32 @@ async fn a_listing_of_a_hundred_thousand_entries_takes_little_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
+async fn files_that_take_turns_in_the_cache_take_no_more_memory_each_time() {
+    const FILES: usize = 48;
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new();
+    // Of many sizes, 800 MiB in all.
+    for file in 0..FILES {
+        let size = (1 << 20) + 700_000 * (file * 7 % FILES);
+        tree.write(&file.to_string(), content(1, size));
+    }
+    let server = programs.serve(&tree.root());
+    let mut peaks = Vec::new();
+    for _ in 0..5 {
+        let to = scratch();
+        let to = to.path().join("t");
+        programs.expect(0, &["get", "-r", &server.host(), to.to_str().unwrap()]);
+        peaks.push(status(&server, "VmHWM"));
+    }
+    report(&format!("peaks in KiB, in turn: {peaks:?}"));
+    let more = peaks[4] - peaks[1];
+    assert!(more <= 64 << 10, "{more} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
 async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
     const FILES: u64 = 256;
     let (tree, name) = (Tree::new(), |file: u64| file.to_string());
