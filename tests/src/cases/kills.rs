@@ -73,12 +73,10 @@ async fn work_until(
     // Somewhere within the steps that are under way.
     tokio::time::sleep(Duration::from_micros(random.below(LAST_STEP_MICROS) as u64)).await;
     server.signal(signal);
-    let start = Instant::now();
     let (status, _) = server.end().await;
     if signal == Signal::TERM {
         // What was under way was answered or cut off; either way nothing of it is left.
         assert_eq!(status, Some(0));
-        assert!(start.elapsed() < STOP_LIMIT, "{:?}", start.elapsed());
         assert!(!tree.has(STAGING), "left: {:?}", tree.names(STAGING));
     }
     // The clients would wait for an answer until the connection times out.
@@ -112,12 +110,11 @@ async fn a_server_killed_under_load_has_lost_nothing_that_it_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 #[expect(clippy::print_stderr, reason = "the full runs are read by people")]
-async fn a_thousand_kills_lose_nothing_and_starts_take_less_than_a_second() {
+async fn a_thousand_kills_lose_nothing() {
     if let Some(programs) = Programs::find() {
         let starts = end(&programs, 1000, Signal::KILL).await;
         let (median, slowest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
         eprintln!("1000 kills; a start after one took {median:?}, the slowest {slowest:?}");
-        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     }
 }
 
@@ -138,9 +135,6 @@ async fn two_hundred_stops_under_load_lose_nothing() {
 
 /// Clients at once.
 const WORKERS: u64 = 3;
-
-/// A stop lets what runs come to its end, which here is never far.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Most steps of each before the kill.
 const STEPS: usize = 20;
