@@ -182,22 +182,22 @@ impl Content {
 /// keep what each thread has used, there may be hundreds of those threads, and each may have read a
 /// file as large as the cache. This one is of the few that also free it.
 fn memory(size: u64) -> Vec<Vec<u8>> {
-    let mut rest = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut pieces = Vec::new();
-    while rest > 0 {
-        let piece = rest.min(PIECE);
-        pieces.push(Vec::with_capacity(piece));
-        rest -= piece;
-    }
-    pieces
+    let positions = (0..size).step_by(PIECE);
+    positions
+        .map(|position| Vec::with_capacity(piece_at(position, size)))
+        .collect()
+}
+
+/// The length of the piece at `position`.
+fn piece_at(position: u64, size: u64) -> usize {
+    usize::try_from(size - position).unwrap_or(PIECE).min(PIECE)
 }
 
 /// Reads the whole file into the cache. Uses positions, not the cursor that the request may need.
 fn fill(mut guard: FillGuard, file: &File, size: u64, memory: Vec<Vec<u8>>, root: &Root) {
-    let (mut position, mut rest) = (0, usize::try_from(size).unwrap_or(usize::MAX));
+    let mut position = 0;
     for mut piece in memory {
-        piece.resize(rest.min(PIECE), 0);
-        rest -= piece.len();
+        piece.resize(piece_at(position, size), 0);
         // Dropping the guard tells the readers that nothing more comes.
         if file.read_exact_at(&mut piece, position).is_err() {
             return;
