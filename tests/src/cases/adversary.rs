@@ -199,7 +199,7 @@ mod full_length {
 
     use std::time::Duration;
 
-    use crate::harness::arena::{Arena, Attack, say};
+    use crate::harness::arena::{Attack, say};
 
     /// How much comes to those that acknowledge what they haven't until they are sent away, and to
     /// an honest client in the same time.
@@ -225,9 +225,10 @@ mod full_length {
         }
     }
 
-    /// Says what a server has of memory when all its clients have been gone for a minute.
-    async fn say_memory_after(arena: Option<Arena>) {
-        if let Some(arena) = arena {
+    /// A thousand slow clients, and what the server has of memory when they have been gone for a
+    /// minute.
+    async fn slow_thousand(which: &'static str) {
+        if let Some(arena) = super::slow(which, 60, 1000, &[]).await {
             tokio::time::sleep(Duration::from_secs(60)).await;
             let (now, _) = arena.memory();
             say(&format!("a minute later: {} MiB", now / 1024 / 1024));
@@ -279,25 +280,25 @@ mod full_length {
     #[tokio::test]
     #[ignore = "two minutes"]
     async fn slow_senders() {
-        say_memory_after(super::slow("body", 60, 1000, &[]).await).await;
+        slow_thousand("body").await;
     }
 
     #[tokio::test]
     #[ignore = "two minutes"]
     async fn slow_readers() {
-        say_memory_after(super::slow("window", 60, 1000, &[]).await).await;
+        slow_thousand("window").await;
     }
 
     #[tokio::test]
     #[ignore = "two minutes"]
     async fn readers_that_take_nothing() {
-        say_memory_after(super::slow("shut", 60, 1000, &[]).await).await;
+        slow_thousand("shut").await;
     }
 
     #[tokio::test]
     #[ignore = "two minutes"]
     async fn readers_that_acknowledge_nothing() {
-        say_memory_after(super::slow("unacknowledged", 60, 1000, &[]).await).await;
+        slow_thousand("unacknowledged").await;
     }
 
     #[tokio::test]

@@ -164,7 +164,8 @@ async fn uploads_whose_client_was_killed_are_gone_after_the_idle_limit() {
         client.kill().unwrap();
         client.wait().unwrap();
     }
-    let took = until_nothing_is_staged(&tree).await;
+    let gone = tokio::time::timeout(IDLE_LIMIT, until_nothing_is_staged(&tree)).await;
+    let took = gone.expect("staged files stay after the idle limit");
     report(&format!(
         "{CLIENTS} killed clients; their staged files were gone after {took:?}"
     ));
@@ -205,3 +206,6 @@ async fn downloads_whose_server_was_killed_leave_nothing() {
     assert!(failed > 0, "all were complete before the kill");
     assert_eq!(left.len(), DOWNLOADS - failed, "{left:?}");
 }
+
+/// A connection of which nothing is heard ends after half a minute; some seconds for the machine.
+const IDLE_LIMIT: Duration = Duration::from_secs(35);

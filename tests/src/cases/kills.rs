@@ -73,7 +73,8 @@ async fn work_until(
     // Somewhere within the steps that are under way.
     tokio::time::sleep(Duration::from_micros(random.below(LAST_STEP_MICROS) as u64)).await;
     server.signal(signal);
-    let (status, _) = server.end().await;
+    let ended = tokio::time::timeout(STOP_LIMIT, server.end()).await;
+    let (status, _) = ended.expect("the server waits for what never ends");
     if signal == Signal::TERM {
         // What was under way was answered or cut off; either way nothing of it is left.
         assert_eq!(status, Some(0));
@@ -135,6 +136,9 @@ async fn two_hundred_stops_under_load_lose_nothing() {
 
 /// Clients at once.
 const WORKERS: u64 = 3;
+
+/// A stop lets what runs come to its end, which here is never far.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Most steps of each before the kill.
 const STEPS: usize = 20;
