@@ -5,7 +5,7 @@
 //! `cargo test --release --workspace -- --ignored --nocapture adversary`, which says what it
 //! measured.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::arena::{Arena, Attack};
 
@@ -123,6 +123,63 @@ async fn frames_that_do_not_exist_end_the_connection() {
     assert_eq!(said["survived"], Value::Array(Vec::new()), "{said}");
 }
 
+#[tokio::test]
+async fn transport_parameters_that_cannot_be_end_the_handshake() {
+    let Some(said) = bear(Attack::new("parameters.py", "", 1)).await else {
+        return;
+    };
+    for (name, code) in codes(&said) {
+        let is_borne = said["borne"].as_array().unwrap().contains(&name.into());
+        let expected = (!is_borne).then_some(TRANSPORT_PARAMETER_ERROR);
+        assert_eq!(code, expected, "{name}: {said}");
+    }
+    assert_eq!(said["connected"], said["borne"], "{said}");
+}
+
+#[tokio::test]
+async fn messages_of_the_handshake_where_they_do_not_belong_end_the_connection() {
+    // One of the attacks waits for it.
+    let Some(arena) = Arena::open(&["--handshake-time", "1"]) else {
+        return;
+    };
+    let said = arena.bear(Attack::new("levels.py", "", 1)).await.check();
+    assert_eq!(said["connected"], Value::Array(Vec::new()), "{said}");
+    for (name, code) in codes(&said) {
+        let code = code.unwrap_or_else(|| panic!("{name} was borne: {said}"));
+        let is_alert = (CRYPTO_ERROR..=CRYPTO_ERROR + 0xff).contains(&code);
+        let is_late = code == APPLICATION_ERROR && said["dropped"] == name;
+        assert!(
+            is_alert || is_late || code == PROTOCOL_VIOLATION,
+            "{name}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_prove_one_address_and_first_packets_can_be_repeated() {
+    let limits = [
+        "--prove-addresses",
+        "always",
+        "--connections-per-address",
+        "4",
+    ];
+    let Some(arena) = Arena::open(&limits) else {
+        return;
+    };
+    let said = arena.bear(Attack::new("tokens.py", "", 1)).await.check();
+    let expected = json!({
+        "of another address": [format!("closed {INVALID_TOKEN:#x}")],
+        "changed": ["asked"],
+        "none, repeated": ["asked", true, "let in"],
+        "right, repeated": ["let in"],
+        "right, of a full address": [format!("closed {CONNECTION_REFUSED:#x}")],
+        "right, of a full address, repeated": [format!("closed {CONNECTION_REFUSED:#x}")],
+        "those let in": [],
+    });
+    assert_eq!(said["answers"], expected);
+    assert_eq!(said["kept"], 4, "{said}");
+}
+
 async fn first_packets(seconds: u32) {
     let attack = Attack {
         rate: 2000,
@@ -188,11 +245,28 @@ async fn slow_clients_are_cut_off() {
     slow("window", 40, 250, &["--stall-time", "5"]).await;
 }
 
-/// Too many streams, of RFC 9000, §20.1.
+// Codes of RFC 9000, §20.1.
+
+/// The server takes no more connections, of this address or at all.
+const CONNECTION_REFUSED: u64 = 0x02;
+
+/// Too many streams.
 const STREAM_LIMIT_ERROR: u64 = 0x04;
+
+/// Transport parameters that can't be.
+const TRANSPORT_PARAMETER_ERROR: u64 = 0x08;
 
 /// An error that has no code of its own.
 const PROTOCOL_VIOLATION: u64 = 0x0a;
+
+/// A token that isn't of this address, or too old.
+const INVALID_TOKEN: u64 = 0x0b;
+
+/// The application closed before the handshake was over.
+const APPLICATION_ERROR: u64 = 0x0c;
+
+/// The first of those that carry an alert of TLS.
+const CRYPTO_ERROR: u64 = 0x100;
 
 mod full_length {
     //! As the same attacks are described where their figures are: rate and length in full.
@@ -228,7 +302,7 @@ mod full_length {
     /// A thousand slow clients, and what the server has of memory when they have been gone for a
     /// minute.
     async fn slow_thousand(which: &'static str) {
-        if let Some(arena) = super::slow(which, 60, 1000, &[]).await {
+        if let Some(arena) = super::slow(which, 240, 1000, &[]).await {
             tokio::time::sleep(Duration::from_secs(60)).await;
             let (now, _) = arena.memory();
             say(&format!("a minute later: {} MiB", now / 1024 / 1024));
