@@ -19,8 +19,9 @@ use quire_shared::transport::PORT;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let result = config_file::arguments(std::env::args_os().collect())
@@ -80,8 +81,17 @@ fn serve(args: &ServeArgs) -> Result<(), StartError> {
     } else {
         Sandbox::enter(&config)?
     };
+    // Threads that give back what isn't used; not sooner, for a fence holds for what starts behind it.
+    #[cfg(feature = "jemalloc")]
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!("memory that is no longer used will be given back late or never: {error}");
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(workers);
+    runtime
+        .worker_threads(workers)
+        // Threads that are idle take turns at what little there is to do, so that with the usual
+        // ten seconds none of those that a busy moment has started would ever end.
+        .thread_keep_alive(Duration::from_secs(1));
     // strace puts faults into the n-th call of a thread, which says little of many threads.
     #[cfg(feature = "fault-injection")]
     runtime.max_blocking_threads(1);
