@@ -366,6 +366,11 @@ impl Outcome {
             {
                 Self::Failed("speaks QUIC, but not quire".to_owned())
             }
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                Self::Failed("takes no more connections for now".to_owned())
+            }
             error => Self::Failed(error.to_string()),
         }
     }

@@ -158,7 +158,8 @@ impl RequestError {
             Self::ReadOnly | Self::OtherServer => ErrorCode::READ_ONLY,
             Self::StagingUnusable => ErrorCode::DENIED,
             Self::NotDurable(_) => ErrorCode::DISK,
-            Self::NoSpace { .. } | Self::Quota => ErrorCode::NO_SPACE,
+            Self::NoSpace { .. } => ErrorCode::NO_SPACE,
+            Self::Quota => ErrorCode::QUOTA,
             Self::Unsupported(_) => ErrorCode::UNSUPPORTED,
             Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
             Self::TooEarly => ErrorCode::TOO_EARLY,
@@ -231,7 +232,8 @@ fn code_of_system(error: &io::Error) -> ErrorCode {
         Errno::XDEV => ErrorCode::OTHER_FILE_SYSTEM,
         Errno::ACCESS | Errno::PERM => ErrorCode::DENIED,
         Errno::ROFS => ErrorCode::READ_ONLY,
-        Errno::NOSPC | Errno::DQUOT => ErrorCode::NO_SPACE,
+        Errno::NOSPC => ErrorCode::NO_SPACE,
+        Errno::DQUOT => ErrorCode::QUOTA,
         // File systems with narrower rules for names than ours.
         Errno::NAMETOOLONG | Errno::ILSEQ => ErrorCode::INVALID_PATH,
         Errno::BUSY | Errno::TXTBSY | Errno::AGAIN => ErrorCode::BUSY,
@@ -249,7 +251,7 @@ mod tests {
     fn errors_of_the_system_are_told_apart() {
         let code = |errno: Errno| RequestError::system("testing")(errno).code();
         assert_eq!(code(Errno::NOENT), ErrorCode::NOT_FOUND);
-        assert_eq!(code(Errno::DQUOT), ErrorCode::NO_SPACE);
+        assert_eq!(code(Errno::DQUOT), ErrorCode::QUOTA);
         assert_eq!(code(Errno::IO), ErrorCode::DISK);
         assert_eq!(code(Errno::ROFS), ErrorCode::READ_ONLY);
     }

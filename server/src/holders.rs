@@ -252,7 +252,7 @@ mod tests {
         let error = charged.write_all(b"x").unwrap_err();
         assert_eq!(
             RequestError::system("writing")(error).code(),
-            quire_shared::ErrorCode::NO_SPACE
+            quire_shared::ErrorCode::QUOTA
         );
         assert_eq!(charged.sink, b"1234567890");
         drop(charged);

@@ -68,6 +68,7 @@ error_codes! {
     26 INTO_ITSELF "a directory can't go into itself";
     27 LIMIT "over a limit of the server";
     28 TOO_EARLY "came before the handshake was over";
+    29 QUOTA "a quota of the server is used up for now";
 }
 
 impl ErrorCode {

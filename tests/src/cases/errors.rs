@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use quire_client::{ClientError, Exit};
+use quire_server::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Get, List, Precondition};
@@ -54,6 +55,7 @@ async fn every_code_is_provoked_or_excused() {
     provoke_by_requests(&mut seen).await;
     provoke_by_bytes(&mut seen).await;
     provoke_by_rights(&mut seen).await;
+    provoke_by_limits(&mut seen).await;
     provoke_by_the_system(&mut seen).await;
     for (code, why) in UNPROVOKED {
         let excused = seen.insert(code.number(), *why);
@@ -140,6 +142,22 @@ async fn provoke_by_requests(seen: &mut Seen) {
     let (_send, mut recv) = raw.begin(put("f", 1 << 60)).await;
     note(seen, refusal_on(&mut recv).await, ErrorCode::NO_SPACE);
     raw.close().await;
+    client.close().await;
+    server.stop().await;
+}
+
+async fn provoke_by_limits(seen: &mut Seen) {
+    let tree = Tree::new();
+    let server = TestServer::builder(&tree)
+        .limits(|limits| limits.daily_files = Limit(Some(0)))
+        .start()
+        .await;
+    let client = server.client().await;
+    note(
+        seen,
+        refusal(client.make_directory(make_directory("d")).await),
+        ErrorCode::QUOTA,
+    );
     client.close().await;
     server.stop().await;
 }
