@@ -29,7 +29,15 @@ struct Open {
     total: u32,
     handshakes: u32,
     /// Addresses with at least one connection.
-    by_address: HashMap<IpAddr, u32>,
+    by_address: HashMap<IpAddr, Held>,
+}
+
+/// What one address has.
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    connections: u32,
+    /// Those of them whose handshake isn't over.
+    handshakes: u32,
 }
 
 /// What to do with a client that wants to connect.
@@ -39,6 +47,8 @@ pub(crate) enum Verdict {
     Admit(Admitted),
     /// Have it prove its address first.
     Prove,
+    /// Answer nothing, so that it asks again a little later.
+    Wait,
     /// Refuse it, for this reason.
     Refuse(&'static str),
 }
@@ -59,13 +69,13 @@ impl Admission {
         let (limits, counters) = (&self.limits, &self.counters);
         let address = network(remote.ip());
         let mut open = self.open();
-        let of_address = open.by_address.get(&address).copied().unwrap_or(0);
+        let held = open.by_address.get(&address).copied().unwrap_or_default();
         let refuse = |counter: &Counter, reason| {
             counter.add_one();
             Verdict::Refuse(reason)
         };
         let has_to_prove = open.handshakes >= limits.handshakes.div_ceil(4)
-            || of_address >= limits.connections_per_address.div_ceil(2)
+            || held.connections >= limits.connections_per_address.div_ceil(2)
             || match limits.prove_addresses {
                 Prove::Always => true,
                 Prove::Public => is_public(remote.ip().to_canonical()),
@@ -81,13 +91,22 @@ impl Admission {
         if open.handshakes >= limits.handshakes {
             return refuse(&counters.handshakes, "too many handshakes");
         }
-        if of_address >= limits.connections_per_address {
+        if held.connections >= limits.connections_per_address {
             let reason = "too many connections of one address";
             return refuse(&counters.connections_per_address, reason);
         }
+        // The second half is for addresses that have next to none, so that a few addresses can't
+        // keep all others out by handshakes that they draw out.
+        let is_scarce = open.handshakes >= limits.handshakes.div_ceil(2);
+        if is_scarce && held.handshakes >= limits.handshakes.div_ceil(ADDRESSES_AT_LEAST) {
+            counters.handshakes.add_one();
+            return Verdict::Wait;
+        }
         open.total += 1;
         open.handshakes += 1;
-        open.by_address.insert(address, of_address + 1);
+        let held = open.by_address.entry(address).or_default();
+        held.connections += 1;
+        held.handshakes += 1;
         Verdict::Admit(Admitted {
             address,
             unproved: (!is_proved).then(|| self.credit.limit(remote)),
@@ -118,6 +137,9 @@ impl Admitted {
         if std::mem::take(&mut self.is_in_handshake) {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.handshakes = open.handshakes.saturating_sub(1);
+            if let Some(held) = open.by_address.get_mut(&self.address) {
+                held.handshakes = held.handshakes.saturating_sub(1);
+            }
         }
     }
 
@@ -140,13 +162,17 @@ impl Drop for Admitted {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.total = open.total.saturating_sub(1);
         if let Entry::Occupied(mut entry) = open.by_address.entry(self.address) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
+            let held = entry.get_mut();
+            held.connections = held.connections.saturating_sub(1);
+            if held.connections == 0 {
                 entry.remove();
             }
         }
     }
 }
+
+/// So many addresses at least have to work together before all handshakes are theirs.
+const ADDRESSES_AT_LEAST: u32 = 64;
 
 /// What counts as one address: of IPv6 the network that one subscriber has.
 fn network(address: IpAddr) -> IpAddr {
@@ -218,7 +244,7 @@ mod tests {
             let verdict = admission.judge(address(0), true);
             assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
             admitted.pop();
-            admit(admission.judge(address(0), true));
+            admit(admission.judge(address(7 % addresses), true));
             drop(admitted);
             let open = admission.open();
             assert_eq!((open.total, open.handshakes), (0, 0));
@@ -236,6 +262,29 @@ mod tests {
         ));
         first.handshake_over();
         admit(admission.judge(address(2), true));
+    }
+
+    #[test]
+    fn a_few_addresses_do_not_get_all_handshakes() {
+        let admission = admission(|limits| limits.handshakes = 256);
+        let mut admitted = Vec::new();
+        for number in 0..128 {
+            admitted.push(admit(admission.judge(address(number % 4), true)));
+        }
+        for number in 0..4 {
+            let verdict = admission.judge(address(number), true);
+            assert!(matches!(verdict, Verdict::Wait), "{verdict:?}");
+        }
+        for number in 0..128 {
+            admitted.push(admit(admission.judge(address(100 + number / 4), true)));
+        }
+        let verdict = admission.judge(address(99), true);
+        assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+        for one in admitted.iter_mut().skip(128) {
+            one.handshake_over();
+        }
+        admitted.drain(..4);
+        admit(admission.judge(address(0), true));
     }
 
     #[tokio::test]

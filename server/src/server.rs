@@ -229,6 +229,10 @@ impl Entrance {
                 }
                 return;
             }
+            Verdict::Wait => {
+                debug!(%remote, "has to wait: its address has enough handshakes");
+                return incoming.ignore();
+            }
             Verdict::Refuse(reason) => {
                 debug!(%remote, reason, "refused");
                 return incoming.refuse();
