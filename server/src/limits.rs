@@ -21,7 +21,8 @@ pub struct Limits {
     /// Connections at once of one address; of IPv6, one /64 network.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
     pub connections_per_address: u32,
-    /// Handshakes at once; from a quarter of that on clients have to prove their address first.
+    /// Handshakes at once; from a quarter of that on clients have to prove their address first, and
+    /// from half of it on an address that has a 64th of it has to wait.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one())]
     pub handshakes: u32,
     /// Which clients have to prove their address before anything is sent to it but a token, at the
