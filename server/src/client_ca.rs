@@ -113,7 +113,8 @@ enum Problem {
 #[cfg(test)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+        KeyPair, date_time_ymd,
     };
 
     use super::*;
@@ -127,11 +128,11 @@ mod tests {
     fn signed(
         authority: &CertifiedIssuer<'static, KeyPair>,
         names: &[&str],
-        until: i32,
+        change: impl FnOnce(&mut CertificateParams),
     ) -> CertificateDer<'static> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.not_after = date_time_ymd(until, 1, 1);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         params.signed_by(&key, authority).unwrap().into()
     }
@@ -142,15 +143,26 @@ mod tests {
         let ca = ClientCa::new(vec![ours.as_ref().der().clone()]).unwrap();
         let names = |leaf: CertificateDer<'_>| ca.names(&[leaf], UnixTime::now());
         assert_eq!(
-            names(signed(&ours, &["Ann", "web-1.example.org"], 2999)),
+            names(signed(&ours, &["Ann", "web-1.example.org"], |_| ())),
             ["ann", "web-1.example.org"]
         );
-        assert!(names(signed(&other, &["ann"], 2999)).is_empty());
-        assert!(names(signed(&ours, &["ann"], 2001)).is_empty());
+        assert!(names(signed(&other, &["ann"], |_| ())).is_empty());
+        let no_more = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+        assert!(names(signed(&ours, &["ann"], no_more)).is_empty());
+        let not_yet =
+            |params: &mut CertificateParams| params.not_before = date_time_ymd(2999, 1, 1);
+        assert!(names(signed(&ours, &["ann"], not_yet)).is_empty());
+        let meant_for = |usage: ExtendedKeyUsagePurpose| {
+            names(signed(&ours, &["ann"], |params| {
+                params.extended_key_usages = vec![usage];
+            }))
+        };
+        assert_eq!(meant_for(ExtendedKeyUsagePurpose::ClientAuth), ["ann"]);
+        assert!(meant_for(ExtendedKeyUsagePurpose::ServerAuth).is_empty());
         let own = quire_certs::Identity::generate(&["ann".to_owned()]).unwrap();
         assert!(names(own.chain()[0].clone()).is_empty());
         let nobody = ClientCa::default();
-        let leaf = signed(&ours, &["ann"], 2999);
+        let leaf = signed(&ours, &["ann"], |_| ());
         assert!(nobody.names(&[leaf], UnixTime::now()).is_empty());
         assert!(ca.names(&[], UnixTime::now()).is_empty());
     }
