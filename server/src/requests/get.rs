@@ -91,12 +91,10 @@ impl Content {
             Lookup::Hit(reader) => (Some(reader), None),
             Lookup::Fill(guard, reader) => {
                 let source = file.try_clone().map_err(RequestError::system("reading"))?;
-                let (root, size, memory) = (state.root.clone(), *size, memory(*size));
+                let (root, size) = (state.root.clone(), *size);
                 (
                     Some(reader),
-                    Some(spawn_blocking(move || {
-                        fill(guard, &source, size, memory, &root);
-                    })),
+                    Some(spawn_blocking(move || fill(guard, &source, size, &root))),
                 )
             }
             Lookup::Bypass => (None, None),
@@ -178,26 +176,11 @@ impl Content {
     }
 }
 
-/// Room for `size` bytes, in pieces. Not taken in the blocking thread that reads them: allocators
-/// keep what each thread has used, there may be hundreds of those threads, and each may have read a
-/// file as large as the cache. This one is of the few that also free it.
-fn memory(size: u64) -> Vec<Vec<u8>> {
-    let positions = (0..size).step_by(PIECE);
-    positions
-        .map(|position| Vec::with_capacity(piece_at(position, size)))
-        .collect()
-}
-
-/// The length of the piece at `position`.
-fn piece_at(position: u64, size: u64) -> usize {
-    usize::try_from(size - position).unwrap_or(PIECE).min(PIECE)
-}
-
 /// Reads the whole file into the cache. Uses positions, not the cursor that the request may need.
-fn fill(mut guard: FillGuard, file: &File, size: u64, memory: Vec<Vec<u8>>, root: &Root) {
+fn fill(mut guard: FillGuard, file: &File, size: u64, root: &Root) {
     let mut position = 0;
-    for mut piece in memory {
-        piece.resize(piece_at(position, size), 0);
+    while position < size {
+        let mut piece = vec![0; usize::try_from(size - position).unwrap_or(PIECE).min(PIECE)];
         // Dropping the guard tells the readers that nothing more comes.
         if file.read_exact_at(&mut piece, position).is_err() {
             return;
