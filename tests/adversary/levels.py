@@ -65,25 +65,23 @@ after = {
 }
 # What the server has no keys for is dropped, until the handshake has taken too long.
 DROPPED = "the client's flight in packets of requests"
-APPLICATION_ERROR = 0x0C
 codes, connected = {}, []
-for name, change in during.items():
-    # On a busy machine any handshake may take too long.
-    for _ in range(10):
-        client = peer.Peer(arguments.port, arguments.identity, adjust=hooked(change))
-        client.connect()
-        client.wait_for_close(60)
-        codes[name] = client.closed["code"] if client.closed else None
-        if name == DROPPED or codes[name] != APPLICATION_ERROR:
-            break
-    if not client.closed:
-        connected.append(name)
-for name, data in after.items():
-    client = peer.connected(arguments)
-    # After what the handshake may have sent at this level, which is nothing.
-    client.send(peer.frame(peer.CRYPTO, 0, len(data), data))
+
+
+def note(name, client):
+    """Notes how the server takes it."""
     client.wait_for_close(60)
     codes[name] = client.closed["code"] if client.closed else None
     if not client.closed:
         connected.append(name)
+
+
+for name, change in during.items():
+    client = peer.attempted(arguments, hooked(change), tries=1 if name == DROPPED else 10)
+    note(name, client)
+for name, data in after.items():
+    client = peer.connected(arguments)
+    # After what the handshake may have sent at this level, which is nothing.
+    client.send(peer.frame(peer.CRYPTO, 0, len(data), data))
+    note(name, client)
 peer.report(codes=codes, connected=connected, dropped=DROPPED)
