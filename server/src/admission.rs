@@ -98,7 +98,7 @@ impl Admission {
         // The second half is for addresses that have next to none, so that a few addresses can't
         // keep all others out by handshakes that they draw out.
         let is_scarce = open.handshakes >= limits.handshakes.div_ceil(2);
-        if is_scarce && held.handshakes >= limits.handshakes.div_ceil(ADDRESSES_AT_LEAST) {
+        if is_scarce && held.handshakes >= limits.handshakes.div_ceil(SHARES) {
             counters.handshakes.add_one();
             return Verdict::Wait;
         }
@@ -171,8 +171,8 @@ impl Drop for Admitted {
     }
 }
 
-/// So many addresses at least have to work together before all handshakes are theirs.
-const ADDRESSES_AT_LEAST: u32 = 64;
+/// Of handshakes that are scarce an address may have one in so many.
+const SHARES: u32 = 64;
 
 /// What counts as one address: of IPv6 the network that one subscriber has.
 fn network(address: IpAddr) -> IpAddr {

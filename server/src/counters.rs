@@ -29,7 +29,7 @@ macro_rules! counters {
 counters! {
     connections "Connections refused because there were too many.";
     connections_per_address "Connections refused because their address had too many.";
-    handshakes "Connections refused because too many handshakes were under way.";
+    handshakes "Connections refused, or made to wait, because too many handshakes were under way.";
     retries "Connections that had to prove their address first.";
     handshake_time "Handshakes that took too long.";
     not_authorized "Clients sent away because they had no rights.";
