@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use quire_server::authorized_keys::AuthorizedKeys;
-use quire_server::rules::Rules;
+use quire_server::auth::authorized_keys::AuthorizedKeys;
+use quire_server::auth::rules::Rules;
 use quire_shared::RemotePath;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::pairing::{Paired, PairingCode};

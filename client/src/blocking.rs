@@ -4,7 +4,7 @@ use crate::error::ClientError;
 
 /// Runs `work` in a blocking thread. If the caller is cancelled, `work` goes on and its result is
 /// dropped there, so what must be undone then belongs into a guard within the result.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
     match tokio::task::spawn_blocking(work).await {

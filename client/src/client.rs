@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
+use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
-use quire_shared::congestion::CongestionControl;
 use quire_shared::pairing::{Pair, Paired, PairingCode, Side};
 use quire_shared::protocol::{
     Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
     Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
 };
-use quire_shared::stream::{ReceiveError, Receiver, SendError, Sender};
-use quire_shared::traffic::Traffic;
-use quire_shared::windows::{Budget, End};
-use quire_shared::{ErrorCode, closing};
+use quire_transport::close;
+use quire_transport::congestion::CongestionControl;
+use quire_transport::flow::Traffic;
+use quire_transport::flow::windows::{Budget, End};
+use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 
 use crate::connect::{Connected, Connector};
 use crate::download::Download;
@@ -222,13 +223,13 @@ impl Client {
         // The proof is of this one connection, which has to stand.
         self.handshake.end().await?;
         let key = code.key();
-        let proof = key.proof(Side::Client, &self.connection);
+        let proof = quire_transport::pairing::proof(&key, Side::Client, &self.connection);
         let proof = proof.map_err(|_| ClientError::NotPaired)?;
         let paired: Paired = match self.ask(Pair { proof }).await {
             Err(ClientError::NoRight { .. }) => return Err(ClientError::NotPaired),
             answer => answer?,
         };
-        match key.proves(Side::Server, &self.connection, paired.proof) {
+        match quire_transport::pairing::proves(&key, Side::Server, &self.connection, paired.proof) {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(ClientError::NotPaired),
         }
@@ -237,10 +238,10 @@ impl Client {
     /// Ends the connection and waits until the server knows, or could have known.
     pub async fn close(self) {
         // Code 0 is none of the error codes: the client is done.
-        closing::close(&self.connection, 0_u8.into(), b"");
+        close::close(&self.connection, 0_u8.into(), b"");
         let known = async {
             tokio::select! {
-                () = closing::answered(&self.connection) => {}
+                () = close::answered(&self.connection) => {}
                 () = self.endpoint.wait_idle() => {}
             }
         };

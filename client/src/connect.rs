@@ -16,9 +16,8 @@ use quinn::{
     TransportErrorCode,
 };
 use quire_certs::{Fingerprint, Identity};
-use quire_shared::congestion::CongestionControl;
-use quire_shared::socket::{self, Credit, SocketConfig};
-use quire_shared::transport;
+use quire_transport::congestion::CongestionControl;
+use quire_transport::socket::{self, Credit, SocketConfig};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -138,7 +137,7 @@ impl Connector {
         let host = self.server.host();
         let name = host.split_once('%').map_or(host, |(name, _zone)| name);
         let mut config = self.config.clone();
-        config.transport_config(transport::client(address, self.congestion));
+        config.transport_config(quire_transport::config::client(address, self.congestion));
         endpoint.connect_with(config, address, name)
     }
 }

@@ -9,11 +9,11 @@ use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use quire_shared::body::{self, ReceiveBodyError};
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::path::RESERVED_PREFIX;
 use quire_shared::protocol::{Attributes, GetHeader, Time, Trailer, Version};
-use quire_shared::stream::Receiver;
+use quire_transport::body::{self, ReceiveBodyError};
+use quire_transport::stream::Receiver;
 use tempfile::NamedTempFile;
 
 use crate::attributes;

@@ -201,7 +201,7 @@ impl ClientError {
 
     /// The same refusal with the flag that would have avoided it: one that replaces, or one that
     /// takes whole directories.
-    pub(crate) fn with_flag(self) -> Self {
+    pub fn with_flag(self) -> Self {
         match self.code() {
             Some(ErrorCode::EXISTS) => Self::RemoteExists,
             Some(ErrorCode::NOT_EMPTY) => Self::NeedsRecursive,
@@ -210,7 +210,7 @@ impl ClientError {
     }
 
     /// What became of the attempt to `action` the local `path`.
-    pub(crate) fn disk(path: &Path, action: &'static str, source: io::Error) -> Self {
+    pub fn disk(path: &Path, action: &'static str, source: io::Error) -> Self {
         Self::Disk {
             path: path.to_owned(),
             action,
@@ -219,7 +219,7 @@ impl ClientError {
     }
 
     /// What a failure means that concerns one of many files, and not the connection.
-    pub(crate) fn of_failure(failure: Failure) -> Self {
+    pub fn of_failure(failure: Failure) -> Self {
         match failure.code() {
             ErrorCode::CHANGED => Self::Changed,
             ErrorCode::DAMAGED => Self::Damaged,
@@ -228,7 +228,7 @@ impl ClientError {
     }
 
     /// What a code means that came instead of a reply, in a reset or a stop.
-    pub(crate) fn of_code(code: ErrorCode) -> Self {
+    pub fn of_code(code: ErrorCode) -> Self {
         Self::of_failure(Failure::new(code))
     }
 }
@@ -305,7 +305,7 @@ fn trust_hint(refusal: &Refusal) -> &'static str {
 }
 
 /// A local path, safe to show.
-pub(crate) fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     Escaped(&path.to_string_lossy()).to_string()
 }
 

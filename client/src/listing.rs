@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use quire_shared::Name;
 use quire_shared::codec::DecodeError;
 use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, Page};
-use quire_shared::stream::Receiver;
+use quire_transport::stream::Receiver;
 
 use crate::client::{Client, read_to_end};
 use crate::error::ClientError;

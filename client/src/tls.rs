@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig};
 use quire_certs::Identity;
-use quire_shared::{tls, transport::ALPN};
+use quire_shared::protocol::ALPN;
+use quire_transport::tls;
 use rustls::{ClientConfig, Error};
 use thiserror::Error;
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use quire_certs::{CertsError, Fingerprint, Role, StateDir, load, load_certificates};
-use quire_shared::tls;
+use quire_transport::tls;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, PeerIncompatible, RootCertStore,
     SignatureScheme,

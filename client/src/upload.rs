@@ -14,11 +14,11 @@ use std::time::SystemTime;
 
 use quinn::WriteError;
 use quire_shared::ErrorCode;
-use quire_shared::body::{self, SendBodyError};
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::{Changed, Put, Request, Time, Trailer, Version};
-use quire_shared::stream::{Priority, SendError, Sender};
+use quire_transport::body::{self, SendBodyError};
+use quire_transport::stream::{Priority, SendError, Sender};
 
 use crate::attributes;
 use crate::blocking::blocking;

@@ -1,22 +1,28 @@
 //! What an operator may choose, resolved and checked.
 
+pub mod args;
+pub mod file;
+pub mod limits;
+pub mod sandbox;
+pub mod start_error;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use quire_certs::{Identity, Role, StateDir, load_or_create};
-use quire_shared::congestion::CongestionControl;
-use quire_shared::transport::PORT;
+use quire_shared::protocol::PORT;
+use quire_transport::congestion::CongestionControl;
 
-use crate::args::{ListenAddress, ServeArgs};
-use crate::authorized_keys::AuthorizedKeys;
-use crate::cache::CacheConfig;
-use crate::client_ca::ClientCa;
-use crate::faults::Faults;
-use crate::keyring::KeysFile;
-use crate::limits::Limits;
-use crate::root::{Root, RootOptions};
-use crate::start_error::StartError;
+use crate::auth::authorized_keys::AuthorizedKeys;
+use crate::auth::client_ca::ClientCa;
+use crate::auth::keyring::KeysFile;
+use crate::config::args::{ListenAddress, ServeArgs};
+use crate::config::limits::Limits;
+use crate::config::start_error::StartError;
+use crate::files::cache::CacheConfig;
+use crate::store::faults::Faults;
+use crate::store::{Root, RootOptions};
 
 /// What a server is and does.
 #[derive(Debug)]

@@ -6,12 +6,12 @@
 use std::io;
 
 use quire_shared::ErrorCode;
-use quire_shared::body::{ReceiveBodyError, SendBodyError};
 use quire_shared::codec::DecodeError;
-use quire_shared::stream::{ReceiveError, SendError};
+use quire_transport::body::{ReceiveBodyError, SendBodyError};
+use quire_transport::stream::{ReceiveError, SendError};
 use rustix::io::Errno;
 
-use crate::locks::Busy;
+use crate::files::locks::Busy;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]

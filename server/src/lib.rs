@@ -1,38 +1,19 @@
 //! The server: a directory, served over QUIC.
 //!
-//! A request's path reads from top to bottom: [`server`] admits connections, `connection` knows
-//! the client and its streams, `request` reads one request and finds who carries it out, `requests`
-//! has one file for each, and [`root`] alone touches the served directory.
+//! A request's path reads from top to bottom: [`server`] admits connections, `quic::connection`
+//! knows the client and its streams, `quic::request` reads one request and finds who carries it
+//! out, `quic::requests` has one file for each, and [`store`] alone touches the served directory.
 
-pub mod access;
-mod admission;
-pub mod args;
-pub mod authorized_keys;
-pub mod cache;
-pub mod client_ca;
+pub mod auth;
 pub mod config;
-pub mod config_file;
-mod connection;
-mod counters;
-mod digests;
 pub mod error;
-pub mod faults;
-mod handshake;
-mod holders;
-pub mod keyring;
-pub mod limits;
-pub mod locks;
-pub mod pairing;
-mod request;
-mod requests;
-pub mod root;
-pub mod rules;
-pub mod sandbox;
+pub mod files;
+mod metrics;
+pub mod quic;
 pub mod server;
-pub mod start_error;
 mod state;
-pub mod tls;
+pub mod store;
 
 pub use config::Config;
+pub use config::start_error::StartError;
 pub use server::Server;
-pub use start_error::StartError;

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use quire_certs::{Role, StateDir, load_or_create, replace};
-use quire_server::args::{Args, CertsAction, CertsArgs, Command, PairArgs, ServeArgs};
-use quire_server::sandbox::Sandbox;
-use quire_server::{Config, Server, StartError, config_file, pairing};
-use quire_shared::transport::PORT;
+use quire_server::config::args::{Args, CertsAction, CertsArgs, Command, PairArgs, ServeArgs};
+use quire_server::config::sandbox::Sandbox;
+use quire_server::{Config, Server, StartError, auth::pairing, config::file};
+use quire_shared::protocol::PORT;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let result = config_file::arguments(std::env::args_os().collect())
+    let result = file::arguments(std::env::args_os().collect())
         .map_err(StartError::from)
         .and_then(|arguments| run(&Args::parse_from(arguments)));
     match result {

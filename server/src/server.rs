@@ -11,22 +11,22 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, Incoming, ServerConfig, TransportConfig, VarInt};
 use quire_certs::Fingerprint;
-use quire_shared::congestion::CongestionControl;
+use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
-use quire_shared::socket::{self, Credit, SocketConfig, SocketError};
-use quire_shared::{ErrorCode, transport};
+use quire_transport::congestion::CongestionControl;
+use quire_transport::socket::{self, Credit, SocketConfig, SocketError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::admission::{Admission, Verdict};
+use crate::config::start_error::StartError;
 use crate::config::{Config, Listen};
-use crate::connection;
-use crate::root::ReadOnlyReason;
-use crate::start_error::StartError;
+use crate::quic::admission::{Admission, Verdict};
+use crate::quic::connection;
+use crate::quic::tls;
 use crate::state::State;
-use crate::tls;
+use crate::store::ReadOnlyReason;
 
 /// A server that is bound to its addresses.
 #[derive(Debug)]
@@ -253,7 +253,7 @@ impl Entrance {
 
     /// The transport's settings, but with few requests until the client's rights are known.
     fn transport(&self, remote: SocketAddr) -> Arc<TransportConfig> {
-        let mut transport = transport::server(remote, self.congestion);
+        let mut transport = quire_transport::config::server(remote, self.congestion);
         if let Some(transport) = Arc::get_mut(&mut transport) {
             let early = self.state.limits.early_requests.min(STREAMS_MAX);
             transport.max_concurrent_bidi_streams(VarInt::from_u32(early));

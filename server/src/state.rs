@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use quire_shared::pace::Throttle;
-use quire_shared::windows::Budget;
+use quire_transport::flow::stream_limits::Throttle;
+use quire_transport::flow::windows::Budget;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::cache::Cache;
-use crate::client_ca::ClientCa;
+use crate::auth::client_ca::ClientCa;
+use crate::auth::keyring::Keyring;
+use crate::auth::pairing::Pairing;
 use crate::config::Config;
-use crate::counters::Counters;
-use crate::digests::Digests;
+use crate::config::limits::Limits;
+use crate::config::start_error::StartError;
 use crate::error::RequestError;
-use crate::holders::Holders;
-use crate::keyring::Keyring;
-use crate::limits::Limits;
-use crate::locks::LockTable;
-use crate::pairing::Pairing;
-use crate::root::{Root, RootOptions};
-use crate::start_error::StartError;
+use crate::files::cache::Cache;
+use crate::files::digest_cache::Digests;
+use crate::files::locks::LockTable;
+use crate::files::quota::Holders;
+use crate::metrics::Counters;
+use crate::store::{Root, RootOptions};
 
 /// The parts of a server that all its connections share.
 #[derive(Debug)]

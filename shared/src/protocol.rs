@@ -7,9 +7,9 @@
 //! answers in `replies`, and what carries many files on one stream in `many`. See PROTOCOL.md,
 //! "Messages".
 
-mod choice;
 mod many;
 mod replies;
+mod tagged;
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
@@ -18,7 +18,7 @@ use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::pairing::Pair;
 use crate::path::{Name, RemotePath};
 
-use choice::choice;
+use tagged::tagged;
 
 pub use many::{
     GetTree, LastItem, Left, Missed, Outcome, PutItem, PutMany, SetAttributes, TreeItem,
@@ -28,13 +28,19 @@ pub use replies::{
     Page, Pong, Reply, Trailer,
 };
 
+/// The protocol's name in TLS (RFC 7301); it carries the version.
+pub const ALPN: &[u8] = b"quire/1";
+
+/// The UDP port a server listens on, and a client connects to, unless told otherwise.
+pub const PORT: u16 = 4433;
+
 /// Something that travels as one length-prefixed message.
 pub trait Message: Encode<()> + for<'b> Decode<'b, ()> {
     /// The most bytes its encoding may have, checked before anything is allocated.
     const BYTES_MAX: usize;
 }
 
-choice! {
+tagged! {
     /// What a client asks for; the first message on a stream.
     Request {
         1 Ping(Ping) "Is the server there, and what is it?";

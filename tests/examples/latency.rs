@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use quire_client::config::Config;
+use quire_cli::Session;
+use quire_cli::config::Config;
+use quire_cli::operand::Remote;
+use quire_client::Client;
 use quire_client::download::Fetched;
-use quire_client::operand::Remote;
 use quire_client::upload::{Links, LocalFile, Stored};
-use quire_client::{Client, Session};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Delete, Get, List, Precondition, Put, Stat};
 use quire_shared::{Escaped, Name, RemotePath};

@@ -3,7 +3,7 @@
 use std::fs;
 
 use quire_certs::{Identity, load_or_create};
-use quire_shared::transport::ALPN;
+use quire_shared::protocol::ALPN;
 use rustls::{
     ClientConnection, ServerConfig, ServerConnection,
     crypto::ring::sign::any_supported_type,

@@ -20,19 +20,22 @@ use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, ServerConfig};
 use quire_certs::Identity;
+use quire_client::Exit;
 use quire_client::download::{Fetched, SaveOptions};
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
-use quire_client::{Client, ClientError, Exit};
+use quire_client::{Client, ClientError};
 use quire_shared::digest::DigestKind;
+use quire_shared::protocol;
 use quire_shared::protocol::{
     Attributes, Entry, EntryKind, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply,
     Request, Stat, Time, Trailer, Version,
 };
-use quire_shared::stream::{Receiver, Sender};
-use quire_shared::traffic::Traffic;
-use quire_shared::windows::{self, Budget};
-use quire_shared::{ErrorCode, Name, RemotePath, tls, transport};
+use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_transport::flow::Traffic;
+use quire_transport::flow::windows::{self, Budget};
+use quire_transport::stream::{Receiver, Sender};
+use quire_transport::tls;
 
 /// A client, and the server's end of its connection.
 struct Pair {
@@ -52,7 +55,7 @@ impl Pair {
             .with_no_client_auth()
             .with_single_cert(identity.chain().to_vec(), identity.private_key())
             .unwrap();
-        config.alpn_protocols = vec![transport::ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol::ALPN.to_vec()];
         let config = QuicServerConfig::try_from(config).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let endpoint =

@@ -8,7 +8,7 @@ use quire_client::ClientError;
 use quire_client::upload::{Content, Links, LocalFile};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Reply, Request, Trailer};
-use quire_shared::stream::Receiver;
+use quire_transport::stream::Receiver;
 
 use crate::{Pair, failed, put, trailer, version};
 
@@ -106,7 +106,8 @@ async fn a_file_that_changes_while_it_is_read_is_not_published() {
         let offer = pair.client.put(request, opened.into_content(), &moved);
         let (stored, error) = tokio::join!(offer, serve);
         assert!(matches!(stored.unwrap_err(), ClientError::Changed));
-        let quire_shared::stream::ReceiveError::Read(quinn::ReadError::Reset(code)) = error else {
+        let quire_transport::stream::ReceiveError::Read(quinn::ReadError::Reset(code)) = error
+        else {
             panic!("{error:?}");
         };
         assert_eq!(ErrorCode::from_quic(code), ErrorCode::CHANGED);

@@ -3,11 +3,12 @@
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use quire_client::tree::{self, Event, Store, StoreOptions, Transfer};
-use quire_client::{ClientError, Exit};
+use quire_client::ClientError;
+use quire_client::Exit;
+use quire_client::transfer::{self, Event, Store, StoreOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer};
-use quire_shared::stream::{Receiver, Sender};
+use quire_transport::stream::{Receiver, Sender};
 
 use crate::{Pair, path, version};
 
@@ -71,7 +72,10 @@ async fn store<F: Future<Output = ()>>(
         assert!(matches!(request, Request::PutMany(_)), "{request:?}");
         script(sender, receiver).await;
     };
-    tokio::join!(tree::store(&pair.client, items, options, &transfer), serve);
+    tokio::join!(
+        transfer::store(&pair.client, items, options, &transfer),
+        serve
+    );
     let failed = failed.lock().unwrap().clone();
     (transfer, failed)
 }

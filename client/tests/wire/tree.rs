@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use quire_client::tree::{self, Event, Fetch, FetchOptions, Transfer};
-use quire_client::{ClientError, Exit};
+use quire_client::ClientError;
+use quire_client::Exit;
+use quire_client::transfer::{self, Event, Fetch, FetchOptions, Transfer};
 use quire_shared::codec;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
     Attributes, Entry, EntryKind, Failure, GetHeader, Left, Message, Missed, Reply, Request,
     Trailer, TreeItem,
 };
-use quire_shared::stream::Sender;
 use quire_shared::{ErrorCode, Name};
+use quire_transport::stream::Sender;
 use tempfile::TempDir;
 
 use crate::{Pair, attributes, entry, failed, header, names, path, trailer};
@@ -120,7 +121,7 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
         ..FetchOptions::default()
     };
     tokio::select! {
-        () = tree::fetch(&pair.client, items, options, &fetched.transfer) => {}
+        () = transfer::fetch(&pair.client, items, options, &fetched.transfer) => {}
         () = serve(&pair, script, piece) => {}
     }
     fetched

@@ -5,8 +5,8 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::choice::choice;
 use super::replies::{Changed, Entry, Failure, Reply};
+use super::tagged::tagged;
 use super::{MakeDirectory, Message, Put, Time};
 use crate::digest::DigestKind;
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
@@ -30,7 +30,7 @@ pub struct GetTree {
     pub enclose_max: u64,
 }
 
-choice! {
+tagged! {
     /// A step of the walk through a directory.
     TreeItem {
         0 Described(Entry) "Something whose content isn't sent along.";
@@ -76,7 +76,7 @@ pub struct Left {
 #[cbor(map)]
 pub struct PutMany {}
 
-choice! {
+tagged! {
     /// One of many things that are put.
     PutItem {
         0 File(Put) "A file, whose size is told: its content follows as raw bytes, then a trailer.";

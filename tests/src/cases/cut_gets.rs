@@ -4,16 +4,17 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use quinn::{Connection, SendStream, VarInt};
+use quire_client::Exit;
 use quire_client::download::SaveOptions;
-use quire_client::{Client, ClientError, Exit};
+use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
-use quire_shared::closing;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
     Attributes, Changed, Entry, EntryKind, Failure, GetHeader, Page, Precondition, Reply, Time,
     Trailer, Version,
 };
+use quire_transport::close;
 
 use crate::harness::client::{delete, fetch, get, list, name, put, refusal, stat, store_as};
 use crate::harness::fake::{self, FakeServer};
@@ -66,7 +67,7 @@ impl Cut {
         match self {
             Self::End => stream.finish().unwrap(),
             Self::Reset(code) => stream.reset(code.into()).unwrap(),
-            Self::Close(code) => closing::close(connection, VarInt::from_u32(code), b""),
+            Self::Close(code) => close::close(connection, VarInt::from_u32(code), b""),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use quire_certs::{Role, StateDir, load_or_create};
+use quire_client::ClientError;
+use quire_client::Exit;
 use quire_client::connect::Connector;
-use quire_client::{ClientError, Exit};
 use quire_server::Config;
-use quire_server::authorized_keys::AuthorizedKeys;
-use quire_server::limits::{Prove, Seconds};
+use quire_server::auth::authorized_keys::AuthorizedKeys;
+use quire_server::config::limits::{Prove, Seconds};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Pair;

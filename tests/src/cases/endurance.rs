@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quire_client::Client;
-use quire_client::tree::{Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{Event, Store, StoreOptions, Transfer};
 use tokio::task::JoinSet;
 
 use crate::harness::client::{
@@ -481,7 +481,7 @@ async fn store_directory(client: &Client, from: &Path, to: &str) {
             panic!("{error}");
         }
     });
-    quire_client::tree::store(client, vec![item], options, &transfer).await;
+    quire_client::transfer::store(client, vec![item], options, &transfer).await;
     let stored = std::fs::read_dir(from).unwrap().count() as u64;
     assert_eq!(transfer.files(), stored);
 }

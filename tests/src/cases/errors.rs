@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use quire_client::{ClientError, Exit};
-use quire_server::limits::Limit;
+use quire_client::ClientError;
+use quire_client::Exit;
+use quire_server::config::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Get, List, Precondition};

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use quire_client::Exit;
-use quire_server::limits::Limit;
+use quire_server::config::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;

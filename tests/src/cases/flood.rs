@@ -10,9 +10,9 @@ use quinn::{ClientConfig, Endpoint};
 use quire_certs::Identity;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
-use quire_server::limits::{Prove, Seconds};
-use quire_shared::tls;
-use quire_shared::transport::ALPN;
+use quire_server::config::limits::{Prove, Seconds};
+use quire_shared::protocol::ALPN;
+use quire_transport::tls;
 use tokio::net::UdpSocket;
 
 use crate::harness::client::fetch;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quinn::{Connection, SendStream};
 use quire_client::Client;
-use quire_client::tree::{self, Fetch, FetchOptions, Transfer};
+use quire_client::transfer::{self, Fetch, FetchOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
@@ -193,7 +193,7 @@ async fn ask(client: &Client, to: &Path) {
         recursive: true,
         ..FetchOptions::default()
     };
-    let fetching = tree::fetch(client, vec![item], options, &transfer);
+    let fetching = transfer::fetch(client, vec![item], options, &transfer);
     within("the end of a hostile tree", fetching).await;
     let _ = Arc::into_inner(transfer);
     let others = async {
@@ -271,7 +271,11 @@ async fn what_follows_an_answer_without_end_is_not_taken() {
         while send.write_all(&[0; 65_536]).await.is_ok() {
             sent += 65_536;
         }
-        assert!(sent <= quire_shared::windows::End::Client.stream_window().into());
+        assert!(
+            sent <= quire_transport::flow::windows::End::Client
+                .stream_window()
+                .into()
+        );
     });
     let client = fake.client().await;
     let fetched = within("an answer", fetch(&client, "f")).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{ConnectionError, VarInt};
 use quire_client::ClientError;
-use quire_server::limits::{Limit, Seconds};
+use quire_server::config::limits::{Limit, Seconds};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Copy, Ping, Pong, Put};
 use tokio::task::JoinSet;

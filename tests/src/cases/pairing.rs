@@ -4,10 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use quire_certs::StateDir;
-use quire_client::{ClientError, Exit};
-use quire_server::keyring::KeysFile;
-use quire_server::pairing::offer;
-use quire_server::rules::Rules;
+use quire_client::ClientError;
+use quire_client::Exit;
+use quire_server::auth::keyring::KeysFile;
+use quire_server::auth::pairing::offer;
+use quire_server::auth::rules::Rules;
 use quire_shared::ErrorCode;
 use quire_shared::pairing::{Paired, PairingCode};
 use quire_shared::protocol::{Done, Failure, Pong, Reply, Request};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path;
 use std::time::Instant;
 
-use quire_client::tree::Transfer;
+use quire_client::transfer::Transfer;
 use quire_client::{Client, ClientError};
 use quire_shared::path::RESERVED_PREFIX;
 use tokio::task::JoinSet;

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quire_server::faults::Faults;
-use quire_server::root::{Root, RootOptions};
+use quire_server::store::faults::Faults;
+use quire_server::store::{Root, RootOptions};
 
 use crate::harness::TestServer;
 use crate::harness::power::{FileSystem, LoggedDisk, Mounted, Replay};
@@ -201,7 +201,7 @@ async fn five_hundred_power_cuts_of_btrfs_lose_nothing() {
 
 #[cfg(feature = "fault-injection")]
 mod controls {
-    use quire_server::faults::{Fault, Faults};
+    use quire_server::store::faults::{Fault, Faults};
 
     use super::{FileSystem, STEPS, cut_plans};
     use crate::harness::workload::Plan;

@@ -14,11 +14,12 @@ use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Paired;
+use quire_shared::protocol;
 use quire_shared::protocol::{
     Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
     Reply, Request, Trailer, TreeItem,
 };
-use quire_shared::{limits, path, transport};
+use quire_shared::{limits, path};
 
 /// Decodes the CBOR bytes of a message, and encodes what that gave.
 type Recode = fn(&[u8]) -> Result<Vec<u8>, DecodeError>;
@@ -373,10 +374,10 @@ fn the_table_of_limits_is_the_implementations() {
 fn names_and_numbers_in_the_prose_are_the_implementations() {
     let document = Document::read();
     let stated = |before: &str| document.quoted_after(before);
-    let alpn = String::from_utf8(transport::ALPN.to_vec()).unwrap();
+    let alpn = String::from_utf8(protocol::ALPN.to_vec()).unwrap();
     assert_eq!(stated("The ALPN identifier (RFC 7301) is "), alpn);
     let port = stated("A server listens on UDP port ");
-    assert_eq!(port.parse(), Ok(transport::PORT));
+    assert_eq!(port.parse(), Ok(protocol::PORT));
     assert_eq!(stated("The prefix "), path::RESERVED_PREFIX);
     assert_eq!(stated("U+0000, begins with "), path::RESERVED_PREFIX);
     let kinds: Vec<_> = DigestKind::ALL

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
-use quire_client::tree::{self, Event, Store, StoreOptions, Transfer};
-use quire_client::{Client, Exit};
+use quire_client::Client;
+use quire_client::Exit;
+use quire_client::transfer::{self, Event, Store, StoreOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
@@ -47,7 +48,7 @@ pub(super) async fn store_tree(
         overwrite,
         digest: DigestKind::Xxh3,
     };
-    let storing = tree::store(client, vec![item], options, &transfer);
+    let storing = transfer::store(client, vec![item], options, &transfer);
     within("a tree", storing).await;
     let failed = failed.lock().unwrap().clone();
     (transfer, failed)

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use quinn::ConnectionError;
-use quire_client::{Client, ClientError, Exit};
-use quire_server::keyring::KeysFile;
+use quire_client::Exit;
+use quire_client::{Client, ClientError};
+use quire_server::auth::keyring::KeysFile;
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Delete, Put};
 

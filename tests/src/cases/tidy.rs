@@ -83,7 +83,7 @@ fn every_source_file_begins_with_what_it_is_for_and_stays_readable() {
 
 #[test]
 fn every_requirement_of_the_protocol_is_cited_by_a_test() {
-    let document = read("PROTOCOL.md");
+    let document = read("docs/PROTOCOL.md");
     let stated: BTreeSet<u32> = document
         .split("**P")
         .skip(1)
@@ -195,7 +195,7 @@ fn the_readme_lists_the_exit_codes_of_the_client() {
 fn the_readme_lists_the_commands_of_the_client() {
     use clap::CommandFactory;
     let listed = first_column(&read("README.md"), "| command | what it does |").join("\n");
-    let command = quire_client::args::CommandLine::command();
+    let command = quire_cli::args::CommandLine::command();
     for command in command.get_subcommands().map(clap::Command::get_name) {
         let is_listed = listed
             .split(|c: char| !c.is_alphanumeric())

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
 use quire_client::Client;
-use quire_client::tree::{self, Event, Fetch, FetchOptions, Transfer};
+use quire_client::transfer::{self, Event, Fetch, FetchOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
@@ -53,7 +53,7 @@ pub(super) async fn fetch_tree(
     };
     within(
         "a tree",
-        tree::fetch(client, vec![item], options, &transfer),
+        transfer::fetch(client, vec![item], options, &transfer),
     )
     .await;
     let failed = failed.lock().unwrap().clone();

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use quinn::ConnectionError;
 use quire_certs::{Identity, Role, StateDir, load_or_create, replace};
+use quire_client::Exit;
 use quire_client::known_servers::{KnownServers, ServerId};
 use quire_client::trust::{Refusal, ServerVerifier};
-use quire_client::{Client, ClientError, Exit};
+use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Get, Hash, List, Ping, Reply};
 

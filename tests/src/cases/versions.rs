@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use quire_client::Exit;
 use quire_client::download::SaveOptions;
 use quire_client::upload::{Links, LocalFile};
-use quire_client::{Client, ClientError, Exit};
+use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::Hash;

@@ -4,7 +4,7 @@
 //! that it is whole and of one version without knowing which was sent.
 
 use quire_shared::digest::DigestKind;
-use quire_shared::windows::End;
+use quire_transport::flow::windows::End;
 
 /// Sizes around every buffer boundary: pieces begin with 64 KiB and grow to 512 KiB, and some
 /// MiB are more than what is read ahead and more than a stream's window.

@@ -9,9 +9,8 @@ use quire_client::Client;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_shared::codec;
-use quire_shared::congestion::CongestionControl;
 use quire_shared::protocol::{Message, Request};
-use quire_shared::transport;
+use quire_transport::congestion::CongestionControl;
 use tokio::task::JoinSet;
 
 use super::raw::message;
@@ -33,10 +32,13 @@ impl FakeServer {
         F: Future<Output = ()> + Send,
     {
         let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
-        let tls = quire_server::tls::server_config(&identity).unwrap();
+        let tls = quire_server::quic::tls::server_config(&identity).unwrap();
         let mut config = ServerConfig::with_crypto(Arc::new(tls));
         let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        config.transport_config(transport::server(any, CongestionControl::default()));
+        config.transport_config(quire_transport::config::server(
+            any,
+            CongestionControl::default(),
+        ));
         let endpoint = Endpoint::server(config, any).unwrap();
         let address = endpoint.local_addr().unwrap();
         let mut tasks = JoinSet::new();

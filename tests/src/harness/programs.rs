@@ -65,7 +65,11 @@ impl Programs {
 
     /// Starts a server that leaves out `fault`, if it was built so that it can.
     #[cfg(feature = "fault-injection")]
-    pub(crate) fn serve_faulty(&self, root: &Path, fault: quire_server::faults::Fault) -> Running {
+    pub(crate) fn serve_faulty(
+        &self,
+        root: &Path,
+        fault: quire_server::store::faults::Fault,
+    ) -> Running {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.env("QUIRE_FAULTS", format!("{fault:?}"));
         self.start(command, root)

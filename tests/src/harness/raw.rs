@@ -7,11 +7,12 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use quire_certs::Identity;
 use quire_client::trust::ServerVerifier;
+use quire_shared::ErrorCode;
 use quire_shared::codec::{self, PREFIX_BYTES};
-use quire_shared::congestion::CongestionControl;
+use quire_shared::protocol::ALPN;
 use quire_shared::protocol::{Done, Message, Ping, Pong, Reply, Request};
-use quire_shared::transport::{self, ALPN};
-use quire_shared::{ErrorCode, closing, tls};
+use quire_transport::congestion::CongestionControl;
+use quire_transport::{close, tls};
 use rustls::ConfigBuilder;
 use rustls::client::WantsClientCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -143,14 +144,14 @@ impl Raw {
 
     /// Closes the connection as a client that is done.
     pub(crate) async fn close(self) {
-        closing::close(&self.connection, 0_u32.into(), b"");
+        close::close(&self.connection, 0_u32.into(), b"");
         within("the end of a connection", self.endpoint.wait_idle()).await;
     }
 }
 
 fn quic_config(server: &TestServer, config: rustls::ClientConfig) -> ClientConfig {
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
-    config.transport_config(transport::client(
+    config.transport_config(quire_transport::config::client(
         server.address(),
         CongestionControl::default(),
     ));

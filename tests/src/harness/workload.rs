@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use quire_client::tree::{Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{Event, Store, StoreOptions, Transfer};
 use quire_client::{Client, ClientError};
 use quire_shared::RemotePath;
 use quire_shared::protocol::Failure;
@@ -365,7 +365,7 @@ async fn store_tree(
             first.lock().unwrap().get_or_insert(error.code());
         }
     });
-    quire_client::tree::store(client, items, options, &transfer).await;
+    quire_client::transfer::store(client, items, options, &transfer).await;
     if transfer.files() == files.len() as u64 {
         return Ok(());
     }

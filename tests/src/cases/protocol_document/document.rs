@@ -38,7 +38,7 @@ pub(super) fn read(path: &str) -> String {
 
 impl Document {
     pub(super) fn read() -> Self {
-        let text = read("PROTOCOL.md");
+        let text = read("docs/PROTOCOL.md");
         let examples = blocks(&text, "examples").concat();
         let exchanges = blocks(&text, "exchanges").concat();
         Self {

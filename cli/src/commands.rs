@@ -1,0 +1,263 @@
+//! The commands, each a function of the [`Session`] and what was typed.
+//!
+//! They print their results and, for several operands, the errors of each; what they return is the
+//! exit status. An error they return concerns the command as a whole, and [`run`] prints it, so
+//! that a command looks the same wherever it is called from.
+
+mod change;
+mod inquiry;
+mod listing;
+mod transfer;
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::ControlFlow;
+
+use quire_shared::RemotePath;
+use quire_shared::pairing::CodeError;
+use quire_shared::protocol::{EntryKind, Time};
+use serde_json::{Value, json};
+
+use crate::args::Command;
+use crate::operand::OperandError;
+use crate::session::Session;
+use quire_client::error::{ClientError, Exit};
+
+pub use change::{copy, delete, make_directory, rename};
+pub use inquiry::{hash, key, pair, ping};
+pub use listing::{cache, list, stat};
+pub use transfer::{cat, get, put};
+
+/// Runs `command`, prints what is wrong if anything is, and tells the exit status.
+pub async fn run(session: &Session, command: &Command) -> Exit {
+    let result = match command {
+        Command::Get(args) => get(session, args).await,
+        Command::Put(args) => put(session, args).await,
+        Command::List(args) => list(session, args).await,
+        Command::Stat(args) => stat(session, args).await,
+        Command::Rename(args) => rename(session, args).await,
+        Command::Delete(args) => delete(session, args).await,
+        Command::Copy(args) => copy(session, args).await,
+        Command::Mkdir(args) => make_directory(session, args).await,
+        Command::Cat(args) => cat(session, args).await,
+        Command::Cache(args) => cache(session, args).await,
+        Command::Ping(args) => ping(session, args).await,
+        Command::Key => key(session).await,
+        Command::Pair(args) => pair(session, args).await,
+        Command::Hash(args) => hash(session, args).await,
+    };
+    let result = result.and_then(|exit| Ok(session.output.flush().map(|()| exit)?));
+    match result {
+        Ok(exit) => exit,
+        Err(error) => error.report(session),
+    }
+}
+
+/// Why a command as a whole came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// What was typed makes no sense.
+    #[error(transparent)]
+    Operand(#[from] OperandError),
+    /// The request, the transfer or the connection failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// As [`CommandError::Client`], of a command with one operand.
+    #[error("{name}: {error}")]
+    Of {
+        /// The operand, safe to show.
+        name: String,
+        /// What went wrong with it.
+        #[source]
+        error: Box<ClientError>,
+    },
+    /// A pairing code is none.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// Results can't be printed.
+    #[error("cannot write to standard output")]
+    Output(#[from] io::Error),
+}
+
+impl CommandError {
+    /// Prints the error, and tells the exit status.
+    pub(crate) fn report(&self, session: &Session) -> Exit {
+        let output = &session.output;
+        match self {
+            Self::Operand(error) => {
+                output.message(&format!("quire: {error}"));
+                Exit::Usage
+            }
+            Self::Code(error) => {
+                output.message(&format!("quire: {error}"));
+                Exit::Usage
+            }
+            Self::Client(error) => {
+                output.error("", error);
+                error.exit()
+            }
+            Self::Of { name, error } => {
+                output.error(name, error);
+                error.exit()
+            }
+            // Who reads the results has seen enough, as `head` does.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Output(error) => {
+                output.message(&format!("quire: cannot write to standard output: {error}"));
+                Exit::Failed
+            }
+        }
+    }
+}
+
+/// Names what an error is about.
+trait About<T> {
+    fn about(self, path: &RemotePath) -> Result<T, CommandError>;
+}
+
+impl<T> About<T> for Result<T, ClientError> {
+    fn about(self, path: &RemotePath) -> Result<T, CommandError> {
+        self.map_err(|error| CommandError::Of {
+            name: path.to_string(),
+            error: Box::new(error),
+        })
+    }
+}
+
+/// The exit status of several operands: that of the first failure.
+#[derive(Debug, Default)]
+struct FirstFailure(Option<Exit>);
+
+impl FirstFailure {
+    /// Prints what went wrong with the operand `path`; breaks if the others can't succeed either.
+    fn note(
+        &mut self,
+        session: &Session,
+        path: &RemotePath,
+        error: &ClientError,
+    ) -> ControlFlow<()> {
+        session.output.error(&path.to_string(), error);
+        self.0.get_or_insert_with(|| error.exit());
+        match error.is_connection_lost() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn exit(self) -> Exit {
+        self.0.unwrap_or(Exit::Done)
+    }
+}
+
+/// A path as JSON has it: exact, with a leading slash.
+pub(crate) fn json_path(path: &RemotePath) -> Value {
+    match path.is_root() {
+        true => json!("/"),
+        false => json!(format!("/{}", path.to_relative())),
+    }
+}
+
+/// A kind as JSON has it.
+fn json_kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Directory => "directory",
+        EntryKind::Symlink => "symlink",
+        EntryKind::Other => "other",
+    }
+}
+
+/// Kind and permission bits as `ls` shows them.
+fn mode_text(kind: EntryKind, mode: u32) -> String {
+    let mut text = String::with_capacity(10);
+    text.push(match kind {
+        EntryKind::File => '-',
+        EntryKind::Directory => 'd',
+        EntryKind::Symlink => 'l',
+        EntryKind::Other => '?',
+    });
+    for shift in [6, 3, 0] {
+        for (bit, letter) in [(4, 'r'), (2, 'w'), (1, 'x')] {
+            let is_set = mode >> shift & bit != 0;
+            text.push(if is_set { letter } else { '-' });
+        }
+    }
+    text
+}
+
+/// A point in time in UTC, to the second (RFC 3339, with a space for the T).
+fn time_text(time: Time) -> String {
+    let (days, second) = (
+        time.seconds.div_euclid(SECONDS_PER_DAY),
+        time.seconds.rem_euclid(SECONDS_PER_DAY),
+    );
+    let (year, month, day) = civil_from_days(days);
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = write!(
+        text,
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    );
+    text
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are
+/// taken to begin in March, so that the leap day is the last one, and in eras of 400 years, after
+/// which the calendar repeats.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + DAYS_FROM_YEAR_0;
+    let era = days.div_euclid(DAYS_PER_ERA);
+    let day_of_era = days.rem_euclid(DAYS_PER_ERA);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day)
+}
+
+const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+
+/// Days of 400 years, 97 of them leap years.
+const DAYS_PER_ERA: i64 = 400 * 365 + 97;
+
+/// From 0000-03-01 to 1970-01-01.
+const DAYS_FROM_YEAR_0: i64 = 719_468;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: i64) -> String {
+        time_text(Time {
+            seconds,
+            nanoseconds: 0,
+        })
+    }
+
+    /// As `date -u -d @SECONDS` shows them.
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(time(0), "1970-01-01 00:00:00Z");
+        assert_eq!(time(-1), "1969-12-31 23:59:59Z");
+        assert_eq!(time(951_782_399), "2000-02-28 23:59:59Z");
+        assert_eq!(time(951_782_400), "2000-02-29 00:00:00Z");
+        assert_eq!(time(1_709_251_200), "2024-03-01 00:00:00Z");
+        assert_eq!(time(4_107_542_400), "2100-03-01 00:00:00Z");
+        // Whatever a server says, it can be shown.
+        time(i64::MAX);
+        time(i64::MIN);
+    }
+
+    #[test]
+    fn modes_look_as_in_ls() {
+        assert_eq!(mode_text(EntryKind::Directory, 0o40755), "drwxr-xr-x");
+        assert_eq!(mode_text(EntryKind::File, 0o640), "-rw-r-----");
+        assert_eq!(mode_text(EntryKind::Symlink, 0o777), "lrwxrwxrwx");
+    }
+}

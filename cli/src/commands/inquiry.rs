@@ -1,0 +1,139 @@
+//! Commands that move no files: ping, hash, key, pair.
+
+use std::io::BufRead as _;
+use std::time::Instant;
+
+use quire_shared::Escaped;
+use quire_shared::protocol::Hash;
+use serde_json::json;
+
+use super::{CommandError, FirstFailure, json_path};
+use crate::args::{HashArgs, PairArgs, PingArgs};
+use crate::operand::{Remote, on_one_server};
+use crate::session::Session;
+use quire_client::error::Exit;
+
+/// Shows how long handshake and round trip take, and what the path gives.
+///
+/// # Errors
+/// If the server doesn't answer or refuses.
+pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandError> {
+    let remote = Remote::parse(&args.operand)?;
+    let client = session.client(&remote.server).await?;
+    // The first answer comes after the server has looked up this client's rights.
+    let pong = client.ping().await?;
+    let asked = Instant::now();
+    client.ping().await?;
+    let round_trip = asked.elapsed();
+    let path = client.path();
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    // An answered request means that it is over.
+    let handshake = client.handshake().unwrap_or_default();
+    session.output.result(
+        || {
+            format!(
+                "{} at {}: {}; handshake {:.1} ms, round trip {:.2} ms; datagrams of {} bytes; you may {}",
+                remote.server,
+                client.remote_address(),
+                Escaped(&pong.software),
+                milliseconds(handshake),
+                milliseconds(round_trip),
+                path.current_mtu,
+                if pong.writable { "read and write" } else { "read" },
+            )
+        },
+        || {
+            json!({
+                "server": remote.server.to_string(),
+                "address": client.remote_address().to_string(),
+                "software": pong.software,
+                "writable": pong.writable,
+                "handshake_ms": milliseconds(handshake),
+                "round_trip_ms": milliseconds(round_trip),
+                "datagram_bytes": path.current_mtu,
+                "window_bytes": path.cwnd,
+                "lost_packets": path.lost_packets,
+            })
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+/// Has the server compute digests.
+///
+/// # Errors
+/// If the operands make no sense or there is no connection; what is wrong with one of several is
+/// printed.
+pub async fn hash(session: &Session, args: &HashArgs) -> Result<Exit, CommandError> {
+    let digest = session.config.hash_digest();
+    let mut failure = FirstFailure::default();
+    for remote in on_one_server(&args.operands)? {
+        let client = session.client(&remote.server).await?;
+        let hash = Hash {
+            path: remote.path.clone(),
+            digest,
+        };
+        let hashed = match client.hash(hash).await {
+            Ok(hashed) => hashed,
+            Err(error) => {
+                if failure.note(session, &remote.path, &error).is_break() {
+                    break;
+                }
+                continue;
+            }
+        };
+        session.output.result(
+            // As sha256sum and b3sum print it.
+            || format!("{}  {}", hashed.digest, remote.path),
+            || {
+                json!({
+                    "path": json_path(&remote.path),
+                    "digest": digest.name(),
+                    "value": hashed.digest.to_string(),
+                    "bytes": hashed.size,
+                    "version": hashed.version.to_string(),
+                })
+            },
+        )?;
+    }
+    Ok(failure.exit())
+}
+
+/// Shows this client's own fingerprint.
+///
+/// # Errors
+/// If the key can't be read or made.
+pub async fn key(session: &Session) -> Result<Exit, CommandError> {
+    let fingerprint = session.identity().await?.fingerprint();
+    session.output.result(
+        || fingerprint.to_string(),
+        || json!({ "fingerprint": fingerprint.to_string() }),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// Has a server let this client in, with a code that was made there.
+///
+/// # Errors
+/// If the code is none or no good, or there is no connection.
+pub async fn pair(session: &Session, args: &PairArgs) -> Result<Exit, CommandError> {
+    let remote = Remote::parse(&args.operand)?;
+    let code = match &args.code {
+        Some(code) => code.clone(),
+        // Other users see the arguments of programs, so it needn't be one.
+        None => {
+            session
+                .output
+                .message("The code that `quire-server pair` has shown:");
+            let mut line = String::new();
+            std::io::stdin().lock().read_line(&mut line)?;
+            line
+        }
+    };
+    session.pair(&remote.server, &code.parse()?).await?;
+    session.output.result(
+        || format!("{} lets this client in from now on", remote.server),
+        || json!({ "paired": remote.server.to_string() }),
+    )?;
+    Ok(Exit::Done)
+}

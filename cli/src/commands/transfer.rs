@@ -1,0 +1,432 @@
+//! Commands that move content: get, put, cat.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use quire_shared::digest::DigestKind;
+use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
+use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_transport::bottleneck::Meter;
+use serde_json::json;
+
+use super::{About, CommandError, FirstFailure, json_path};
+use crate::args::{CatArgs, GetArgs, PutArgs};
+use crate::operand::{DASH, OperandError, Remote, Target, get_operands, on_one_server};
+use crate::output::Output;
+use crate::progress;
+use crate::session::Session;
+use quire_client::blocking::blocking;
+use quire_client::client::Client;
+use quire_client::download::{SaveOptions, WriteToError};
+use quire_client::error::{ClientError, Exit};
+use quire_client::known_servers::ServerId;
+use quire_client::transfer::{
+    self, Event, Fetch, FetchOptions, Moved, Store, StoreOptions, Transfer,
+};
+use quire_client::upload::Content;
+
+/// Fetches files and directories.
+///
+/// # Errors
+/// If the operands make no sense or there is no connection; what is wrong with one of several
+/// files is printed.
+pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError> {
+    let operands = get_operands(&args.operands)?;
+    let target = match operands.target {
+        Target::Stdout if args.recursive => {
+            return Err(OperandError::Dash("a directory").into());
+        }
+        Target::Stdout => return write_out(session, operands.sources).await,
+        Target::Local(target) => target,
+    };
+    let target = LocalTarget::find(target, operands.sources.len()).await?;
+    let options = FetchOptions {
+        recursive: args.recursive,
+        digest: session.config.transfer_digest(),
+        save: SaveOptions {
+            overwrite: args.force,
+            sync: args.fsync,
+        },
+    };
+    let progress = Progress::start(session);
+    for (server, sources) in by_server(operands.sources) {
+        let client = session.client(&server).await?;
+        let mut items = Vec::new();
+        for from in sources {
+            match target.path_for(&from, args.recursive) {
+                Ok(to) => items.push(Fetch { from, to }),
+                Err(error) => progress.transfer.fail(from.to_string(), error),
+            }
+        }
+        let meter = Meter::receiving(client.traffic());
+        let work = transfer::fetch(&client, items, options, &progress.transfer);
+        progress.watch(work).await;
+        progress.judge(&meter);
+    }
+    Ok(progress.end(options.digest))
+}
+
+/// Writes files to standard output.
+///
+/// # Errors
+/// As [`get`].
+pub async fn cat(session: &Session, args: &CatArgs) -> Result<Exit, CommandError> {
+    write_out(session, on_one_server(&args.operands)?).await
+}
+
+async fn write_out(session: &Session, sources: Vec<Remote>) -> Result<Exit, CommandError> {
+    if session.output.is_json() {
+        return Err(OperandError::JsonAndContent.into());
+    }
+    let digest = session.config.transfer_digest();
+    let mut failure = FirstFailure::default();
+    let transfer = Transfer::new(|_| {});
+    for remote in sources {
+        let client = session.client(&remote.server).await?;
+        let get = Get {
+            path: remote.path.clone(),
+            offset: 0,
+            length: None,
+            digest,
+            precondition: Precondition::Any,
+        };
+        let download = match client.get(get).await {
+            Ok(download) => download,
+            Err(error) => {
+                if failure.note(session, &remote.path, &error).is_break() {
+                    break;
+                }
+                continue;
+            }
+        };
+        match download.write_to(stdout()?, transfer.counter()).await {
+            Ok(_) => {}
+            Err(WriteToError::Sink(error)) => return Err(error.into()),
+            Err(WriteToError::Client(error)) => {
+                if failure.note(session, &remote.path, &error).is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(failure.exit())
+}
+
+/// Standard output without the buffer that cuts content into lines.
+#[cfg(unix)]
+fn stdout() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+/// Standard output without the buffer that cuts content into lines.
+#[cfg(windows)]
+fn stdout() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+/// Stores files and directories.
+///
+/// # Errors
+/// As [`get`].
+pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError> {
+    let Some((last, locals)) = args.operands.split_last() else {
+        return Ok(Exit::Usage);
+    };
+    let remote = Remote::parse_os(last)?;
+    let is_stdin = locals.iter().any(|local| local == DASH);
+    if is_stdin && (locals.len() > 1 || args.recursive || remote.is_directory) {
+        return Err(OperandError::Dash("one of several files, or a directory").into());
+    }
+    if is_stdin && remote.path.is_root() {
+        return Err(OperandError::Dash("a file without a name on the server").into());
+    }
+    let client = session.client(&remote.server).await?;
+    let meter = Meter::sending(client.traffic());
+    let progress = Progress::start(session);
+    let digest = session.config.transfer_digest();
+    if is_stdin {
+        let work = put_stdin(
+            &client,
+            &remote.path,
+            args.force,
+            digest,
+            &progress.transfer,
+        );
+        progress.watch(work).await;
+        progress.judge(&meter);
+        return Ok(progress.end(digest));
+    }
+    let goes_inside = locals.len() > 1
+        || remote.is_directory
+        || is_directory(&client, &remote.path)
+            .await
+            .about(&remote.path)?;
+    let mut items = Vec::new();
+    for local in locals.iter().map(PathBuf::from) {
+        match remote_path_for(&local, &remote.path, goes_inside) {
+            Ok(to) => items.push(Store { from: local, to }),
+            Err(error) => progress
+                .transfer
+                .fail(quire_client::error::shown(&local), error),
+        }
+    }
+    let options = StoreOptions {
+        recursive: args.recursive,
+        overwrite: args.force,
+        digest,
+    };
+    let work = transfer::store(&client, items, options, &progress.transfer);
+    progress.watch(work).await;
+    progress.judge(&meter);
+    Ok(progress.end(digest))
+}
+
+async fn put_stdin(
+    client: &Client,
+    path: &RemotePath,
+    overwrite: bool,
+    digest: DigestKind,
+    transfer: &Transfer,
+) {
+    transfer.start("standard input".to_owned());
+    let put = Put {
+        path: path.clone(),
+        size: None,
+        modified: None,
+        mode: None,
+        digest,
+        precondition: match overwrite {
+            true => Precondition::Any,
+            false => Precondition::Absent,
+        },
+        make_parents: false,
+    };
+    let content = Content::stream(io::stdin(), "standard input");
+    let stored = client.put(put, content, transfer.counter()).await;
+    let stored = stored.map_err(ClientError::with_flag);
+    let stored = stored.map(|stored| Moved {
+        name: "standard input".to_owned(),
+        local: DASH.into(),
+        remote: path.clone(),
+        bytes: transfer.moved(),
+        digest: stored.digest,
+        digest_kind: stored.digest_kind,
+        version: stored.version,
+    });
+    transfer.end(path.to_string(), stored);
+}
+
+/// Whether `path` is a directory on the server, so that what is put goes inside.
+async fn is_directory(client: &Client, path: &RemotePath) -> Result<bool, ClientError> {
+    if path.is_root() {
+        return Ok(true);
+    }
+    match client.stat(Stat { path: path.clone() }).await {
+        Ok(attributes) => Ok(attributes.kind == EntryKind::Directory),
+        // What is wrong with the path will be said of the file that is put there.
+        Err(error) => match error.code() {
+            Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// The name on the server of a local operand, as `cp` would choose it.
+fn remote_path_for(
+    local: &Path,
+    target: &RemotePath,
+    goes_inside: bool,
+) -> Result<RemotePath, ClientError> {
+    // Without a name of its own, as `.` and `/` are, its content goes into the target.
+    let Some(name) = local.file_name().filter(|_| goes_inside) else {
+        return Ok(target.clone());
+    };
+    let Some(name) = name.to_str() else {
+        return Err(ClientError::Unsuitable {
+            path: local.to_owned(),
+            reason: "has a name that isn't UTF-8, which can't travel",
+        });
+    };
+    Name::new(name)
+        .and_then(|name| target.join(name))
+        .map_err(|source| ClientError::LocalName {
+            path: local.to_owned(),
+            source,
+        })
+}
+
+/// Where fetched files go.
+struct LocalTarget {
+    path: PathBuf,
+    is_directory: bool,
+}
+
+impl LocalTarget {
+    async fn find(path: PathBuf, sources: usize) -> Result<Self, ClientError> {
+        blocking(move || {
+            let is_directory = path.is_dir();
+            // A slash at the end, or several sources, can only mean a directory.
+            let must_be_directory =
+                sources > 1 || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+            if must_be_directory && !is_directory {
+                return Err(ClientError::Unsuitable {
+                    path,
+                    reason: "is not a directory",
+                });
+            }
+            Ok(Self { path, is_directory })
+        })
+        .await
+    }
+
+    /// The local name of `from`, as `cp` would choose it.
+    fn path_for(&self, from: &RemotePath, recursive: bool) -> Result<PathBuf, ClientError> {
+        match from.name() {
+            Some(name) if self.is_directory => transfer::local_entry(&self.path, name),
+            Some(_) => Ok(self.path.clone()),
+            // The root has no name, so its content goes into the target.
+            None if recursive => Ok(self.path.clone()),
+            None => Err(ClientError::NeedsRecursive),
+        }
+    }
+}
+
+/// The sources of each server, in the order in which they were named.
+fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<RemotePath>)> {
+    let mut groups: Vec<(ServerId, Vec<RemotePath>)> = Vec::new();
+    for source in sources {
+        match groups
+            .iter_mut()
+            .find(|(server, _)| *server == source.server)
+        {
+            Some((_, paths)) => paths.push(source.path),
+            None => groups.push((source.server, vec![source.path])),
+        }
+    }
+    groups
+}
+
+/// A transfer, how it is shown, and when it began.
+struct Progress<'a> {
+    session: &'a Session,
+    transfer: Arc<Transfer>,
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn start(session: &'a Session) -> Self {
+        let bar = progress::bar();
+        let (output, shown) = (Arc::clone(&session.output), bar.clone());
+        Self {
+            session,
+            transfer: Transfer::new(move |event| observe(&output, &shown, event)),
+            bar,
+            started: Instant::now(),
+        }
+    }
+
+    async fn watch(&self, work: impl Future<Output = ()>) {
+        progress::watch(&self.session.output, &self.transfer, &self.bar, work).await;
+    }
+
+    /// Says what limited the transfer, to those who want to know.
+    fn judge(&self, meter: &Meter) {
+        if self.session.config.verdicts && self.transfer.moved() > 0 {
+            let (limit, counters) = meter.read();
+            let text = format!("limited by {limit}: {counters}");
+            self.session.output.note(&text);
+        }
+    }
+
+    /// Says how it went.
+    fn end(self, digest: DigestKind) -> Exit {
+        let elapsed = self.started.elapsed();
+        // A single file's failure has been told, and there is nothing to sum up.
+        if self.transfer.files() > 0 || self.transfer.directories() > 0 {
+            let text = progress::summary(&self.transfer, digest.name(), elapsed);
+            self.session.output.note(&text);
+        }
+        self.transfer.exit()
+    }
+}
+
+fn observe(output: &Output, bar: &ProgressBar, event: &Event) {
+    match event {
+        Event::Started { name } => bar.set_message(name.clone()),
+        Event::Moved(moved) => {
+            // A reader that went away is noticed when the results are flushed.
+            let _ = output.json_only(|| {
+                json!({
+                    "local": moved.local.to_string_lossy(),
+                    "path": json_path(&moved.remote),
+                    "bytes": moved.bytes,
+                    "digest": moved.digest_kind.name(),
+                    "value": moved.digest.to_string(),
+                    "version": moved.version.to_string(),
+                })
+            });
+        }
+        Event::Failed { name, error } => output.error(name, error),
+        Event::Skipped { name } => tracing::info!("{name}: skipped, neither file nor directory"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RemotePath {
+        RemotePath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_goes_inside_a_directory_or_becomes_the_target() {
+        let to = |local: &str, inside| {
+            remote_path_for(Path::new(local), &path("t"), inside)
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(to("a/b", true), "/t/b");
+        assert_eq!(to("a/b", false), "/t");
+        assert_eq!(to("a/b/", true), "/t/b");
+        assert_eq!(to(".", true), "/t");
+        assert_eq!(to("..", true), "/t");
+        remote_path_for(Path::new(".quire-x"), &path("t"), true).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn what_is_fetched_goes_inside_a_directory_or_becomes_the_target() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = LocalTarget::find(base.path().to_owned(), 2).await.unwrap();
+        let inside = directory.path_for(&path("a/b"), false).unwrap();
+        assert_eq!(inside, base.path().join("b"));
+        assert_eq!(
+            directory.path_for(&RemotePath::ROOT, true).unwrap(),
+            base.path()
+        );
+        assert!(directory.path_for(&RemotePath::ROOT, false).is_err());
+        let new = base.path().join("new");
+        let target = LocalTarget::find(new.clone(), 1).await.unwrap();
+        assert_eq!(target.path_for(&path("a/b"), false).unwrap(), new);
+        assert!(LocalTarget::find(new.clone(), 2).await.is_err());
+        assert!(LocalTarget::find(new.join(""), 1).await.is_err());
+    }
+
+    #[test]
+    fn sources_are_grouped_by_server_in_order() {
+        let sources = ["h/a", "g/b", "h:4433/c"].map(|text| Remote::parse(text).unwrap());
+        let groups = by_server(sources.into());
+        let shown: Vec<_> = groups
+            .iter()
+            .map(|(server, paths)| (server.host(), paths.len()))
+            .collect();
+        assert_eq!(shown, [("h", 2), ("g", 1)]);
+    }
+}

@@ -1,0 +1,96 @@
+//! The program `quire`: reads the command line, runs the command, and ends with its exit status.
+//!
+//! An interrupt drops what is under way, which removes unfinished files, and tells the server. The
+//! interactive client decides by itself what an interrupt ends.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use quire_cli::args::{Action, CommandLine};
+use quire_cli::config::Config;
+use quire_cli::{Session, commands, menu};
+use quire_client::Exit;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let action = line.action().unwrap_or_else(|error| error.exit());
+    start_log(line.global.verbose);
+    let session = Session::new(Config::from(line.global));
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            session
+                .output
+                .message(&format!("quire: cannot start threads: {error}"));
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        let exit = tokio::select! {
+            exit = act(&session, &action) => exit,
+            () = terminated() => Exit::Terminated,
+        };
+        session.close().await;
+        exit
+    });
+    // Blocking threads remove what they were writing; one that waits for input is left behind.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit.into()
+}
+
+async fn act(session: &Session, action: &Action) -> Exit {
+    match action {
+        Action::Menu(args) => menu::run(session, args).await,
+        Action::Command(command) => tokio::select! {
+            exit = commands::run(session, command) => exit,
+            Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+        },
+    }
+}
+
+/// Completes when the system wants the program to end.
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGTERM");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending::<()>().await;
+}
+
+/// Logs to standard error: what RUST_LOG says, or as much as `verbose` asks for.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// How long blocking threads have to end: more than one write of a batch takes on a slow disk.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,411 @@
+//! Completes what is typed: commands, flags, names on the server and local names.
+//!
+//! Names on the server are asked for through a channel, since this runs in the thread that edits
+//! the line; they are kept until the next line, so that only the first Tab in a directory asks.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs;
+use std::sync::mpsc as blocking;
+
+use quire_shared::{Escaped, RemotePath};
+use rustyline::Context;
+use rustyline::completion::{Completer, Pair};
+use tokio::sync::mpsc;
+
+use super::cwd::Place;
+use super::line;
+use super::reader::{NAMES_TIMEOUT, Wanted};
+use super::shell_split::{self, Word};
+
+/// Names, and whether each is that of a directory.
+pub(super) type Names = Vec<(String, bool)>;
+
+/// Asks for the names in a directory on the server.
+#[derive(Debug)]
+pub(super) struct NamesRequest {
+    pub(super) directory: RemotePath,
+    pub(super) answer: blocking::Sender<Names>,
+}
+
+/// What the line editor asks while a line is typed.
+#[derive(Debug)]
+pub(super) struct LineHelper {
+    commands: clap::Command,
+    names: mpsc::Sender<NamesRequest>,
+    wanted: Wanted,
+    place: Option<Place>,
+    /// The directory that was asked for last, and what is in it.
+    known: RefCell<Option<(RemotePath, Names)>>,
+}
+
+impl LineHelper {
+    pub(super) fn new(names: mpsc::Sender<NamesRequest>) -> Self {
+        let mut commands = line::definition();
+        // Adds `help`, and to each command the flags of all.
+        commands.build();
+        Self {
+            commands,
+            names,
+            wanted: Wanted::Answer,
+            place: None,
+            known: RefCell::default(),
+        }
+    }
+
+    /// Makes ready for a line, whose commands may have changed what is where.
+    pub(super) fn prepare(&mut self, place: Place, wanted: Wanted) {
+        self.place = Some(place);
+        self.wanted = wanted;
+        self.known.take();
+    }
+
+    /// Where the completed part of `typed`, what stands before the cursor, begins, and what may
+    /// stand there.
+    fn candidates(&self, typed: &str) -> (usize, Vec<Candidate>) {
+        let unquoted = |kind| (0, self.of_kind(kind, typed));
+        match self.wanted {
+            Wanted::Command => match shell_split::split_typed(typed) {
+                Some((finished, word)) => {
+                    let candidates = self.in_command(&finished, &word);
+                    let quoted = candidates.into_iter().map(Candidate::quoted);
+                    (word.start, quoted.collect())
+                }
+                None => (typed.len(), Vec::new()),
+            },
+            Wanted::Remote => unquoted(Kind::Remote),
+            Wanted::Local => unquoted(Kind::Local),
+            Wanted::Answer => unquoted(Kind::Nothing),
+        }
+    }
+
+    fn in_command(&self, finished: &[String], word: &Word) -> Vec<Candidate> {
+        let text = word.text.as_str();
+        let Some((command, operands)) = finished.split_first() else {
+            return self.of_kind(Kind::Command, text);
+        };
+        let Some(command) = self.commands.find_subcommand(command) else {
+            return Vec::new();
+        };
+        if text.starts_with('-') {
+            return flags(command, text);
+        }
+        let before = operands
+            .iter()
+            .filter(|operand| !operand.starts_with('-'))
+            .count();
+        self.of_kind(Kind::of_operand(command.get_name(), before), text)
+    }
+
+    fn of_kind(&self, kind: Kind, text: &str) -> Vec<Candidate> {
+        match kind {
+            Kind::Nothing => Vec::new(),
+            Kind::Command => self.command_names(text),
+            Kind::Local => self.local_names(text),
+            Kind::LocalDirectory => only_directories(self.local_names(text)),
+            Kind::Remote => self.remote_names(text),
+            Kind::RemoteDirectory => only_directories(self.remote_names(text)),
+            Kind::Either => {
+                let mut candidates = self.remote_names(text);
+                candidates.extend(self.local_names(text));
+                candidates.sort_unstable();
+                candidates.dedup();
+                candidates
+            }
+        }
+    }
+
+    fn command_names(&self, text: &str) -> Vec<Candidate> {
+        let names = self.commands.get_subcommands().flat_map(|command| {
+            std::iter::once(command.get_name()).chain(command.get_visible_aliases())
+        });
+        names
+            .filter(|name| name.starts_with(text))
+            .map(Candidate::word)
+            .collect()
+    }
+
+    fn local_names(&self, text: &str) -> Vec<Candidate> {
+        let Some(place) = &self.place else {
+            return Vec::new();
+        };
+        let (directory, _) = divide(text);
+        let mut path = place.local_path(OsStr::new(directory));
+        if path.as_os_str().is_empty() {
+            path = ".".into();
+        }
+        // What can't be read has no names to offer.
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let names: Names = entries
+            .filter_map(|entry| {
+                // Unlike the entry's own kind, this one is that of what a link leads to.
+                let is_directory = entry.path().is_dir();
+                Some((entry.file_name().into_string().ok()?, is_directory))
+            })
+            .collect();
+        matching(text, &names)
+    }
+
+    fn remote_names(&self, text: &str) -> Vec<Candidate> {
+        let (directory, _) = divide(text);
+        let path = self
+            .place
+            .as_ref()
+            .map(|place| place.remote_path(directory));
+        let Some(Ok(path)) = path else {
+            return Vec::new();
+        };
+        let mut known = self.known.borrow_mut();
+        match &*known {
+            Some((of, names)) if *of == path => matching(text, names),
+            _ => {
+                let names = self.ask(path.clone()).unwrap_or_default();
+                let (_, names) = known.insert((path, names));
+                matching(text, names)
+            }
+        }
+    }
+
+    fn ask(&self, directory: RemotePath) -> Option<Names> {
+        let (answer, answered) = blocking::channel();
+        let request = NamesRequest { directory, answer };
+        self.names.try_send(request).ok()?;
+        answered.recv_timeout(NAMES_TIMEOUT).ok()
+    }
+}
+
+impl Completer for LineHelper {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let typed = line.get(..position).unwrap_or(line);
+        let (start, mut candidates) = self.candidates(typed);
+        candidates.sort_unstable();
+        let pairs = candidates.into_iter().map(|candidate| Pair {
+            display: candidate.shown,
+            replacement: candidate.text,
+        });
+        Ok((start, pairs.collect()))
+    }
+}
+
+impl rustyline::hint::Hinter for LineHelper {
+    type Hint = String;
+}
+
+impl rustyline::highlight::Highlighter for LineHelper {}
+
+impl rustyline::validate::Validator for LineHelper {}
+
+impl rustyline::Helper for LineHelper {}
+
+/// Something that may stand at the cursor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    /// What is shown where there is a choice.
+    shown: String,
+    text: String,
+    /// What follows it: a slash, a space, or nothing.
+    end: &'static str,
+}
+
+impl Candidate {
+    /// A word of ours, after which another one follows.
+    fn word(text: &str) -> Self {
+        Self {
+            shown: text.to_owned(),
+            text: text.to_owned(),
+            end: " ",
+        }
+    }
+
+    /// The candidate as it stands in a line of words.
+    fn quoted(self) -> Self {
+        let mut text = shell_split::quote(&self.text);
+        if self.end == " " {
+            text.push_str(self.end);
+        }
+        Self { text, ..self }
+    }
+}
+
+/// What an operand is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Nothing,
+    Command,
+    Local,
+    LocalDirectory,
+    Remote,
+    RemoteDirectory,
+    /// Only the next operand would tell.
+    Either,
+}
+
+impl Kind {
+    /// What the operand of `command` is that has `before` others before it.
+    fn of_operand(command: &str, before: usize) -> Self {
+        match (command, before) {
+            ("get", 0) => Self::Remote,
+            ("put", 0) => Self::Local,
+            ("get" | "put", _) => Self::Either,
+            ("cd" | "list", 0) => Self::RemoteDirectory,
+            ("lcd", 0) => Self::LocalDirectory,
+            ("stat", 0) | ("rename" | "copy", 0 | 1) => Self::Remote,
+            ("delete" | "mkdir" | "cat" | "hash", _) => Self::Remote,
+            (HELP, 0) => Self::Command,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+fn flags(command: &clap::Command, text: &str) -> Vec<Candidate> {
+    command
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .map(|long| format!("--{long}"))
+        .filter(|flag| flag.starts_with(text))
+        .map(|flag| Candidate::word(&flag))
+        .collect()
+}
+
+/// The names that `text` may become.
+fn matching(text: &str, names: &Names) -> Vec<Candidate> {
+    let (directory, prefix) = divide(text);
+    names
+        .iter()
+        .filter(|(name, _)| name.starts_with(prefix))
+        // Names that begin with a dot want to be asked for.
+        .filter(|(name, _)| !prefix.is_empty() || !name.starts_with('.'))
+        // What would have to be shown escaped can't be typed either.
+        .filter(|(name, _)| Escaped(name).to_string() == *name)
+        .map(|(name, is_directory)| {
+            let end = if *is_directory { "/" } else { "" };
+            Candidate {
+                shown: format!("{name}{end}"),
+                text: format!("{directory}{name}{end}"),
+                end,
+            }
+        })
+        .collect()
+}
+
+fn only_directories(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.retain(|candidate| candidate.end == "/");
+    candidates
+}
+
+/// Divides a path into the directory, with its slash, and the beginning of a name.
+fn divide(text: &str) -> (&str, &str) {
+    text.split_at(text.rfind('/').map_or(0, |slash| slash + 1))
+}
+
+/// The command that clap adds.
+const HELP: &str = "help";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_client::known_servers::ServerId;
+
+    /// A helper whose server knows one directory, and a thread that answers `asks` requests.
+    fn helper(wanted: Wanted, asks: usize) -> (LineHelper, std::thread::JoinHandle<()>) {
+        let (names, mut asked) = mpsc::channel::<NamesRequest>(1);
+        let server = std::thread::spawn(move || {
+            for _ in 0..asks {
+                let request = asked.blocking_recv().unwrap();
+                let names = match request.directory.to_string().as_str() {
+                    "/dir" => [("a b", false), ("ab", false), ("sub", true), (".x", false)]
+                        .map(|(name, is_directory)| (name.to_owned(), is_directory))
+                        .into(),
+                    "/dir/sub" => vec![("x\u{1b}".to_owned(), false), ("y".to_owned(), false)],
+                    _ => Names::new(),
+                };
+                request.answer.send(names).unwrap();
+            }
+            asked.close();
+        });
+        let mut helper = LineHelper::new(names);
+        let place = Place::new(
+            ServerId::new("h", 1).unwrap(),
+            RemotePath::parse("dir").unwrap(),
+        );
+        helper.prepare(place, wanted);
+        (helper, server)
+    }
+
+    fn texts(helper: &LineHelper, typed: &str) -> Vec<String> {
+        let (_, candidates) = helper.candidates(typed);
+        candidates
+            .into_iter()
+            .map(|candidate| candidate.text)
+            .collect()
+    }
+
+    #[test]
+    fn commands_and_flags_are_completed() {
+        let (helper, server) = helper(Wanted::Command, 0);
+        server.join().unwrap();
+        assert_eq!(texts(&helper, "ren"), ["rename "]);
+        assert_eq!(texts(&helper, "  ren"), ["rename "]);
+        assert_eq!(texts(&helper, "help ren"), ["rename "]);
+        assert_eq!(texts(&helper, "get --rec"), ["--recursive "]);
+        assert_eq!(texts(&helper, "nonsense x"), [""; 0]);
+        assert_eq!(texts(&helper, "# ren"), [""; 0]);
+        for command in ["get", "ls", "mv", "cd", "lcd", "quit", "exit", "help"] {
+            let all = texts(&helper, "");
+            assert!(all.contains(&format!("{command} ")), "{command}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn names_on_the_server_are_asked_for_once_and_quoted() {
+        let (helper, server) = helper(Wanted::Command, 2);
+        assert_eq!(texts(&helper, "stat a"), ["a\\ b", "ab"]);
+        assert_eq!(texts(&helper, "stat 'a "), ["a\\ b"]);
+        assert_eq!(texts(&helper, "cd "), ["sub/"]);
+        assert_eq!(texts(&helper, "cat -- .x"), [".x"]);
+        assert_eq!(texts(&helper, "cat sub/"), ["sub/y"]);
+        assert_eq!(helper.candidates("rm ab 'su").0, 6);
+        server.join().unwrap();
+        // Nobody answers any more, and nobody waits for that.
+        assert_eq!(texts(&helper, "stat /"), [""; 0]);
+    }
+
+    #[test]
+    fn answers_are_completed_without_quoting() {
+        let (helper, server) = helper(Wanted::Remote, 1);
+        assert_eq!(texts(&helper, "a "), ["a b"]);
+        server.join().unwrap();
+        let (helper, server) = helper_of_local();
+        server.join().unwrap();
+        assert_eq!(texts(&helper, "one f"), [""; 0]);
+    }
+
+    fn helper_of_local() -> (LineHelper, std::thread::JoinHandle<()>) {
+        helper(Wanted::Local, 0)
+    }
+
+    #[test]
+    fn local_names_are_those_of_the_local_directory() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("one dir")).unwrap();
+        fs::write(base.path().join("one file"), "").unwrap();
+        let (mut helper, server) = helper_of_local();
+        server.join().unwrap();
+        let mut place = helper.place.clone().unwrap();
+        place.set_local(base.path().to_owned());
+        helper.prepare(place, Wanted::Local);
+        let mut found = texts(&helper, "one");
+        found.sort_unstable();
+        assert_eq!(found, ["one dir/", "one file"]);
+        helper.wanted = Wanted::Command;
+        assert_eq!(texts(&helper, "lcd o"), ["one\\ dir/"]);
+        assert_eq!(texts(&helper, "put -r one\\ f"), ["one\\ file"]);
+    }
+}

@@ -1,0 +1,334 @@
+//! Where the user is, on the server and here, and what paths mean from there.
+//!
+//! `..` never travels: it is resolved here, by dropping a component. Local paths are joined to a
+//! directory kept here rather than to the process's own, which options such as `--state-dir`
+//! are relative to.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use quire_shared::path::PathError;
+use quire_shared::protocol;
+use quire_shared::{Escaped, Name, RemotePath};
+
+use crate::args::Command;
+use crate::operand::DASH;
+use quire_client::known_servers::ServerId;
+
+/// A directory on the server and one here.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    server: ServerId,
+    remote: RemotePath,
+    /// Empty while it is the process's own.
+    local: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(server: ServerId, remote: RemotePath) -> Self {
+        Self {
+            server,
+            remote,
+            local: PathBuf::new(),
+        }
+    }
+
+    pub(super) fn server(&self) -> &ServerId {
+        &self.server
+    }
+
+    /// The current directory on the server.
+    pub(super) fn remote(&self) -> &RemotePath {
+        &self.remote
+    }
+
+    pub(super) fn set_remote(&mut self, path: RemotePath) {
+        self.remote = path;
+    }
+
+    pub(super) fn set_local(&mut self, path: PathBuf) {
+        self.local = path;
+    }
+
+    /// What a remote path means here.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub(super) fn remote_path(&self, typed: &str) -> Result<RemotePath, PlaceError> {
+        let mut names = match typed.starts_with('/') {
+            true => Vec::new(),
+            false => self.remote.names().to_vec(),
+        };
+        let error = |source| PlaceError::Path {
+            typed: Escaped(typed).to_string(),
+            source,
+        };
+        for part in typed.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => {
+                    names.pop();
+                }
+                name => names.push(Name::new(name).map_err(error)?),
+            }
+        }
+        RemotePath::from_names(names).map_err(error)
+    }
+
+    /// A remote path as the command line has it.
+    fn operand(&self, typed: &str) -> Result<String, PlaceError> {
+        let path = self.remote_path(typed)?;
+        let names: Vec<_> = path.names().iter().map(Name::as_str).collect();
+        let mut operand = format!("{}/{}", self.server, names.join("/"));
+        // Where only a directory can be meant, that has to survive.
+        if matches!(typed.rsplit('/').next(), Some("" | "." | "..")) && !path.is_root() {
+            operand.push('/');
+        }
+        Ok(operand)
+    }
+
+    /// What a local path means here.
+    pub(super) fn local_path(&self, typed: &OsStr) -> PathBuf {
+        let typed = Path::new(typed);
+        match (typed.strip_prefix("~"), env::home_dir()) {
+            (Ok(rest), Some(home)) if rest.as_os_str().is_empty() => home,
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => self.local.join(typed),
+        }
+    }
+
+    /// The local directory as an operand.
+    fn local_operand(&self) -> OsString {
+        match self.local.as_os_str().is_empty() {
+            true => ".".into(),
+            false => self.local.clone().into(),
+        }
+    }
+
+    /// Puts server and directory before the paths of `command`, so that it means the same as on
+    /// the command line.
+    ///
+    /// # Errors
+    /// The path that makes no sense.
+    pub(super) fn qualify(&self, command: &mut Command) -> Result<(), PlaceError> {
+        match command {
+            Command::Get(args) => self.qualify_get(&mut args.operands)?,
+            Command::Put(args) => self.qualify_put(&mut args.operands)?,
+            Command::List(args) => args.operand = self.operand(&args.operand)?,
+            Command::Stat(args) => args.operand = self.operand(&args.operand)?,
+            Command::Rename(args) => {
+                args.from = self.operand(&args.from)?;
+                args.to = self.operand(&args.to)?;
+            }
+            Command::Copy(args) => {
+                args.from = self.operand(&args.from)?;
+                args.to = self.operand(&args.to)?;
+            }
+            Command::Delete(args) => self.qualify_all(&mut args.operands)?,
+            Command::Mkdir(args) => self.qualify_all(&mut args.operands)?,
+            Command::Cat(args) => self.qualify_all(&mut args.operands)?,
+            Command::Hash(args) => self.qualify_all(&mut args.operands)?,
+            Command::Cache(args) => args.operand = self.server.to_string(),
+            Command::Ping(args) => args.operand = self.server.to_string(),
+            Command::Pair(args) => args.operand = self.server.to_string(),
+            Command::Key => {}
+        }
+        Ok(())
+    }
+
+    fn qualify_all(&self, operands: &mut [String]) -> Result<(), PlaceError> {
+        for operand in operands {
+            *operand = self.operand(operand)?;
+        }
+        Ok(())
+    }
+
+    /// The last of several operands is local, as all look alike without a host.
+    fn qualify_get(&self, operands: &mut Vec<OsString>) -> Result<(), PlaceError> {
+        let target = match operands.len() {
+            0 | 1 => self.local_operand(),
+            _ => match operands.pop() {
+                Some(dash) if dash == DASH => dash,
+                Some(typed) => self.unlike_remote(self.local_path(&typed)),
+                None => self.local_operand(),
+            },
+        };
+        for operand in operands.iter_mut() {
+            *operand = self.operand(utf8(operand)?)?.into();
+        }
+        operands.push(target);
+        Ok(())
+    }
+
+    /// The last of several operands is on the server; without it, the current directory is meant.
+    fn qualify_put(&self, operands: &mut Vec<OsString>) -> Result<(), PlaceError> {
+        let target = match operands.len() {
+            0 | 1 => self.operand(".")?,
+            _ => match operands.pop() {
+                Some(typed) => self.operand(utf8(&typed)?)?,
+                None => self.operand(".")?,
+            },
+        };
+        for operand in operands.iter_mut() {
+            if operand == DASH {
+                return Err(PlaceError::StandardInput);
+            }
+            *operand = self.local_path(operand).into();
+        }
+        operands.push(target.into());
+        Ok(())
+    }
+
+    /// Keeps a local path from being taken for one on the server.
+    fn unlike_remote(&self, path: PathBuf) -> OsString {
+        match path.starts_with(self.server.to_string()) {
+            true => Path::new(".").join(path).into(),
+            false => path.into(),
+        }
+    }
+}
+
+/// Shows the place as a prompt does.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.server.port() {
+            protocol::PORT => write!(f, "{}:{}", self.server.host(), self.remote),
+            _ => write!(f, "{}:{}", self.server, self.remote),
+        }
+    }
+}
+
+fn utf8(operand: &OsStr) -> Result<&str, PlaceError> {
+    operand.to_str().ok_or(PlaceError::NotUtf8)
+}
+
+/// Why a path can't be meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PlaceError {
+    /// The path breaks a rule.
+    #[error("`{typed}`: {source}")]
+    Path {
+        /// The path, safe to show.
+        typed: String,
+        #[source]
+        source: PathError,
+    },
+    /// Paths on a server are UTF-8.
+    #[error("a path on the server must be UTF-8")]
+    NotUtf8,
+    /// The commands come from there.
+    #[error("standard input carries the commands here, so it can't be stored")]
+    StandardInput,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{GetArgs, PutArgs};
+
+    fn place(remote: &str) -> Place {
+        Place::new(
+            ServerId::new("h", 1).unwrap(),
+            RemotePath::parse(remote).unwrap(),
+        )
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_current_directory_and_dots_stay_here() {
+        let path = |typed: &str| place("a/b").remote_path(typed).unwrap().to_string();
+        assert_eq!(path("c"), "/a/b/c");
+        assert_eq!(path("/c"), "/c");
+        assert_eq!(path(""), "/a/b");
+        assert_eq!(path("."), "/a/b");
+        assert_eq!(path(".."), "/a");
+        assert_eq!(path("../c/./d//"), "/a/c/d");
+        assert_eq!(path("../../../../c"), "/c");
+        assert_eq!(path("/.."), "/");
+        assert_eq!(path("c d/.../..x"), "/a/b/c d/.../..x");
+        let error = place("").remote_path("x/.quire-y").unwrap_err();
+        assert!(error.to_string().starts_with("`x/.quire-y`: "), "{error}");
+        let error = place("").remote_path("a\u{1b}\0").unwrap_err();
+        assert!(!error.to_string().contains(char::is_control), "{error}");
+    }
+
+    #[test]
+    fn operands_are_those_of_the_command_line() {
+        let operand = |typed: &str| place("a").operand(typed).unwrap();
+        assert_eq!(operand("b"), "h:1/a/b");
+        assert_eq!(operand("b/"), "h:1/a/b/");
+        assert_eq!(operand("."), "h:1/a/");
+        assert_eq!(operand(".."), "h:1/");
+        assert_eq!(operand("b/.."), "h:1/a/");
+        assert_eq!(operand("/"), "h:1/");
+    }
+
+    fn get(place: &Place, typed: &[&str]) -> Vec<OsString> {
+        let mut command = Command::Get(GetArgs {
+            recursive: false,
+            force: false,
+            fsync: false,
+            operands: typed.iter().map(OsString::from).collect(),
+        });
+        place.qualify(&mut command).unwrap();
+        match command {
+            Command::Get(args) => args.operands,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_last_operand_of_get_is_local() {
+        let mut place = place("a");
+        assert_eq!(get(&place, &["b"]), ["h:1/a/b", "."]);
+        assert_eq!(get(&place, &["b", "c"]), ["h:1/a/b", "c"]);
+        assert_eq!(get(&place, &["b", "c", "d/"]), ["h:1/a/b", "h:1/a/c", "d/"]);
+        assert_eq!(get(&place, &["b", "-"]), ["h:1/a/b", "-"]);
+        assert_eq!(get(&place, &["b", "h:1/c"]), ["h:1/a/b", "./h:1/c"]);
+        place.set_local("/tmp".into());
+        assert_eq!(get(&place, &["b"]), ["h:1/a/b", "/tmp"]);
+        assert_eq!(get(&place, &["b", "c"]), ["h:1/a/b", "/tmp/c"]);
+        assert_eq!(get(&place, &["b", "/c"]), ["h:1/a/b", "/c"]);
+    }
+
+    #[test]
+    fn the_last_operand_of_put_is_remote() {
+        let put = |place: &Place, typed: &[&str]| {
+            let mut command = Command::Put(PutArgs {
+                recursive: false,
+                force: false,
+                operands: typed.iter().map(OsString::from).collect(),
+            });
+            place.qualify(&mut command).map(|()| match command {
+                Command::Put(args) => args.operands,
+                other => panic!("{other:?}"),
+            })
+        };
+        let mut place = place("a");
+        assert_eq!(put(&place, &["b"]).unwrap(), ["b", "h:1/a/"]);
+        assert_eq!(put(&place, &["b", "c"]).unwrap(), ["b", "h:1/a/c"]);
+        assert_eq!(put(&place, &["b", "c", "/"]).unwrap(), ["b", "c", "h:1/"]);
+        assert_eq!(put(&place, &["-", "c"]), Err(PlaceError::StandardInput));
+        place.set_local("/tmp".into());
+        assert_eq!(put(&place, &["b", "c"]).unwrap(), ["/tmp/b", "h:1/a/c"]);
+    }
+
+    #[test]
+    fn the_prompt_shows_the_port_where_it_is_unusual() {
+        assert_eq!(place("a/b").to_string(), "h:1:/a/b");
+        let usual = Place::new(
+            ServerId::new("h", protocol::PORT).unwrap(),
+            RemotePath::ROOT,
+        );
+        assert_eq!(usual.to_string(), "h:/");
+    }
+
+    #[test]
+    fn the_home_directory_has_its_short_name() {
+        let home = env::home_dir().unwrap();
+        assert_eq!(place("").local_path(OsStr::new("~")), home);
+        assert_eq!(place("").local_path(OsStr::new("~/x")), home.join("x"));
+        assert_eq!(place("").local_path(OsStr::new("~x")), Path::new("~x"));
+    }
+}

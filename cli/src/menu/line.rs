@@ -1,0 +1,254 @@
+//! What a line of words asks for.
+//!
+//! The commands are the command line's own definitions with the host left out of what is shown,
+//! so that both have the same flags and the same help.
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use quire_shared::Escaped;
+
+use crate::args::{Command, EachArgs};
+
+/// A line, as meant.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// A command, with its own flags.
+    Run(EachArgs, LineCommand),
+    /// Text that was asked for.
+    Help(String),
+}
+
+impl Line {
+    /// Reads the words of a line, of which there is at least one.
+    ///
+    /// # Errors
+    /// What is wrong, in one line that is safe to show.
+    pub(super) fn parse(words: &[String]) -> Result<Self, String> {
+        let parsed = definition()
+            .try_get_matches_from(words)
+            .and_then(|matches| LineArgs::from_arg_matches(&matches));
+        match parsed {
+            Ok(args) => Ok(Self::Run(args.each, args.command)),
+            Err(error) => match error.kind() {
+                ErrorKind::DisplayHelp
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::DisplayVersion => {
+                    Ok(Self::Help(error.render().to_string().trim_end().to_owned()))
+                }
+                _ => Err(one_line(&error)),
+            },
+        }
+    }
+}
+
+/// The commands of the interactive client.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum LineCommand {
+    #[command(flatten)]
+    Same(Command),
+    /// Change the current directory on the server; without DIR to its root
+    Cd {
+        /// The directory
+        #[arg(value_name = "DIR", default_value = "/", hide_default_value = true)]
+        directory: String,
+    },
+    /// Show the current directory on the server
+    Pwd,
+    /// Change the local directory; without DIR to the home directory
+    Lcd {
+        /// The directory
+        #[arg(value_name = "DIR", default_value = "~", hide_default_value = true)]
+        directory: String,
+    },
+    /// Show the local directory
+    Lpwd,
+    /// Show the operations by number
+    Menu,
+    /// Leave; so does Ctrl-D
+    #[command(visible_alias = "exit")]
+    Quit,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "", no_binary_name = true, disable_version_flag = true)]
+struct LineArgs {
+    #[command(flatten)]
+    each: EachArgs,
+    #[command(subcommand)]
+    command: LineCommand,
+}
+
+/// What can be typed, as clap has it; for completion as well.
+pub(super) fn definition() -> clap::Command {
+    LineArgs::command()
+        .subcommand_help_heading("Commands")
+        .mut_subcommands(without_host)
+}
+
+/// A command whose operands are shown without the host, and need not be given where the current
+/// directory is an obvious choice.
+fn without_host(command: clap::Command) -> clap::Command {
+    let name = command.get_name().to_owned();
+    let command = command.mut_args(|arg| {
+        let shown = arg.get_value_names().and_then(<[_]>::first);
+        let path = shown.and_then(|shown| {
+            let shown = shown.trim_end_matches(']');
+            PATHS.into_iter().find(|path| shown.ends_with(path))
+        });
+        match path {
+            Some(path) => arg.value_name(path.trim_start_matches('/')),
+            None => arg,
+        }
+    });
+    match name.as_str() {
+        "get" => command.mut_arg(OPERANDS, |arg| {
+            arg.help(
+                "PATH..., then LOCAL: a file, a directory, or - for standard output. The last of \
+                 several is LOCAL; without it, the file goes into the local directory",
+            )
+        }),
+        "put" => command.mut_arg(OPERANDS, |arg| {
+            arg.num_args(1..).help(
+                "LOCAL..., then PATH: a file, or a directory for them. The last of several is \
+                 PATH; without it, the file goes into the current directory",
+            )
+        }),
+        "list" | "stat" => command.mut_arg(OPERAND, |arg| {
+            arg.required(false)
+                .default_value(".")
+                .hide_default_value(true)
+        }),
+        // Nothing is left of their operand. An empty list of values can't be typed.
+        "cache" | "ping" => command.mut_arg(OPERAND, |arg| {
+            arg.required(false)
+                .default_value("")
+                .value_parser([""])
+                .hide(true)
+        }),
+        _ => command,
+    }
+}
+
+/// The first paragraph of an error, without what introduces it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<_> = paragraph.lines().map(str::trim).collect();
+    let line = lines.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    Escaped(&line.replace("unrecognized subcommand", "unknown command")).to_string()
+}
+
+/// What paths are called in help, after the host.
+const PATHS: [&str; 4] = ["/PATH", "/DIR", "/FROM", "/TO"];
+
+/// As the fields of the operands' structs are called.
+const OPERAND: &str = "operand";
+const OPERANDS: &str = "operands";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::menu::shell_split;
+
+    fn parse(line: &str) -> Result<Line, String> {
+        Line::parse(&shell_split::split(line).unwrap())
+    }
+
+    fn command(line: &str) -> LineCommand {
+        match parse(line).unwrap() {
+            Line::Run(_, command) => command,
+            Line::Help(text) => panic!("{text}"),
+        }
+    }
+
+    fn help(line: &str) -> String {
+        match parse(line).unwrap() {
+            Line::Help(text) => text,
+            Line::Run(_, command) => panic!("{command:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_command_line_is_there_with_its_flags_and_aliases() {
+        let own = definition();
+        for theirs in crate::args::CommandLine::command().get_subcommands() {
+            let own = own.find_subcommand(theirs.get_name()).unwrap();
+            for alias in theirs.get_visible_aliases() {
+                assert!(own.get_visible_aliases().any(|own| own == alias), "{alias}");
+            }
+            for flag in theirs.get_arguments().filter_map(clap::Arg::get_long) {
+                let mut flags = own.get_arguments().filter_map(clap::Arg::get_long);
+                assert!(flags.any(|own| own == flag), "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_read_as_the_command_line_is() {
+        match command("get -r --force a 'b c'") {
+            LineCommand::Same(Command::Get(args)) => {
+                assert!(args.recursive && args.force && !args.fsync);
+                assert_eq!(args.operands, ["a", "b c"]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            command("ls"),
+            LineCommand::Same(Command::List(args)) if args.operand == "."
+        ));
+        assert!(matches!(
+            command("rm -- -r"),
+            LineCommand::Same(Command::Delete(args)) if args.operands == ["-r"]
+        ));
+        assert!(matches!(command("put a"), LineCommand::Same(_)));
+        assert!(matches!(command("cache"), LineCommand::Same(_)));
+        assert!(matches!(command("exit"), LineCommand::Quit));
+        assert!(matches!(command("cd"), LineCommand::Cd { directory } if directory == "/"));
+        match parse("hash --digest sha256 --json x").unwrap() {
+            Line::Run(each, _) => assert!(each.json && each.digest.is_some()),
+            Line::Help(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn nonsense_is_told_in_one_line() {
+        for line in [
+            "frobnicate",
+            "get",
+            "mv a",
+            "get --frob x",
+            "cd a b",
+            "cache other",
+            "pwd x",
+            "help frobnicate",
+            "hash --digest md5 x",
+            "'a\u{1b}[2J\nb'",
+            "''",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(!error.is_empty() && !error.contains(char::is_control));
+            assert!(!error.starts_with("error"), "{error}");
+        }
+        let error = parse("frobnicate").unwrap_err();
+        assert_eq!(error, "unknown command 'frobnicate'");
+    }
+
+    #[test]
+    fn help_names_no_host() {
+        let text = help("help");
+        for command in ["get", "put", "lcd", "quit", "alias: mv"] {
+            assert!(text.contains(command), "{command}: {text}");
+        }
+        for line in ["help", "get --help", "help put", "help ls", "help cache"] {
+            let text = help(line);
+            assert!(!text.contains("HOST"), "{text}");
+        }
+        assert!(help("help rename").contains("<FROM> <TO>"));
+    }
+}

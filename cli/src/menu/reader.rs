@@ -1,0 +1,295 @@
+//! Where lines come from: a person at a terminal, with editing, or a pipe.
+//!
+//! Reading blocks, so it has a thread of its own, which reads one line when it is asked for one.
+//! The thread isn't waited for: it may be in the middle of a read that nothing ends. While a line
+//! is edited, the thread asks back for the names in a directory on the server, to complete what
+//! is typed, and waits for them no longer than people do.
+
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use quire_shared::RemotePath;
+use quire_shared::protocol::{EntryKind, List};
+use rustyline::error::ReadlineError;
+use rustyline::history::{DefaultHistory, History};
+use rustyline::{CompletionType, Editor};
+use tokio::sync::{mpsc, oneshot};
+
+use super::completion::{LineHelper, Names, NamesRequest};
+use super::cwd::Place;
+use crate::session::Session;
+
+/// What became of the wish for a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Typed {
+    /// A line, without its end.
+    Line(String),
+    /// The user gave up this line.
+    Interrupted,
+    /// There are no more lines.
+    End,
+    /// Lines can't be read, and why.
+    Failed(String),
+}
+
+/// What a line is wanted for, which decides how it is completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A command, which also goes into the history.
+    Command,
+    /// A path on the server, unquoted.
+    Remote,
+    /// A local path, unquoted.
+    Local,
+    /// Anything else.
+    Answer,
+}
+
+/// Reads lines.
+#[derive(Debug)]
+pub(super) struct Reader {
+    wishes: blocking::Sender<Wish>,
+    names: mpsc::Receiver<NamesRequest>,
+}
+
+#[derive(Debug)]
+struct Wish {
+    prompt: String,
+    wanted: Wanted,
+    place: Place,
+    answer: oneshot::Sender<Typed>,
+}
+
+impl Reader {
+    /// Reads from a terminal, with the history in the file `history` if there is one.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(super) fn from_terminal(history: Option<PathBuf>) -> io::Result<Self> {
+        Self::start(move |wishes, names| edit_lines(&wishes, names, history.as_deref()))
+    }
+
+    /// Reads standard input as it is.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub(super) fn from_pipe() -> io::Result<Self> {
+        Self::start(|wishes, _| {
+            for wish in wishes {
+                // Nobody waits for a line any more when the session is over.
+                let _ = wish.answer.send(plain_line(&mut io::stdin().lock()));
+            }
+        })
+    }
+
+    fn start(
+        read: impl FnOnce(blocking::Receiver<Wish>, mpsc::Sender<NamesRequest>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (wishes, wished) = blocking::channel();
+        let (ask_names, names) = mpsc::channel(1);
+        std::thread::Builder::new()
+            .name("lines".to_owned())
+            .spawn(move || read(wished, ask_names))?;
+        Ok(Self { wishes, names })
+    }
+
+    /// Waits for a line, and serves completion meanwhile.
+    pub(super) async fn line(
+        &mut self,
+        session: &Session,
+        place: &Place,
+        prompt: String,
+        wanted: Wanted,
+    ) -> Typed {
+        let (answer, mut typed) = oneshot::channel();
+        let wish = Wish {
+            prompt,
+            wanted,
+            place: place.clone(),
+            answer,
+        };
+        if self.wishes.send(wish).is_err() {
+            return Typed::End;
+        }
+        loop {
+            tokio::select! {
+                typed = &mut typed => return typed.unwrap_or(Typed::End),
+                Some(request) = self.names.recv() => {
+                    let names = names_in(session, place, &request.directory);
+                    let names = tokio::time::timeout(NAMES_TIMEOUT, names).await;
+                    // Who asked may have stopped waiting.
+                    let _ = request.answer.send(names.ok().flatten().unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// The names in a directory on the server; of a large one, the first.
+async fn names_in(session: &Session, place: &Place, directory: &RemotePath) -> Option<Names> {
+    // Connecting could ask the user something, in the middle of a line.
+    let client = session.standing_client(place.server()).await?;
+    let list = List {
+        path: directory.clone(),
+        after: None,
+    };
+    let mut listing = client.list(list).await.ok()?;
+    let mut names = Names::new();
+    while let Ok(Some(entry)) = listing.next().await {
+        let is_directory = entry.attributes.kind == EntryKind::Directory;
+        names.push((entry.name.as_str().to_owned(), is_directory));
+        if names.len() >= NAMES_MAX {
+            break;
+        }
+    }
+    Some(names)
+}
+
+/// Serves wishes from a terminal.
+fn edit_lines(
+    wishes: &blocking::Receiver<Wish>,
+    names: mpsc::Sender<NamesRequest>,
+    history: Option<&Path>,
+) {
+    let mut editor = match editor(names) {
+        Ok(editor) => editor,
+        Err(error) => {
+            if let Ok(wish) = wishes.recv() {
+                let _ = wish.answer.send(Typed::Failed(error.to_string()));
+            }
+            return;
+        }
+    };
+    if let Some(file) = history
+        && let Err(error) = editor.load_history(file)
+    {
+        tracing::debug!(%error, "no history");
+    }
+    for wish in wishes {
+        if let Some(helper) = editor.helper_mut() {
+            helper.prepare(wish.place, wish.wanted);
+        }
+        let typed = match editor.readline(&wish.prompt) {
+            Ok(line) => Typed::Line(line),
+            Err(ReadlineError::Interrupted) => Typed::Interrupted,
+            Err(ReadlineError::Eof) => Typed::End,
+            Err(error) => Typed::Failed(error.to_string()),
+        };
+        if let (Typed::Line(line), Wanted::Command) = (&typed, wish.wanted) {
+            remember(&mut editor, line, history);
+        }
+        let _ = wish.answer.send(typed);
+    }
+}
+
+type LineEditor = Editor<LineHelper, DefaultHistory>;
+
+fn editor(names: mpsc::Sender<NamesRequest>) -> Result<LineEditor, ReadlineError> {
+    let config = rustyline::Config::builder()
+        .completion_type(CompletionType::List)
+        .max_history_size(HISTORY_LINES_MAX)?
+        .history_ignore_space(true)
+        .build();
+    let history = DefaultHistory::with_config(&config);
+    let mut editor = Editor::with_history(config, history)?;
+    editor.set_helper(Some(LineHelper::new(names)));
+    Ok(editor)
+}
+
+/// Adds a line to the history, and to its file at once, for a session needn't end well.
+fn remember(editor: &mut LineEditor, line: &str, file: Option<&Path>) {
+    if line.trim().is_empty() || line.len() > HISTORY_LINE_BYTES_MAX {
+        return;
+    }
+    let added = editor.add_history_entry(line);
+    if let (Ok(true), Some(file)) = (added, file)
+        && let Err(error) = editor.history_mut().append(file)
+    {
+        tracing::warn!(%error, "cannot write the history to {}", file.display());
+    }
+}
+
+/// Reads a line that nobody edits.
+fn plain_line(input: &mut impl BufRead) -> Typed {
+    let mut bytes = Vec::new();
+    match input.take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
+        Ok(0) => return Typed::End,
+        Ok(_) => {}
+        Err(error) => return Typed::Failed(error.to_string()),
+    }
+    if bytes.pop_if(|byte| *byte == b'\n').is_some() {
+        bytes.pop_if(|byte| *byte == b'\r');
+    } else if u64::try_from(bytes.len()).is_ok_and(|length| length >= LINE_BYTES_MAX) {
+        return Typed::Failed(format!("a line is longer than {LINE_BYTES_MAX} bytes"));
+    }
+    match String::from_utf8(bytes) {
+        Ok(line) => Typed::Line(line),
+        Err(_) => Typed::Failed("a line isn't UTF-8".to_owned()),
+    }
+}
+
+/// How long the names of a directory may take: longer, and Tab seems to do nothing.
+pub(super) const NAMES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// As many names as are looked at for completion: more than anybody chooses among.
+const NAMES_MAX: usize = 10_000;
+
+/// What the history keeps: weeks of work, and no burden to load.
+const HISTORY_LINES_MAX: usize = 1000;
+
+/// Longer lines were pasted rather than typed, and would fill the history.
+const HISTORY_LINE_BYTES_MAX: usize = 4096;
+
+/// More than two paths of full length, quoted, so that what is longer is no command.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_lines_end_with_a_newline_or_the_input() {
+        let mut input = "a b\n\n c\r\nd".as_bytes();
+        for expected in ["a b", "", " c", "d"] {
+            assert_eq!(plain_line(&mut input), Typed::Line(expected.to_owned()));
+        }
+        assert_eq!(plain_line(&mut input), Typed::End);
+    }
+
+    #[test]
+    fn lines_that_are_no_text_or_too_long_are_refused() {
+        let failed = |bytes: &[u8]| matches!(plain_line(&mut &*bytes), Typed::Failed(_));
+        assert!(failed(b"a\xff\n"));
+        let limit = usize::try_from(LINE_BYTES_MAX).unwrap();
+        let mut line = vec![b'a'; limit - 1];
+        line.push(b'\n');
+        assert!(!failed(&line));
+        line.insert(0, b'a');
+        assert!(failed(&line));
+        assert!(failed(&vec![b'a'; limit * 2]));
+    }
+
+    #[test]
+    fn the_history_is_private_and_survives() {
+        let base = tempfile::tempdir().unwrap();
+        let file = base.path().join("history");
+        let (names, _asked) = mpsc::channel(1);
+        let mut first = editor(names.clone()).unwrap();
+        for line in ["ls", " secret", "", "get 'a b'"] {
+            remember(&mut first, line, Some(&file));
+        }
+        remember(&mut first, &"x".repeat(10_000), Some(&file));
+        let mut second = editor(names).unwrap();
+        second.load_history(&file).unwrap();
+        let lines: Vec<_> = second.history().iter().cloned().collect();
+        assert_eq!(lines, ["ls", "get 'a b'"]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = file.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+}

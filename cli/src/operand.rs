@@ -1,0 +1,297 @@
+//! Operands: what `HOST[:PORT]/PATH` names, and which operand of several is which.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use quire_shared::path::PathError;
+use quire_shared::protocol;
+use quire_shared::{Escaped, RemotePath};
+
+use quire_client::known_servers::{ServerId, ServerIdError};
+
+/// Something on a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// The server.
+    pub server: ServerId,
+    /// The path below the directory that it serves.
+    pub path: RemotePath,
+    /// Whether the path was written with a slash at its end, so that only a directory can be meant.
+    pub is_directory: bool,
+}
+
+impl Remote {
+    /// Reads `HOST[:PORT][/PATH]`.
+    ///
+    /// # Errors
+    /// What is wrong with which part.
+    pub fn parse(text: &str) -> Result<Self, OperandError> {
+        let (server, path) = text.split_once('/').unwrap_or((text, ""));
+        let error = |reason| OperandError::Remote {
+            operand: Escaped(text).to_string(),
+            reason,
+        };
+        Ok(Self {
+            server: parse_server(server).map_err(error)?,
+            path: RemotePath::parse(path).map_err(|rule| error(RemoteError::Path(rule)))?,
+            is_directory: path.ends_with('/'),
+        })
+    }
+
+    /// Reads `HOST[:PORT]/PATH`, whose path may not be that of the root.
+    ///
+    /// # Errors
+    /// As [`Remote::parse`]; also without a path.
+    pub fn parse_below_root(text: &str) -> Result<Self, OperandError> {
+        let remote = Self::parse(text)?;
+        if remote.path.is_root() {
+            return Err(OperandError::Remote {
+                operand: Escaped(text).to_string(),
+                reason: RemoteError::NoPath,
+            });
+        }
+        Ok(remote)
+    }
+
+    /// As [`Remote::parse`], of what need not be UTF-8.
+    ///
+    /// # Errors
+    /// As [`Remote::parse`].
+    pub fn parse_os(text: &OsStr) -> Result<Self, OperandError> {
+        match text.to_str() {
+            Some(text) => Self::parse(text),
+            None => Err(OperandError::Remote {
+                operand: Escaped(&text.to_string_lossy()).to_string(),
+                reason: RemoteError::NotUtf8,
+            }),
+        }
+    }
+}
+
+/// Reads `HOST[:PORT]`, an IPv6 address in brackets.
+fn parse_server(text: &str) -> Result<ServerId, RemoteError> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or(RemoteError::Brackets)?;
+            match rest.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if rest.is_empty() => (host, None),
+                None => return Err(RemoteError::Brackets),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((_, port)) if port.contains(':') => return Err(RemoteError::Brackets),
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(RemoteError::NoHost);
+    }
+    let port = match port {
+        None => protocol::PORT,
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(RemoteError::Port)?,
+    };
+    Ok(ServerId::new(host, port)?)
+}
+
+/// An operand that makes no sense, or operands that don't fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperandError {
+    /// Not something on a server.
+    #[error("`{operand}` is not HOST[:PORT]/PATH: {reason}")]
+    Remote {
+        /// The operand, safe to show.
+        operand: String,
+        /// What is wrong with it.
+        reason: RemoteError,
+    },
+    /// The command works within one server.
+    #[error("{0} and {1} are different servers")]
+    DifferentServers(ServerId, ServerId),
+    /// Standard input or output can be one file only.
+    #[error("`-` can't stand for {0}")]
+    Dash(&'static str),
+    /// Standard output is for either.
+    #[error("--json and content can't both go to standard output")]
+    JsonAndContent,
+}
+
+/// What is wrong with a remote operand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// Nothing before the slash.
+    #[error("no host")]
+    NoHost,
+    /// Nothing after the slash.
+    #[error("no path")]
+    NoPath,
+    /// What follows the colon.
+    #[error("not a port")]
+    Port,
+    /// Colons without brackets, or brackets without their partner.
+    #[error("an IPv6 address stands in brackets, as [::1]:4433")]
+    Brackets,
+    /// Paths on a server are UTF-8.
+    #[error("not UTF-8")]
+    NotUtf8,
+    /// No name and no address.
+    #[error(transparent)]
+    Host(#[from] ServerIdError),
+    /// The rule that the path breaks.
+    #[error(transparent)]
+    Path(PathError),
+}
+
+/// What `get` is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct GetOperands {
+    pub(crate) sources: Vec<Remote>,
+    pub(crate) target: Target,
+}
+
+/// Where content goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Stdout,
+    Local(PathBuf),
+}
+
+/// Tells sources and target of `get` apart.
+pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, OperandError> {
+    let (sources, target) = match operands {
+        [first, .., last] if !is_on_server_of(last, first) => {
+            let sources = operands.split_last().map_or(operands, |(_, rest)| rest);
+            let target = match last.as_os_str() == OsStr::new(DASH) {
+                true => Target::Stdout,
+                false => Target::Local(last.into()),
+            };
+            (sources, target)
+        }
+        operands => (operands, Target::Local(".".into())),
+    };
+    let sources = sources
+        .iter()
+        .map(|operand| Remote::parse_os(operand))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(GetOperands { sources, target })
+}
+
+/// Whether `operand` begins with the same `HOST[:PORT]/` as `first`.
+fn is_on_server_of(operand: &OsStr, first: &OsStr) -> bool {
+    let host = |text: &OsStr| {
+        let text = text.to_str()?;
+        text.split_once('/').map(|(host, _)| host.to_owned())
+    };
+    host(first).is_some_and(|first| host(operand).is_some_and(|host| host == first))
+}
+
+/// Reads operands that have to be on one server.
+pub(crate) fn on_one_server<'a>(
+    operands: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<Remote>, OperandError> {
+    let remotes = operands
+        .into_iter()
+        .map(|operand| Remote::parse_below_root(operand))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let [first, rest @ ..] = remotes.as_slice()
+        && let Some(other) = rest.iter().find(|other| other.server != first.server)
+    {
+        return Err(OperandError::DifferentServers(
+            first.server.clone(),
+            other.server.clone(),
+        ));
+    }
+    Ok(remotes)
+}
+
+/// Stands for standard input or output.
+pub(crate) const DASH: &str = "-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(text: &str) -> String {
+        Remote::parse(text).unwrap().server.to_string()
+    }
+
+    fn reason(text: &str) -> RemoteError {
+        match Remote::parse_below_root(text).unwrap_err() {
+            OperandError::Remote { reason, .. } => reason,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn hosts_have_a_port_of_their_own_or_the_usual_one() {
+        assert_eq!(server("h/x"), "h:4433");
+        assert_eq!(server("h:1/x"), "h:1");
+        assert_eq!(server("h"), "h:4433");
+        assert_eq!(server("[::1]:9/x"), "[::1]:9");
+        assert_eq!(server("[::1]/x"), "[::1]:4433");
+        assert_eq!(server("127.0.0.1:65535"), "127.0.0.1:65535");
+    }
+
+    #[test]
+    fn paths_are_what_follows_the_first_slash() {
+        let remote = Remote::parse("h:1//a//b c/").unwrap();
+        assert_eq!(remote.path.to_string(), "/a/b c");
+        assert!(remote.is_directory);
+        let remote = Remote::parse("h").unwrap();
+        assert!(remote.path.is_root() && !remote.is_directory);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_reason() {
+        assert_eq!(reason("/x"), RemoteError::NoHost);
+        assert_eq!(reason(":1/x"), RemoteError::NoHost);
+        assert_eq!(reason(""), RemoteError::NoHost);
+        assert_eq!(reason("h"), RemoteError::NoPath);
+        assert_eq!(reason("h/"), RemoteError::NoPath);
+        for text in ["h:/x", "h:0/x", "h:65536/x", "h:p/x", "h:-1/x"] {
+            assert_eq!(reason(text), RemoteError::Port, "{text}");
+        }
+        for text in ["::1/x", "[::1/x", "[::1]x/x", "h:1:2/x"] {
+            assert_eq!(reason(text), RemoteError::Brackets, "{text}");
+        }
+        assert_eq!(reason("h/../x"), RemoteError::Path(PathError::Relative));
+        assert_eq!(reason("h/.quire-x"), RemoteError::Path(PathError::Reserved));
+        assert!(matches!(reason("a b/x"), RemoteError::Host(_)));
+    }
+
+    #[test]
+    fn the_last_operand_of_get_is_local_unless_it_is_on_the_same_server() {
+        let parse = |operands: &[&str]| {
+            let operands: Vec<OsString> = operands.iter().map(OsString::from).collect();
+            let found = get_operands(&operands).unwrap();
+            (found.sources.len(), found.target)
+        };
+        let local = |path: &str| Target::Local(path.into());
+        assert_eq!(parse(&["h/a"]), (1, local(".")));
+        assert_eq!(parse(&["h/a", "b"]), (1, local("b")));
+        assert_eq!(parse(&["h/a", "d/b"]), (1, local("d/b")));
+        assert_eq!(parse(&["h/a", "h/b"]), (2, local(".")));
+        assert_eq!(parse(&["h/a", "h/b", "./h/c"]), (2, local("./h/c")));
+        assert_eq!(parse(&["h/a", "g/b", "d"]), (2, local("d")));
+        assert_eq!(parse(&["h/a", "-"]), (1, Target::Stdout));
+        assert_eq!(parse(&["h", "h"]), (1, local("h")));
+    }
+
+    #[test]
+    fn commands_within_one_server_refuse_two() {
+        let operands = ["h/a".to_owned(), "h:4433/b".to_owned()];
+        assert_eq!(on_one_server(&operands).unwrap().len(), 2);
+        let operands = ["h/a".to_owned(), "h:1/b".to_owned()];
+        assert!(matches!(
+            on_one_server(&operands),
+            Err(OperandError::DifferentServers(_, _))
+        ));
+    }
+}

@@ -1,0 +1,156 @@
+//! What the program prints: results to standard output, all else to standard error.
+//!
+//! Nothing else prints, so this is where a progress bar gives way to a message, and where a reader
+//! that went away is noticed. Callers pass text that is safe to show; in JSON names stand exactly.
+
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use indicatif::ProgressBar;
+use serde_json::Value;
+
+use quire_client::error::ClientError;
+
+/// Where results and messages go, and in which form.
+#[derive(Debug)]
+pub struct Output {
+    json: bool,
+    quiet: bool,
+    is_stdout_terminal: bool,
+    is_stderr_terminal: bool,
+    results: Mutex<BufWriter<Stdout>>,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Output {
+    /// Prints results as JSON if `json`, and no messages but errors if `quiet`.
+    pub fn new(json: bool, quiet: bool) -> Self {
+        Self {
+            json,
+            quiet,
+            is_stdout_terminal: io::stdout().is_terminal(),
+            is_stderr_terminal: io::stderr().is_terminal(),
+            results: Mutex::new(BufWriter::new(io::stdout())),
+            bar: Mutex::new(None),
+        }
+    }
+
+    /// Whether results are printed as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether a person reads the results.
+    pub fn is_for_people(&self) -> bool {
+        self.is_stdout_terminal && !self.json
+    }
+
+    /// Whether a person sees the messages and wants them.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.is_stderr_terminal && !self.quiet && !self.json
+    }
+
+    /// Prints a result: a line of text, or an object in JSON.
+    ///
+    /// # Errors
+    /// If standard output can't be written to, perhaps because its reader went away.
+    pub fn result(
+        &self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+    ) -> io::Result<()> {
+        let line = match self.json {
+            true => json().to_string(),
+            false => text(),
+        };
+        self.without_bar(|| {
+            let mut results = lock(&self.results);
+            writeln!(results, "{line}")?;
+            match self.is_stdout_terminal {
+                true => results.flush(),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// Prints a result that exists in JSON alone.
+    ///
+    /// # Errors
+    /// As [`Output::result`].
+    pub fn json_only(&self, json: impl FnOnce() -> Value) -> io::Result<()> {
+        match self.json {
+            true => self.result(String::new, json),
+            false => Ok(()),
+        }
+    }
+
+    /// Sees to it that all results are out.
+    ///
+    /// # Errors
+    /// As [`Output::result`].
+    pub fn flush(&self) -> io::Result<()> {
+        lock(&self.results).flush()
+    }
+
+    /// Tells something that is no result, unless the user wants quiet.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.message(text);
+        }
+    }
+
+    /// Tells what went wrong with `name`, which is safe to show and may be empty.
+    pub fn error(&self, name: &str, error: &ClientError) {
+        // These name what they are about, or concern everything.
+        let names_itself = error.is_connection_lost()
+            || matches!(
+                error,
+                ClientError::Disk { .. }
+                    | ClientError::LocalExists(_)
+                    | ClientError::LocalName { .. }
+                    | ClientError::Unsuitable { .. }
+            );
+        if name.is_empty() || names_itself {
+            self.message(&format!("quire: {error}"));
+        } else {
+            self.message(&format!("quire: {name}: {error}"));
+        }
+    }
+
+    /// Tells a person something, as it is.
+    pub fn message(&self, text: &str) {
+        // Where nobody can be told, there is nobody to tell that.
+        let _ = self.without_bar(|| writeln!(io::stderr(), "{text}"));
+    }
+
+    /// Shows `bar` until the returned guard is dropped.
+    pub(crate) fn show_bar(&self, bar: ProgressBar) -> ShownBar<'_> {
+        *lock(&self.bar) = Some(bar);
+        ShownBar(self)
+    }
+
+    fn without_bar<T>(&self, print: impl FnOnce() -> T) -> T {
+        let bar = lock(&self.bar);
+        match &*bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// Takes the bar away when dropped.
+#[derive(Debug)]
+pub(crate) struct ShownBar<'a>(&'a Output);
+
+impl Drop for ShownBar<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = lock(&self.0.bar).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What a panic left behind is still text.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

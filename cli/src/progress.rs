@@ -1,0 +1,108 @@
+//! The progress of a transfer, drawn; the transfer itself knows nothing of terminals.
+
+use std::future::Future;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use crate::output::Output;
+use quire_client::transfer::Transfer;
+
+/// Awaits `work` while a bar on standard error shows how far `transfer` is, if a person is there
+/// to see it.
+pub(crate) async fn watch<T>(
+    output: &Output,
+    transfer: &Transfer,
+    bar: &ProgressBar,
+    work: impl Future<Output = T>,
+) -> T {
+    if !output.shows_progress() {
+        return work.await;
+    }
+    let _shown = output.show_bar(bar.clone());
+    tokio::pin!(work);
+    let mut redraw = tokio::time::interval(REDRAW_INTERVAL);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = redraw.tick() => {
+                bar.set_length(transfer.expected().max(transfer.moved()));
+                bar.set_position(transfer.moved());
+                bar.set_prefix(match transfer.files() {
+                    0 => String::new(),
+                    files => format!("{files} done, "),
+                });
+            }
+        }
+    }
+}
+
+/// A bar for any number of files, hidden until it is watched.
+pub(crate) fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    // The template is ours and tested; without it the bar would still be one.
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// One line about a transfer that is over.
+pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> String {
+    let mut text = format!(
+        "{}, {} in {:.2} s ({}/s, {digest})",
+        files_text(transfer.files()),
+        HumanBytes(transfer.moved()),
+        elapsed.as_secs_f64(),
+        HumanBytes(rate(transfer.moved(), elapsed)),
+    );
+    for (count, what) in [
+        (transfer.skipped(), "skipped: neither file nor directory"),
+        (transfer.failed(), "failed"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text
+}
+
+/// So many files, in words.
+pub(crate) fn files_text(files: u64) -> String {
+    match files {
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    }
+}
+
+/// Bytes per second.
+fn rate(bytes: u64, elapsed: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / elapsed.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+/// What was moved of what is known, the rate, the time that is left, and a file being moved.
+const TEMPLATE: &str = "{prefix}{bytes}/{total_bytes} [{wide_bar}] {bytes_per_sec} {eta} {msg:30!}";
+
+/// Often enough to look alive, seldom enough to cost nothing.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_valid() {
+        ProgressStyle::with_template(TEMPLATE).unwrap();
+    }
+
+    #[test]
+    fn a_summary_tells_bytes_time_rate_digest_and_what_was_left_out() {
+        let transfer = Transfer::new(|_| {});
+        transfer
+            .counter()
+            .fetch_add(2048, std::sync::atomic::Ordering::Relaxed);
+        let text = summary(&transfer, "xxh3", Duration::from_millis(500));
+        assert_eq!(text, "0 files, 2.00 KiB in 0.50 s (4.00 KiB/s, xxh3)");
+    }
+}

@@ -1,0 +1,249 @@
+//! The stream that carries small files and directories to the server, and its answers back.
+//!
+//! Parcels leave as they come, and the outcomes of earlier ones are heard meanwhile, in whatever
+//! order the server completes them; a bounded number is unanswered at any time. See PROTOCOL.md,
+//! "put-many".
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use quinn::WriteError;
+use quire_shared::codec::DecodeError;
+use quire_shared::protocol::{LastItem, Outcome, PutItem, PutMany, Reply, Request, Version};
+use quire_transport::stream::message_buffer::Inbox;
+use quire_transport::stream::{Priority, Receiver, SendError, Sender};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::pack::{Parcel, Sent, SentFile};
+use super::remote_dir::{Filled, State};
+use super::store::StoreOptions;
+use super::{Moved, Transfer, local_name};
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// What is to be delivered.
+pub(super) struct Inlets {
+    pub(super) parcels: mpsc::Receiver<Parcel>,
+    /// Ends when the last directory is complete.
+    pub(super) filled: mpsc::UnboundedReceiver<Filled>,
+}
+
+/// Delivers all that comes, on a stream that is opened for the first of it.
+///
+/// # Errors
+/// If the server refuses the request as a whole, or the stream breaks. What was answered before
+/// is as it was answered; the rest is unknown.
+pub(super) async fn deliver(
+    client: &Client,
+    mut inlets: Inlets,
+    options: StoreOptions,
+    transfer: &Transfer,
+) -> Result<(), ClientError> {
+    let Some(first) = inlets.next().await else {
+        return Ok(());
+    };
+    let (mut sender, mut receiver) = client.open().await?;
+    let unanswered = Unanswered {
+        items: Mutex::default(),
+        room: Semaphore::new(UNANSWERED_MAX),
+        options,
+        transfer,
+        client,
+    };
+    let sending = unanswered.send(&mut sender, first, inlets);
+    let receiving = unanswered.receive(&mut receiver);
+    tokio::pin!(sending, receiving);
+    tokio::select! {
+        biased;
+        received = &mut receiving => {
+            received?;
+            // All that was sent is answered, and the server takes no more.
+            Err(ClientError::Truncated)
+        }
+        sent = &mut sending => {
+            sent?;
+            receiving.await
+        }
+    }
+}
+
+impl Inlets {
+    /// What is to be sent next. The attributes of complete directories go first.
+    async fn next(&mut self) -> Option<Parcel> {
+        tokio::select! {
+            biased;
+            Some(filled) = self.filled.recv() => {
+                let mut parcel = Parcel::default();
+                parcel.add_attributes(filled);
+                while let Ok(filled) = self.filled.try_recv() {
+                    parcel.add_attributes(filled);
+                }
+                Some(parcel)
+            }
+            Some(parcel) = self.parcels.recv() => Some(parcel),
+            else => None,
+        }
+    }
+}
+
+/// What was sent and has no answer yet.
+struct Unanswered<'a> {
+    items: Mutex<Items>,
+    room: Semaphore,
+    options: StoreOptions,
+    transfer: &'a Transfer,
+    client: &'a Client,
+}
+
+#[derive(Default)]
+struct Items {
+    /// How many were sent so far.
+    count: u64,
+    waiting: HashMap<u64, Sent>,
+}
+
+impl Unanswered<'_> {
+    async fn send(
+        &self,
+        sender: &mut Sender,
+        first: Parcel,
+        inlets: Inlets,
+    ) -> Result<(), ClientError> {
+        match self.send_all(sender, first, inlets).await {
+            // A server that stops reading says why in its reply.
+            Ok(()) | Err(SendError::Write(WriteError::Stopped(_))) => Ok(()),
+            Err(error) => Err(self.client.send_error(error)),
+        }
+    }
+
+    async fn send_all(
+        &self,
+        sender: &mut Sender,
+        first: Parcel,
+        mut inlets: Inlets,
+    ) -> Result<(), SendError> {
+        sender.send(&Request::from(PutMany {})).await?;
+        sender.set_priority(Priority::Bulk);
+        let mut next = Some(first);
+        while let Some(parcel) = next {
+            let content = parcel.content;
+            let bytes = self.enter(parcel).await;
+            sender.send_bytes(bytes).await?;
+            self.transfer
+                .counter()
+                .fetch_add(content, Ordering::Relaxed);
+            next = inlets.next().await;
+        }
+        sender.send(&PutItem::Last(LastItem {})).await?;
+        // Fails only for a stream that the server stopped meanwhile.
+        let _ = sender.finish();
+        Ok(())
+    }
+
+    /// Notes what is sent, once there is room for it, and gives its bytes.
+    async fn enter(&self, parcel: Parcel) -> Bytes {
+        let counted = parcel.items.iter().filter(|item| item.is_counted()).count();
+        let room = u32::try_from(counted).unwrap_or(u32::MAX);
+        // Nobody closes it.
+        if let Ok(room) = self.room.acquire_many(room).await {
+            room.forget();
+        }
+        let mut items = self.items();
+        for item in parcel.items {
+            let index = items.count;
+            items.count += 1;
+            items.waiting.insert(index, item);
+        }
+        Bytes::from(parcel.bytes)
+    }
+
+    /// Hears what became of everything that was sent.
+    async fn receive(&self, receiver: &mut Receiver) -> Result<(), ClientError> {
+        let mut inbox = Inbox::default();
+        loop {
+            while let Some(reply) = inbox.message().map_err(ClientError::Unexpected)? {
+                match reply {
+                    Reply::Ok(outcome) => self.answer(outcome)?,
+                    Reply::Failed(failure) => return Err(self.client.refusal(failure)),
+                }
+            }
+            match receiver.receive_into(&mut inbox).await {
+                Ok(true) => {}
+                Ok(false) if inbox.is_empty() && self.items().waiting.is_empty() => return Ok(()),
+                Ok(false) => return Err(ClientError::Truncated),
+                Err(error) => return Err(self.client.receive_error(error)),
+            }
+        }
+    }
+
+    /// Reports what became of one item.
+    fn answer(&self, outcome: Outcome) -> Result<(), ClientError> {
+        let item = self.items().waiting.remove(&outcome.index);
+        let item = item.ok_or(ClientError::Unexpected(DecodeError::Malformed))?;
+        if item.is_counted() {
+            self.room.add_permits(1);
+        }
+        let result = outcome.result.into_result();
+        let result = result.map_err(ClientError::of_failure);
+        match item {
+            Sent::File(file) => {
+                let result = result.map(|changed| changed.version);
+                self.end(file, result);
+            }
+            Sent::Directory(directory) => {
+                let keeps_own = outcome.existed && !self.options.overwrite;
+                directory.set_state(match result {
+                    Ok(_) if keeps_own => State::Kept,
+                    Ok(_) => State::Made,
+                    Err(_) => State::Missing,
+                });
+                match result {
+                    Ok(_) => self.transfer.add_directory(),
+                    Err(_) if directory.is_below_missing() => {}
+                    Err(error) => self.transfer.fail(directory.path().to_string(), error),
+                }
+            }
+            Sent::Attributes { path, .. } => {
+                if let Err(error) = result {
+                    self.transfer.fail(path.to_string(), error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, file: SentFile, result: Result<Version, ClientError>) {
+        // What is below a directory that couldn't be made isn't reported one by one.
+        if result.is_err() && file.directory.is_missing() {
+            return;
+        }
+        let name = file.remote.to_string();
+        let moved = result.map_err(ClientError::with_flag).map(|version| Moved {
+            name: local_name(&file.local),
+            local: file.local,
+            remote: file.remote,
+            bytes: file.bytes,
+            digest: file.digest,
+            digest_kind: self.options.digest,
+            version,
+        });
+        self.transfer.end(name, moved);
+    }
+
+    fn items(&self) -> MutexGuard<'_, Items> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sent {
+    /// Whether it takes up room among the unanswered. The attributes of directories don't: there
+    /// are no more of them than of those directories, and who waits for room may wait for them.
+    fn is_counted(&self) -> bool {
+        !matches!(self, Self::Attributes { .. })
+    }
+}
+
+/// Items without an answer: with files of 4 KiB, more than twice what the stream's window holds.
+const UNANSWERED_MAX: usize = 4096;

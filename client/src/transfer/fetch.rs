@@ -1,0 +1,181 @@
+//! From the server to local files and directories.
+//!
+//! A directory comes with all that is below it on one stream, which [`unpack`](super::unpack)
+//! turns into files; what is too large for that, or was named by itself, is a job of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quire_shared::digest::DigestKind;
+use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::protocol::{Get, GetTree, Precondition};
+use quire_shared::{ErrorCode, RemotePath};
+use tokio::sync::mpsc;
+
+use super::local_dir::{Directory, finish};
+use super::unpack::{Unpacker, receive};
+use super::{Moved, Transfer, job_queue, run_jobs};
+use crate::blocking::blocking;
+use crate::client::Client;
+use crate::download::SaveOptions;
+use crate::error::ClientError;
+
+/// Something on the server, and what it is to be here.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// The file or directory on the server.
+    pub from: RemotePath,
+    /// Its name here.
+    pub to: PathBuf,
+}
+
+/// How files are fetched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FetchOptions {
+    /// Whether directories are fetched, with all that is below them.
+    pub recursive: bool,
+    /// The kind of digest that proves a content.
+    pub digest: DigestKind,
+    /// How files are put on disk.
+    pub save: SaveOptions,
+}
+
+/// Fetches all `items`, reporting to `transfer`.
+pub async fn fetch(
+    client: &Client,
+    items: Vec<Fetch>,
+    options: FetchOptions,
+    transfer: &Arc<Transfer>,
+) {
+    let (queue, jobs) = job_queue();
+    let walk = Walk {
+        client,
+        options,
+        transfer,
+        queue,
+    };
+    let work = |job: Job| {
+        let (client, transfer) = (client.clone(), Arc::clone(transfer));
+        async move { job.run(&client, options, &transfer).await }
+    };
+    tokio::join!(walk.run(items), run_jobs(jobs, transfer, work));
+}
+
+/// One file to be fetched by itself.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) from: RemotePath,
+    pub(super) to: PathBuf,
+    /// The size that the server described, already announced.
+    pub(super) described_size: Option<u64>,
+    pub(super) directory: Option<Arc<Directory>>,
+}
+
+impl Job {
+    async fn run(self, client: &Client, options: FetchOptions, transfer: &Arc<Transfer>) {
+        let name = self.from.to_string();
+        transfer.start(name.clone());
+        let result = self.fetch(client, options, transfer).await;
+        transfer.end(name, result);
+        if let Some(directory) = self.directory {
+            let transfer = Arc::clone(transfer);
+            // It reports its failures itself.
+            let _ = blocking(move || {
+                finish(directory, &transfer);
+                Ok(())
+            })
+            .await;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        client: &Client,
+        options: FetchOptions,
+        transfer: &Transfer,
+    ) -> Result<Moved, ClientError> {
+        let get = Get {
+            path: self.from.clone(),
+            offset: 0,
+            length: None,
+            digest: options.digest,
+            precondition: Precondition::Any,
+        };
+        let download = client.get(get).await.map_err(|error| match error.code() {
+            Some(ErrorCode::IS_DIRECTORY) => ClientError::NeedsRecursive,
+            _ => error,
+        })?;
+        if self.described_size.is_none() {
+            transfer.expect(download.header().length);
+        }
+        let fetched = download
+            .save(&self.to, options.save, transfer.counter())
+            .await?;
+        Ok(Moved {
+            name: self.from.to_string(),
+            local: self.to.clone(),
+            remote: self.from.clone(),
+            bytes: fetched.bytes,
+            digest: fetched.digest,
+            digest_kind: fetched.digest_kind,
+            version: fetched.version,
+        })
+    }
+}
+
+/// Finds what is to be fetched.
+struct Walk<'a> {
+    client: &'a Client,
+    options: FetchOptions,
+    transfer: &'a Arc<Transfer>,
+    queue: mpsc::Sender<Job>,
+}
+
+impl Walk<'_> {
+    async fn run(self, items: Vec<Fetch>) {
+        for item in items {
+            if self.transfer.is_lost() {
+                return;
+            }
+            let name = item.from.to_string();
+            if let Err(error) = self.item(item).await {
+                self.transfer.fail(name, error);
+            }
+        }
+    }
+
+    async fn item(&self, item: Fetch) -> Result<(), ClientError> {
+        if self.options.recursive {
+            match self.tree(&item).await {
+                Err(error) if error.code() == Some(ErrorCode::NOT_DIRECTORY) => {}
+                fetched => return fetched,
+            }
+        }
+        let job = Job {
+            from: item.from,
+            to: item.to,
+            described_size: None,
+            directory: None,
+        };
+        // Nobody takes jobs any more once the connection is lost, which has been told.
+        let _ = self.queue.send(job).await;
+        Ok(())
+    }
+
+    async fn tree(&self, item: &Fetch) -> Result<(), ClientError> {
+        let get = GetTree {
+            path: item.from.clone(),
+            digest: self.options.digest,
+            enclose_max: ENCLOSED_BYTES_MAX as u64,
+        };
+        let (attributes, receiver) = self.client.get_tree(get).await?;
+        let (from, to, options) = (item.from.clone(), item.to.clone(), self.options);
+        let (transfer, queue) = (Arc::clone(self.transfer), self.queue.clone());
+        let unpacker = blocking(move || {
+            let top = Directory::make(to, attributes, options.save.overwrite, None)?;
+            transfer.add_directory();
+            Ok(Unpacker::new(from, top, options, transfer, queue))
+        });
+        receive(self.client, receiver, unpacker.await?).await
+    }
+}

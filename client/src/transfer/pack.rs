@@ -1,0 +1,370 @@
+//! A blocking thread that walks local directories and packs what it finds for the server.
+//!
+//! Directories and small files go into parcels for the one stream that carries them all, a few of
+//! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
+//! nothing waits for the server to have made it.
+
+use std::fs::{self, FileType, Metadata, ReadDir};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quire_shared::codec;
+use quire_shared::digest::Digest;
+use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::protocol::{
+    MakeDirectory, Message, Precondition, Put, PutItem, SetAttributes, Trailer,
+};
+use quire_shared::{Name, RemotePath};
+use tokio::sync::mpsc;
+
+use super::remote_dir::{Destination, Filled, State};
+use super::store::{Job, Store, StoreOptions};
+use super::{Transfer, local_name};
+use crate::attributes;
+use crate::error::ClientError;
+use crate::upload::{Links, LocalFile};
+
+/// Items as they travel, and what is to be known when they are answered, in the same order.
+#[derive(Debug, Default)]
+pub(super) struct Parcel {
+    pub(super) bytes: Vec<u8>,
+    pub(super) items: Vec<Sent>,
+    /// How many bytes of content there are in it.
+    pub(super) content: u64,
+}
+
+/// Something that was sent, and is to be answered.
+#[derive(Debug)]
+pub(super) enum Sent {
+    File(SentFile),
+    Directory(Arc<Destination>),
+    /// The attributes of a directory that is complete.
+    Attributes {
+        path: RemotePath,
+        /// Is complete only when this is answered.
+        _parent: Option<Arc<Destination>>,
+    },
+}
+
+/// A file that was sent.
+#[derive(Debug)]
+pub(super) struct SentFile {
+    pub(super) local: PathBuf,
+    pub(super) remote: RemotePath,
+    pub(super) bytes: u64,
+    pub(super) digest: Digest,
+    pub(super) directory: Arc<Destination>,
+}
+
+impl Parcel {
+    /// Adds the attributes of a directory.
+    pub(super) fn add_attributes(&mut self, filled: Filled) {
+        let path = filled.set.path.clone();
+        self.append(&PutItem::Attributes(filled.set));
+        self.items.push(Sent::Attributes {
+            path,
+            _parent: filled.parent,
+        });
+    }
+
+    /// Adds a message. A path within its limits makes none that is over its own.
+    pub(super) fn append(&mut self, message: &impl Message) {
+        let appended = codec::append(message, &mut self.bytes);
+        debug_assert!(appended.is_ok(), "{appended:?}");
+    }
+}
+
+/// Where a walk puts what it finds.
+#[derive(Debug)]
+pub(super) struct Outlets {
+    pub(super) parcels: mpsc::Sender<Parcel>,
+    pub(super) filled: mpsc::UnboundedSender<Filled>,
+    pub(super) jobs: mpsc::Sender<Job>,
+}
+
+/// Finds what is to be stored.
+#[derive(Debug)]
+pub(super) struct Packer {
+    options: StoreOptions,
+    transfer: Arc<Transfer>,
+    outlets: Outlets,
+    parcel: Parcel,
+    /// The size of the parcel at hand: small at first, so that the first bytes leave at once.
+    parcel_bytes: usize,
+}
+
+/// A local directory that is being walked.
+struct Level {
+    local: PathBuf,
+    entries: ReadDir,
+    directory: Arc<Destination>,
+}
+
+/// The walk need not go on: nobody takes anything any more.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+/// Where a walk goes next.
+enum Progress {
+    Same,
+    Deeper(Level),
+    End,
+}
+
+impl Packer {
+    pub(super) fn new(options: StoreOptions, transfer: Arc<Transfer>, outlets: Outlets) -> Self {
+        Self {
+            options,
+            transfer,
+            outlets,
+            parcel: Parcel::default(),
+            parcel_bytes: PARCEL_FIRST,
+        }
+    }
+
+    /// Walks through `items`. Blocks.
+    pub(super) fn run(mut self, items: Vec<Store>) -> Result<(), Stopped> {
+        for Store { from, to } in items {
+            // The user named it, so a link is followed.
+            match fs::metadata(&from) {
+                Ok(metadata) if metadata.is_dir() && self.options.recursive => {
+                    let mut levels = Vec::from_iter(self.enter(from, to, &metadata, None)?);
+                    while let Some(level) = levels.last_mut() {
+                        match self.entry(level)? {
+                            Progress::Deeper(below) => levels.push(below),
+                            Progress::Same => {}
+                            Progress::End => {
+                                levels.pop();
+                            }
+                        }
+                    }
+                }
+                // Whatever is wrong with it shows when it is opened.
+                Ok(_) | Err(_) => self.send_job(Job {
+                    from,
+                    to,
+                    links: Links::Follow,
+                    directory: None,
+                })?,
+            }
+        }
+        self.flush()
+    }
+
+    /// Takes one entry of a directory.
+    fn entry(&mut self, level: &mut Level) -> Result<Progress, Stopped> {
+        if level.directory.is_missing() {
+            return Ok(Progress::End);
+        }
+        let entry = match level.entries.next() {
+            None => return Ok(Progress::End),
+            Some(Ok(entry)) => entry,
+            Some(Err(error)) => {
+                let error = ClientError::disk(&level.local, "list", error);
+                self.transfer.fail(local_name(&level.local), error);
+                return Ok(Progress::End);
+            }
+        };
+        let path = entry.path();
+        match self.found(level, &entry, &path) {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.transfer.fail(local_name(&path), error);
+                Ok(Progress::Same)
+            }
+        }
+    }
+
+    fn found(
+        &mut self,
+        level: &Level,
+        entry: &fs::DirEntry,
+        path: &Path,
+    ) -> Result<Result<Progress, Stopped>, ClientError> {
+        let looking = |error| ClientError::disk(path, "look at", error);
+        let kind: FileType = entry.file_type().map_err(looking)?;
+        if kind.is_dir() {
+            let to = remote_entry(level, entry)?;
+            let metadata = entry.metadata().map_err(looking)?;
+            let parent = Some(Arc::clone(&level.directory));
+            let below = self.enter(path.to_owned(), to, &metadata, parent);
+            return Ok(below.map(|below| below.map_or(Progress::Same, Progress::Deeper)));
+        }
+        if !kind.is_file() {
+            self.transfer.skip(local_name(path));
+            return Ok(Ok(Progress::Same));
+        }
+        let to = remote_entry(level, entry)?;
+        let stored = self.file(path.to_owned(), to, &level.directory);
+        Ok(stored.map(|()| Progress::Same))
+    }
+
+    /// Has a directory made on the server, and begins to list it here.
+    fn enter(
+        &mut self,
+        from: PathBuf,
+        to: RemotePath,
+        metadata: &Metadata,
+        parent: Option<Arc<Destination>>,
+    ) -> Result<Option<Level>, Stopped> {
+        let entries = match fs::read_dir(&from) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let error = ClientError::disk(&from, "list", error);
+                self.transfer.fail(local_name(&from), error);
+                return Ok(None);
+            }
+        };
+        let is_root = to.is_root();
+        let attributes = (!is_root).then(|| SetAttributes {
+            path: to.clone(),
+            modified: attributes::modified(metadata),
+            mode: attributes::mode(metadata),
+        });
+        let make = MakeDirectory {
+            path: to.clone(),
+            make_parents: parent.is_none(),
+            precondition: Precondition::Any,
+        };
+        let filled = self.outlets.filled.clone();
+        let directory = Destination::new(to, attributes, parent, filled);
+        if is_root {
+            // It is always there, and nobody can make it.
+            directory.set_state(State::Kept);
+            self.transfer.add_directory();
+        } else {
+            self.parcel.append(&PutItem::Directory(make));
+            let sent = Sent::Directory(Arc::clone(&directory));
+            self.parcel.items.push(sent);
+        }
+        self.flush_if_full()?;
+        Ok(Some(Level {
+            local: from,
+            entries,
+            directory,
+        }))
+    }
+
+    /// Packs a file that was found, or makes a job of it if it is large.
+    fn file(
+        &mut self,
+        from: PathBuf,
+        to: RemotePath,
+        directory: &Arc<Destination>,
+    ) -> Result<(), Stopped> {
+        let file = match LocalFile::open_now(from.clone(), Links::Refuse) {
+            Ok(file) => file,
+            Err(error) => {
+                self.transfer.fail(to.to_string(), error);
+                return Ok(());
+            }
+        };
+        if file.size() > ENCLOSED_BYTES_MAX as u64 {
+            return self.send_job(Job {
+                from,
+                to,
+                links: Links::Refuse,
+                directory: Some(Arc::clone(directory)),
+            });
+        }
+        self.transfer.start(local_name(&from));
+        self.transfer.expect(file.size());
+        match self.pack(&file, &to) {
+            Ok(digest) => {
+                self.parcel.content += file.size();
+                self.parcel.items.push(Sent::File(SentFile {
+                    local: from,
+                    remote: to,
+                    bytes: file.size(),
+                    digest,
+                    directory: Arc::clone(directory),
+                }));
+            }
+            Err(error) => self.transfer.fail(to.to_string(), error),
+        }
+        self.flush_if_full()
+    }
+
+    /// Adds a file as it travels. One that changes meanwhile is not sent.
+    fn pack(&mut self, file: &LocalFile, to: &RemotePath) -> Result<Digest, ClientError> {
+        let start = self.parcel.bytes.len();
+        let put = self.options.put(file, to.clone(), false);
+        let mut hasher = put.digest.hasher();
+        self.parcel.append(&PutItem::File(put));
+        let body = self.parcel.bytes.len();
+        if let Err(error) = file.read_into(&mut self.parcel.bytes) {
+            self.parcel.bytes.truncate(start);
+            return Err(error);
+        }
+        hasher.update(self.parcel.bytes.get(body..).unwrap_or_default());
+        let digest = hasher.finish();
+        self.parcel.append(&Trailer {
+            digest: digest.clone(),
+        });
+        Ok(digest)
+    }
+
+    fn send_job(&self, job: Job) -> Result<(), Stopped> {
+        self.outlets.jobs.blocking_send(job).map_err(|_| Stopped)
+    }
+
+    fn flush_if_full(&mut self) -> Result<(), Stopped> {
+        let is_full =
+            self.parcel.bytes.len() >= self.parcel_bytes || self.parcel.items.len() >= PARCEL_ITEMS;
+        if is_full { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Stopped> {
+        if self.parcel.items.is_empty() {
+            return Ok(());
+        }
+        self.parcel_bytes = (self.parcel_bytes * 2).min(PARCEL);
+        let parcel = std::mem::take(&mut self.parcel);
+        self.outlets
+            .parcels
+            .blocking_send(parcel)
+            .map_err(|_| Stopped)
+    }
+}
+
+impl StoreOptions {
+    /// The offer of a local file.
+    pub(super) fn put(&self, file: &LocalFile, path: RemotePath, make_parents: bool) -> Put {
+        Put {
+            path,
+            size: Some(file.size()),
+            modified: file.modified(),
+            mode: file.mode(),
+            digest: self.digest,
+            precondition: match self.overwrite {
+                true => Precondition::Any,
+                false => Precondition::Absent,
+            },
+            make_parents,
+        }
+    }
+}
+
+/// The name on the server of an entry of a local directory.
+fn remote_entry(level: &Level, entry: &fs::DirEntry) -> Result<RemotePath, ClientError> {
+    let path = entry.path();
+    let Ok(name) = entry.file_name().into_string() else {
+        return Err(ClientError::Unsuitable {
+            path,
+            reason: "has a name that isn't UTF-8, which can't travel",
+        });
+    };
+    Name::new(name)
+        .and_then(|name| level.directory.path().join(name))
+        .map_err(|source| ClientError::LocalName { path, source })
+}
+
+/// The first parcel: enough for the first round trip.
+const PARCEL_FIRST: usize = 32 * 1024;
+
+/// Bytes per parcel: some sixty small files, which take many times as long to read as it takes to
+/// hand them over.
+const PARCEL: usize = 256 * 1024;
+
+/// Items per parcel, however small.
+const PARCEL_ITEMS: usize = 256;

@@ -1,0 +1,150 @@
+//! From local files and directories to the server.
+//!
+//! A blocking thread walks the local directories and packs directories and small files for one
+//! stream that carries them all; what is too large for that, or was named by itself, is a job of
+//! its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quire_shared::RemotePath;
+use quire_shared::digest::DigestKind;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::deliver::{Inlets, deliver};
+use super::pack::{Outlets, Packer};
+use super::remote_dir::Destination;
+use super::{Moved, Transfer, job_queue, local_name, run_jobs};
+use crate::blocking::blocking;
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::upload::{Links, LocalFile};
+
+/// Something local, and what it is to be on the server.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The local file or directory.
+    pub from: PathBuf,
+    /// Its name on the server.
+    pub to: RemotePath,
+}
+
+/// How files are stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreOptions {
+    /// Whether directories are stored, with all that is below them, and missing parents made.
+    pub recursive: bool,
+    /// Whether files that exist on the server are replaced.
+    pub overwrite: bool,
+    /// The kind of digest that proves a content.
+    pub digest: DigestKind,
+}
+
+/// Stores all `items`, reporting to `transfer`.
+pub async fn store(
+    client: &Client,
+    items: Vec<Store>,
+    options: StoreOptions,
+    transfer: &Arc<Transfer>,
+) {
+    let Some(name) = items.first().map(|item| item.to.to_string()) else {
+        return;
+    };
+    let (queue, jobs) = job_queue();
+    let (parcels, packed) = mpsc::channel(PARCELS_AHEAD);
+    let (filled, complete) = mpsc::unbounded_channel();
+    let outlets = Outlets {
+        parcels,
+        filled,
+        jobs: queue,
+    };
+    let packer = Packer::new(options, Arc::clone(transfer), outlets);
+    let walk = blocking(move || {
+        // A walk that was stopped has been told why by others.
+        let _ = packer.run(items);
+        Ok(())
+    });
+    // What waits for a directory waits in vain once the stream is broken that has it made.
+    let broken = CancellationToken::new();
+    let delivery = async {
+        let inlets = Inlets {
+            parcels: packed,
+            filled: complete,
+        };
+        if let Err(error) = deliver(client, inlets, options, transfer).await {
+            broken.cancel();
+            transfer.fail(name, error);
+        }
+    };
+    let work = |job: Job| {
+        let (client, transfer) = (client.clone(), Arc::clone(transfer));
+        let broken = broken.clone();
+        async move {
+            tokio::select! {
+                is_there = job.is_wanted() => if is_there {
+                    job.run(&client, options, &transfer).await;
+                },
+                () = broken.cancelled() => {}
+            }
+        }
+    };
+    let (_, (), ()) = tokio::join!(walk, delivery, run_jobs(jobs, transfer, work));
+}
+
+/// One file to be stored by itself.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) from: PathBuf,
+    pub(super) to: RemotePath,
+    /// What to do if it is a symbolic link.
+    pub(super) links: Links,
+    /// The directory in which it was found.
+    pub(super) directory: Option<Arc<Destination>>,
+}
+
+impl Job {
+    /// Waits until its directory is there, or missing, which has been told.
+    async fn is_wanted(&self) -> bool {
+        match &self.directory {
+            Some(directory) => directory.is_there().await,
+            None => true,
+        }
+    }
+
+    async fn run(&self, client: &Client, options: StoreOptions, transfer: &Transfer) {
+        transfer.start(local_name(&self.from));
+        let stored = self.put(client, options, transfer).await;
+        // Errors that concern the local file name it themselves; the rest come from the server.
+        transfer.end(self.to.to_string(), stored);
+    }
+
+    async fn put(
+        &self,
+        client: &Client,
+        options: StoreOptions,
+        transfer: &Transfer,
+    ) -> Result<Moved, ClientError> {
+        let file = LocalFile::open(&self.from, self.links).await?;
+        let bytes = file.size();
+        transfer.expect(bytes);
+        let make_parents = options.recursive && self.directory.is_none();
+        let put = options.put(&file, self.to.clone(), make_parents);
+        let stored = client
+            .put(put, file.into_content(), transfer.counter())
+            .await
+            .map_err(ClientError::with_flag)?;
+        Ok(Moved {
+            name: local_name(&self.from),
+            local: self.from.clone(),
+            remote: self.to.clone(),
+            bytes,
+            digest: stored.digest,
+            digest_kind: stored.digest_kind,
+            version: stored.version,
+        })
+    }
+}
+
+/// Parcels packed and not sent: one that waits, so that the network need not.
+const PARCELS_AHEAD: usize = 1;

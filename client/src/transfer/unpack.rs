@@ -1,0 +1,409 @@
+//! A directory of the server that arrives on one stream, turned into local files.
+//!
+//! The network's side collects bytes while a blocking thread makes files of the last ones, so that
+//! thousands of small files cost few changes between the two. Names come from the server one by
+//! one, each below the directory that was entered last: nothing it sends leads out of the one that
+//! was asked for. A small file is in memory and proved right before anything of it is on disk. See
+//! PROTOCOL.md, "get-tree".
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use quire_shared::codec::DecodeError;
+use quire_shared::digest::Digest;
+use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
+use quire_shared::{Name, RemotePath};
+use quire_transport::stream::Receiver;
+use quire_transport::stream::message_buffer::Inbox;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::fetch::{FetchOptions, Job};
+use super::local_dir::{Directory, finish};
+use super::{Moved, Transfer, local_entry};
+use crate::client::Client;
+use crate::download::save_whole;
+use crate::error::ClientError;
+
+/// Receives a whole tree.
+///
+/// # Errors
+/// If the stream breaks or brings something that is no tree. What arrived before stays.
+pub(super) async fn receive(
+    client: &Client,
+    mut receiver: Receiver,
+    unpacker: Unpacker,
+) -> Result<(), ClientError> {
+    let mut inbox = Inbox::default();
+    let mut worker = Worker::Idle(Box::new(unpacker));
+    let mut goes_on = true;
+    while goes_on {
+        tokio::select! {
+            received = receiver.receive_into(&mut inbox), if inbox.len() < BATCH => match received {
+                Ok(more) => goes_on = more,
+                Err(error) => {
+                    let unpacker = worker.idle().await?;
+                    unpacker.abandon().await;
+                    return Err(client.receive_error(error));
+                }
+            },
+            unpacker = worker.finished() => worker = Worker::Idle(unpacker?),
+        }
+        worker = match worker {
+            Worker::Idle(unpacker) if !inbox.is_empty() => {
+                Worker::start(unpacker, std::mem::take(&mut inbox))
+            }
+            worker => worker,
+        };
+    }
+    let unpacker = Worker::start(worker.idle().await?, inbox).idle().await?;
+    if unpacker.is_complete() {
+        return Ok(());
+    }
+    unpacker.abandon().await;
+    Err(ClientError::Truncated)
+}
+
+/// An unpacker that is free, or at work in a blocking thread.
+enum Worker {
+    Idle(Box<Unpacker>),
+    Busy(JoinHandle<Result<Box<Unpacker>, ClientError>>),
+}
+
+impl Worker {
+    fn start(mut unpacker: Box<Unpacker>, arrived: Inbox) -> Self {
+        Self::Busy(tokio::task::spawn_blocking(move || {
+            match unpacker.unpack(arrived) {
+                Ok(()) => Ok(unpacker),
+                Err(error) => {
+                    unpacker.leave_all();
+                    Err(error)
+                }
+            }
+        }))
+    }
+
+    /// Waits for the end of the work at hand; for ever, if there is none.
+    async fn finished(&mut self) -> Result<Box<Unpacker>, ClientError> {
+        match self {
+            Self::Idle(_) => std::future::pending().await,
+            Self::Busy(task) => joined(task).await,
+        }
+    }
+
+    async fn idle(self) -> Result<Box<Unpacker>, ClientError> {
+        match self {
+            Self::Idle(unpacker) => Ok(unpacker),
+            Self::Busy(mut task) => joined(&mut task).await,
+        }
+    }
+}
+
+async fn joined<T>(task: &mut JoinHandle<Result<T, ClientError>>) -> Result<T, ClientError> {
+    match task.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is stopping cancels it, and then nobody is left to be answered.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Makes files of what has arrived. Its work blocks.
+#[derive(Debug)]
+pub(super) struct Unpacker {
+    /// The directories that the server is in, outermost first; none once it has left the last.
+    levels: Vec<Level>,
+    awaited: Awaited,
+    inbox: Inbox,
+    options: FetchOptions,
+    transfer: Arc<Transfer>,
+    queue: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Level {
+    remote: RemotePath,
+    /// The last name that came, after which all others are.
+    last: Option<Name>,
+    /// The directory here; none if it couldn't be made, and all below it is left out.
+    local: Option<Arc<Directory>>,
+}
+
+/// What comes next on the stream.
+#[derive(Debug, Default)]
+enum Awaited {
+    #[default]
+    Item,
+    Body(Entry),
+    Trailer(Entry, Bytes),
+}
+
+impl Unpacker {
+    /// An unpacker of the directory `remote` into `top`.
+    pub(super) fn new(
+        remote: RemotePath,
+        top: Directory,
+        options: FetchOptions,
+        transfer: Arc<Transfer>,
+        queue: mpsc::Sender<Job>,
+    ) -> Self {
+        let level = Level {
+            remote,
+            last: None,
+            local: Some(Arc::new(top)),
+        };
+        Self {
+            levels: vec![level],
+            awaited: Awaited::Item,
+            inbox: Inbox::default(),
+            options,
+            transfer,
+            queue,
+        }
+    }
+
+    /// Whether the tree has come to its end, and nothing behind it.
+    fn is_complete(&self) -> bool {
+        self.levels.is_empty() && self.inbox.is_empty()
+    }
+
+    /// Lets go of directories that will not be complete.
+    async fn abandon(mut self: Box<Self>) {
+        // They report their failures themselves.
+        let _ = tokio::task::spawn_blocking(move || self.leave_all()).await;
+    }
+
+    fn leave_all(&mut self) {
+        while let Some(level) = self.levels.pop() {
+            if let Some(directory) = level.local {
+                finish(directory, &self.transfer);
+            }
+        }
+    }
+
+    /// Goes on with what has arrived, as far as it is whole.
+    ///
+    /// # Errors
+    /// If it is something that the protocol doesn't allow.
+    fn unpack(&mut self, arrived: Inbox) -> Result<(), ClientError> {
+        self.inbox.append(arrived);
+        while !self.levels.is_empty() {
+            match std::mem::take(&mut self.awaited) {
+                Awaited::Item => match self.inbox.message().map_err(ClientError::Unexpected)? {
+                    Some(item) => self.item(item)?,
+                    None => return Ok(()),
+                },
+                Awaited::Body(entry) => {
+                    let size = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
+                    match self.inbox.body(size) {
+                        Some(body) => self.awaited = Awaited::Trailer(entry, body),
+                        None => {
+                            self.awaited = Awaited::Body(entry);
+                            return Ok(());
+                        }
+                    }
+                }
+                Awaited::Trailer(entry, body) => {
+                    match self.inbox.message().map_err(ClientError::Unexpected)? {
+                        Some(trailer) => self.file(entry, &body, trailer),
+                        None => {
+                            self.awaited = Awaited::Trailer(entry, body);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        match self.inbox.is_empty() {
+            true => Ok(()),
+            false => Err(ClientError::Unexpected(DecodeError::TrailingBytes)),
+        }
+    }
+
+    fn item(&mut self, item: TreeItem) -> Result<(), ClientError> {
+        match item {
+            TreeItem::Described(entry) => self.described(&entry),
+            TreeItem::Enclosed(entry) => self.enclosed(entry),
+            TreeItem::Entered(entry) => self.entered(entry),
+            TreeItem::Missed(missed) => {
+                let (from, level) = self.place(&missed.name)?;
+                if level.local.is_some() {
+                    let error = ClientError::of_failure(missed.failure);
+                    self.transfer.fail(from.to_string(), error);
+                }
+                Ok(())
+            }
+            TreeItem::Left(left) => {
+                self.left(left);
+                Ok(())
+            }
+        }
+    }
+
+    /// A file whose content follows.
+    fn enclosed(&mut self, entry: Entry) -> Result<(), ClientError> {
+        self.place(&entry.name)?;
+        if entry.attributes.kind != EntryKind::File {
+            return Err(MALFORMED);
+        }
+        let limit = ENCLOSED_BYTES_MAX;
+        let bytes = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
+        if bytes > limit {
+            let error = DecodeError::TooLong { bytes, limit };
+            return Err(ClientError::Unexpected(error));
+        }
+        self.transfer.expect(entry.attributes.size);
+        self.awaited = Awaited::Body(entry);
+        Ok(())
+    }
+
+    /// Something that is fetched by itself, or not at all.
+    fn described(&mut self, entry: &Entry) -> Result<(), ClientError> {
+        let (from, level) = self.place(&entry.name)?;
+        let Some(directory) = level.local.clone() else {
+            return Ok(());
+        };
+        match entry.attributes.kind {
+            EntryKind::File => {}
+            EntryKind::Directory => return Err(MALFORMED),
+            EntryKind::Symlink | EntryKind::Other => {
+                self.transfer.skip(from.to_string());
+                return Ok(());
+            }
+        }
+        let to = match local_entry(&directory.path, &entry.name) {
+            Ok(to) => to,
+            Err(error) => {
+                self.transfer.fail(from.to_string(), error);
+                return Ok(());
+            }
+        };
+        self.transfer.expect(entry.attributes.size);
+        let job = Job {
+            from,
+            to,
+            described_size: Some(entry.attributes.size),
+            directory: Some(directory),
+        };
+        // Nobody takes jobs any more once the connection is lost, which has been told.
+        let _ = self.queue.blocking_send(job);
+        Ok(())
+    }
+
+    fn entered(&mut self, entry: Entry) -> Result<(), ClientError> {
+        if entry.attributes.kind != EntryKind::Directory {
+            return Err(MALFORMED);
+        }
+        let (remote, level) = self.place(&entry.name)?;
+        let parent = level.local.clone();
+        let local = parent.and_then(|parent| {
+            let overwrite = self.options.save.overwrite;
+            let made = local_entry(&parent.path, &entry.name)
+                .and_then(|path| Directory::make(path, entry.attributes, overwrite, Some(parent)));
+            match made {
+                Ok(directory) => {
+                    self.transfer.add_directory();
+                    Some(Arc::new(directory))
+                }
+                Err(error) => {
+                    self.transfer.fail(remote.to_string(), error);
+                    None
+                }
+            }
+        });
+        self.levels.push(Level {
+            remote,
+            last: None,
+            local,
+        });
+        Ok(())
+    }
+
+    fn left(&mut self, left: Left) {
+        let Some(level) = self.levels.pop() else {
+            return;
+        };
+        let Some(directory) = level.local else { return };
+        let name = || level.remote.to_string();
+        if let Some(failure) = left.failure {
+            self.transfer.fail(name(), ClientError::of_failure(failure));
+        }
+        if left.unnameable > 0 {
+            self.transfer
+                .fail(name(), ClientError::Unnameable(left.unnameable));
+        }
+        finish(directory, &self.transfer);
+    }
+
+    /// A file that has arrived whole.
+    fn file(&self, entry: Entry, body: &[u8], trailer: Reply<Trailer>) {
+        let bytes = body.len() as u64;
+        self.transfer.counter().fetch_add(bytes, Ordering::Relaxed);
+        // Its path was checked when its header came.
+        let Some(level) = self.levels.last() else {
+            return;
+        };
+        let (Some(directory), Ok(remote)) = (&level.local, level.remote.join(entry.name.clone()))
+        else {
+            return;
+        };
+        let name = remote.to_string();
+        self.transfer.start(name.clone());
+        let saved = local_entry(&directory.path, &entry.name).and_then(|local| {
+            let digest = self.save(&local, &entry.attributes, body, trailer)?;
+            Ok((local, digest))
+        });
+        let moved = saved.map(|(local, digest)| Moved {
+            name: name.clone(),
+            local,
+            remote,
+            bytes,
+            digest,
+            digest_kind: self.options.digest,
+            version: entry.attributes.version,
+        });
+        self.transfer.end(name, moved);
+    }
+
+    fn save(
+        &self,
+        local: &Path,
+        attributes: &Attributes,
+        body: &[u8],
+        trailer: Reply<Trailer>,
+    ) -> Result<Digest, ClientError> {
+        let Trailer { digest } = trailer.into_result().map_err(ClientError::of_failure)?;
+        let mut hasher = self.options.digest.hasher();
+        hasher.update(body);
+        if hasher.finish() != digest {
+            return Err(ClientError::Damaged);
+        }
+        save_whole(local, body, attributes, self.options.save)?;
+        Ok(digest)
+    }
+
+    /// The whole path of `name` in the directory at hand, and that directory. A name is taken only
+    /// if it follows the last one, so that none comes twice.
+    fn place(&mut self, name: &Name) -> Result<(RemotePath, &Level), ClientError> {
+        let level = self.levels.last_mut().ok_or(MALFORMED)?;
+        if level.last.as_ref().is_some_and(|last| last >= name) {
+            return Err(MALFORMED);
+        }
+        level.last = Some(name.clone());
+        let path = level.remote.join(name.clone());
+        let path = path.map_err(|rule| ClientError::Unexpected(DecodeError::InvalidPath(rule)))?;
+        Ok((path, level))
+    }
+}
+
+/// What a server that breaks a rule has sent.
+const MALFORMED: ClientError = ClientError::Unexpected(DecodeError::Malformed);
+
+/// Bytes collected while files are made of others: some sixty small files, which take about as
+/// long as a hundred times handing them over.
+const BATCH: usize = 256 * 1024;

@@ -1,0 +1,8 @@
+//! Who a client is, and what it may do.
+
+pub mod access;
+pub mod authorized_keys;
+pub mod client_ca;
+pub mod keyring;
+pub mod pairing;
+pub mod rules;

@@ -1,0 +1,310 @@
+//! Letting a key in by a code that a person carries to its owner.
+//!
+//! The operator makes a code (`quire-server pair`), which leaves an offer in the state directory:
+//! what proofs are made with, the rights that go with it, and when it ends. The running server
+//! finds it there when a client comes that it doesn't know. Whoever takes the offer away first is
+//! the one client that it is good for; a few wrong proofs end it as well.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use quinn::Connection;
+use quire_certs::{CertsError, Fingerprint, StateDir};
+use quire_shared::pairing::{CODE_BYTES, Pair, Paired, PairingCode, PairingKey, Side};
+use quire_transport::pairing as bound;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use crate::auth::keyring::KeysFile;
+use crate::auth::rules::Rules;
+use crate::error::RequestError;
+
+/// Makes a code, and an offer of it in `state` in place of an earlier one.
+///
+/// # Errors
+/// Names the file that can't be written.
+pub fn offer(
+    state: &StateDir,
+    rights: &Rules,
+    comment: &str,
+    lifetime: Duration,
+) -> Result<PairingCode, CertsError> {
+    let mut random = [0; CODE_BYTES];
+    let drawn = getrandom(&mut random, GetRandomFlags::empty());
+    drawn.map_err(|errno| CertsError::Io {
+        path: state.file(OFFER),
+        action: "draw a code for it",
+        source: errno.into(),
+    })?;
+    let code = PairingCode::new(random);
+    let offer = Offer {
+        ends: SystemTime::now() + lifetime,
+        key: code.key(),
+        line: format!("{rights} {}", comment.replace(char::is_control, " ")),
+    };
+    state.replace(OFFER, offer.to_text().as_bytes())?;
+    Ok(code)
+}
+
+/// Waits for clients with a code.
+#[derive(Debug)]
+pub(crate) struct Pairing {
+    /// Where offers are, and where keys are let in; without both there is no pairing.
+    files: Option<Files>,
+    /// Wrong proofs for the offer that there is.
+    wrong: Arc<AtomicU32>,
+}
+
+#[derive(Debug, Clone)]
+struct Files {
+    offer: PathBuf,
+    keys: KeysFile,
+}
+
+impl Pairing {
+    pub(crate) fn new(state_dir: Option<&PathBuf>, keys: Option<&KeysFile>) -> Self {
+        let files = state_dir.zip(keys).map(|(state, keys)| Files {
+            offer: state.join(OFFER),
+            keys: keys.clone(),
+        });
+        Self {
+            files,
+            wrong: Arc::default(),
+        }
+    }
+
+    /// Whether there is an offer that hasn't ended.
+    pub(crate) async fn is_open(&self) -> bool {
+        let Some(files) = self.files.clone() else {
+            return false;
+        };
+        let open = spawn_blocking(move || files.find().is_some());
+        open.await.unwrap_or(false)
+    }
+
+    /// Lets `client` in, if it has proved that it knows the code.
+    ///
+    /// # Errors
+    /// The refusal, or why the key can't be let in.
+    pub(crate) async fn accept(
+        &self,
+        pair: Pair,
+        client: Fingerprint,
+        connection: &Connection,
+    ) -> Result<Paired, RequestError> {
+        let files = self.files.clone().ok_or(RequestError::NotAuthorized)?;
+        let (wrong, connection) = (Arc::clone(&self.wrong), connection.clone());
+        let accepted = spawn_blocking(move || {
+            let offer = files.find().ok_or(RequestError::NotAuthorized)?;
+            let material = |_| RequestError::Internal("a connection without keying material");
+            let is_right = bound::proves(&offer.key, Side::Client, &connection, pair.proof);
+            if !is_right.map_err(material)? {
+                files.count_wrong(&wrong);
+                return Err(RequestError::NotAuthorized);
+            }
+            files.take_away(&wrong)?;
+            let proof = bound::proof(&offer.key, Side::Server, &connection).map_err(material)?;
+            let added = files.keys.let_in(client, &offer.line);
+            added.map_err(RequestError::system("adding to the authorized keys"))?;
+            info!(key = %client, rights = offer.line, "paired");
+            Ok(Paired { proof })
+        });
+        accepted
+            .await
+            .map_err(|_| RequestError::Internal("pairing ended without a result"))?
+    }
+}
+
+impl Files {
+    /// The offer, unless it has ended or can't be understood.
+    fn find(&self) -> Option<Offer> {
+        let mut text = String::new();
+        let file = fs::File::open(&self.offer).ok()?;
+        file.take(OFFER_BYTES_MAX).read_to_string(&mut text).ok()?;
+        Offer::parse(&text).filter(|offer| SystemTime::now() < offer.ends)
+    }
+
+    fn count_wrong(&self, wrong: &AtomicU32) {
+        let count = wrong.fetch_add(1, Ordering::Relaxed) + 1;
+        warn!(count, "a wrong pairing code");
+        if count >= WRONG_MAX {
+            let _ = self.take_away(wrong);
+        }
+    }
+
+    /// Ends the offer; of several who try only one succeeds.
+    fn take_away(&self, wrong: &AtomicU32) -> Result<(), RequestError> {
+        match fs::remove_file(&self.offer) {
+            Ok(()) => {
+                wrong.store(0, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(RequestError::NotAuthorized),
+            Err(error) => Err(RequestError::system("ending an offer")(error)),
+        }
+    }
+}
+
+/// What a code is good for.
+#[derive(Debug, PartialEq, Eq)]
+struct Offer {
+    ends: SystemTime,
+    key: PairingKey,
+    /// What stands behind the fingerprint in authorized-keys: rights and a comment.
+    line: String,
+}
+
+impl Offer {
+    fn to_text(&self) -> String {
+        let since_epoch = self.ends.duration_since(SystemTime::UNIX_EPOCH);
+        let ends = since_epoch.unwrap_or_default().as_secs();
+        let mut key = String::new();
+        for byte in self.key.as_bytes() {
+            // Writing to a string can't fail.
+            let _ = write!(key, "{byte:02x}");
+        }
+        format!("{ends}\n{key}\n{}\n", self.line)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let ends = Duration::from_secs(lines.next()?.parse().ok()?);
+        let digits = lines.next()?;
+        let mut key = [0; 32];
+        for (at, byte) in key.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(Self {
+            ends: SystemTime::UNIX_EPOCH.checked_add(ends)?,
+            key: PairingKey::from_bytes(key),
+            line: lines.next()?.to_owned(),
+        })
+    }
+}
+
+impl KeysFile {
+    /// Gives `key` the rights and comment `rest`, in place of what it has, durably and in one step.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    fn let_in(&self, key: Fingerprint, rest: &str) -> io::Result<()> {
+        // What a link leads to is replaced, not the link.
+        let path = fs::canonicalize(self.path());
+        let path = path.unwrap_or_else(|_| self.path().to_owned());
+        let (before, mode) = match fs::read_to_string(&path) {
+            Ok(before) => (before, fs::metadata(&path)?.permissions().mode() & 0o777),
+            Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), FILE_MODE),
+            Err(error) => return Err(error),
+        };
+        let key = key.to_string();
+        let is_its = |line: &&str| line.split_whitespace().next() == Some(&key);
+        let mut text = String::new();
+        for line in before.lines().filter(|line| !is_its(line)) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        let _ = writeln!(text, "{key} {rest}");
+        let new = path.with_extension("new");
+        let mut options = fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(mode);
+        let mut file = options.open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    }
+}
+
+/// The file of the offer in the state directory.
+const OFFER: &str = "pairing";
+
+/// More than any offer has.
+const OFFER_BYTES_MAX: u64 = 64 * 1024;
+
+/// A new authorized-keys file is for its owner alone.
+const FILE_MODE: u32 = 0o600;
+
+/// Wrong proofs after which an offer ends. Mistyped codes fail at the client already, by their
+/// length or alphabet; nobody can guess one, so this only says when somebody tries.
+const WRONG_MAX: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_is_read_as_it_was_written_and_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(Some(&directory.path().join("state"))).unwrap();
+        let rights: Rules = "read,/in=put".parse().unwrap();
+        let minute = Duration::from_secs(60);
+        let code = offer(&state, &rights, "Ann's\nlaptop", minute).unwrap();
+        let keys = KeysFile::optional(state.file("keys"));
+        let pairing = Pairing::new(Some(&state.path().to_owned()), Some(&keys));
+        let files = pairing.files.unwrap();
+        let found = files.find().unwrap();
+        assert_eq!(found.key, code.key());
+        assert_eq!(found.line, "read,/in=put Ann's laptop");
+        // The code itself is nowhere on disk.
+        let text = fs::read_to_string(&files.offer).unwrap();
+        assert!(!text.contains(&code.to_string()), "{text}");
+
+        offer(&state, &rights, "", Duration::ZERO).unwrap();
+        assert!(files.find().is_none());
+    }
+
+    #[test]
+    fn a_few_wrong_proofs_end_an_offer() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(Some(&directory.path().join("state"))).unwrap();
+        let rights: Rules = "read".parse().unwrap();
+        offer(&state, &rights, "", Duration::from_secs(60)).unwrap();
+        let keys = KeysFile::optional(state.file("keys"));
+        let pairing = Pairing::new(Some(&state.path().to_owned()), Some(&keys));
+        let files = pairing.files.unwrap();
+        for _ in 1..WRONG_MAX {
+            files.count_wrong(&pairing.wrong);
+            assert!(files.find().is_some());
+        }
+        files.count_wrong(&pairing.wrong);
+        assert!(files.find().is_none());
+        let second = files.take_away(&pairing.wrong);
+        assert!(matches!(second, Err(RequestError::NotAuthorized)));
+    }
+
+    #[test]
+    fn a_key_gets_a_line_or_another_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        let keys = KeysFile::optional(path.clone());
+        let key = || quire_certs::Identity::generate(&[]).unwrap().fingerprint();
+        let (one, other) = (key(), key());
+        keys.let_in(one, "read Ann").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(&path, format!("# no end\n{one} read Ann")).unwrap();
+        keys.let_in(other, "write Bob").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            format!("# no end\n{one} read Ann\n{other} write Bob\n")
+        );
+        keys.let_in(one, "write Ann").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            format!("# no end\n{other} write Bob\n{one} write Ann\n")
+        );
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,346 @@
+//! What limited a transfer: a verdict for people, from what each end measured.
+//!
+//! Each end knows how long its bodies waited for its own disk and how long for the other side, and
+//! how much of its processor went into it. Only the sender knows of losses and of windows that
+//! were full, so a receiver can say no more than that it was the path or the sender.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::flow::windows::End;
+use crate::flow::{Direction, Traffic};
+
+/// What limited a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The rate of the path.
+    Path,
+    /// The path, or the sender: the receiver can't tell which.
+    Elsewhere,
+    /// Packets that the path loses.
+    Loss,
+    /// The disk that the content comes from.
+    SenderDisk,
+    /// The receiver, which takes no more: mostly its disk.
+    Receiver,
+    /// The processor of the sender.
+    SenderProcessor,
+    /// The processor of the receiver.
+    ReceiverProcessor,
+    /// Windows smaller than what the path holds.
+    Window,
+}
+
+/// What one end measured from the begin of a transfer to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Counters {
+    /// How long it took.
+    pub elapsed: Duration,
+    /// How long bodies waited for this end's disk; of several at once the sum.
+    pub disk: Duration,
+    /// How long bodies waited for the other side, likewise.
+    pub network: Duration,
+    /// What the process used of the processor, where the system tells.
+    pub processor: Duration,
+    /// Packets that were sent.
+    pub sent: u64,
+    /// Packets that were lost.
+    pub lost: u64,
+    /// How often this end stopped because the other side's windows were full.
+    pub stopped: u64,
+    /// A round trip.
+    pub round_trip: Duration,
+    /// What the congestion controller lets be under way, in bytes.
+    pub in_flight_max: u64,
+    /// The window for sending, in bytes.
+    pub send_window: u64,
+}
+
+impl Counters {
+    /// What limited the transfer, as its sender sees it.
+    pub fn of_sender(&self) -> Limit {
+        if self.disk > self.network {
+            Limit::SenderDisk
+        } else if self.is_busy() {
+            Limit::SenderProcessor
+        } else if self.is_stopped() {
+            // What a window held was more than the path could have under way, so it filled because
+            // nobody emptied it.
+            match self.in_flight_max < u64::from(End::Server.stream_window()) / 2 {
+                true => Limit::Receiver,
+                false => Limit::Window,
+            }
+        } else if self.send_window < self.in_flight_max {
+            Limit::Window
+        } else if self.loss() >= LOSS {
+            Limit::Loss
+        } else {
+            Limit::Path
+        }
+    }
+
+    /// What limited the transfer, as its receiver sees it who heard `sender` from the other side.
+    pub fn of_receiver(&self, sender: Option<Limit>) -> Limit {
+        if self.disk > self.network {
+            Limit::Receiver
+        } else if self.is_busy() {
+            Limit::ReceiverProcessor
+        } else {
+            sender.unwrap_or(Limit::Elsewhere)
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.processor.as_secs_f64() >= BUSY * self.elapsed.as_secs_f64()
+    }
+
+    /// Whether full windows stopped the sender in a good part of the round trips.
+    fn is_stopped(&self) -> bool {
+        let trips = self.elapsed.as_nanos() / self.round_trip.max(STOP_PERIOD_MIN).as_nanos();
+        self.stopped > 1 && u128::from(self.stopped) >= trips / 4
+    }
+
+    /// The share of packets that were lost.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub fn loss(&self) -> f64 {
+        self.lost as f64 / self.sent.max(1) as f64
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Path => "the path",
+            Self::Elsewhere => "the path or the sender",
+            Self::Loss => "the packets that the path loses",
+            Self::SenderDisk => "the disk of the sender",
+            Self::Receiver => "the disk of the receiver",
+            Self::SenderProcessor => "the processor of the sender",
+            Self::ReceiverProcessor => "the processor of the receiver",
+            Self::Window => "the windows for what is under way",
+        })
+    }
+}
+
+/// The figures that a verdict stands on, in one line.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waited = (self.disk + self.network)
+            .as_secs_f64()
+            .max(f64::MIN_POSITIVE);
+        write!(
+            f,
+            "waited {:.0} % for the disk, {:.0} % for the other side; processor {:.0} % of a core; \
+             round trip {:.1} ms; {:.2} % lost of what was sent here",
+            100.0 * self.disk.as_secs_f64() / waited,
+            100.0 * self.network.as_secs_f64() / waited,
+            100.0 * self.processor.as_secs_f64()
+                / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            1000.0 * self.round_trip.as_secs_f64(),
+            100.0 * self.loss(),
+        )
+    }
+}
+
+/// Measures one end of a transfer, from its making on.
+#[derive(Debug)]
+pub struct Meter {
+    traffic: Traffic,
+    direction: Direction,
+    begun: Instant,
+    before: Counters,
+}
+
+impl Meter {
+    /// Begins to measure what `traffic` sends.
+    pub fn sending(traffic: &Traffic) -> Self {
+        Self::new(traffic, Direction::Out)
+    }
+
+    /// Begins to measure what `traffic` receives.
+    pub fn receiving(traffic: &Traffic) -> Self {
+        Self::new(traffic, Direction::In)
+    }
+
+    fn new(traffic: &Traffic, direction: Direction) -> Self {
+        Self {
+            traffic: traffic.clone(),
+            direction,
+            begun: Instant::now(),
+            before: traffic.counters(direction),
+        }
+    }
+
+    /// What limited the transfer until now, and the figures for it.
+    pub fn read(&self) -> (Limit, Counters) {
+        let counters = self.counters();
+        let limit = match self.direction {
+            Direction::Out => counters.of_sender(),
+            Direction::In => counters.of_receiver(None),
+        };
+        (limit, counters)
+    }
+
+    fn counters(&self) -> Counters {
+        let (now, before) = (self.traffic.counters(self.direction), &self.before);
+        Counters {
+            elapsed: self.begun.elapsed(),
+            disk: now.disk.saturating_sub(before.disk),
+            network: now.network.saturating_sub(before.network),
+            processor: now.processor.saturating_sub(before.processor),
+            sent: now.sent.saturating_sub(before.sent),
+            lost: now.lost.saturating_sub(before.lost),
+            stopped: now.stopped.saturating_sub(before.stopped),
+            ..now
+        }
+    }
+}
+
+/// What this process has used of the processor until now; nothing where the system doesn't tell.
+pub(crate) fn processor_time() -> Duration {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+    }
+    #[cfg(not(unix))]
+    Duration::ZERO
+}
+
+/// The share of one core from which on the processor is the limit: packets of a connection are
+/// made by one thread at a time.
+const BUSY: f64 = 0.9;
+
+/// The share of packets from which on losses are worth a word.
+const LOSS: f64 = 0.01;
+
+/// On shorter round trips a window is filled and emptied more often than anybody waits for.
+const STOP_PERIOD_MIN: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten seconds in which bodies waited for the other side and nothing else was amiss.
+    const UNHURRIED: Counters = Counters {
+        elapsed: Duration::from_secs(10),
+        disk: Duration::from_millis(100),
+        network: Duration::from_secs(9),
+        processor: Duration::from_secs(1),
+        sent: 100_000,
+        lost: 10,
+        stopped: 0,
+        round_trip: Duration::from_millis(80),
+        in_flight_max: 2_500_000,
+        send_window: 10_000_000,
+    };
+
+    #[test]
+    fn a_sender_that_only_waits_for_the_path_is_limited_by_it() {
+        assert_eq!(UNHURRIED.of_sender(), Limit::Path);
+    }
+
+    #[test]
+    fn each_counter_that_stands_out_is_the_senders_verdict() {
+        let cases = [
+            (
+                Limit::SenderDisk,
+                Counters {
+                    disk: Duration::from_secs(20),
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::SenderProcessor,
+                Counters {
+                    processor: Duration::from_millis(9_500),
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::Receiver,
+                Counters {
+                    stopped: 100,
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::Window,
+                Counters {
+                    stopped: 100,
+                    in_flight_max: 40_000_000,
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::Window,
+                Counters {
+                    send_window: 2_000_000,
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::Loss,
+                Counters {
+                    lost: 2_000,
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Limit::Path,
+                Counters {
+                    stopped: 3,
+                    ..UNHURRIED
+                },
+            ),
+        ];
+        for (limit, counters) in cases {
+            assert_eq!(counters.of_sender(), limit, "{counters:?}");
+        }
+    }
+
+    #[test]
+    fn a_receiver_blames_itself_first_and_else_believes_the_sender() {
+        let slow_disk = Counters {
+            disk: Duration::from_secs(10),
+            ..UNHURRIED
+        };
+        let busy = Counters {
+            processor: Duration::from_secs(10),
+            ..UNHURRIED
+        };
+        let word = Some(Limit::Loss);
+        assert_eq!(slow_disk.of_receiver(word), Limit::Receiver);
+        assert_eq!(busy.of_receiver(word), Limit::ReceiverProcessor);
+        assert_eq!(UNHURRIED.of_receiver(word), Limit::Loss);
+        assert_eq!(UNHURRIED.of_receiver(None), Limit::Elsewhere);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_division_by_zero() {
+        let nothing = Counters::default();
+        assert!(!nothing.to_string().contains("NaN"), "{nothing}");
+        nothing.of_sender();
+    }
+
+    #[test]
+    fn the_figures_are_one_line() {
+        assert_eq!(
+            UNHURRIED.to_string(),
+            "waited 1 % for the disk, 99 % for the other side; processor 10 % of a core; \
+             round trip 80.0 ms; 0.01 % lost of what was sent here"
+        );
+    }
+
+    #[test]
+    fn time_goes_into_work() {
+        let before = processor_time();
+        let mut hasher = quire_shared::digest::DigestKind::Blake3.hasher();
+        hasher.update(&vec![0; 1 << 20]);
+        assert!(
+            cfg!(not(unix)) || processor_time() > before,
+            "{}",
+            hasher.finish()
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! Transport settings common to both ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+use crate::close::OpenableFactory;
+use crate::congestion::CongestionControl;
+use crate::flow::windows::End;
+use crate::socket;
+use quire_shared::limits::STREAMS_MAX;
+
+/// The transport settings of a server towards a client at `remote`.
+pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
+    let mut config = common(remote, congestion, End::Server);
+    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
+    Arc::new(config)
+}
+
+/// The transport settings of a client towards a server at `remote`: as the server's, but the
+/// server opens no streams, and keeping an idle connection alive is the client's wish alone.
+pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
+    let mut config = common(remote, congestion, End::Client);
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .keep_alive_interval(Some(KEEP_ALIVE));
+    Arc::new(config)
+}
+
+fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> TransportConfig {
+    let (send_window, receive_window) = end.least();
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(end.stream_window()))
+        .receive_window(VarInt::from_u64(receive_window).unwrap_or(VarInt::MAX))
+        .send_window(send_window)
+        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .congestion_controller_factory(Arc::new(OpenableFactory::new(congestion.factory())))
+        .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
+    config
+}
+
+/// How long a silent connection lives: RFC 9308, §3.2, expects NAT bindings to last no longer
+/// without traffic.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A third of the idle timeout, so that two lost packets don't end an idle session.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use quinn::Connection;
+    use quinn::congestion::{Bbr, Cubic};
+
+    use super::*;
+    use crate::close::controller_of;
+    use crate::loopback::Loopback;
+
+    fn is_as_chosen(connection: &Connection, choice: CongestionControl) -> bool {
+        let controller = controller_of(connection).into_any();
+        match choice {
+            CongestionControl::Quire => !controller.is::<Cubic>() && !controller.is::<Bbr>(),
+            CongestionControl::Cubic => controller.is::<Cubic>(),
+            CongestionControl::Bbr => controller.is::<Bbr>(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_end_sends_under_the_control_that_it_chose() {
+        let all = CongestionControl::ALL;
+        for (client, server) in all.into_iter().zip(all.into_iter().cycle().skip(1)) {
+            let loopback = Loopback::connect_with(client, server).await;
+            assert!(is_as_chosen(&loopback.client, client), "{client}");
+            assert!(is_as_chosen(&loopback.server, server), "{server}");
+        }
+    }
+}

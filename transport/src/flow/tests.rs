@@ -1,0 +1,108 @@
+//! Windows and precedence over a real connection.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::loopback::Loopback;
+use crate::stream::{Priority, Sender};
+use quire_shared::protocol::{Ping, Request};
+
+/// Whether `future` completes at once; nothing else runs meanwhile.
+fn completes_now<T>(future: impl Future<Output = T>) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(pin!(future).poll(&mut context), Poll::Ready(_))
+}
+
+/// Has the server take in more than its least window, as it does for a body.
+async fn with_a_wide_window(loopback: &Loopback) -> Moving {
+    let receiving = loopback.server_traffic.receives();
+    while loopback.client.stats().frame_rx.max_data == 0 {
+        tokio::task::yield_now().await;
+    }
+    receiving
+}
+
+#[tokio::test]
+async fn a_message_finds_room_where_bulk_has_filled_the_window() {
+    let loopback = Loopback::connect().await;
+    let _receiving = with_a_wide_window(&loopback).await;
+    let traffic = &loopback.client_traffic;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let (send, receive) = loopback.client.open_bi().await.unwrap();
+        streams.push((Sender::new(send, traffic), receive));
+    }
+    let [(bulk, _), (control, _), (more, _)] = &mut streams[..] else {
+        unreachable!("three streams");
+    };
+    bulk.set_priority(Priority::Bulk);
+    more.set_priority(Priority::Bulk);
+    let body = Bytes::from(vec![0; 2 * usize::try_from(windows::SEND_WINDOW).unwrap()]);
+    assert!(!completes_now(bulk.send_bytes(body)), "the window is full");
+    assert!(completes_now(control.send::<Request>(&Ping {}.into())));
+    let bytes = Bytes::from_static(b"bulk");
+    assert!(
+        !completes_now(more.send_bytes(bytes)),
+        "bulk has no more room"
+    );
+}
+
+#[tokio::test]
+async fn a_message_finds_room_where_the_window_has_become_smaller() {
+    let loopback = Loopback::connect().await;
+    let _receiving = with_a_wide_window(&loopback).await;
+    let traffic = &loopback.client_traffic;
+    let (send, _receive) = loopback.client.open_bi().await.unwrap();
+    let mut bulk = Sender::new(send, traffic);
+    bulk.set_priority(Priority::Bulk);
+    let large = 4 * windows::SEND_WINDOW;
+    {
+        let mut state = traffic.0.state();
+        (state.send_window, state.send_window_peak) = (large, large);
+        loopback.client.set_send_window(large);
+    }
+    let body = Bytes::from(vec![0; 2 * usize::try_from(large).unwrap()]);
+    assert!(!completes_now(bulk.send_bytes(body)), "the window is full");
+    traffic.0.state().send_window = windows::SEND_WINDOW;
+    loopback.client.set_send_window(windows::SEND_WINDOW);
+    let (send, _receive) = loopback.client.open_bi().await.unwrap();
+    let mut control = Sender::new(send, traffic);
+    assert!(completes_now(control.send::<Request>(&Ping {}.into())));
+}
+
+#[tokio::test]
+async fn bulk_never_writes_while_there_is_room_for_others() {
+    let loopback = Loopback::connect().await;
+    let traffic = &loopback.client_traffic;
+    let is_exclusive = || traffic.0.state.try_lock().is_err();
+    assert!(traffic.as_bulk(async { is_exclusive() }).await);
+    assert!(traffic.beyond_bulk(is_exclusive));
+    assert!(!is_exclusive());
+}
+
+#[tokio::test]
+async fn many_bodies_share_a_smaller_window_than_few() {
+    let loopback = Loopback::connect().await;
+    let traffic = &loopback.client_traffic;
+    let window = || traffic.0.state().receive_window.wanted();
+    let few = window();
+    assert_eq!(few, End::Client.receive_window());
+    let many: Vec<_> = (0..64).map(|_| traffic.receives()).collect();
+    assert!(window() < few);
+    drop(many);
+    assert_eq!(window(), few);
+}
+
+#[tokio::test]
+async fn without_a_budget_a_connection_has_what_every_one_has() {
+    let Loopback { client, .. } = &Loopback::connect().await;
+    let traffic = Traffic::new(client.clone(), End::Client, &Budget::new(0));
+    let _moving = (traffic.receives(), traffic.sends());
+    let state = traffic.0.state();
+    assert_eq!(state.receive_window.wanted(), End::Client.receive_window());
+    assert_eq!(state.send_window, windows::SEND_WINDOW);
+}

@@ -1,0 +1,134 @@
+//! A connection over loopback, for tests of what needs a real stream.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+
+use crate::config;
+use crate::congestion::CongestionControl;
+use crate::flow::Traffic;
+use crate::flow::windows::{Budget, End};
+use crate::socket::{self, SocketConfig};
+use crate::stream::{Receiver, Sender};
+
+/// Both ends of a connection.
+#[derive(Debug)]
+pub(crate) struct Loopback {
+    pub(crate) client: Connection,
+    pub(crate) server: Connection,
+    /// Kept because connections end with their endpoints.
+    pub(crate) client_traffic: Traffic,
+    pub(crate) server_traffic: Traffic,
+    _endpoints: [Endpoint; 2],
+    /// What is between them, if anything.
+    _path: JoinSet<()>,
+}
+
+impl Loopback {
+    /// Connects a client with a server on an unused port, with quire's transport settings.
+    pub(crate) async fn connect() -> Self {
+        let ours = CongestionControl::default();
+        Self::connect_with(ours, ours).await
+    }
+
+    /// The same over a path that loses datagrams, with a budget of `budget` bytes for windows.
+    pub(crate) async fn connect_lossy(budget: u64) -> Self {
+        let ours = CongestionControl::default();
+        Self::connect_over([ours, ours], true, budget).await
+    }
+
+    /// The same with the congestion control of each end.
+    pub(crate) async fn connect_with(
+        client_control: CongestionControl,
+        server_control: CongestionControl,
+    ) -> Self {
+        Self::connect_over([client_control, server_control], false, u64::MAX / 2).await
+    }
+
+    async fn connect_over(control: [CongestionControl; 2], is_lossy: bool, budget: u64) -> Self {
+        let [client_control, server_control] = control;
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = certified.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+        let server = bind();
+        let mut config = ServerConfig::with_single_cert(vec![certificate.clone()], key).unwrap();
+        let client = bind();
+        config.transport_config(config::server(client.local_addr().unwrap(), server_control));
+        server.set_server_config(Some(config));
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let mut address = server.local_addr().unwrap();
+        let mut path = JoinSet::new();
+        if is_lossy {
+            let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            far.connect(address).await.unwrap();
+            address = near.local_addr().unwrap();
+            path.spawn(lose(near, far, client.local_addr().unwrap()));
+        }
+        let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
+        config.transport_config(config::client(address, client_control));
+        let connecting = client.connect_with(config, address, "localhost").unwrap();
+        let accepting = async { server.accept().await.unwrap().await };
+        let (connected, accepted) = tokio::join!(connecting, accepting);
+        let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
+        let budget = Budget::new(budget);
+        Self {
+            client_traffic: Traffic::new(connected.clone(), End::Client, &budget),
+            server_traffic: Traffic::new(accepted.clone(), End::Server, &budget),
+            client: connected,
+            server: accepted,
+            _endpoints: [client, server],
+            _path: path,
+        }
+    }
+
+    /// Runs both ends of one stream, which the client opens. The server's end begins with the
+    /// first packet from the client.
+    pub(crate) async fn talk<A, B>(
+        &self,
+        client: impl AsyncFnOnce(Sender, Receiver) -> A,
+        server: impl AsyncFnOnce(Sender, Receiver) -> B,
+    ) -> (A, B) {
+        let opening = async {
+            let (send, recv) = self.client.open_bi().await.unwrap();
+            let traffic = &self.client_traffic;
+            client(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
+        };
+        let accepting = async {
+            let (send, recv) = self.server.accept_bi().await.unwrap();
+            let traffic = &self.server_traffic;
+            server(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
+        };
+        tokio::join!(opening, accepting)
+    }
+}
+
+/// Carries datagrams between the client and the server, but for one in twenty and those that no
+/// Ethernet would carry.
+async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
+    let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+    for count in 1_u64.. {
+        // Spread out, and the same each time.
+        let is_lost = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) < u64::MAX / 20;
+        let carries = |length: usize| !is_lost && length <= 1472;
+        tokio::select! {
+            Ok(length) = near.recv(&mut there) => if carries(length) {
+                let _ = far.send(&there[..length]).await;
+            },
+            Ok(length) = far.recv(&mut back) => if carries(length) {
+                let _ = near.send_to(&back[..length], client).await;
+            },
+        }
+    }
+}
+
+fn bind() -> Endpoint {
+    let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into(), &SocketConfig::default()).unwrap();
+    socket::endpoint(socket, None, &socket::Credit::default()).unwrap()
+}

@@ -1,0 +1,140 @@
+//! Messages and short bodies out of a stream as it arrives, many at a time.
+//!
+//! Where thousands of small files share a stream, waiting for each message and each body by itself
+//! would cost more than the work on them. Here bytes are collected as they come, and taken out
+//! again as far as they are whole, by whatever thread has the time.
+
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+
+use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
+use quire_shared::protocol::Message;
+
+/// Bytes that have arrived and wait to be taken.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: BytesMut,
+}
+
+impl Inbox {
+    /// Adds bytes that have arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Adds what `read` puts into `room` bytes, of which it says how many it used.
+    pub(crate) fn fill<E>(
+        &mut self,
+        room: usize,
+        read: impl FnOnce(&mut [u8]) -> Poll<Result<Option<usize>, E>>,
+    ) -> Poll<Result<Option<usize>, E>> {
+        let length = self.bytes.len();
+        self.bytes.resize(length + room, 0);
+        let read = read(self.bytes.get_mut(length..).unwrap_or_default());
+        let used = match &read {
+            Poll::Ready(Ok(Some(used))) => *used,
+            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => 0,
+        };
+        self.bytes.truncate(length + used);
+        read
+    }
+
+    /// Adds what another inbox holds.
+    pub fn append(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+        } else {
+            self.push(&other.bytes);
+        }
+    }
+
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether none wait.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Takes the next message, if all of it has arrived.
+    ///
+    /// # Errors
+    /// If it is over its limit, which shows as soon as its length has arrived, or isn't an `M`.
+    pub fn message<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
+        let Some(prefix) = self.bytes.first_chunk::<PREFIX_BYTES>() else {
+            return Ok(None);
+        };
+        let end = PREFIX_BYTES + codec::decode_length::<M>(*prefix)?;
+        let Some(whole) = self.bytes.get(PREFIX_BYTES..end) else {
+            return Ok(None);
+        };
+        let message = codec::decode(whole)?;
+        bytes::Buf::advance(&mut self.bytes, end);
+        Ok(Some(message))
+    }
+
+    /// Takes the next `length` bytes of a body, if all of them have arrived.
+    pub fn body(&mut self, length: usize) -> Option<Bytes> {
+        (self.bytes.len() >= length).then(|| self.bytes.split_to(length).freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_shared::digest::DigestKind;
+    use quire_shared::protocol::{Done, Ping, Pong, Request, Trailer};
+
+    #[test]
+    fn what_arrives_in_any_pieces_is_taken_as_soon_as_it_is_whole() {
+        let trailer = Trailer {
+            digest: DigestKind::Xxh3.hasher().finish(),
+        };
+        let bytes = [
+            codec::encode(&Request::from(Ping {})).unwrap(),
+            b"hello".to_vec(),
+            codec::encode(&trailer).unwrap(),
+        ]
+        .concat();
+        for piece in 1..bytes.len() {
+            let mut inbox = Inbox::default();
+            let (mut request, mut body, mut end) = (None, None, None);
+            for piece in bytes.chunks(piece) {
+                inbox.push(piece);
+                if request.is_none() {
+                    request = inbox.message::<Request>().unwrap();
+                }
+                if request.is_some() && body.is_none() {
+                    body = inbox.body(5);
+                }
+                if body.is_some() && end.is_none() {
+                    end = inbox.message::<Trailer>().unwrap();
+                }
+            }
+            assert_eq!(request, Some(Ping {}.into()));
+            assert_eq!(body.as_deref(), Some(&b"hello"[..]));
+            assert_eq!(end.as_ref(), Some(&trailer));
+            assert!(inbox.is_empty());
+        }
+    }
+
+    // P11
+    #[test]
+    fn a_message_over_its_limit_is_refused_by_its_length_alone() {
+        let mut inbox = Inbox::default();
+        inbox.push(&u32::MAX.to_be_bytes());
+        let error = inbox.message::<Pong>().unwrap_err();
+        assert!(matches!(error, DecodeError::TooLong { .. }));
+    }
+
+    // P12
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let mut inbox = Inbox::default();
+        inbox.push(&[0, 0, 0, 1, 0xff]);
+        assert_eq!(inbox.message::<Done>(), Err(DecodeError::Malformed));
+    }
+}
