@@ -21,7 +21,7 @@ use quire_shared::protocol::{
 };
 use quire_transport::close;
 use quire_transport::congestion::CongestionControl;
-use quire_transport::flow::Traffic;
+use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::windows::{Budget, End};
 use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 
@@ -39,7 +39,7 @@ use crate::upload::{self, Content, Stored};
 pub struct Client {
     endpoint: Endpoint,
     connection: Connection,
-    traffic: Traffic,
+    flow: ConnectionFlow,
     fingerprint: Fingerprint,
     handshake: Arc<Handshake>,
 }
@@ -64,7 +64,7 @@ impl Client {
         let connection = connected.connection;
         let windows = Budget::new(WINDOWS_BYTES);
         Self {
-            traffic: Traffic::new(connection.clone(), End::Client, &windows),
+            flow: ConnectionFlow::new(connection.clone(), End::Client, &windows),
             endpoint: connected.endpoint,
             connection,
             fingerprint,
@@ -88,8 +88,8 @@ impl Client {
     }
 
     /// What the streams of this connection share, for whoever measures it.
-    pub fn traffic(&self) -> &Traffic {
-        &self.traffic
+    pub fn flow(&self) -> &ConnectionFlow {
+        &self.flow
     }
 
     /// What the path gives, as the transport sees it now.
@@ -296,8 +296,8 @@ impl Client {
             .open_bi()
             .await
             .map_err(|error| self.connection_error(error))?;
-        let traffic = &self.traffic;
-        Ok((Sender::new(send, traffic), Receiver::new(recv, traffic)))
+        let flow = &self.flow;
+        Ok((Sender::new(send, flow), Receiver::new(recv, flow)))
     }
 
     /// Receives a reply, and what it was asked for if the server didn't refuse.

@@ -17,7 +17,7 @@ use quinn::{
 };
 use quire_certs::{Fingerprint, Identity};
 use quire_transport::congestion::CongestionControl;
-use quire_transport::socket::{self, Credit, SocketConfig};
+use quire_transport::socket::{self, AmplificationLimit, SocketConfig};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -261,7 +261,7 @@ fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
         // Nothing that most users can change: worth a line only to those who look for speed.
         tracing::info!("{shortfall}");
     }
-    socket::endpoint(bound, None, &Credit::default())
+    socket::endpoint(bound, None, &AmplificationLimit::default())
         .map_err(|error| ClientError::Socket(error.into()))
 }
 

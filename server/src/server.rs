@@ -14,7 +14,7 @@ use quire_certs::Fingerprint;
 use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
 use quire_transport::congestion::CongestionControl;
-use quire_transport::socket::{self, Credit, SocketConfig, SocketError};
+use quire_transport::socket::{self, AmplificationLimit, SocketConfig, SocketError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +37,7 @@ pub struct Server {
     fingerprint: Fingerprint,
     congestion: CongestionControl,
     drain: Duration,
-    credit: Credit,
+    amplification: AmplificationLimit,
 }
 
 impl Server {
@@ -51,10 +51,10 @@ impl Server {
         let tls = tls::server_config(&config.identity).map_err(StartError::Tls)?;
         let server_config = server_config(tls);
         let state = Arc::new(State::open(&config)?);
-        let credit = Credit::default();
+        let amplification = AmplificationLimit::default();
         let mut endpoints = Vec::with_capacity(config.listen.len());
         for Listen { address, optional } in config.listen {
-            match bind_endpoint(address, &server_config, &credit) {
+            match bind_endpoint(address, &server_config, &amplification) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) if optional && error.is_no_such_address() => {
                     info!("not listening on {address}: this machine has no such address");
@@ -69,7 +69,7 @@ impl Server {
             fingerprint,
             congestion: config.congestion,
             drain: config.drain,
-            credit,
+            amplification,
         })
     }
 
@@ -131,7 +131,7 @@ impl Server {
             admission: Admission::new(
                 Arc::clone(&self.state.limits),
                 Arc::clone(&self.state.counters),
-                self.credit.clone(),
+                self.amplification.clone(),
             ),
             server_config: self.server_config.clone(),
             congestion: self.congestion,
@@ -183,13 +183,13 @@ fn server_config(tls: QuicServerConfig) -> ServerConfig {
 fn bind_endpoint(
     address: SocketAddr,
     config: &ServerConfig,
-    credit: &Credit,
+    amplification: &AmplificationLimit,
 ) -> Result<Endpoint, SocketError> {
     let socket = socket::bind(address, &SocketConfig::default())?;
     for shortfall in socket.shortfalls() {
         warn!("{shortfall}");
     }
-    socket::endpoint(socket, Some(config.clone()), credit)
+    socket::endpoint(socket, Some(config.clone()), amplification)
 }
 
 /// What admitting a connection takes.

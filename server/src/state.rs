@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quire_transport::flow::stream_limits::Throttle;
+use quire_transport::flow::stream_limits::RateLimiter;
 use quire_transport::flow::windows::Budget;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -47,7 +47,7 @@ pub(crate) struct State {
     /// What the connections of each key share.
     pub(crate) holders: Holders,
     /// What all transfers share.
-    pub(crate) throttle: Option<Arc<Throttle>>,
+    pub(crate) throttle: Option<Arc<RateLimiter>>,
     /// Admits changes to the disk, so that many that wait for it leave threads to the readers.
     changes: Arc<Semaphore>,
 }

@@ -8,11 +8,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::flow::windows::End;
-use crate::flow::{Direction, Traffic};
+use crate::flow::{ConnectionFlow, Direction};
 
 /// What limited a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum Bottleneck {
     /// The rate of the path.
     Path,
     /// The path, or the sender: the receiver can't tell which.
@@ -58,35 +58,35 @@ pub struct Counters {
 
 impl Counters {
     /// What limited the transfer, as its sender sees it.
-    pub fn of_sender(&self) -> Limit {
+    pub fn of_sender(&self) -> Bottleneck {
         if self.disk > self.network {
-            Limit::SenderDisk
+            Bottleneck::SenderDisk
         } else if self.is_busy() {
-            Limit::SenderProcessor
+            Bottleneck::SenderProcessor
         } else if self.is_stopped() {
             // What a window held was more than the path could have under way, so it filled because
             // nobody emptied it.
             match self.in_flight_max < u64::from(End::Server.stream_window()) / 2 {
-                true => Limit::Receiver,
-                false => Limit::Window,
+                true => Bottleneck::Receiver,
+                false => Bottleneck::Window,
             }
         } else if self.send_window < self.in_flight_max {
-            Limit::Window
+            Bottleneck::Window
         } else if self.loss() >= LOSS {
-            Limit::Loss
+            Bottleneck::Loss
         } else {
-            Limit::Path
+            Bottleneck::Path
         }
     }
 
     /// What limited the transfer, as its receiver sees it who heard `sender` from the other side.
-    pub fn of_receiver(&self, sender: Option<Limit>) -> Limit {
+    pub fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
         if self.disk > self.network {
-            Limit::Receiver
+            Bottleneck::Receiver
         } else if self.is_busy() {
-            Limit::ReceiverProcessor
+            Bottleneck::ReceiverProcessor
         } else {
-            sender.unwrap_or(Limit::Elsewhere)
+            sender.unwrap_or(Bottleneck::Elsewhere)
         }
     }
 
@@ -107,7 +107,7 @@ impl Counters {
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Path => "the path",
@@ -145,7 +145,7 @@ impl fmt::Display for Counters {
 /// Measures one end of a transfer, from its making on.
 #[derive(Debug)]
 pub struct Meter {
-    traffic: Traffic,
+    flow: ConnectionFlow,
     direction: Direction,
     begun: Instant,
     before: Counters,
@@ -153,26 +153,26 @@ pub struct Meter {
 
 impl Meter {
     /// Begins to measure what `traffic` sends.
-    pub fn sending(traffic: &Traffic) -> Self {
-        Self::new(traffic, Direction::Out)
+    pub fn sending(flow: &ConnectionFlow) -> Self {
+        Self::new(flow, Direction::Out)
     }
 
     /// Begins to measure what `traffic` receives.
-    pub fn receiving(traffic: &Traffic) -> Self {
-        Self::new(traffic, Direction::In)
+    pub fn receiving(flow: &ConnectionFlow) -> Self {
+        Self::new(flow, Direction::In)
     }
 
-    fn new(traffic: &Traffic, direction: Direction) -> Self {
+    fn new(flow: &ConnectionFlow, direction: Direction) -> Self {
         Self {
-            traffic: traffic.clone(),
+            flow: flow.clone(),
             direction,
             begun: Instant::now(),
-            before: traffic.counters(direction),
+            before: flow.counters(direction),
         }
     }
 
     /// What limited the transfer until now, and the figures for it.
-    pub fn read(&self) -> (Limit, Counters) {
+    pub fn read(&self) -> (Bottleneck, Counters) {
         let counters = self.counters();
         let limit = match self.direction {
             Direction::Out => counters.of_sender(),
@@ -182,7 +182,7 @@ impl Meter {
     }
 
     fn counters(&self) -> Counters {
-        let (now, before) = (self.traffic.counters(self.direction), &self.before);
+        let (now, before) = (self.flow.counters(self.direction), &self.before);
         Counters {
             elapsed: self.begun.elapsed(),
             disk: now.disk.saturating_sub(before.disk),
@@ -237,35 +237,35 @@ mod tests {
 
     #[test]
     fn a_sender_that_only_waits_for_the_path_is_limited_by_it() {
-        assert_eq!(UNHURRIED.of_sender(), Limit::Path);
+        assert_eq!(UNHURRIED.of_sender(), Bottleneck::Path);
     }
 
     #[test]
     fn each_counter_that_stands_out_is_the_senders_verdict() {
         let cases = [
             (
-                Limit::SenderDisk,
+                Bottleneck::SenderDisk,
                 Counters {
                     disk: Duration::from_secs(20),
                     ..UNHURRIED
                 },
             ),
             (
-                Limit::SenderProcessor,
+                Bottleneck::SenderProcessor,
                 Counters {
                     processor: Duration::from_millis(9_500),
                     ..UNHURRIED
                 },
             ),
             (
-                Limit::Receiver,
+                Bottleneck::Receiver,
                 Counters {
                     stopped: 100,
                     ..UNHURRIED
                 },
             ),
             (
-                Limit::Window,
+                Bottleneck::Window,
                 Counters {
                     stopped: 100,
                     in_flight_max: 40_000_000,
@@ -273,21 +273,21 @@ mod tests {
                 },
             ),
             (
-                Limit::Window,
+                Bottleneck::Window,
                 Counters {
                     send_window: 2_000_000,
                     ..UNHURRIED
                 },
             ),
             (
-                Limit::Loss,
+                Bottleneck::Loss,
                 Counters {
                     lost: 2_000,
                     ..UNHURRIED
                 },
             ),
             (
-                Limit::Path,
+                Bottleneck::Path,
                 Counters {
                     stopped: 3,
                     ..UNHURRIED
@@ -309,11 +309,11 @@ mod tests {
             processor: Duration::from_secs(10),
             ..UNHURRIED
         };
-        let word = Some(Limit::Loss);
-        assert_eq!(slow_disk.of_receiver(word), Limit::Receiver);
-        assert_eq!(busy.of_receiver(word), Limit::ReceiverProcessor);
-        assert_eq!(UNHURRIED.of_receiver(word), Limit::Loss);
-        assert_eq!(UNHURRIED.of_receiver(None), Limit::Elsewhere);
+        let word = Some(Bottleneck::Loss);
+        assert_eq!(slow_disk.of_receiver(word), Bottleneck::Receiver);
+        assert_eq!(busy.of_receiver(word), Bottleneck::ReceiverProcessor);
+        assert_eq!(UNHURRIED.of_receiver(word), Bottleneck::Loss);
+        assert_eq!(UNHURRIED.of_receiver(None), Bottleneck::Elsewhere);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::close;
 
 /// What the streams of one connection share. Clones stand for the same connection.
 #[derive(Debug, Clone)]
-pub struct Traffic(Arc<Shared>);
+pub struct ConnectionFlow(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -68,7 +68,7 @@ struct State {
     next_look: Instant,
 }
 
-impl Traffic {
+impl ConnectionFlow {
     /// The traffic of `connection`, of which this is `end`; its windows grow within `budget`.
     pub fn new(connection: Connection, end: End, budget: &Budget) -> Self {
         let now = Instant::now();
@@ -96,18 +96,18 @@ impl Traffic {
     }
 
     /// Counts a body that is about to be sent, until the guard is dropped.
-    pub(crate) fn sends(&self) -> Moving {
+    pub(crate) fn sends(&self) -> ActiveBody {
         self.starts(Direction::Out)
     }
 
     /// Counts a body that is about to be received, until the guard is dropped.
-    pub(crate) fn receives(&self) -> Moving {
+    pub(crate) fn receives(&self) -> ActiveBody {
         self.starts(Direction::In)
     }
 
     /// Memory for bytes of one stream that wait for earlier ones.
-    pub(crate) fn hold(&self) -> Hold {
-        Hold {
+    pub(crate) fn hold(&self) -> ReorderBudget {
+        ReorderBudget {
             shared: Arc::clone(&self.0),
             bytes: 0,
         }
@@ -151,12 +151,12 @@ impl Traffic {
         }
     }
 
-    fn starts(&self, direction: Direction) -> Moving {
+    fn starts(&self, direction: Direction) -> ActiveBody {
         let mut state = self.0.state();
         *state.count(direction) += 1;
         self.0.look(&mut state, Instant::now());
         drop(state);
-        Moving {
+        ActiveBody {
             shared: Arc::clone(&self.0),
             direction,
         }
@@ -214,12 +214,12 @@ pub(crate) enum Direction {
 
 /// A body on its way. The windows are large only while there are some.
 #[derive(Debug)]
-pub(crate) struct Moving {
+pub(crate) struct ActiveBody {
     shared: Arc<Shared>,
     direction: Direction,
 }
 
-impl Moving {
+impl ActiveBody {
     /// Notes that some more of this body has gone its way.
     pub(crate) fn moved(&self) {
         let mut state = self.shared.state();
@@ -230,7 +230,7 @@ impl Moving {
     }
 }
 
-impl Drop for Moving {
+impl Drop for ActiveBody {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         *state.count(self.direction) -= 1;
@@ -242,12 +242,12 @@ impl Drop for Moving {
 
 /// Memory of the connection that one stream uses, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct ReorderBudget {
     shared: Arc<Shared>,
     bytes: u64,
 }
 
-impl Hold {
+impl ReorderBudget {
     /// Notes that `bytes` are held now, and says whether there is room for more.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         let mut state = self.shared.state();
@@ -257,7 +257,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for ReorderBudget {
     fn drop(&mut self) {
         self.set(0);
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::config;
 use crate::congestion::CongestionControl;
-use crate::flow::Traffic;
+use crate::flow::ConnectionFlow;
 use crate::flow::windows::{Budget, End};
 use crate::socket::{self, SocketConfig};
 use crate::stream::{Receiver, Sender};
@@ -22,8 +22,8 @@ pub(crate) struct Loopback {
     pub(crate) client: Connection,
     pub(crate) server: Connection,
     /// Kept because connections end with their endpoints.
-    pub(crate) client_traffic: Traffic,
-    pub(crate) server_traffic: Traffic,
+    pub(crate) client_flow: ConnectionFlow,
+    pub(crate) server_flow: ConnectionFlow,
     _endpoints: [Endpoint; 2],
     /// What is between them, if anything.
     _path: JoinSet<()>,
@@ -79,8 +79,8 @@ impl Loopback {
         let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
         let budget = Budget::new(budget);
         Self {
-            client_traffic: Traffic::new(connected.clone(), End::Client, &budget),
-            server_traffic: Traffic::new(accepted.clone(), End::Server, &budget),
+            client_flow: ConnectionFlow::new(connected.clone(), End::Client, &budget),
+            server_flow: ConnectionFlow::new(accepted.clone(), End::Server, &budget),
             client: connected,
             server: accepted,
             _endpoints: [client, server],
@@ -97,13 +97,13 @@ impl Loopback {
     ) -> (A, B) {
         let opening = async {
             let (send, recv) = self.client.open_bi().await.unwrap();
-            let traffic = &self.client_traffic;
-            client(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
+            let flow = &self.client_flow;
+            client(Sender::new(send, flow), Receiver::new(recv, flow)).await
         };
         let accepting = async {
             let (send, recv) = self.server.accept_bi().await.unwrap();
-            let traffic = &self.server_traffic;
-            server(Sender::new(send, traffic), Receiver::new(recv, traffic)).await
+            let flow = &self.server_flow;
+            server(Sender::new(send, flow), Receiver::new(recv, flow)).await
         };
         tokio::join!(opening, accepting)
     }
@@ -130,5 +130,5 @@ async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
 
 fn bind() -> Endpoint {
     let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into(), &SocketConfig::default()).unwrap();
-    socket::endpoint(socket, None, &socket::Credit::default()).unwrap()
+    socket::endpoint(socket, None, &socket::AmplificationLimit::default()).unwrap()
 }

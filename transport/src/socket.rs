@@ -19,8 +19,8 @@ use std::sync::Arc;
 use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use self::amplification::{Credit, Unproved};
-use self::gso::GatheringSocket;
+pub use self::amplification::{AmplificationLimit, Unvalidated};
+use self::gso::GsoSocket;
 pub use self::mtu::{mtu_discovery, path_payload_max};
 
 /// What to ask of the kernel for one socket.
@@ -197,13 +197,13 @@ pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
 pub fn endpoint(
     socket: BoundSocket,
     server: Option<ServerConfig>,
-    credit: &Credit,
+    amplification: &AmplificationLimit,
 ) -> Result<Endpoint, SocketError> {
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime
         .wrap_udp_socket(socket.socket)
         .map_err(SocketError::Setup)?;
-    let socket = Arc::new(GatheringSocket::new(socket, credit.clone()));
+    let socket = Arc::new(GsoSocket::new(socket, amplification.clone()));
     Endpoint::new_with_abstract_socket(endpoint_config(), server, socket, runtime)
         .map_err(SocketError::Setup)
 }

@@ -15,13 +15,13 @@ use std::task::Poll;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, WriteError};
 
-use crate::flow::stream_limits::{Impatient, Pace};
-use crate::flow::{Direction, Moving, Traffic};
-use crate::stream::message_buffer::Inbox;
+use crate::flow::stream_limits::{Stalled, StreamLimits};
+use crate::flow::{ActiveBody, ConnectionFlow, Direction};
+use crate::stream::message_buffer::MessageBuffer;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::error_code::ErrorCode;
 use quire_shared::protocol::Message;
-use unordered::Intake;
+use unordered::Unordered;
 
 /// How urgent a stream is; quinn sends what waits on more urgent streams first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,22 +48,22 @@ impl Priority {
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
-    traffic: Traffic,
-    pace: Pace,
+    flow: ConnectionFlow,
+    pace: StreamLimits,
     priority: Priority,
     /// Counts the body among the connection's, if there is a large one.
-    body: Option<Moving>,
+    body: Option<ActiveBody>,
     sent: bool,
     finished: bool,
 }
 
 impl Sender {
     /// Takes charge of `stream`, which belongs to the connection of `traffic`.
-    pub fn new(stream: SendStream, traffic: &Traffic) -> Self {
+    pub fn new(stream: SendStream, flow: &ConnectionFlow) -> Self {
         let mut sender = Self {
             stream,
-            traffic: traffic.clone(),
-            pace: Pace::default(),
+            flow: flow.clone(),
+            pace: StreamLimits::default(),
             priority: Priority::Control,
             body: None,
             sent: false,
@@ -74,14 +74,14 @@ impl Sender {
     }
 
     /// Sets how slow and how fast this half of the stream may be.
-    pub fn set_pace(&mut self, pace: Pace) {
+    pub fn set_limits(&mut self, pace: StreamLimits) {
         self.pace = pace;
     }
 
     /// Orders this stream among the connection's others.
     pub fn set_priority(&mut self, priority: Priority) {
         self.priority = priority;
-        self.body = (priority == Priority::Bulk).then(|| self.traffic.sends());
+        self.body = (priority == Priority::Bulk).then(|| self.flow.sends());
         // Fails only for a stream that is closed, whose order is of no interest.
         let _ = self.stream.set_priority(priority as i32);
     }
@@ -98,12 +98,12 @@ impl Sender {
 
     /// Waits for work on the disk that the body can't go on without.
     pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
-        self.traffic.disk(Direction::Out, work).await
+        self.flow.disk(Direction::Out, work).await
     }
 
     /// How much of a body to read from the disk at once, in bytes.
     pub(crate) fn piece_max(&self) -> usize {
-        self.traffic.piece_max()
+        self.flow.piece_max()
     }
 
     /// Whether anything has gone out.
@@ -128,12 +128,12 @@ impl Sender {
     /// Writes in as many steps as the other side's slowness makes it take. What is urgent doesn't
     /// wait until bulk leaves room.
     async fn write(&mut self, bytes: Bytes, priority: Priority) -> Result<(), SendError> {
-        let traffic = &self.traffic;
+        let flow = &self.flow;
         let mut rest = [bytes];
         while !rest.iter().all(Bytes::is_empty) {
             let writing = self.stream.write_chunks(&mut rest);
             let written = if priority == Priority::Bulk {
-                let writing = traffic.network(Direction::Out, traffic.as_bulk(writing));
+                let writing = flow.network(Direction::Out, flow.as_bulk(writing));
                 let written = self.pace.wait(writing).await??;
                 // Not only after a whole piece: the windows of a path that starts must be ahead.
                 if let Some(body) = &self.body {
@@ -141,7 +141,7 @@ impl Sender {
                 }
                 written
             } else {
-                self.pace.wait(beyond_bulk(traffic, writing)).await??
+                self.pace.wait(beyond_bulk(flow, writing)).await??
             };
             self.pace.moved(written.bytes);
         }
@@ -166,7 +166,7 @@ impl Sender {
     pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
         self.finish()?;
         let stopped = self.stream.stopped();
-        let waited = self.pace.wait_for_end(stopped, self.traffic.acknowledged());
+        let waited = self.pace.wait_for_end(stopped, self.flow.acknowledged());
         match waited.await? {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Write(WriteError::Stopped(code))),
@@ -205,11 +205,11 @@ impl Drop for Sender {
 /// The receiving half of a request: stops with a code on drop, unless it was read to its end.
 #[derive(Debug)]
 pub struct Receiver {
-    intake: Intake,
-    traffic: Traffic,
-    pace: Pace,
+    unordered: Unordered,
+    flow: ConnectionFlow,
+    pace: StreamLimits,
     /// Counts the body among the connection's, once it has proved large.
-    body: Option<Moving>,
+    body: Option<ActiveBody>,
     /// Whether that body must reckon with gaps.
     has_gaps: bool,
     /// Bytes that were read but not counted yet.
@@ -218,11 +218,11 @@ pub struct Receiver {
 
 impl Receiver {
     /// Takes charge of `stream`, which belongs to the connection of `traffic`.
-    pub fn new(stream: RecvStream, traffic: &Traffic) -> Self {
+    pub fn new(stream: RecvStream, flow: &ConnectionFlow) -> Self {
         Self {
-            intake: Intake::new(stream),
-            traffic: traffic.clone(),
-            pace: Pace::default(),
+            unordered: Unordered::new(stream),
+            flow: flow.clone(),
+            pace: StreamLimits::default(),
             body: None,
             has_gaps: false,
             uncounted: 0,
@@ -230,7 +230,7 @@ impl Receiver {
     }
 
     /// Sets how slow and how fast this half of the stream may be.
-    pub fn set_pace(&mut self, pace: Pace) {
+    pub fn set_limits(&mut self, pace: StreamLimits) {
         self.pace = pace;
     }
 
@@ -262,11 +262,11 @@ impl Receiver {
     /// If the stream breaks.
     pub async fn receive_bytes(&mut self, limit: usize) -> Result<Option<Bytes>, ReceiveError> {
         self.look_ahead().await?;
-        let Some(mut chunk) = self.intake.ready.pop_front() else {
+        let Some(mut chunk) = self.unordered.ready.pop_front() else {
             return Ok(None);
         };
         if chunk.len() > limit {
-            self.intake.ready.push_front(chunk.split_off(limit));
+            self.unordered.ready.push_front(chunk.split_off(limit));
         }
         Ok(Some(chunk))
     }
@@ -281,8 +281,8 @@ impl Receiver {
 
     fn begin_body(&mut self) {
         if self.body.is_none() {
-            self.body = Some(self.traffic.receives());
-            self.has_gaps |= !self.traffic.is_local();
+            self.body = Some(self.flow.receives());
+            self.has_gaps |= !self.flow.is_local();
         }
     }
 
@@ -291,17 +291,17 @@ impl Receiver {
     ///
     /// # Errors
     /// If the stream breaks.
-    pub async fn receive_into(&mut self, inbox: &mut Inbox) -> Result<bool, ReceiveError> {
-        if self.intake.ready.is_empty() && !self.intake.is_loose() {
-            let reading = self.intake.read_into(inbox);
-            let reading = self.traffic.network(Direction::In, reading);
+    pub async fn receive_into(&mut self, inbox: &mut MessageBuffer) -> Result<bool, ReceiveError> {
+        if self.unordered.ready.is_empty() && !self.unordered.is_unordered() {
+            let reading = self.unordered.read_into(inbox);
+            let reading = self.flow.network(Direction::In, reading);
             let came = self.pace.wait(reading).await??;
             self.arrived(came.unwrap_or(0)).await;
             return Ok(came.is_some());
         }
         self.look_ahead().await?;
-        let goes_on = !self.intake.ready.is_empty();
-        for chunk in self.intake.ready.drain(..) {
+        let goes_on = !self.unordered.ready.is_empty();
+        for chunk in self.unordered.ready.drain(..) {
             inbox.push(&chunk);
         }
         Ok(goes_on)
@@ -309,7 +309,7 @@ impl Receiver {
 
     /// Waits for work on the disk that the body can't go on without.
     pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
-        self.traffic.disk(Direction::In, work).await
+        self.flow.disk(Direction::In, work).await
     }
 
     /// Waits for the end of the stream.
@@ -337,9 +337,9 @@ impl Receiver {
 
     /// Sees to it that the next bytes of the stream are there, or its end.
     async fn look_ahead(&mut self) -> Result<(), ReceiveError> {
-        while self.intake.ready.is_empty() {
-            let reading = self.intake.read();
-            let reading = self.traffic.network(Direction::In, reading);
+        while self.unordered.ready.is_empty() {
+            let reading = self.unordered.read();
+            let reading = self.flow.network(Direction::In, reading);
             let Some(bytes) = self.pace.wait(reading).await?? else {
                 break;
             };
@@ -360,26 +360,26 @@ impl Receiver {
         if self.uncounted < COUNTED_BYTES_MIN {
             return;
         }
-        self.traffic.read(std::mem::take(&mut self.uncounted));
+        self.flow.read(std::mem::take(&mut self.uncounted));
         match &self.body {
             Some(body) => body.moved(),
             None => self.begin_body(),
         }
-        if self.has_gaps && self.intake.can_loosen() {
-            self.intake.loosen(self.traffic.hold());
+        if self.has_gaps && self.unordered.can_be_unordered() {
+            self.unordered.switch_to_unordered(self.flow.hold());
         }
     }
 
     /// Tells the other side to send no more, and why.
     pub fn stop(&mut self, code: ErrorCode) {
         // Fails only for a stream that is over already.
-        let _ = self.intake.stream.stop(code.into());
+        let _ = self.unordered.stream.stop(code.into());
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.traffic.read(self.uncounted);
+        self.flow.read(self.uncounted);
         // Without this quinn would stop the stream with code 0, which is none of ours.
         self.stop(ErrorCode::CANCELLED);
     }
@@ -397,7 +397,7 @@ pub enum SendError {
     Message(#[source] DecodeError),
     /// The other side takes too little of it in too long a time.
     #[error(transparent)]
-    Stalled(#[from] Impatient),
+    Stalled(#[from] Stalled),
 }
 
 /// Why a message or a body could not be received.
@@ -412,17 +412,17 @@ pub enum ReceiveError {
     Truncated,
     /// The other side sends too little in too long a time.
     #[error(transparent)]
-    Stalled(#[from] Impatient),
+    Stalled(#[from] Stalled),
     /// The bytes aren't what they should be.
     #[error("the other side sent something else than expected")]
     Decode(#[from] DecodeError),
 }
 
 /// Writes what shall not wait until bulk leaves room.
-async fn beyond_bulk<T>(traffic: &Traffic, writing: impl Future<Output = T>) -> T {
+async fn beyond_bulk<T>(flow: &ConnectionFlow, writing: impl Future<Output = T>) -> T {
     let mut writing = pin!(writing);
     poll_fn(|context| match writing.as_mut().poll(context) {
-        Poll::Pending => traffic.beyond_bulk(|| writing.as_mut().poll(context)),
+        Poll::Pending => flow.beyond_bulk(|| writing.as_mut().poll(context)),
         written @ Poll::Ready(_) => written,
     })
     .await

@@ -62,7 +62,7 @@ pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError
                 Err(error) => progress.transfer.fail(from.to_string(), error),
             }
         }
-        let meter = Meter::receiving(client.traffic());
+        let meter = Meter::receiving(client.flow());
         let work = transfer::fetch(&client, items, options, &progress.transfer);
         progress.watch(work).await;
         progress.judge(&meter);
@@ -147,7 +147,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
         return Err(OperandError::Dash("a file without a name on the server").into());
     }
     let client = session.client(&remote.server).await?;
-    let meter = Meter::sending(client.traffic());
+    let meter = Meter::sending(client.flow());
     let progress = Progress::start(session);
     let digest = session.config.transfer_digest();
     if is_stdin {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quinn::WriteError;
 use quire_shared::codec::DecodeError;
 use quire_shared::protocol::{LastItem, Outcome, PutItem, PutMany, Reply, Request, Version};
-use quire_transport::stream::message_buffer::Inbox;
+use quire_transport::stream::message_buffer::MessageBuffer;
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -161,7 +161,7 @@ impl Unanswered<'_> {
 
     /// Hears what became of everything that was sent.
     async fn receive(&self, receiver: &mut Receiver) -> Result<(), ClientError> {
-        let mut inbox = Inbox::default();
+        let mut inbox = MessageBuffer::default();
         loop {
             while let Some(reply) = inbox.message().map_err(ClientError::Unexpected)? {
                 match reply {

@@ -17,7 +17,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
 use quire_transport::stream::Receiver;
-use quire_transport::stream::message_buffer::Inbox;
+use quire_transport::stream::message_buffer::MessageBuffer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -37,7 +37,7 @@ pub(super) async fn receive(
     mut receiver: Receiver,
     unpacker: Unpacker,
 ) -> Result<(), ClientError> {
-    let mut inbox = Inbox::default();
+    let mut inbox = MessageBuffer::default();
     let mut worker = Worker::Idle(Box::new(unpacker));
     let mut goes_on = true;
     while goes_on {
@@ -74,7 +74,7 @@ enum Worker {
 }
 
 impl Worker {
-    fn start(mut unpacker: Box<Unpacker>, arrived: Inbox) -> Self {
+    fn start(mut unpacker: Box<Unpacker>, arrived: MessageBuffer) -> Self {
         Self::Busy(tokio::task::spawn_blocking(move || {
             match unpacker.unpack(arrived) {
                 Ok(()) => Ok(unpacker),
@@ -119,7 +119,7 @@ pub(super) struct Unpacker {
     /// The directories that the server is in, outermost first; none once it has left the last.
     levels: Vec<Level>,
     awaited: Awaited,
-    inbox: Inbox,
+    inbox: MessageBuffer,
     options: FetchOptions,
     transfer: Arc<Transfer>,
     queue: mpsc::Sender<Job>,
@@ -160,7 +160,7 @@ impl Unpacker {
         Self {
             levels: vec![level],
             awaited: Awaited::Item,
-            inbox: Inbox::default(),
+            inbox: MessageBuffer::default(),
             options,
             transfer,
             queue,
@@ -190,7 +190,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// If it is something that the protocol doesn't allow.
-    fn unpack(&mut self, arrived: Inbox) -> Result<(), ClientError> {
+    fn unpack(&mut self, arrived: MessageBuffer) -> Result<(), ClientError> {
         self.inbox.append(arrived);
         while !self.levels.is_empty() {
             match std::mem::take(&mut self.awaited) {

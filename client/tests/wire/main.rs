@@ -32,7 +32,7 @@ use quire_shared::protocol::{
     Request, Stat, Time, Trailer, Version,
 };
 use quire_shared::{ErrorCode, Name, RemotePath};
-use quire_transport::flow::Traffic;
+use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::windows::{self, Budget};
 use quire_transport::stream::{Receiver, Sender};
 use quire_transport::tls;
@@ -76,14 +76,14 @@ impl Pair {
     /// The next request, with its stream.
     async fn request(&self) -> (Request, Sender, Receiver) {
         let (send, recv) = self.server.accept_bi().await.unwrap();
-        let traffic = self.traffic();
-        let mut receiver = Receiver::new(recv, &traffic);
+        let flow = self.flow();
+        let mut receiver = Receiver::new(recv, &flow);
         let request = receiver.receive().await.unwrap();
-        (request, Sender::new(send, &traffic), receiver)
+        (request, Sender::new(send, &flow), receiver)
     }
 
-    fn traffic(&self) -> Traffic {
-        Traffic::new(self.server.clone(), windows::End::Server, &Budget::new(0))
+    fn flow(&self) -> ConnectionFlow {
+        ConnectionFlow::new(self.server.clone(), windows::End::Server, &Budget::new(0))
     }
 
     /// Answers the next request with one message, and returns the request.

@@ -93,7 +93,7 @@ async fn a_file_that_changes_while_it_is_read_is_not_published() {
         let serve = async {
             let (_send, recv) = pair.server.accept_bi().await.unwrap();
             // A reset may overtake the request itself.
-            let mut receiver = Receiver::new(recv, &pair.traffic());
+            let mut receiver = Receiver::new(recv, &pair.flow());
             loop {
                 match receiver.receive_bytes(usize::MAX).await {
                     Ok(Some(_)) => {}

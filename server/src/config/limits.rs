@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quire_transport::flow::stream_limits::{Pace, Patience, Throttle};
+use quire_transport::flow::stream_limits::{RateLimiter, StallTimer, StreamLimits};
 
 use crate::config::args::ByteCount;
 
@@ -73,9 +73,9 @@ fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
 
 impl Limits {
     /// How slow a stream may be, without a limit to how fast.
-    pub(crate) fn pace(&self) -> Pace {
-        Pace {
-            patience: Some(Patience::new(self.stall_time.0, self.stall_rate.0)),
+    pub(crate) fn pace(&self) -> StreamLimits {
+        StreamLimits {
+            patience: Some(StallTimer::new(self.stall_time.0, self.stall_rate.0)),
             throttles: Vec::new(),
         }
     }
@@ -123,15 +123,16 @@ pub struct Limit(pub Option<u64>);
 
 impl Limit {
     /// What spreads so many units a second over time.
-    pub(crate) fn throttle(self) -> Option<Arc<Throttle>> {
+    pub(crate) fn throttle(self) -> Option<Arc<RateLimiter>> {
         self.0
-            .map(|per_second| Arc::new(Throttle::new(per_second, BURST)))
+            .map(|per_second| Arc::new(RateLimiter::new(per_second, BURST)))
     }
 
     /// What counts how many come in a second.
-    pub(crate) fn counter(self) -> Option<Throttle> {
+    pub(crate) fn counter(self) -> Option<RateLimiter> {
         let second = Duration::from_secs(1);
-        self.0.map(|per_second| Throttle::new(per_second, second))
+        self.0
+            .map(|per_second| RateLimiter::new(per_second, second))
     }
 }
 

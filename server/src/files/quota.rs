@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quire_certs::Fingerprint;
-use quire_transport::flow::stream_limits::Throttle;
+use quire_transport::flow::stream_limits::RateLimiter;
 use tokio::time::Instant;
 
 use crate::config::limits::Limits;
@@ -58,7 +58,7 @@ impl Holders {
 #[derive(Debug)]
 pub(crate) struct Holder {
     /// What all transfers of this holder share.
-    pub(crate) throttle: Option<Arc<Throttle>>,
+    pub(crate) throttle: Option<Arc<RateLimiter>>,
     limits: Arc<Limits>,
     counters: Arc<Counters>,
     used: Mutex<Used>,

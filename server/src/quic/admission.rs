@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quire_transport::socket::{Credit, Unproved};
+use quire_transport::socket::{AmplificationLimit, Unvalidated};
 
 use crate::config::limits::{Limits, Prove};
 use crate::metrics::{Counter, Counters};
@@ -20,7 +20,7 @@ use crate::metrics::{Counter, Counters};
 pub(crate) struct Admission {
     limits: Arc<Limits>,
     counters: Arc<Counters>,
-    credit: Credit,
+    amplification: AmplificationLimit,
     open: Arc<Mutex<Open>>,
 }
 
@@ -55,11 +55,15 @@ pub(crate) enum Verdict {
 
 impl Admission {
     /// Nobody yet; what is sent to clients that haven't proved their address is up to `credit`.
-    pub(crate) fn new(limits: Arc<Limits>, counters: Arc<Counters>, credit: Credit) -> Self {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        counters: Arc<Counters>,
+        amplification: AmplificationLimit,
+    ) -> Self {
         Self {
             limits,
             counters,
-            credit,
+            amplification,
             open: Arc::default(),
         }
     }
@@ -109,7 +113,7 @@ impl Admission {
         held.handshakes += 1;
         Verdict::Admit(Admitted {
             address,
-            unproved: (!is_proved).then(|| self.credit.limit(remote)),
+            unproved: (!is_proved).then(|| self.amplification.limit(remote)),
             is_in_handshake: true,
             open: Arc::clone(&self.open),
         })
@@ -125,7 +129,7 @@ impl Admission {
 pub(crate) struct Admitted {
     address: IpAddr,
     /// Limits what it is sent as long as its address isn't proved.
-    unproved: Option<Unproved>,
+    unproved: Option<Unvalidated>,
     is_in_handshake: bool,
     open: Arc<Mutex<Open>>,
 }
@@ -211,7 +215,11 @@ mod tests {
             ..Limits::default()
         };
         change(&mut limits);
-        Admission::new(Arc::new(limits), Arc::default(), Credit::default())
+        Admission::new(
+            Arc::new(limits),
+            Arc::default(),
+            AmplificationLimit::default(),
+        )
     }
 
     fn address(last: u8) -> SocketAddr {

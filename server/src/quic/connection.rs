@@ -11,8 +11,8 @@ use std::time::Duration;
 use quinn::{Connecting, Connection, ConnectionError, VarInt};
 use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
-use quire_transport::flow::Traffic;
-use quire_transport::flow::stream_limits::{Pace, Throttle};
+use quire_transport::flow::ConnectionFlow;
+use quire_transport::flow::stream_limits::{RateLimiter, StreamLimits};
 use quire_transport::{close, flow::windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,13 +40,13 @@ pub(crate) struct Session {
     /// What this client may do now.
     access: RwLock<Arc<Access>>,
     /// What its streams share.
-    pub(crate) traffic: Traffic,
+    pub(crate) flow: ConnectionFlow,
     /// What this client shares with others of its key.
     pub(crate) holder: Arc<Holder>,
     /// How slow and how fast its streams may be.
-    pub(crate) pace: Pace,
+    pub(crate) pace: StreamLimits,
     /// What its requests wait for.
-    pub(crate) requests: Option<Arc<Throttle>>,
+    pub(crate) requests: Option<Arc<RateLimiter>>,
 }
 
 impl Session {
@@ -55,13 +55,13 @@ impl Session {
         connection: &Connection,
         peer: Peer,
         access: Access,
-        traffic: Traffic,
+        flow: ConnectionFlow,
     ) -> Self {
         let holder = state
             .holders
             .holder(peer.key.filter(|_| state.keyring.knows(&peer)));
         let throttles = [&state.throttle, &holder.throttle];
-        let pace = Pace {
+        let pace = StreamLimits {
             throttles: throttles.into_iter().flatten().cloned().collect(),
             ..state.limits.pace()
         };
@@ -71,7 +71,7 @@ impl Session {
             connection: connection.clone(),
             peer,
             access: RwLock::new(Arc::new(access)),
-            traffic,
+            flow,
             holder,
             pace,
             requests,
@@ -123,8 +123,8 @@ pub(crate) async fn serve(
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
     info!(key = shown, names = ?peer.names, rights = %access, "connected");
-    let traffic = Traffic::new(connection.clone(), windows::End::Server, &state.windows);
-    let session = Arc::new(Session::new(state, &connection, peer, access, traffic));
+    let flow = ConnectionFlow::new(connection.clone(), windows::End::Server, &state.windows);
+    let session = Arc::new(Session::new(state, &connection, peer, access, flow));
     session.welcome();
     let mut requests = JoinSet::new();
     let counters = &session.state.counters;

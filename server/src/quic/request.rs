@@ -23,13 +23,13 @@ use crate::state::State;
 
 /// Serves the request of one stream.
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> Outcome {
-    let traffic = &session.traffic;
+    let flow = &session.flow;
     // What came before the handshake was over may be the recording of another time.
     let is_early = recv.is_0rtt();
-    let mut sender = Sender::new(send, traffic);
-    let mut receiver = Receiver::new(recv, traffic);
-    sender.set_pace(session.pace.clone());
-    receiver.set_pace(session.pace.clone());
+    let mut sender = Sender::new(send, flow);
+    let mut receiver = Receiver::new(recv, flow);
+    sender.set_limits(session.pace.clone());
+    receiver.set_limits(session.pace.clone());
     if let Some(requests) = &session.requests {
         requests.take(1).await;
     }

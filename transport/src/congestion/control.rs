@@ -7,14 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::cubic_mode::Cubic;
-use super::delivery_rate::{Delivery, Round, Sample};
-use super::drain_probe::{Dip, Dips, Verdict};
-use super::filters::Late;
+use super::cubic_mode::CubicMode;
+use super::delivery_rate::{DeliveryRate, Round, Sample};
+use super::drain_probe::{DrainProbe, DrainProbes, Verdict};
+use super::filters::Delayed;
 use super::loss::LossBound;
-use super::path_model::{Model, Sending};
+use super::path_model::{PathModel, Sending};
 use super::startup::Startup;
-use super::utilization::Filling;
+use super::utilization::Utilization;
 
 /// What the controller is doing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,25 +46,25 @@ pub(super) struct Control {
     phase: Phase,
     window: f64,
     window_last_round: f64,
-    delivery: Delivery,
+    delivery: DeliveryRate,
     last_round: Option<Round>,
     /// Of the last two rounds the larger rate: one alone may have stood still for a while.
     rate_now: f64,
-    model: Model,
+    model: PathModel,
     round_trip: Duration,
     startup: Startup,
     /// When start-up ended, and what had been delivered.
     startup_end: Option<(Instant, u64)>,
     /// No overflow counts against the path before this round: it is start-up's.
     settled_round: u64,
-    late: Late,
+    late: Delayed,
     /// Consecutive rounds whose smallest round trip shows a queue.
     late_rounds: u32,
-    dip: Option<Dip>,
-    dips: Dips,
-    neighbour: Option<Cubic>,
+    dip: Option<DrainProbe>,
+    dips: DrainProbes,
+    neighbour: Option<CubicMode>,
     loss: LossBound,
-    filling: Filling,
+    filling: Utilization,
 }
 
 impl Control {
@@ -75,21 +75,21 @@ impl Control {
             phase: Phase::Startup,
             window,
             window_last_round: window,
-            delivery: Delivery::new(now),
+            delivery: DeliveryRate::new(now),
             last_round: None,
             rate_now: 0.0,
-            model: Model::default(),
+            model: PathModel::default(),
             round_trip: Duration::ZERO,
             startup: Startup::default(),
             startup_end: None,
             settled_round: 0,
-            late: Late::default(),
+            late: Delayed::default(),
             late_rounds: 0,
             dip: None,
-            dips: Dips::default(),
+            dips: DrainProbes::default(),
             neighbour: None,
             loss: LossBound::default(),
-            filling: Filling::default(),
+            filling: Utilization::default(),
         }
     }
 
@@ -329,7 +329,7 @@ impl Control {
         self.phase = Phase::Drain { share };
         self.late_rounds = 0;
         let before = self.last_round;
-        self.dip = Some(Dip {
+        self.dip = Some(DrainProbe {
             judge_in: None,
             round_trip: Duration::MAX,
             round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
@@ -354,7 +354,7 @@ impl Control {
     }
 
     /// Acts on what a dip has shown.
-    fn conclude(&mut self, now: Instant, dip: &Dip) {
+    fn conclude(&mut self, now: Instant, dip: &DrainProbe) {
         let expected = self.model.round_trip_min.get().unwrap_or(dip.round_trip);
         match self.dips.judge(dip, expected) {
             Verdict::Renewed => self.model.round_trip_min.replace(now, dip.round_trip),
@@ -368,7 +368,7 @@ impl Control {
                 }
             }
             Verdict::Neighbour if self.neighbour.is_none() => {
-                self.neighbour = Some(Cubic::new(now, self.window));
+                self.neighbour = Some(CubicMode::new(now, self.window));
             }
             Verdict::Longer => {
                 self.neighbour = None;
@@ -396,7 +396,7 @@ impl Control {
                     }
             }
             Phase::Cruise { .. } => {
-                let shared = self.neighbour.as_ref().map_or(0.0, Cubic::window);
+                let shared = self.neighbour.as_ref().map_or(0.0, CubicMode::window);
                 let target = shared.max(model.min(self.loss.ceiling()));
                 self.filling.window(target, in_flight)
             }

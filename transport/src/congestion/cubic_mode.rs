@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The window of a CUBIC sender on this path, in bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Cubic {
+pub(super) struct CubicMode {
     window: f64,
     window_max: f64,
     epoch: Instant,
@@ -18,7 +18,7 @@ pub(super) struct Cubic {
     round_trip_max: Duration,
 }
 
-impl Cubic {
+impl CubicMode {
     /// Starts from the window that was in use.
     pub(super) fn new(now: Instant, window: f64) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Delivery: what the acknowledgements say about rate, round trip and loss, round by round.
+//! DeliveryRate: what the acknowledgements say about rate, round trip and loss, round by round.
 //!
 //! Each transmission is remembered with the amount delivered before it, so that its
 //! acknowledgement gives a rate over a whole round trip: single early or late acknowledgements
@@ -60,7 +60,7 @@ impl Round {
 
 /// Follows deliveries; see the module header.
 #[derive(Debug, Clone)]
-pub(super) struct Delivery {
+pub(super) struct DeliveryRate {
     snapshots: VecDeque<Snapshot>,
     delivered: u64,
     delivered_at: Instant,
@@ -82,7 +82,7 @@ pub(super) struct Delivery {
     round_trip_min: Duration,
 }
 
-impl Delivery {
+impl DeliveryRate {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             snapshots: VecDeque::new(),
@@ -258,7 +258,7 @@ mod tests {
     const ROUND_TRIP: Duration = Duration::from_millis(50);
 
     /// Sends and acknowledges `packets` of 1,000 bytes, one per millisecond.
-    fn steady(delivery: &mut Delivery, start: Instant, packets: u32) -> Vec<Sample> {
+    fn steady(delivery: &mut DeliveryRate, start: Instant, packets: u32) -> Vec<Sample> {
         let mut samples = Vec::new();
         for tick in 0..packets + 50 {
             let now = start + Duration::from_millis(tick.into());
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn steady_delivery_gives_its_rate_and_counts_rounds() {
         let start = Instant::now();
-        let mut delivery = Delivery::new(start);
+        let mut delivery = DeliveryRate::new(start);
         let samples = steady(&mut delivery, start, 500);
         let rate = samples.last().and_then(|sample| sample.rate).unwrap();
         assert!((rate - 1e6).abs() < 3e4, "{rate}");
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn a_batch_after_silence_does_not_look_like_a_faster_path() {
         let start = Instant::now();
-        let mut delivery = Delivery::new(start);
+        let mut delivery = DeliveryRate::new(start);
         for tick in 0..60 {
             delivery.on_sent(start + Duration::from_millis(tick));
         }
@@ -303,7 +303,7 @@ mod tests {
     fn application_limited_samples_are_marked_until_their_packets_are_acknowledged() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut delivery = Delivery::new(start);
+        let mut delivery = DeliveryRate::new(start);
         delivery.on_sent(at(0));
         delivery.on_ack(at(0), 1_000, true);
         assert!(
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_when_nothing_is_acknowledged() {
         let start = Instant::now();
-        let mut delivery = Delivery::new(start);
+        let mut delivery = DeliveryRate::new(start);
         for tick in 0..100_000 {
             delivery.on_sent(start + Duration::from_micros(tick));
         }

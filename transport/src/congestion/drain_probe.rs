@@ -8,14 +8,14 @@ use std::time::Duration;
 
 /// Watches the round trip from the start of a drain until its effect must have been seen.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dip {
+pub(super) struct DrainProbe {
     /// The round in which to judge; unknown while the queue still drains.
     pub(super) judge_in: Option<u64>,
     /// Smallest round trip since the drain began.
     pub(super) round_trip: Duration,
     /// Smallest round trip of the round before.
     pub(super) round_trip_before: Duration,
-    /// Delivery rate of the round before, in bytes per second.
+    /// DeliveryRate rate of the round before, in bytes per second.
     pub(super) rate_before: f64,
     /// Whether it was deep enough to take its round trip as the path's own.
     pub(super) renews: bool,
@@ -38,14 +38,14 @@ pub(super) enum Verdict {
 
 /// Counts what dips showed in a row.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Dips {
+pub(super) struct DrainProbes {
     dirty: u32,
     flat: u32,
 }
 
-impl Dips {
+impl DrainProbes {
     /// Concludes from a dip on a path whose smallest round trip was `expected`.
-    pub(super) fn judge(&mut self, dip: &Dip, expected: Duration) -> Verdict {
+    pub(super) fn judge(&mut self, dip: &DrainProbe, expected: Duration) -> Verdict {
         if dip.renews {
             *self = Self::default();
             return Verdict::Renewed;
@@ -82,8 +82,8 @@ const DIPS_TO_BELIEVE: u32 = 2;
 mod tests {
     use super::*;
 
-    fn dip(before_ms: u64, after_ms: u64) -> Dip {
-        Dip {
+    fn dip(before_ms: u64, after_ms: u64) -> DrainProbe {
+        DrainProbe {
             judge_in: None,
             round_trip: Duration::from_millis(after_ms),
             round_trip_before: Duration::from_millis(before_ms),
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_queue_that_goes_is_ours_and_one_that_stays_a_neighbours() {
         let expected = Duration::from_millis(40);
-        let mut dips = Dips::default();
+        let mut dips = DrainProbes::default();
         assert_eq!(dips.judge(&dip(60, 41), expected), Verdict::Clean);
         assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Unsure);
         assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Neighbour);
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_round_trip_that_does_not_move_is_the_paths_own() {
         let expected = Duration::from_millis(40);
-        let mut dips = Dips::default();
+        let mut dips = DrainProbes::default();
         assert_eq!(dips.judge(&dip(80, 80), expected), Verdict::Unsure);
         assert_eq!(dips.judge(&dip(80, 79), expected), Verdict::Longer);
     }

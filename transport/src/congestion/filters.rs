@@ -123,7 +123,7 @@ impl MinRoundTrip {
 /// at a time, and has the next on time a moment later. A stall, of either end or of the path, holds
 /// back all that is under way: the round trip jumps, where a queue makes it grow bit by bit.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Late {
+pub(super) struct Delayed {
     batches: u32,
     since: Option<Instant>,
     last: Duration,
@@ -131,7 +131,7 @@ pub(super) struct Late {
     held_up_until: Option<Instant>,
 }
 
-impl Late {
+impl Delayed {
     /// Whether round trips have been over `limit` often enough and for long enough, by an
     /// acknowledgement of a packet sent at `sent`; one that is `jump` later than that before it
     /// shows a stall.
@@ -247,7 +247,7 @@ mod tests {
     /// Whether lateness is seen when these round trips, in milliseconds, come one every 4 ms.
     fn is_late(round_trips: impl IntoIterator<Item = u64>) -> bool {
         let start = Instant::now();
-        let mut late = Late::default();
+        let mut late = Delayed::default();
         late.observe(start, start, LIMIT, JUMP);
         round_trips.into_iter().zip(1..).any(|(round_trip, tick)| {
             let now = start + Duration::from_millis(1000 + 4 * tick);

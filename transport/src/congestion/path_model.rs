@@ -20,7 +20,7 @@ pub(super) enum Sending {
 
 /// See the module header.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Model {
+pub(super) struct PathModel {
     pub(super) rates: MaxRate,
     pub(super) round_trip_min: MinRoundTrip,
     /// Bytes by which acknowledgements ran ahead of the rate: what aggregation holds back.
@@ -28,7 +28,7 @@ pub(super) struct Model {
     burst_start: Option<(Instant, f64)>,
 }
 
-impl Model {
+impl PathModel {
     /// Takes in what a batch of acknowledgements says.
     pub(super) fn observe(&mut self, now: Instant, sample: &Sample, sending: Sending) {
         self.round_trip_min.insert(now, sample.round_trip);

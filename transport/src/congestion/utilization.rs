@@ -6,7 +6,7 @@
 
 /// Follows how much of the window is under way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Filling {
+pub(super) struct Utilization {
     /// Bytes under way when each byte of the round was acknowledged, summed up.
     sum: f64,
     acked: f64,
@@ -14,7 +14,7 @@ pub(super) struct Filling {
     boost: f64,
 }
 
-impl Default for Filling {
+impl Default for Utilization {
     fn default() -> Self {
         Self {
             sum: 0.0,
@@ -24,7 +24,7 @@ impl Default for Filling {
     }
 }
 
-impl Filling {
+impl Utilization {
     /// `acked` bytes were acknowledged, `in_flight` remain under way.
     pub(super) fn observe(&mut self, in_flight: f64, acked: f64) {
         self.sum += (in_flight + acked) * acked;
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_unfilled_window_is_boosted_until_it_is_filled() {
-        let mut filling = Filling::default();
+        let mut filling = Utilization::default();
         for _ in 0..20 {
             filling.observe(500.0, 100.0);
             assert!(!filling.end_round(1000.0 * filling.boost, false, false));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn an_application_that_is_slow_earns_no_boost() {
-        let mut filling = Filling::default();
+        let mut filling = Utilization::default();
         filling.observe(100.0, 100.0);
         assert!(!filling.end_round(1000.0, false, true));
         assert_eq!(filling.window(1000.0, 200.0), 1000.0);

@@ -1,8 +1,8 @@
 //! How slow a stream may be, and how fast.
 //!
-//! [`Patience`] ends what the other side keeps waiting: only time spent waiting for it counts, and
+//! [`StallTimer`] ends what the other side keeps waiting: only time spent waiting for it counts, and
 //! every byte that moves pays some of it back, so that neither a slow disk of our own nor a slow
-//! network is taken for a peer that stalls. [`Throttle`] spreads what may move over time.
+//! network is taken for a peer that stalls. [`RateLimiter`] spreads what may move over time.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 /// How long the other side of a stream may keep us waiting.
 #[derive(Debug, Clone)]
-pub struct Patience {
+pub struct StallTimer {
     limit: Duration,
     left: Duration,
     bytes_per_second: u64,
 }
 
-impl Patience {
+impl StallTimer {
     /// Bears a wait of `limit` in all, of which `bytes_per_second` bytes pay back a second.
     pub fn new(limit: Duration, bytes_per_second: u64) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Patience {
     ///
     /// # Errors
     /// If it is at its end.
-    pub async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Impatient> {
+    pub async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stalled> {
         let mut future = pin!(future);
         // What is there already costs no look at the clock: chunks come by the ten thousand in a
         // second.
@@ -55,7 +55,7 @@ impl Patience {
         let start = Instant::now();
         let waited = tokio::time::timeout(self.left, future).await;
         self.spend(start.elapsed());
-        waited.map_err(|_| Impatient)
+        waited.map_err(|_| Stalled)
     }
 
     /// Waits for `future` as long as there is patience left, which what is added to `moved` in the
@@ -64,7 +64,7 @@ impl Patience {
         &mut self,
         future: impl Future<Output = T>,
         moved: &AtomicU64,
-    ) -> Result<T, Impatient> {
+    ) -> Result<T, Stalled> {
         let mut future = pin!(future);
         let mut before = moved.load(Ordering::Relaxed);
         loop {
@@ -78,7 +78,7 @@ impl Patience {
             self.moved(usize::try_from(now - before).unwrap_or(usize::MAX));
             before = now;
             if self.left.is_zero() {
-                return Err(Impatient);
+                return Err(Stalled);
             }
         }
     }
@@ -91,19 +91,19 @@ impl Patience {
 /// The other side kept us waiting for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the other side took too long to go on")]
-pub struct Impatient;
+pub struct Stalled;
 
 /// Spreads units (bytes, requests) evenly over time, but for a burst. All who take from one share
 /// its rate, in the order in which they ask.
 #[derive(Debug)]
-pub struct Throttle {
+pub struct RateLimiter {
     per_second: u64,
     burst: Duration,
     /// When what has been taken is paid for.
     paid_at: Mutex<Instant>,
 }
 
-impl Throttle {
+impl RateLimiter {
     /// Lets `per_second` units through, and after a pause what would have gone in `burst`.
     pub fn new(per_second: u64, burst: Duration) -> Self {
         let now = Instant::now();
@@ -154,19 +154,16 @@ impl Throttle {
 
 /// What holds for one stream.
 #[derive(Debug, Clone, Default)]
-pub struct Pace {
+pub struct StreamLimits {
     /// How long the other side may keep it waiting; for as long as it likes if absent.
-    pub patience: Option<Patience>,
+    pub patience: Option<StallTimer>,
     /// What the bytes of its bodies wait for.
-    pub throttles: Vec<Arc<Throttle>>,
+    pub throttles: Vec<Arc<RateLimiter>>,
 }
 
-impl Pace {
+impl StreamLimits {
     /// Waits for `future`, which waits for the other side.
-    pub(crate) async fn wait<T>(
-        &mut self,
-        future: impl Future<Output = T>,
-    ) -> Result<T, Impatient> {
+    pub(crate) async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stalled> {
         match &mut self.patience {
             Some(patience) => patience.wait(future).await,
             None => Ok(future.await),
@@ -180,12 +177,12 @@ impl Pace {
         &mut self,
         future: impl Future<Output = T>,
         acknowledged: &AtomicU64,
-    ) -> Result<T, Impatient> {
+    ) -> Result<T, Stalled> {
         let Some(patience) = &mut self.patience else {
             return Ok(future.await);
         };
         let waited = tokio::time::timeout(END_LIMIT, patience.watch(future, acknowledged));
-        waited.await.unwrap_or(Err(Impatient))
+        waited.await.unwrap_or(Err(Stalled))
     }
 
     /// Notes that bytes of a message or a body have moved.
@@ -234,7 +231,7 @@ mod tests {
 
     #[test]
     fn waits_add_up_and_bytes_pay_them_back() {
-        let mut patience = Patience::new(seconds(30), 1024);
+        let mut patience = StallTimer::new(seconds(30), 1024);
         patience.spend(seconds(14));
         patience.spend(seconds(14));
         assert_eq!(patience.left, seconds(2));
@@ -246,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_trickle_is_no_progress() {
-        let mut patience = Patience::new(seconds(30), 1024);
+        let mut patience = StallTimer::new(seconds(30), 1024);
         for _ in 0..31 {
             patience.spend(seconds(1));
             patience.moved(10);
@@ -256,15 +253,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_no_patience_left_waits_for_nothing() {
-        let mut patience = Patience::new(Duration::ZERO, 1);
+        let mut patience = StallTimer::new(Duration::ZERO, 1);
         patience.wait(ready(())).await.unwrap();
-        assert_eq!(patience.wait(pending::<()>()).await, Err(Impatient));
+        assert_eq!(patience.wait(pending::<()>()).await, Err(Stalled));
     }
 
     #[tokio::test]
     async fn an_end_is_waited_for_as_long_as_something_is_acknowledged() {
-        let mut pace = Pace {
-            patience: Some(Patience::new(Duration::from_millis(5), 1024)),
+        let mut pace = StreamLimits {
+            patience: Some(StallTimer::new(Duration::from_millis(5), 1024)),
             throttles: Vec::new(),
         };
         let acknowledged = AtomicU64::new(0);
@@ -279,12 +276,12 @@ mod tests {
         });
         pace.wait_for_end(end, &acknowledged).await.unwrap();
         let end = pace.wait_for_end(pending::<()>(), &acknowledged).await;
-        assert_eq!(end, Err(Impatient));
+        assert_eq!(end, Err(Stalled));
     }
 
     #[test]
     fn a_throttle_lets_its_rate_through_after_a_burst() {
-        let throttle = Throttle::new(1000, seconds(1));
+        let throttle = RateLimiter::new(1000, seconds(1));
         let now = Instant::now() + seconds(100);
         for _ in 0..10 {
             assert!(throttle.book(100, now) <= now);

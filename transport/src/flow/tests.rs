@@ -18,8 +18,8 @@ fn completes_now<T>(future: impl Future<Output = T>) -> bool {
 }
 
 /// Has the server take in more than its least window, as it does for a body.
-async fn with_a_wide_window(loopback: &Loopback) -> Moving {
-    let receiving = loopback.server_traffic.receives();
+async fn with_a_wide_window(loopback: &Loopback) -> ActiveBody {
+    let receiving = loopback.server_flow.receives();
     while loopback.client.stats().frame_rx.max_data == 0 {
         tokio::task::yield_now().await;
     }
@@ -30,11 +30,11 @@ async fn with_a_wide_window(loopback: &Loopback) -> Moving {
 async fn a_message_finds_room_where_bulk_has_filled_the_window() {
     let loopback = Loopback::connect().await;
     let _receiving = with_a_wide_window(&loopback).await;
-    let traffic = &loopback.client_traffic;
+    let flow = &loopback.client_flow;
     let mut streams = Vec::new();
     for _ in 0..3 {
         let (send, receive) = loopback.client.open_bi().await.unwrap();
-        streams.push((Sender::new(send, traffic), receive));
+        streams.push((Sender::new(send, flow), receive));
     }
     let [(bulk, _), (control, _), (more, _)] = &mut streams[..] else {
         unreachable!("three streams");
@@ -55,43 +55,43 @@ async fn a_message_finds_room_where_bulk_has_filled_the_window() {
 async fn a_message_finds_room_where_the_window_has_become_smaller() {
     let loopback = Loopback::connect().await;
     let _receiving = with_a_wide_window(&loopback).await;
-    let traffic = &loopback.client_traffic;
+    let flow = &loopback.client_flow;
     let (send, _receive) = loopback.client.open_bi().await.unwrap();
-    let mut bulk = Sender::new(send, traffic);
+    let mut bulk = Sender::new(send, flow);
     bulk.set_priority(Priority::Bulk);
     let large = 4 * windows::SEND_WINDOW;
     {
-        let mut state = traffic.0.state();
+        let mut state = flow.0.state();
         (state.send_window, state.send_window_peak) = (large, large);
         loopback.client.set_send_window(large);
     }
     let body = Bytes::from(vec![0; 2 * usize::try_from(large).unwrap()]);
     assert!(!completes_now(bulk.send_bytes(body)), "the window is full");
-    traffic.0.state().send_window = windows::SEND_WINDOW;
+    flow.0.state().send_window = windows::SEND_WINDOW;
     loopback.client.set_send_window(windows::SEND_WINDOW);
     let (send, _receive) = loopback.client.open_bi().await.unwrap();
-    let mut control = Sender::new(send, traffic);
+    let mut control = Sender::new(send, flow);
     assert!(completes_now(control.send::<Request>(&Ping {}.into())));
 }
 
 #[tokio::test]
 async fn bulk_never_writes_while_there_is_room_for_others() {
     let loopback = Loopback::connect().await;
-    let traffic = &loopback.client_traffic;
-    let is_exclusive = || traffic.0.state.try_lock().is_err();
-    assert!(traffic.as_bulk(async { is_exclusive() }).await);
-    assert!(traffic.beyond_bulk(is_exclusive));
+    let flow = &loopback.client_flow;
+    let is_exclusive = || flow.0.state.try_lock().is_err();
+    assert!(flow.as_bulk(async { is_exclusive() }).await);
+    assert!(flow.beyond_bulk(is_exclusive));
     assert!(!is_exclusive());
 }
 
 #[tokio::test]
 async fn many_bodies_share_a_smaller_window_than_few() {
     let loopback = Loopback::connect().await;
-    let traffic = &loopback.client_traffic;
-    let window = || traffic.0.state().receive_window.wanted();
+    let flow = &loopback.client_flow;
+    let window = || flow.0.state().receive_window.wanted();
     let few = window();
     assert_eq!(few, End::Client.receive_window());
-    let many: Vec<_> = (0..64).map(|_| traffic.receives()).collect();
+    let many: Vec<_> = (0..64).map(|_| flow.receives()).collect();
     assert!(window() < few);
     drop(many);
     assert_eq!(window(), few);
@@ -100,9 +100,9 @@ async fn many_bodies_share_a_smaller_window_than_few() {
 #[tokio::test]
 async fn without_a_budget_a_connection_has_what_every_one_has() {
     let Loopback { client, .. } = &Loopback::connect().await;
-    let traffic = Traffic::new(client.clone(), End::Client, &Budget::new(0));
-    let _moving = (traffic.receives(), traffic.sends());
-    let state = traffic.0.state();
+    let flow = ConnectionFlow::new(client.clone(), End::Client, &Budget::new(0));
+    let _moving = (flow.receives(), flow.sends());
+    let state = flow.0.state();
     assert_eq!(state.receive_window.wanted(), End::Client.receive_window());
     assert_eq!(state.send_window, windows::SEND_WINDOW);
 }

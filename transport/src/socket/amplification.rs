@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The addresses that aren't proved. Clones stand for the same ones.
 #[derive(Debug, Clone, Default)]
-pub struct Credit(Arc<Accounts>);
+pub struct AmplificationLimit(Arc<Accounts>);
 
 #[derive(Debug, Default)]
 struct Accounts {
@@ -29,17 +29,17 @@ struct Account {
     connections: usize,
 }
 
-impl Credit {
+impl AmplificationLimit {
     /// Limits what `remote` is sent, until the guard is dropped, to what it has to its credit: its
     /// first datagram, which has come already, and what comes from now on.
-    pub fn limit(&self, remote: SocketAddr) -> Unproved {
+    pub fn limit(&self, remote: SocketAddr) -> Unvalidated {
         let mut accounts = self.accounts();
         let account = accounts.entry(remote).or_default();
         account.received += FIRST_DATAGRAM_BYTES;
         account.connections += 1;
         self.0.count.store(accounts.len(), Ordering::Relaxed);
-        Unproved {
-            credit: self.clone(),
+        Unvalidated {
+            amplification: self.clone(),
             remote,
         }
     }
@@ -83,14 +83,14 @@ impl Credit {
 
 /// An address that is limited until this is dropped.
 #[derive(Debug)]
-pub struct Unproved {
-    credit: Credit,
+pub struct Unvalidated {
+    amplification: AmplificationLimit,
     remote: SocketAddr,
 }
 
-impl Drop for Unproved {
+impl Drop for Unvalidated {
     fn drop(&mut self) {
-        let mut accounts = self.credit.accounts();
+        let mut accounts = self.amplification.accounts();
         if let Some(account) = accounts.get_mut(&self.remote) {
             account.connections -= 1;
             if account.connections == 0 {
@@ -98,7 +98,7 @@ impl Drop for Unproved {
             }
         }
         let count = accounts.len();
-        self.credit.0.count.store(count, Ordering::Relaxed);
+        self.amplification.0.count.store(count, Ordering::Relaxed);
     }
 }
 
@@ -114,23 +114,23 @@ mod tests {
 
     #[test]
     fn an_unproved_address_is_sent_three_times_what_came_from_it() {
-        let credit = Credit::default();
+        let amplification = AmplificationLimit::default();
         let [one, other] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 7)));
-        let first = credit.limit(one);
-        assert!(credit.take(one, 3599));
-        assert!(!credit.take(one, 2));
-        assert!(credit.take(one, 1));
-        assert!(credit.take(other, 10_000));
-        credit.received(one, 10);
-        credit.received(other, 10);
-        assert!(!credit.take(one, 31));
+        let first = amplification.limit(one);
+        assert!(amplification.take(one, 3599));
+        assert!(!amplification.take(one, 2));
+        assert!(amplification.take(one, 1));
+        assert!(amplification.take(other, 10_000));
+        amplification.received(one, 10);
+        amplification.received(other, 10);
+        assert!(!amplification.take(one, 31));
         // A second connection of the same address, of which nobody knows whether it's the same.
-        let second = credit.limit(one);
-        assert!(credit.take(one, 3600 + 30));
+        let second = amplification.limit(one);
+        assert!(amplification.take(one, 3600 + 30));
         drop(first);
-        assert!(!credit.take(one, 1));
+        assert!(!amplification.take(one, 1));
         drop(second);
-        assert!(credit.take(one, 10_000));
-        assert!(credit.is_empty());
+        assert!(amplification.take(one, 10_000));
+        assert!(amplification.is_empty());
     }
 }

@@ -20,38 +20,38 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::amplification::Credit;
+use super::amplification::AmplificationLimit;
 use super::gso_batch::{Afterwards, Batch, SEND_BYTES_MAX};
 
 /// A socket that splits and gathers segmented sends.
 #[derive(Debug)]
-pub(super) struct GatheringSocket {
+pub(super) struct GsoSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     lanes: Arc<Lanes>,
-    credit: Credit,
+    amplification: AmplificationLimit,
     /// Size of the datagram seen last: the best guess at those to come.
     datagram_bytes: AtomicUsize,
     /// The task that flushes; aborted when the socket is dropped.
     _flusher: JoinSet<()>,
 }
 
-impl GatheringSocket {
+impl GsoSocket {
     /// Wraps `inner`, to send what `credit` allows; within a tokio runtime only.
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, credit: Credit) -> Self {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, amplification: AmplificationLimit) -> Self {
         let lanes = Arc::new(Lanes::default());
         let mut flusher = JoinSet::new();
         flusher.spawn(flush_when_due(Arc::clone(&lanes), Arc::clone(&inner)));
         Self {
             inner,
             lanes,
-            credit,
+            amplification,
             datagram_bytes: AtomicUsize::new(1),
             _flusher: flusher,
         }
     }
 }
 
-impl AsyncUdpSocket for GatheringSocket {
+impl AsyncUdpSocket for GsoSocket {
     /// The inner socket's: whenever a send here would block, one of the inner socket has just
     /// done so.
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
@@ -60,7 +60,7 @@ impl AsyncUdpSocket for GatheringSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if !self
-            .credit
+            .amplification
             .take(transmit.destination, transmit.contents.len())
         {
             tracing::trace!(remote = %transmit.destination, "not sent to an unproved address");
@@ -89,7 +89,7 @@ impl AsyncUdpSocket for GatheringSocket {
     ) -> Poll<io::Result<usize>> {
         let received = std::task::ready!(self.inner.poll_recv(cx, bufs, meta))?;
         for meta in meta.iter().take(received) {
-            self.credit.received(meta.addr, meta.len);
+            self.amplification.received(meta.addr, meta.len);
         }
         Poll::Ready(Ok(received))
     }
@@ -117,7 +117,7 @@ impl AsyncUdpSocket for GatheringSocket {
     }
 }
 
-impl Drop for GatheringSocket {
+impl Drop for GsoSocket {
     /// The last datagrams may tell the peer that the connection is closed.
     fn drop(&mut self) {
         if let Err(error) = self.lanes.flush(&*self.inner) {

@@ -141,13 +141,13 @@ impl Pair {
         let server = endpoint(
             bind(loopback_v4(), &config).unwrap(),
             Some(server),
-            &Credit::default(),
+            &AmplificationLimit::default(),
         )
         .unwrap();
         let client = endpoint(
             bind(loopback_v4(), &config).unwrap(),
             None,
-            &Credit::default(),
+            &AmplificationLimit::default(),
         )
         .unwrap();
         let connecting = client

@@ -13,11 +13,11 @@ use quire_shared::protocol::Message;
 
 /// Bytes that have arrived and wait to be taken.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct MessageBuffer {
     bytes: BytesMut,
 }
 
-impl Inbox {
+impl MessageBuffer {
     /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -100,7 +100,7 @@ mod tests {
         ]
         .concat();
         for piece in 1..bytes.len() {
-            let mut inbox = Inbox::default();
+            let mut inbox = MessageBuffer::default();
             let (mut request, mut body, mut end) = (None, None, None);
             for piece in bytes.chunks(piece) {
                 inbox.push(piece);
@@ -124,7 +124,7 @@ mod tests {
     // P11
     #[test]
     fn a_message_over_its_limit_is_refused_by_its_length_alone() {
-        let mut inbox = Inbox::default();
+        let mut inbox = MessageBuffer::default();
         inbox.push(&u32::MAX.to_be_bytes());
         let error = inbox.message::<Pong>().unwrap_err();
         assert!(matches!(error, DecodeError::TooLong { .. }));
@@ -133,7 +133,7 @@ mod tests {
     // P12
     #[test]
     fn what_is_no_message_is_refused() {
-        let mut inbox = Inbox::default();
+        let mut inbox = MessageBuffer::default();
         inbox.push(&[0, 0, 0, 1, 0xff]);
         assert_eq!(inbox.message::<Done>(), Err(DecodeError::Malformed));
     }

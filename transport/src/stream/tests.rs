@@ -186,7 +186,7 @@ async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory()
             while let Some(bytes) = receiver.receive_bytes(usize::MAX).await.unwrap() {
                 got.extend(bytes);
             }
-            (got, receiver.intake.is_loose())
+            (got, receiver.unordered.is_unordered())
         };
         let server = async |mut sender: Sender, mut receiver: Receiver| {
             receiver.receive::<Request>().await.unwrap();
@@ -194,9 +194,9 @@ async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory()
             sender.send_bytes(body.clone()).await.unwrap();
             sender.finish_and_wait().await.unwrap();
         };
-        let ((got, is_loose), ()) = loopback.talk(client, server).await;
+        let ((got, is_unordered), ()) = loopback.talk(client, server).await;
         assert!(got == body, "{} bytes, some of them wrong", got.len());
-        assert!(is_loose);
+        assert!(is_unordered);
         assert!(loopback.server.stats().path.lost_packets > 10);
     }
 }
@@ -212,7 +212,7 @@ async fn a_reader_that_lags_gets_a_bounded_piece_at_a_time() {
         while loopback.client.stats().udp_rx.bytes < body.len() as u64 {
             tokio::task::yield_now().await;
         }
-        let (mut inbox, mut most, mut got) = (Inbox::default(), 0, Vec::new());
+        let (mut inbox, mut most, mut got) = (MessageBuffer::default(), 0, Vec::new());
         while receiver.receive_into(&mut inbox).await.unwrap() {
             most = most.max(inbox.len());
             let length = inbox.len();
@@ -240,7 +240,7 @@ async fn a_reset_is_heard_also_where_bytes_are_taken_as_they_arrive() {
             match receiver.receive_bytes(usize::MAX).await {
                 Ok(Some(_)) => {}
                 Ok(None) => panic!("a clean end"),
-                Err(error) => return (Err::<(), _>(error), receiver.intake.is_loose()),
+                Err(error) => return (Err::<(), _>(error), receiver.unordered.is_unordered()),
             }
         }
     };
@@ -252,9 +252,9 @@ async fn a_reset_is_heard_also_where_bytes_are_taken_as_they_arrive() {
         sender.reset(ErrorCode::CHANGED);
         let _ = receiver.expect_end().await;
     };
-    let ((result, is_loose), ()) = loopback.talk(client, server).await;
+    let ((result, is_unordered), ()) = loopback.talk(client, server).await;
     assert_reset(result, ErrorCode::CHANGED);
-    assert!(is_loose);
+    assert!(is_unordered);
 }
 
 // P5

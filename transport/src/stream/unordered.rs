@@ -16,13 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ReadError, RecvStream};
 
-use crate::flow::Hold;
-use crate::stream::message_buffer::Inbox;
+use crate::flow::ReorderBudget;
+use crate::stream::message_buffer::MessageBuffer;
 use crate::stream::reassembly::Reassembly;
 
 /// The receiving half of a stream.
 #[derive(Debug)]
-pub(super) struct Intake {
+pub(super) struct Unordered {
     pub(super) stream: RecvStream,
     /// What is to be handed on next, in its order.
     pub(super) ready: VecDeque<Bytes>,
@@ -30,18 +30,18 @@ pub(super) struct Intake {
     taken: u64,
     /// Whether quinn had no more to give in order.
     is_drained: bool,
-    loose: Option<Loose>,
+    loose: Option<Chunks>,
 }
 
 /// What is needed to take bytes in the order of their arrival.
 #[derive(Debug)]
-struct Loose {
+struct Chunks {
     reassembly: Reassembly,
-    hold: Hold,
+    hold: ReorderBudget,
     has_room: bool,
 }
 
-impl Intake {
+impl Unordered {
     pub(super) fn new(stream: RecvStream) -> Self {
         Self {
             stream,
@@ -52,20 +52,20 @@ impl Intake {
         }
     }
 
-    /// Whether [`Intake::loosen`] can be called: quinn may hold bytes twice that it would have
+    /// Whether [`Unordered::loosen`] can be called: quinn may hold bytes twice that it would have
     /// dropped when reading in order, and holds none behind a first gap.
-    pub(super) fn can_loosen(&self) -> bool {
-        !self.is_loose() && self.is_drained
+    pub(super) fn can_be_unordered(&self) -> bool {
+        !self.is_unordered() && self.is_drained
     }
 
     /// Whether bytes are taken in the order of their arrival.
-    pub(super) fn is_loose(&self) -> bool {
+    pub(super) fn is_unordered(&self) -> bool {
         self.loose.is_some()
     }
 
     /// Takes bytes in the order of their arrival from now on.
-    pub(super) fn loosen(&mut self, hold: Hold) {
-        self.loose = Some(Loose {
+    pub(super) fn switch_to_unordered(&mut self, hold: ReorderBudget) {
+        self.loose = Some(Chunks {
             reassembly: Reassembly::after(self.taken),
             hold,
             has_room: true,
@@ -91,7 +91,7 @@ impl Intake {
     /// megabytes at once, for which it grants as much again to the other side.
     pub(super) async fn read_into(
         &mut self,
-        inbox: &mut Inbox,
+        inbox: &mut MessageBuffer,
     ) -> Result<Option<usize>, ReadError> {
         let read = |context: &mut Context<'_>| {
             inbox.fill(BYTES_AT_ONCE, |space| {
@@ -133,7 +133,7 @@ impl Intake {
     }
 }
 
-impl Loose {
+impl Chunks {
     /// Takes what there is room for; gives how many bytes that was, or nothing at the end.
     fn poll_read(
         &mut self,

@@ -18,7 +18,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
     Changed, Failure, MakeDirectory, Outcome, Put, PutItem, Reply, SetAttributes, Trailer,
 };
-use quire_transport::stream::message_buffer::Inbox;
+use quire_transport::stream::message_buffer::MessageBuffer;
 use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 
 use crate::error::RequestError;
@@ -107,7 +107,7 @@ struct Intake<'client> {
     client: Client<'client>,
     /// Directories that this request has made, and whose attributes it may therefore set.
     made: HashSet<RemotePath>,
-    inbox: Inbox,
+    inbox: MessageBuffer,
     awaited: Awaited,
     /// How many items have come.
     count: u64,
@@ -149,7 +149,7 @@ impl<'client> Intake<'client> {
         Self {
             client,
             made: HashSet::new(),
-            inbox: Inbox::default(),
+            inbox: MessageBuffer::default(),
             awaited: Awaited::Item,
             count: 0,
             items: Vec::new(),

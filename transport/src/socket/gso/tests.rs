@@ -5,7 +5,7 @@ use std::task::Waker;
 use quinn::udp::EcnCodepoint;
 use tokio::sync::mpsc;
 
-use super::super::amplification::Credit;
+use super::super::amplification::AmplificationLimit;
 use super::*;
 
 /// One call to the socket.
@@ -34,7 +34,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn wrapped() -> (Arc<Self>, GatheringSocket, mpsc::UnboundedReceiver<Sent>) {
+    fn wrapped() -> (Arc<Self>, GsoSocket, mpsc::UnboundedReceiver<Sent>) {
         let (sends, receiver) = mpsc::unbounded_channel();
         let state = State {
             budget: usize::MAX,
@@ -46,9 +46,9 @@ impl Fake {
             state: Mutex::new(state),
             sends,
         });
-        let socket = GatheringSocket::new(
+        let socket = GsoSocket::new(
             Arc::clone(&fake) as Arc<dyn AsyncUdpSocket>,
-            Credit::default(),
+            AmplificationLimit::default(),
         );
         (fake, socket, receiver)
     }
