@@ -1,7 +1,7 @@
 //! Tests of the whole: the real server and the real client, in one process, over loopback.
 //!
-//! There is one file of cases per subject under `cases/`, and what they stand on is under
-//! `harness/`. A test builds a `Tree`, starts a server on it, asks
+//! There is one folder per subject. Servers, clients and directories come from `quire-test-harness`;
+//! power cuts, kills and full disks are in `quire-durability`. A test builds a `Tree`, starts a server on it, asks
 //! something of it and says how it must come out:
 //!
 //! ```ignore
@@ -28,6 +28,18 @@
 //! be tried on this machine says so through `skip`.
 
 #[cfg(test)]
-mod cases;
+mod hostile;
 #[cfg(test)]
-mod harness;
+mod limits;
+#[cfg(test)]
+mod namespace;
+#[cfg(test)]
+mod project;
+#[cfg(test)]
+mod transfer;
+#[cfg(test)]
+mod tree;
+#[cfg(test)]
+mod trust;
+#[cfg(test)]
+mod wire;

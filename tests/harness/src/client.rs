@@ -1,0 +1,202 @@
+//! Shorthands for what nearly every case asks of a client.
+
+use std::io::Cursor;
+use std::sync::atomic::AtomicU64;
+
+use quire_client::download::{Download, Fetched, WriteToError};
+use quire_client::upload::{Content, Stored};
+use quire_client::{Client, ClientError};
+use quire_shared::digest::DigestKind;
+use quire_shared::protocol::{
+    CacheEntry, Copy, Delete, Entry, Get, Hash, List, MakeDirectory, Precondition, Put, Rename,
+    Stat, Version,
+};
+use quire_shared::{ErrorCode, Name, RemotePath};
+
+use super::within;
+
+/// The path that `text` stands for.
+#[track_caller]
+pub fn path(text: &str) -> RemotePath {
+    RemotePath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// The name that `text` stands for.
+#[track_caller]
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// Asks for the whole of a file.
+pub fn get(file: &str) -> Get {
+    Get {
+        path: path(file),
+        offset: 0,
+        length: None,
+        digest: DigestKind::Xxh3,
+        precondition: Precondition::Any,
+    }
+}
+
+/// Offers `size` bytes for a file, whatever is there.
+pub fn put(file: &str, size: usize) -> Put {
+    Put {
+        path: path(file),
+        size: Some(size as u64),
+        modified: None,
+        mode: None,
+        digest: DigestKind::Xxh3,
+        precondition: Precondition::Any,
+        make_parents: false,
+    }
+}
+
+/// Asks what is known of something.
+pub fn stat(file: &str) -> Stat {
+    Stat { path: path(file) }
+}
+
+/// Asks for a new name, whatever has it.
+pub fn rename(from: &str, to: &str) -> Rename {
+    Rename {
+        from: path(from),
+        to: path(to),
+        source: Precondition::Any,
+        target: Precondition::Any,
+    }
+}
+
+/// Asks for the end of a file.
+pub fn delete(file: &str) -> Delete {
+    Delete {
+        path: path(file),
+        recursive: false,
+        precondition: Precondition::Any,
+    }
+}
+
+/// Asks for the end of a directory and all below it.
+pub fn delete_all(directory: &str) -> Delete {
+    Delete {
+        recursive: true,
+        ..delete(directory)
+    }
+}
+
+/// Asks for a directory.
+pub fn make_directory(directory: &str) -> MakeDirectory {
+    MakeDirectory {
+        path: path(directory),
+        make_parents: false,
+        precondition: Precondition::Any,
+    }
+}
+
+/// Asks for a copy of a file, whatever has the name.
+pub fn copy(from: &str, to: &str) -> Copy {
+    Copy {
+        from: path(from),
+        to: path(to),
+        recursive: false,
+        source: Precondition::Any,
+        target: Precondition::Any,
+    }
+}
+
+/// Asks for a file's digest.
+pub fn hash(file: &str, digest: DigestKind) -> Hash {
+    Hash {
+        path: path(file),
+        digest,
+    }
+}
+
+/// Fetches the whole of a file into memory.
+pub async fn fetch(client: &Client, file: &str) -> Result<Vec<u8>, ClientError> {
+    fetch_as(client, get(file)).await
+}
+
+/// Fetches what `get` asks for into memory.
+pub async fn fetch_as(client: &Client, get: Get) -> Result<Vec<u8>, ClientError> {
+    Ok(receive(client.get(get).await?).await?.0)
+}
+
+/// Receives a content into memory.
+pub async fn receive(download: Download) -> Result<(Vec<u8>, Fetched), ClientError> {
+    match within(
+        "a content",
+        download.write_to(Vec::new(), &AtomicU64::new(0)),
+    )
+    .await
+    {
+        Ok(received) => Ok(received),
+        Err(WriteToError::Client(error)) => Err(error),
+        Err(WriteToError::Sink(error)) => panic!("memory refused bytes: {error}"),
+    }
+}
+
+/// Stores `bytes` under a name, whatever has it.
+pub async fn store(client: &Client, file: &str, bytes: &[u8]) -> Result<Stored, ClientError> {
+    store_as(client, put(file, bytes.len()), bytes).await
+}
+
+/// Stores `bytes` as `put` says.
+pub async fn store_as(client: &Client, put: Put, bytes: &[u8]) -> Result<Stored, ClientError> {
+    let content = Content::stream(Cursor::new(bytes.to_vec()), "memory");
+    client.put(put, content, &AtomicU64::new(0)).await
+}
+
+/// All the entries of a directory.
+pub async fn list(client: &Client, directory: &str) -> Result<Vec<Entry>, ClientError> {
+    let mut listing = client
+        .list(List {
+            path: path(directory),
+            after: None,
+        })
+        .await?;
+    let mut entries = Vec::new();
+    while let Some(entry) = listing.next().await? {
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// The names of all the entries of a directory.
+pub async fn list_names(client: &Client, directory: &str) -> Result<Vec<String>, ClientError> {
+    let entries = list(client, directory).await?;
+    Ok(entries
+        .iter()
+        .map(|entry| entry.name.as_str().to_owned())
+        .collect())
+}
+
+/// What the server's memory cache holds, and its limit.
+pub async fn cached(client: &Client) -> Result<(Vec<CacheEntry>, u64), ClientError> {
+    let mut listing = client.cache().await?;
+    let mut entries = Vec::new();
+    while let Some(entry) = listing.next().await? {
+        entries.push(entry);
+    }
+    Ok((entries, listing.limit()))
+}
+
+/// The version that a name has now.
+pub async fn version(client: &Client, file: &str) -> Version {
+    client.stat(stat(file)).await.unwrap().version
+}
+
+/// The code with which the server refused, however it came.
+#[track_caller]
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ErrorCode {
+    match result {
+        Ok(value) => panic!("expected a refusal, got {value:?}"),
+        Err(ClientError::Refused(failure)) => failure.code(),
+        Err(ClientError::Changed) => ErrorCode::CHANGED,
+        Err(ClientError::Damaged) => ErrorCode::DAMAGED,
+        Err(ClientError::NotAuthorized { .. } | ClientError::NoRight { .. }) => {
+            ErrorCode::NOT_AUTHORIZED
+        }
+        Err(ClientError::Closed(code)) => code,
+        Err(error) => panic!("expected a refusal by the server, got: {error}"),
+    }
+}

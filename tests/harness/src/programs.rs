@@ -1,0 +1,234 @@
+//! The programs themselves, as processes of their own that can be killed and traced.
+//!
+//! cargo tells only a package's own tests where its programs are, so they are looked for where
+//! `cargo test --workspace` puts them: two directories above this test.
+
+use std::io::{BufRead, BufReader, read_to_string};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use quire_certs::{Role, StateDir, load_or_create};
+use quire_client::known_servers::ServerId;
+use quire_client::trust::ServerVerifier;
+use quire_client::{Client, ClientError};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::tree::scratch;
+use super::{skip, within};
+
+/// Both programs, and a state directory that they share.
+#[derive(Debug)]
+pub struct Programs {
+    directory: PathBuf,
+    /// Keys and trust of both, and the directory that the client runs in.
+    pub state: tempfile::TempDir,
+}
+
+impl Programs {
+    /// Finds both, or says that they are missing.
+    pub fn find() -> Option<Self> {
+        let test = std::env::current_exe().unwrap();
+        let directory = test.parent().unwrap().parent().unwrap().to_owned();
+        let is_built = |name: &str| directory.join(name).is_file();
+        if !is_built("quire") || !is_built("quire-server") {
+            skip("the programs aren't built; `cargo test --workspace` builds them");
+            return None;
+        }
+        let state = scratch();
+        Some(Self { directory, state })
+    }
+
+    /// Where keys and trust of both are.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state.path().join("state")
+    }
+
+    /// Starts a server of `root`, and returns when it listens.
+    pub fn serve(&self, root: &Path) -> Running {
+        self.serve_with(root, &[])
+    }
+
+    /// The same with arguments.
+    pub fn serve_with(&self, root: &Path, arguments: &[&str]) -> Running {
+        let mut command = Command::new(self.directory.join("quire-server"));
+        command.args(arguments);
+        self.start(command, root)
+    }
+
+    /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe
+    /// that nobody reads would fill up and stop the server.
+    pub fn serve_logged(&self, root: &Path, arguments: &[&str], log: &Path) -> Running {
+        let mut command = Command::new(self.directory.join("quire-server"));
+        command.args(arguments);
+        let log = std::fs::File::create(log).unwrap();
+        self.start_with(command, root, log.into())
+    }
+
+    /// Starts a server that leaves out `fault`, if it was built so that it can.
+    #[cfg(feature = "fault-injection")]
+    pub fn serve_faulty(&self, root: &Path, fault: quire_server::store::faults::Fault) -> Running {
+        let mut command = Command::new(self.directory.join("quire-server"));
+        command.env("QUIRE_FAULTS", format!("{fault:?}"));
+        self.start(command, root)
+    }
+
+    /// Serves with the calls that make changes durable written to `trace`, where there is strace.
+    pub fn serve_traced(&self, root: &Path, trace: &Path) -> Option<Running> {
+        let is_there = Command::new("strace").arg("-V").output().is_ok();
+        if !is_there {
+            skip("there is no strace");
+            return None;
+        }
+        let mut command = Command::new("strace");
+        // As a grandchild, so that the child is the server itself.
+        command.args([
+            "-D",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=fsync,fdatasync,renameat2",
+            "-o",
+        ]);
+        command.arg(trace).arg(self.directory.join("quire-server"));
+        Some(self.start(command, root))
+    }
+
+    fn start(&self, command: Command, root: &Path) -> Running {
+        self.start_with(command, root, Stdio::piped())
+    }
+
+    fn start_with(&self, mut command: Command, root: &Path, log: Stdio) -> Running {
+        command
+            .arg(root)
+            .args(["--listen", "127.0.0.1:0", "--state-dir"]);
+        command.arg(self.state_dir()).env_remove("RUST_LOG");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let fingerprint = lines.next().unwrap().unwrap();
+        assert!(fingerprint.starts_with("fingerprint "), "{fingerprint}");
+        let listening = lines.next().unwrap().unwrap();
+        let address = listening.strip_prefix("listening on ").expect(&listening);
+        let (_, port) = address.rsplit_once(':').unwrap();
+        Running {
+            port: port.parse().unwrap(),
+            child: Some(child),
+        }
+    }
+
+    /// Starts the client and doesn't wait for its end.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// Runs the client to its end.
+    pub fn quire(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.directory.join("quire"));
+        command
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(self.state_dir());
+        command
+            .current_dir(self.state.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the client, which must end with this status.
+    #[track_caller]
+    pub fn expect(&self, status: i32, arguments: &[&str]) -> String {
+        let output = self.quire(arguments);
+        let (stdout, stderr) = (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "quire {arguments:?}\nstdout: {stdout}\nstderr: {stderr}"
+        );
+        stdout
+    }
+
+    /// A connection as the owner.
+    pub async fn client(&self, server: &Running) -> Client {
+        self.try_client(server).await.unwrap()
+    }
+
+    /// A connection as the owner, if the server lives.
+    pub async fn try_client(&self, server: &Running) -> Result<Client, ClientError> {
+        let dir = StateDir::open(Some(&self.state_dir())).unwrap();
+        let id = ServerId::new("127.0.0.1", server.port).unwrap();
+        let identity = load_or_create(&dir, Role::Client).unwrap();
+        let verifier = ServerVerifier::new(id.clone(), &dir).unwrap();
+        Client::connect(&id, &identity, verifier).await
+    }
+}
+
+/// A server that runs; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Running {
+    /// What stands before a path in the client's commands.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
+    }
+
+    /// Waits until it has ended by itself.
+    #[cfg(feature = "fault-injection")]
+    pub async fn gone(&mut self) {
+        let child = self.child.as_mut().unwrap();
+        while child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits for the end, of which it gives the exit status and what was logged.
+    pub async fn end(mut self) -> (Option<i32>, String) {
+        let mut child = self.child.take().unwrap();
+        let ending = tokio::task::spawn_blocking(move || {
+            let status = child.wait().unwrap();
+            let log = read_to_string(child.stderr.take().unwrap()).unwrap();
+            (status.code(), log)
+        });
+        within("the end of the server", ending).await.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

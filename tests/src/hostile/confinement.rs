@@ -1,0 +1,333 @@
+//! Nothing outside the root is reached, whatever is asked for and whoever changes the root
+//! meanwhile.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use minicbor::Encoder;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use quire_server::store::faults::Faults;
+use quire_server::store::{Parents, Root, RootOptions};
+use quire_shared::codec;
+use quire_shared::protocol::{Entry, Precondition, Request};
+use quire_shared::{Name, RemotePath};
+use tokio::task::JoinSet;
+
+use quire_test_harness::arena::say;
+use quire_test_harness::client::{
+    copy, delete, delete_all, fetch, list, make_directory, rename, store,
+};
+use quire_test_harness::tree::names;
+use quire_test_harness::{TestServer, Tree};
+
+/// What must never come out.
+const CANARY: &str = "what lies outside";
+
+/// Rounds of the race that each of its tasks goes at least.
+const ROUNDS_MIN: u32 = 150;
+
+/// A name that stands nowhere inside.
+const HIDDEN: &str = "hidden";
+
+/// Names that lead somewhere in one program or another, and some that lead nowhere.
+const NAMES: &[&str] = &[
+    "a",
+    "b",
+    "d",
+    "f",
+    "absolute",
+    "upwards",
+    "within",
+    "loop",
+    "dangling",
+    "outside",
+    "canary",
+    "..",
+    ".",
+    "",
+    "/",
+    "//",
+    "/etc",
+    "../outside",
+    "..\\outside",
+    "a/../..",
+    "%2e%2e",
+    "..%2f",
+    "\u{2025}",
+    "\u{ff0e}\u{ff0e}",
+    "..\0",
+    "\0",
+    "~",
+    "~root",
+    "C:",
+    "nul",
+    "$HOME",
+    "*",
+    ".quire-staging",
+    ".QUIRE-STAGING",
+    ".quire-x",
+    "a\n",
+    "-rf",
+    "\u{1b}[2J",
+    "d\u{301}",
+];
+
+/// A root with every kind of way out, and a directory beside it with a canary.
+fn tree() -> Tree {
+    let tree = Tree::new()
+        .file("a", "inside")
+        .file("d/f", "inside")
+        .directory("d/d")
+        .link("within", "d")
+        .link("dangling", "nowhere")
+        .link("loop", "loop")
+        .link("upwards", "../outside")
+        .link("d/upwards", "../../outside");
+    let outside = tree.outside();
+    std::fs::create_dir_all(&outside).unwrap();
+    std::fs::write(outside.join("canary"), CANARY).unwrap();
+    std::fs::write(outside.join(HIDDEN), "").unwrap();
+    symlink(&outside, tree.path("absolute")).unwrap();
+    symlink(outside.join("canary"), tree.path("b")).unwrap();
+    tree
+}
+
+#[track_caller]
+fn assert_untouched(outside: &Path) {
+    assert_eq!(names(outside), ["canary", HIDDEN]);
+    let canary = std::fs::read_to_string(outside.join("canary")).unwrap();
+    assert_eq!(canary, CANARY);
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => select(NAMES).prop_map(str::to_owned),
+        1 => "\\PC{0,12}",
+        1 => (0..300_usize).prop_map(|length| "x".repeat(length)),
+    ]
+}
+
+fn path() -> impl Strategy<Value = Vec<String>> {
+    vec(name(), 0..5)
+}
+
+/// A request of any kind with these paths, in bytes that no honest client would send.
+fn request(kind: u8, from: &[String], to: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes);
+    let path = |encoder: &mut Encoder<&mut Vec<u8>>, names: &[String]| {
+        encoder.array(names.len() as u64).unwrap();
+        for name in names {
+            encoder.str(name).unwrap();
+        }
+    };
+    encoder.array(2).unwrap().u8(kind).unwrap();
+    let has_two = matches!(kind, 6 | 9);
+    let has_flag = matches!(kind, 7..=9);
+    let pairs = 1 + u64::from(has_two) + u64::from(has_flag);
+    encoder.map(pairs).unwrap().u8(0).unwrap();
+    path(&mut encoder, from);
+    if has_two {
+        encoder.u8(1).unwrap();
+        path(&mut encoder, to);
+    }
+    if has_flag {
+        let key = if kind == 9 { 2 } else { 1 };
+        encoder.u8(key).unwrap().bool(true).unwrap();
+    }
+    bytes
+}
+
+/// Does what the server would do with a request; what comes of it is of no interest but for the
+/// bytes that come out.
+fn carry_out(root: &Root, request: Request) {
+    let any = Precondition::Any;
+    let read = |path: &RemotePath| {
+        if let Ok(mut opened) = root.open_file(path) {
+            let mut content = String::new();
+            let _ = opened.file.read_to_string(&mut content);
+            assert!(!content.contains(CANARY), "{path:?}");
+        }
+    };
+    match request {
+        Request::Get(get) => read(&get.path),
+        Request::Hash(hash) => read(&hash.path),
+        Request::Put(put) => {
+            let Ok(mut staged) = root.stage(Some(1)) else {
+                return;
+            };
+            staged.write_all(b"x").unwrap();
+            staged.seal(None, None).unwrap();
+            let _ = root.publish(staged, &put.path, &any, Parents::MadeBelow(0));
+        }
+        Request::List(list) => {
+            let page = root
+                .list(&list.path, None, None)
+                .and_then(|mut l| l.next_page());
+            let is_hidden = |entry: &Entry| entry.name.as_str() == HIDDEN;
+            assert!(!page.is_ok_and(|page| page.entries.iter().any(is_hidden)));
+        }
+        Request::Stat(stat) => drop(root.stat(&stat.path)),
+        Request::Rename(rename) => drop(root.rename(&rename.from, &rename.to, &any, &any)),
+        Request::Delete(delete) => {
+            if let Ok(Some(discarded)) = root.delete(&delete.path, true, &any) {
+                discarded.remove().unwrap();
+            }
+        }
+        Request::MakeDirectory(make) => {
+            let _ = root.make_directory(&make.path, Parents::MadeBelow(0), &any);
+        }
+        Request::Copy(copy) => {
+            let staged = root.stage_copy((&copy.from, &copy.to), true, &any, &|| true);
+            if let Ok(staged) = staged {
+                let _ = root.publish_copy(staged, &copy.to, &any);
+            }
+        }
+        _ => {}
+    }
+}
+
+// P33
+#[test]
+fn of_a_hundred_thousand_paths_none_leads_out() {
+    let mut tree = tree();
+    let mut root = Root::open(
+        &tree.root(),
+        RootOptions {
+            read_only: false,
+            faults: Faults::default(),
+        },
+    )
+    .unwrap();
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let strategy = (2..=10_u8, path(), path());
+    let (mut refused, mut tried) = (0, 0);
+    for round in 0..100_000 {
+        let (kind, from, to) = strategy.new_tree(&mut runner).unwrap().current();
+        let Ok(request) = codec::decode::<Request>(&request(kind, &from, &to)) else {
+            refused += 1;
+            continue;
+        };
+        tried += 1;
+        carry_out(&root, request);
+        // Deletions have left little by then.
+        if round % 500 == 499 {
+            assert_untouched(&tree.outside());
+            drop(root);
+            tree = self::tree();
+            root = Root::open(
+                &tree.root(),
+                RootOptions {
+                    read_only: false,
+                    faults: Faults::default(),
+                },
+            )
+            .unwrap();
+        }
+    }
+    assert!(
+        refused > 10_000 && tried > 10_000,
+        "{refused} refused, {tried} tried"
+    );
+    assert_untouched(&tree.outside());
+}
+
+/// Exchanges a directory for a link that leads out, and back, until told to stop.
+fn flip(tree: &Tree, is_over: &mpsc::Receiver<()>) {
+    let (directory, link) = (tree.path("d"), tree.path("absolute"));
+    while is_over.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        let here = rustix::fs::CWD;
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        // Fails while the server has the directory in its hands.
+        let _ = rustix::fs::renameat_with(here, &directory, here, &link, flags);
+    }
+}
+
+// P19
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_turns_into_a_link_and_back_leads_nowhere() {
+    race(Duration::ZERO).await;
+}
+
+// P19
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "60 s"]
+async fn a_directory_that_turns_into_a_link_and_back_leads_nowhere_for_a_minute() {
+    race(Duration::from_secs(60)).await;
+}
+
+/// Asks for everything in a directory that is exchanged for a link, and back, all the time: some
+/// rounds, and for so long.
+async fn race(time: Duration) {
+    let end = Instant::now() + time;
+    let tree = tree();
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    let (going_on, is_over) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        // Moved in here, so that the other thread ends on a failure as well.
+        let going_on = going_on;
+        let flipped = &tree;
+        scope.spawn(move || flip(flipped, &is_over));
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let mut tasks = JoinSet::new();
+                for task in 0..4 {
+                    let client = client.clone();
+                    tasks.spawn(async move {
+                        for round in 0_u32.. {
+                            if round >= ROUNDS_MIN && Instant::now() >= end {
+                                return round;
+                            }
+                            let mine = format!("d/{task}");
+                            for name in ["d/canary", "d/f", mine.as_str()] {
+                                if let Ok(content) = fetch(&client, name).await {
+                                    assert_ne!(content, CANARY.as_bytes());
+                                }
+                            }
+                            if let Ok(entries) = list(&client, "d").await {
+                                assert!(entries.iter().all(|entry| entry.name != name(HIDDEN)));
+                            }
+                            let _ = store(&client, &mine, b"inside").await;
+                            let _ = client
+                                .rename(rename(&mine, &format!("{mine}-{round}")))
+                                .await;
+                            let _ = client
+                                .copy(copy("d/canary", &format!("taken-{task}")))
+                                .await;
+                            let _ = client
+                                .make_directory(make_directory(&format!("{mine}-dir")))
+                                .await;
+                            let _ = client.delete(delete("d/canary")).await;
+                            let _ = client.delete(delete_all(&format!("{mine}-dir"))).await;
+                            let _ = client.delete(delete(&format!("{mine}-{round}"))).await;
+                        }
+                        unreachable!("rounds end at their time");
+                    });
+                }
+                let rounds = tasks.join_all().await;
+                say(&format!("{rounds:?} rounds of eleven requests"));
+            });
+        });
+        drop(going_on);
+    });
+    assert_untouched(&tree.outside());
+    for task in 0..4 {
+        let taken = std::fs::read(tree.path(&format!("taken-{task}"))).unwrap_or_default();
+        assert_ne!(taken, CANARY.as_bytes());
+    }
+    client.close().await;
+    server.stop().await;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+}

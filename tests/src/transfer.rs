@@ -1,0 +1,11 @@
+//! Single files in both directions, whole, cut off, damaged or changed on the way.
+
+mod cache;
+mod command_line;
+pub(crate) mod cut_gets;
+mod cut_puts;
+mod cuts_at_random;
+mod files;
+mod flipped_bytes;
+mod network_paths;
+mod versions;

@@ -1,0 +1,5 @@
+//! Authentication, pairing and rights.
+
+mod authentication;
+mod pairing;
+mod rights;

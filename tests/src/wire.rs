@@ -1,0 +1,6 @@
+//! Messages: malformed, early, refused, and what the fuzzers keep.
+
+mod early_data;
+mod errors;
+mod fuzz_corpus;
+mod messages;
