@@ -97,12 +97,12 @@ impl Sender {
     }
 
     /// Waits for work on the disk that the body can't go on without.
-    pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
+    pub async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
         self.flow.disk(Direction::Out, work).await
     }
 
     /// How much of a body to read from the disk at once, in bytes.
-    pub(crate) fn piece_max(&self) -> usize {
+    pub fn piece_max(&self) -> usize {
         self.flow.piece_max()
     }
 
@@ -308,7 +308,7 @@ impl Receiver {
     }
 
     /// Waits for work on the disk that the body can't go on without.
-    pub(crate) async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
+    pub async fn disk<T>(&self, work: impl Future<Output = T>) -> T {
         self.flow.disk(Direction::In, work).await
     }
 

@@ -1,5 +1,6 @@
 //! Bodies over a real connection: every length that touches a boundary, and every way to end.
 
+use super::blocking::PIECE_FIRST;
 use super::*;
 use crate::loopback::Loopback;
 use quire_shared::digest::DigestKind;
