@@ -21,6 +21,7 @@ use quire_shared::protocol::{
 };
 use quire_transport::close;
 use quire_transport::congestion::CongestionControl;
+use quire_transport::error_code::from_quic;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::windows::{Budget, End};
 use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
@@ -331,21 +332,17 @@ impl Client {
     /// What a connection's end means to the user.
     pub(crate) fn connection_error(&self, error: ConnectionError) -> ClientError {
         match error {
-            ConnectionError::ApplicationClosed(close) => {
-                match ErrorCode::from_quic(close.error_code) {
-                    ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
-                    code => ClientError::Closed(code),
-                }
-            }
+            ConnectionError::ApplicationClosed(close) => match from_quic(close.error_code) {
+                ErrorCode::NOT_AUTHORIZED => self.not_authorized(),
+                code => ClientError::Closed(code),
+            },
             error => ClientError::Lost(error),
         }
     }
 
     pub(crate) fn receive_error(&self, error: ReceiveError) -> ClientError {
         match error {
-            ReceiveError::Read(ReadError::Reset(code)) => {
-                ClientError::of_code(ErrorCode::from_quic(code))
-            }
+            ReceiveError::Read(ReadError::Reset(code)) => ClientError::of_code(from_quic(code)),
             ReceiveError::Read(ReadError::ConnectionLost(error)) => self.connection_error(error),
             ReceiveError::Decode(error) => ClientError::Unexpected(error),
             // The rest are misuses of a stream, after which nothing comes either.
@@ -363,7 +360,7 @@ impl Client {
 
     fn write_error(&self, error: WriteError) -> ClientError {
         match error {
-            WriteError::Stopped(code) => ClientError::of_code(ErrorCode::from_quic(code)),
+            WriteError::Stopped(code) => ClientError::of_code(from_quic(code)),
             WriteError::ConnectionLost(error) => self.connection_error(error),
             WriteError::ClosedStream | WriteError::ZeroRttRejected => ClientError::Truncated,
         }

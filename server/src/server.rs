@@ -14,6 +14,7 @@ use quire_certs::Fingerprint;
 use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
 use quire_transport::congestion::CongestionControl;
+use quire_transport::error_code::to_quic;
 use quire_transport::socket::{self, AmplificationLimit, SocketConfig, SocketError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -161,7 +162,7 @@ impl Server {
             );
         }
         for endpoint in &self.endpoints {
-            endpoint.close(ErrorCode::SHUTTING_DOWN.into(), b"");
+            endpoint.close(to_quic(ErrorCode::SHUTTING_DOWN), b"");
         }
         for endpoint in &self.endpoints {
             // Only waits for the closing packets to leave; a peer that is gone can't hold this up.

@@ -81,17 +81,6 @@ impl ErrorCode {
     pub const fn from_number(number: u16) -> Self {
         Self(number)
     }
-
-    /// The code in an application error code of QUIC. What doesn't fit is no code of ours.
-    pub fn from_quic(code: quinn::VarInt) -> Self {
-        u16::try_from(code.into_inner()).map_or(Self::INTERNAL, Self)
-    }
-}
-
-impl From<ErrorCode> for quinn::VarInt {
-    fn from(code: ErrorCode) -> Self {
-        Self::from(u32::from(code.0))
-    }
 }
 
 impl fmt::Display for ErrorCode {
@@ -117,14 +106,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_unique_and_survive_the_wire() {
+    fn codes_are_unique_and_have_names() {
         for (index, code) in ErrorCode::ALL.iter().enumerate() {
             assert_eq!(
                 usize::from(code.number()),
                 index + 1,
                 "numbers have no gaps"
             );
-            assert_eq!(ErrorCode::from_quic((*code).into()), *code);
+            assert_eq!(ErrorCode::from_number(code.number()), *code);
             assert!(code.name().is_some() && code.phrase().is_some());
         }
     }

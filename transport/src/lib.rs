@@ -10,6 +10,7 @@ pub mod bottleneck;
 pub mod close;
 pub mod config;
 pub mod congestion;
+pub mod error_code;
 pub mod flow;
 #[cfg(test)]
 mod loopback;

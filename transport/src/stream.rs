@@ -15,6 +15,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, WriteError};
 
+use crate::error_code::to_quic;
 use crate::flow::stream_limits::{Stalled, StreamLimits};
 use crate::flow::{ActiveBody, ConnectionFlow, Direction};
 use crate::stream::message_buffer::MessageBuffer;
@@ -190,7 +191,7 @@ impl Sender {
     pub fn reset(&mut self, code: ErrorCode) {
         self.finished = true;
         // Fails only for a stream that is over already.
-        let _ = self.stream.reset(code.into());
+        let _ = self.stream.reset(to_quic(code));
     }
 }
 
@@ -373,7 +374,7 @@ impl Receiver {
     /// Tells the other side to send no more, and why.
     pub fn stop(&mut self, code: ErrorCode) {
         // Fails only for a stream that is over already.
-        let _ = self.unordered.stream.stop(code.into());
+        let _ = self.unordered.stream.stop(to_quic(code));
     }
 }
 

@@ -32,6 +32,7 @@ use quire_shared::protocol::{
     Request, Stat, Time, Trailer, Version,
 };
 use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_transport::error_code::to_quic;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::windows::{self, Budget};
 use quire_transport::stream::{Receiver, Sender};
@@ -212,7 +213,7 @@ async fn save(length: u64, end: End) -> Result<Fetched, ClientError> {
                 return;
             }
             End::Close => {
-                pair.server.close(ErrorCode::SHUTTING_DOWN.into(), b"");
+                pair.server.close(to_quic(ErrorCode::SHUTTING_DOWN), b"");
                 return;
             }
         }
@@ -292,7 +293,7 @@ async fn refusals_keep_their_code() {
 #[tokio::test]
 async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
     let pair = Pair::new().await;
-    pair.server.close(ErrorCode::NOT_AUTHORIZED.into(), b"");
+    pair.server.close(to_quic(ErrorCode::NOT_AUTHORIZED), b"");
     let error = pair.client.ping().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused);
     assert!(error.to_string().contains(&pair.fingerprint), "{error}");

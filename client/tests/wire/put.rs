@@ -8,6 +8,7 @@ use quire_client::ClientError;
 use quire_client::upload::{Content, Links, LocalFile};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Reply, Request, Trailer};
+use quire_transport::error_code::from_quic;
 use quire_transport::stream::Receiver;
 
 use crate::{Pair, failed, put, trailer, version};
@@ -110,7 +111,7 @@ async fn a_file_that_changes_while_it_is_read_is_not_published() {
         else {
             panic!("{error:?}");
         };
-        assert_eq!(ErrorCode::from_quic(code), ErrorCode::CHANGED);
+        assert_eq!(from_quic(code), ErrorCode::CHANGED);
     }
 }
 

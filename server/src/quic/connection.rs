@@ -11,6 +11,7 @@ use std::time::Duration;
 use quinn::{Connecting, Connection, ConnectionError, VarInt};
 use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
+use quire_transport::error_code::to_quic;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::stream_limits::{RateLimiter, StreamLimits};
 use quire_transport::{close, flow::windows};
@@ -158,7 +159,7 @@ pub(crate) async fn serve(
     }
     match end {
         End::Revoked | End::Idle | End::Handshake | End::Abuse => {}
-        End::Stopped => close::close(&connection, ErrorCode::SHUTTING_DOWN.into(), b""),
+        End::Stopped => close::close(&connection, to_quic(ErrorCode::SHUTTING_DOWN), b""),
         End::Lost(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
             info!("closed by the client");
         }
@@ -185,7 +186,7 @@ enum End {
 
 async fn close(connection: &Connection, code: ErrorCode) {
     let phrase = code.phrase().unwrap_or_default();
-    close::close(connection, code.into(), phrase.as_bytes());
+    close::close(connection, to_quic(code), phrase.as_bytes());
     // The close has to leave before the connection's last handle does.
     connection.closed().await;
 }

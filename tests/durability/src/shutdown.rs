@@ -5,6 +5,7 @@ use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Changed, Trailer};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{fetch, get, list_names, put, receive, refusal, store};
 use quire_test_harness::raw::reply;
@@ -64,7 +65,7 @@ async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
     let reason = within("the end of the connection", raw.connection.closed()).await;
     assert!(
         matches!(&reason, ConnectionError::ApplicationClosed(close)
-            if close.error_code == ErrorCode::SHUTTING_DOWN.into()),
+            if close.error_code == to_quic(ErrorCode::SHUTTING_DOWN)),
         "{reason}"
     );
     raw.close().await;

@@ -12,6 +12,7 @@ use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::protocol::ALPN;
 use quire_shared::protocol::{Done, Message, Ping, Pong, Reply, Request};
 use quire_transport::congestion::CongestionControl;
+use quire_transport::error_code::from_quic;
 use quire_transport::{close, tls};
 use rustls::ConfigBuilder;
 use rustls::client::WantsClientCert;
@@ -197,9 +198,7 @@ pub async fn refusal_on(recv: &mut RecvStream) -> ErrorCode {
     match reply::<Done>(recv).await {
         Ok(Reply::Failed(failure)) => failure.code(),
         Ok(Reply::Ok(done)) => panic!("expected a refusal, got {done:?}"),
-        Err(quinn::ReadExactError::ReadError(quinn::ReadError::Reset(code))) => {
-            ErrorCode::from_quic(code)
-        }
+        Err(quinn::ReadExactError::ReadError(quinn::ReadError::Reset(code))) => from_quic(code),
         Err(error) => panic!("expected a refusal, got {error}"),
     }
 }

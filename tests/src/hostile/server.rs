@@ -15,6 +15,7 @@ use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
     Attributes, Entry, EntryKind, Left, Message, Reply, Request, Time, Trailer, TreeItem, Version,
 };
+use quire_transport::error_code::to_quic;
 use tokio::task::JoinSet;
 
 use crate::transfer::cut_gets::answer;
@@ -155,7 +156,7 @@ impl Hostile {
         };
         let _ = send.write_all(&bytes).await;
         if self.0.below(8) == 0 {
-            let _ = send.reset(ErrorCode::INTERNAL.into());
+            let _ = send.reset(to_quic(ErrorCode::INTERNAL));
         }
         let _ = send.finish();
         // A client that has seen enough stops it.

@@ -7,6 +7,7 @@ use quire_client::ClientError;
 use quire_server::config::limits::{Limit, Seconds};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Copy, Ping, Pong, Put};
+use quire_transport::error_code::to_quic;
 use tokio::task::JoinSet;
 
 use quire_test_harness::client::{copy, fetch, get, make_directory, put, refusal, store, store_as};
@@ -66,7 +67,7 @@ async fn a_get_whose_client_takes_nothing_is_cut_off() {
     let raw = server.raw().await;
     let (_send, mut recv) = raw.begin(get("f")).await;
     let code = within("a reset", recv.received_reset()).await.unwrap();
-    assert_eq!(code, Some(ErrorCode::TIMEOUT.into()));
+    assert_eq!(code, Some(to_quic(ErrorCode::TIMEOUT)));
     assert_eq!(server.limits_met(), "stall_time 1");
     raw.close().await;
     server.stop().await;
@@ -123,7 +124,7 @@ async fn a_connection_without_requests_is_closed() {
         .start()
         .await;
     let raw = server.raw().await;
-    assert_eq!(closing_code(&raw).await, ErrorCode::TIMEOUT.into());
+    assert_eq!(closing_code(&raw).await, to_quic(ErrorCode::TIMEOUT));
     assert_eq!(server.limits_met(), "idle_time 1");
     raw.close().await;
     server.stop().await;
@@ -179,13 +180,13 @@ async fn a_client_that_keeps_giving_up_requests_is_sent_away() {
                 Err(reason) => break reason,
             };
             let _ = send.write_all(&[0]).await;
-            let _ = send.reset(ErrorCode::CANCELLED.into());
+            let _ = send.reset(to_quic(ErrorCode::CANCELLED));
         }
     });
     let ConnectionError::ApplicationClosed(close) = reason.await else {
         panic!("closed otherwise");
     };
-    assert_eq!(close.error_code, ErrorCode::LIMIT.into());
+    assert_eq!(close.error_code, to_quic(ErrorCode::LIMIT));
     assert_eq!(server.limits_met(), "abort_rate 1");
     raw.close().await;
     server.stop().await;

@@ -15,6 +15,7 @@ use quire_shared::protocol::{
     Trailer, Version,
 };
 use quire_transport::close;
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{delete, fetch, get, list, name, put, refusal, stat, store_as};
 use quire_test_harness::fake::{self, FakeServer};
@@ -66,7 +67,7 @@ impl Cut {
     pub(crate) fn make(self, connection: &Connection, stream: &mut SendStream) {
         match self {
             Self::End => stream.finish().unwrap(),
-            Self::Reset(code) => stream.reset(code.into()).unwrap(),
+            Self::Reset(code) => stream.reset(to_quic(code)).unwrap(),
             Self::Close(code) => close::close(connection, VarInt::from_u32(code), b""),
         }
     }
@@ -290,7 +291,7 @@ async fn a_client_that_loses_interest_in_a_get_is_no_trouble() {
             let (mut send, mut recv) = raw.begin(get("f")).await;
             send.finish().unwrap();
             recv.read_exact(&mut vec![0; read]).await.unwrap();
-            recv.stop(ErrorCode::CANCELLED.into()).unwrap();
+            recv.stop(to_quic(ErrorCode::CANCELLED)).unwrap();
         }
         assert_same(fetch(&client, "f").await.unwrap(), &bytes);
         raw.close().await;
@@ -423,10 +424,10 @@ async fn a_put_that_the_server_stops_reads_the_reply_that_says_why() {
                 let failure = Failure::new(ErrorCode::CONFLICT);
                 fake::send(&mut send, &Reply::<Changed>::Failed(failure)).await;
                 send.finish().unwrap();
-                recv.stop(ErrorCode::CONFLICT.into()).unwrap();
+                recv.stop(to_quic(ErrorCode::CONFLICT)).unwrap();
             } else {
-                send.reset(ErrorCode::DISK.into()).unwrap();
-                recv.stop(ErrorCode::DISK.into()).unwrap();
+                send.reset(to_quic(ErrorCode::DISK)).unwrap();
+                recv.stop(to_quic(ErrorCode::DISK)).unwrap();
             }
             connection.closed().await;
         });

@@ -3,13 +3,13 @@
 use std::io::Read;
 use std::sync::atomic::AtomicU64;
 
-use quinn::VarInt;
 use quire_client::Client;
 use quire_client::upload::Content;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Changed, Done, Precondition, Put, Reply, Trailer};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{fetch, put, refusal, store};
 use quire_test_harness::raw::{encoded, refusal_on, reply};
@@ -98,7 +98,7 @@ async fn a_put_that_is_reset_at_any_byte_publishes_nothing() {
         for cut in 0..=bytes.len() {
             let (mut send, mut recv) = raw.open().await;
             send.write_all(&bytes[..cut]).await.unwrap();
-            send.reset(ErrorCode::CANCELLED.into()).unwrap();
+            send.reset(to_quic(ErrorCode::CANCELLED)).unwrap();
             assert_eq!(
                 refusal_on(&mut recv).await,
                 ErrorCode::CANCELLED,
@@ -336,7 +336,7 @@ async fn a_refusal_comes_as_reply_end_and_stop_with_one_code() {
     assert_eq!(failure.code(), ErrorCode::NOT_AUTHORIZED);
     assert_eq!(within("the end", recv.read_to_end(1)).await.unwrap(), b"");
     let stopped = within("the stop", send.stopped()).await.unwrap();
-    assert_eq!(stopped, Some(VarInt::from(ErrorCode::NOT_AUTHORIZED)));
+    assert_eq!(stopped, Some(to_quic(ErrorCode::NOT_AUTHORIZED)));
     raw.close().await;
     server.stop().await;
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use quire_client::download::SaveOptions;
 use quire_shared::ErrorCode;
+use quire_transport::error_code::to_quic;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
@@ -67,9 +68,9 @@ async fn cut_puts(count: usize) -> (Duration, usize) {
         let mut closing = JoinSet::new();
         match number % 4 {
             0 => send.finish().unwrap(),
-            1 => send.reset(ErrorCode::CANCELLED.into()).unwrap(),
+            1 => send.reset(to_quic(ErrorCode::CANCELLED)).unwrap(),
             2 => {
-                recv.stop(ErrorCode::CANCELLED.into()).unwrap();
+                recv.stop(to_quic(ErrorCode::CANCELLED)).unwrap();
                 // What a client's task does that vanishes.
                 drop(send);
             }

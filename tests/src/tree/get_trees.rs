@@ -16,6 +16,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
     Attributes, EntryKind, Failure, GetTree, Left, Reply, Trailer, TreeItem,
 };
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{path, refusal, stat, store};
 use quire_test_harness::raw::{encoded, message, reply};
@@ -341,7 +342,7 @@ async fn a_client_that_wants_no_more_of_a_tree_ends_it() {
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
     let mut recv = walking(&raw).await;
-    recv.stop(ErrorCode::CANCELLED.into()).unwrap();
+    recv.stop(to_quic(ErrorCode::CANCELLED)).unwrap();
     // Fails if anything is left of the request.
     raw.close().await;
     server.stop().await;

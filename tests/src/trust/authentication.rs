@@ -10,6 +10,7 @@ use quire_client::trust::{Refusal, ServerVerifier};
 use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Get, Hash, List, Ping, Reply};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{
     copy, delete, fetch, get, list, make_directory, refusal, rename, stat, store,
@@ -182,7 +183,7 @@ async fn a_key_that_stands_nowhere_is_sent_away_with_its_fingerprint() {
     let ConnectionError::ApplicationClosed(close) = reason else {
         panic!("{reason}");
     };
-    assert_eq!(close.error_code, ErrorCode::NOT_AUTHORIZED.into());
+    assert_eq!(close.error_code, to_quic(ErrorCode::NOT_AUTHORIZED));
     raw.close().await;
     server.stop().await;
 }

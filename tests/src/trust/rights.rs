@@ -9,6 +9,7 @@ use quire_client::{Client, ClientError};
 use quire_server::auth::keyring::KeysFile;
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Delete, Put};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{
     cached, copy, delete, fetch, list_names, make_directory, put, refusal, rename, stat, store,
@@ -188,7 +189,7 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     let ConnectionError::ApplicationClosed(close) = reason else {
         panic!("{reason}");
     };
-    assert_eq!(close.error_code, ErrorCode::NOT_AUTHORIZED.into());
+    assert_eq!(close.error_code, to_quic(ErrorCode::NOT_AUTHORIZED));
     let error = within("the end", fetch(&client, "f")).await.unwrap_err();
     let ClientError::NotAuthorized { .. } = &error else {
         panic!("{error}");

@@ -10,6 +10,7 @@ use quire_server::config::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Get, List, Precondition};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{
     delete, fetch, fetch_as, get, hash, list, make_directory, path, put, refusal, rename, stat,
@@ -183,7 +184,7 @@ async fn provoke_by_bytes(seen: &mut Seen) {
         ErrorCode::UNSUPPORTED,
     );
     let (mut send, mut recv) = raw.begin(put("f", 10)).await;
-    send.reset(ErrorCode::CANCELLED.into()).unwrap();
+    send.reset(to_quic(ErrorCode::CANCELLED)).unwrap();
     note(seen, refusal_on(&mut recv).await, ErrorCode::CANCELLED);
     // A request that doesn't go on, and doesn't end.
     let (mut send, mut recv) = raw.open().await;

@@ -6,6 +6,7 @@ use quire_shared::limits::{
     NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, PIECE_BYTES_MAX, REQUEST_BYTES_MAX,
 };
 use quire_shared::protocol::{Attributes, Ping, Pong, Put, Reply};
+use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{fetch, put, stat};
 use quire_test_harness::raw::{encoded, framed, refusal_on};
@@ -103,7 +104,7 @@ async fn a_length_over_the_limit_is_refused_before_the_message_comes() {
         let stopped = within("the stop of the rest", send.stopped())
             .await
             .unwrap();
-        assert_eq!(stopped, Some(ErrorCode::MESSAGE_TOO_LONG.into()));
+        assert_eq!(stopped, Some(to_quic(ErrorCode::MESSAGE_TOO_LONG)));
     }
     // The longest one that may be, filled up with a key of a later version.
     let filled = request(1, |encoder| {

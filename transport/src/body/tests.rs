@@ -2,6 +2,7 @@
 
 use super::blocking::PIECE_FIRST;
 use super::*;
+use crate::error_code::from_quic;
 use crate::loopback::Loopback;
 use quire_shared::digest::DigestKind;
 use quire_shared::error_code::ErrorCode;
@@ -162,7 +163,7 @@ fn assert_reset(body: &Result<Received<Vec<u8>>, ReceiveBodyError>) {
     else {
         panic!("not reset: {body:?}");
     };
-    assert_eq!(ErrorCode::from_quic(*code), ErrorCode::CANCELLED);
+    assert_eq!(from_quic(*code), ErrorCode::CANCELLED);
 }
 
 // P7
@@ -321,5 +322,5 @@ async fn a_sink_that_fails_is_reported_and_stops_the_sender() {
     else {
         panic!("not stopped: {digest:?}");
     };
-    assert_eq!(ErrorCode::from_quic(code), ErrorCode::CANCELLED);
+    assert_eq!(from_quic(code), ErrorCode::CANCELLED);
 }

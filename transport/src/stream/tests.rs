@@ -1,6 +1,7 @@
 //! Messages and the end of a stream over a real connection.
 
 use super::*;
+use crate::error_code::from_quic;
 use crate::loopback::Loopback;
 use quire_shared::limits::REQUEST_BYTES_MAX;
 use quire_shared::protocol::{Done, Failure, Ping, Reply, Request};
@@ -71,7 +72,7 @@ async fn a_reset_carries_its_code_even_after_a_message() {
 fn assert_reset<T: std::fmt::Debug>(result: Result<T, ReceiveError>, code: ErrorCode) {
     match result {
         Err(ReceiveError::Read(quinn::ReadError::Reset(number))) => {
-            assert_eq!(ErrorCode::from_quic(number), code);
+            assert_eq!(from_quic(number), code);
         }
         other => panic!("not a reset: {other:?}"),
     }
@@ -84,7 +85,7 @@ async fn a_dropped_receiver_stops_the_stream_with_a_code() {
         sender.send(&ping()).await.unwrap();
         let code = sender.stream.stopped().await.unwrap().unwrap();
         (
-            ErrorCode::from_quic(code),
+            from_quic(code),
             receiver.receive::<Reply<Done>>().await.unwrap(),
         )
     };
