@@ -14,10 +14,11 @@ use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
 use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
-use quire_shared::pairing::{Pair, Paired, PairingCode, Side};
+use quire_shared::pairing::{Pair, PairingCode, Side};
 use quire_shared::protocol::{
-    Attributes, Cache, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
-    Hash, Hashed, List, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request, Stat,
+    Attributes, Call, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
+    Hash, Hashed, List, ListCache, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request,
+    Stat,
 };
 use quire_transport::close;
 use quire_transport::congestion::CongestionControl;
@@ -196,7 +197,7 @@ impl Client {
     /// # Errors
     /// The server's refusal, or a broken connection.
     pub async fn cache(&self) -> Result<CacheListing, ClientError> {
-        let receiver = self.send(Cache {}).await?;
+        let receiver = self.send(ListCache {}).await?;
         CacheListing::open(self.clone(), receiver).await
     }
 
@@ -226,7 +227,7 @@ impl Client {
         let key = code.key();
         let proof = quire_transport::pairing::proof(&key, Side::Client, &self.connection);
         let proof = proof.map_err(|_| ClientError::NotPaired)?;
-        let paired: Paired = match self.ask(Pair { proof }).await {
+        let paired = match self.ask(Pair { proof }).await {
             Err(ClientError::NoRight { .. }) => return Err(ClientError::NotPaired),
             answer => answer?,
         };
@@ -251,8 +252,8 @@ impl Client {
     }
 
     /// Sends a request that is one message and receives an answer that is one message.
-    async fn ask<R: Message>(&self, request: impl Into<Request>) -> Result<R, ClientError> {
-        let mut receiver = self.send(request).await?;
+    async fn ask<C: Call>(&self, call: C) -> Result<C::Reply, ClientError> {
+        let mut receiver = self.send(call).await?;
         let answer = self.answer(&mut receiver).await?;
         read_to_end(&mut receiver).await;
         Ok(answer)

@@ -15,7 +15,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::digest::DigestKind;
 use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
-use crate::pairing::Pair;
+use crate::pairing::{Pair, Paired};
 use crate::path::{Name, RemotePath};
 
 use tagged::tagged;
@@ -40,58 +40,71 @@ pub trait Message: Encode<()> + for<'b> Decode<'b, ()> {
     const BYTES_MAX: usize;
 }
 
-tagged! {
-    /// What a client asks for; the first message on a stream.
-    Request {
-        1 Ping(Ping) "Is the server there, and what is it?";
-        2 Get(Get) "The content of a file, or a range of it.";
-        3 Put(Put) "A new content for a file.";
-        4 List(List) "The entries of a directory.";
-        5 Stat(Stat) "What is known of a file or directory.";
-        6 Rename(Rename) "A new name for a file or directory.";
-        7 Delete(Delete) "The end of a file or directory.";
-        8 MakeDirectory(MakeDirectory) "A new directory.";
-        9 Copy(Copy) "A second file or directory, made by the server.";
-        10 Hash(Hash) "The digest of a file, computed by the server.";
-        11 Cache(Cache) "What the server's memory cache holds.";
-        12 GetTree(GetTree) "A directory with all that is below it.";
-        13 PutMany(PutMany) "Many files and directories.";
-        22 Pair(Pair) "Let this key in, by proof of a code.";
-    }
+/// A message that is a request, and the first message of the answer to it.
+pub trait Call: Into<Request> {
+    /// What the server's first [`Reply`] carries if it doesn't refuse.
+    type Reply: Message;
 }
 
-/// Lets each request's message stand for the request.
+/// Declares each request once: its number on the wire, its message, the first message of the
+/// answer, and whether it may be sent as early data.
 macro_rules! requests {
-    ($($name:ident)*) => {
-        $(impl From<$name> for Request {
-            fn from(request: $name) -> Self {
-                Self::$name(request)
+    ($($number:literal $name:ident -> $reply:ty, early: $early:literal, $doc:literal;)*) => {
+        tagged! {
+            /// What a client asks for: the first message on a stream.
+            Request {
+                $($number $name($name) $doc;)*
             }
-        })*
+        }
+
+        impl Request {
+            /// The name of the request in PROTOCOL.md and in logs.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+
+            /// Whether the request may be sent, and carried out, as 0-RTT data (RFC 8446, §2.3).
+            ///
+            /// An attacker can replay such a request, so it has to change nothing and to be cheap
+            /// (PROTOCOL.md, P4).
+            pub const fn may_be_early(&self) -> bool {
+                match self {
+                    $(Self::$name(_) => $early,)*
+                }
+            }
+        }
+
+        $(
+            impl From<$name> for Request {
+                fn from(request: $name) -> Self {
+                    Self::$name(request)
+                }
+            }
+
+            impl Call for $name {
+                type Reply = $reply;
+            }
+        )*
     };
 }
 
 requests! {
-    Ping Get Put List Stat Rename Delete MakeDirectory Copy Hash Cache GetTree PutMany Pair
-}
-
-impl Request {
-    /// Whether it may be sent, and carried out, before the handshake is over, when it can be the
-    /// repetition of an earlier one by somebody else (P4): it changes nothing, and is cheap.
-    pub fn may_be_early(&self) -> bool {
-        match self {
-            Self::Ping(_) | Self::Get(_) | Self::List(_) | Self::Stat(_) | Self::Cache(_) => true,
-            Self::Put(_)
-            | Self::Rename(_)
-            | Self::Delete(_)
-            | Self::MakeDirectory(_)
-            | Self::Copy(_)
-            | Self::Hash(_)
-            | Self::GetTree(_)
-            | Self::PutMany(_)
-            | Self::Pair(_) => false,
-        }
-    }
+    1 Ping -> Pong, early: true, "Is the server there, and what is it?";
+    2 Get -> GetHeader, early: true, "The content of a file, or a range of it.";
+    3 Put -> Changed, early: false, "A new content for a file.";
+    4 List -> Page, early: true, "The entries of a directory.";
+    5 Stat -> Attributes, early: true, "What is known of a file or directory.";
+    6 Rename -> Changed, early: false, "A new name for a file or directory.";
+    7 Delete -> Done, early: false, "The end of a file or directory.";
+    8 MakeDirectory -> Changed, early: false, "A new directory.";
+    9 Copy -> Changed, early: false, "A second file or directory, made by the server.";
+    10 Hash -> Hashed, early: false, "The digest of a file, computed by the server.";
+    11 ListCache -> CachePage, early: true, "What the server's memory cache holds.";
+    12 GetTree -> Attributes, early: false, "A directory with all that is below it.";
+    13 PutMany -> Outcome, early: false, "Many files and directories.";
+    22 Pair -> Paired, early: false, "Let this key in, by proof of a code.";
 }
 
 impl Message for Request {
@@ -276,7 +289,7 @@ pub struct Hash {
 /// Asks what the memory cache holds. Reply: one [`CachePage`] after another, until the last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
-pub struct Cache {}
+pub struct ListCache {}
 
 /// What must hold for a name before a request touches it; checked again under its lock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

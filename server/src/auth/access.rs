@@ -49,7 +49,7 @@ impl Access {
             return Err(RequestError::NotAuthorized);
         }
         match request {
-            Request::Ping(_) | Request::Cache(_) | Request::Pair(_) => Ok(request),
+            Request::Ping(_) | Request::ListCache(_) | Request::Pair(_) => Ok(request),
             Request::Get(get) => self.need(Verbs::GET, &get.path).map(|()| get.into()),
             Request::Hash(hash) => self.need(Verbs::GET, &hash.path).map(|()| hash.into()),
             Request::List(list) => self.list(list).map(Request::from),

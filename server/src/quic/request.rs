@@ -121,7 +121,7 @@ async fn dispatch(
         }
         Request::Copy(request) => copy::serve(request, client, state, sender).await,
         Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
-        Request::Cache(_) => cache::serve(access, state, sender).await,
+        Request::ListCache(_) => cache::serve(access, state, sender).await,
         Request::GetTree(request) => get_tree::serve(request, access, state, sender).await,
         Request::PutMany(_) => put_many::serve(client, state, sender, receiver).await,
         Request::Pair(pair) => answer(sender, pair::carry_out(pair, client.session).await?).await,

@@ -9,15 +9,6 @@ macro_rules! tagged {
             $(#[doc = $doc] $name($message),)*
         }
 
-        impl $choice {
-            /// The name of the kind, for logs.
-            pub fn kind(&self) -> &'static str {
-                match self {
-                    $(Self::$name(_) => stringify!($name),)*
-                }
-            }
-        }
-
         impl<C> Encode<C> for $choice {
             fn encode<W: minicbor::encode::Write>(
                 &self,

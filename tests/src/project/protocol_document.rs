@@ -70,7 +70,7 @@ fn examples_are_what_the_implementation_sends() {
         if example.rule == "request" {
             let request: Request = codec::decode(cbor).unwrap();
             let title = example.title.split(',').next();
-            assert_eq!(title, Some(request.kind()), "{example:?}");
+            assert_eq!(title, Some(request.name()), "{example:?}");
         }
     }
 }
@@ -194,7 +194,7 @@ fn sequence(request: &Request, length: usize, exchange: &[Line]) -> &'static [&'
             "put-item",
             "outcome-reply",
         ],
-        other => panic!("{} has no body", other.kind()),
+        other => panic!("{} has no body", other.name()),
     }
 }
 
@@ -206,7 +206,7 @@ fn digest_of(request: &Request) -> DigestKind {
         Request::GetTree(get) => get.digest,
         // Each item says it; those of the example leave it at that.
         Request::PutMany(_) => DigestKind::Xxh3,
-        other => panic!("{} has no trailer", other.kind()),
+        other => panic!("{} has no trailer", other.name()),
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use quire_shared::Name;
 use quire_shared::pairing::Pair;
-use quire_shared::protocol::{Cache, Get, Hash, Ping, Stat, Version};
+use quire_shared::protocol::{Get, Hash, ListCache, Ping, Stat, Version};
 
 use super::*;
 
@@ -140,7 +140,7 @@ fn read_and_write_are_what_they_were() {
             list(""),
             stat("a"),
             hash("a"),
-            Request::Cache(Cache {}),
+            Request::ListCache(ListCache {}),
         ]
     };
     check("read", inquiries().map(|request| (request, Said::Yes)));
@@ -288,7 +288,7 @@ fn who_waits_to_be_let_in_may_ask_for_nothing_else() {
     assert_eq!(said(&nobody, pair), Said::Yes);
     for request in [
         Request::Ping(Ping {}),
-        Request::Cache(Cache {}),
+        Request::ListCache(ListCache {}),
         get("a"),
         stat(""),
     ] {
@@ -383,7 +383,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         Request::Ping(_)
         | Request::List(_)
         | Request::Stat(_)
-        | Request::Cache(_)
+        | Request::ListCache(_)
         | Request::GetTree(_)
         | Request::PutMany(_)
         | Request::Pair(_) => Vec::new(),

@@ -124,7 +124,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
 pub(super) fn one_path() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Ping {}.into()),
-        Just(Cache {}.into()),
+        Just(ListCache {}.into()),
         Just(PutMany {}.into()),
         any::<[u8; 32]>().prop_map(|proof| Pair { proof }.into()),
         (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
