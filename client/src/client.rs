@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, WriteError};
 use quire_certs::{Fingerprint, Identity};
-use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
-use quire_shared::pairing::{Pair, PairingCode, Side};
+use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
-    Attributes, Call, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree,
-    Hash, Hashed, List, ListCache, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request,
-    Stat,
+    Attributes, Changed, Copy, Delete, Done, EntryKind, Failure, Get, GetHeader, GetTree, Hash,
+    Hashed, List, ListCache, MakeDirectory, Message, Ping, Pong, Put, Rename, Reply, Request,
+    RequestMessage, Stat,
 };
+use quire_shared::{ErrorCode, Side};
 use quire_transport::close;
 use quire_transport::congestion::CongestionControl;
 use quire_transport::error_code::from_quic;
 use quire_transport::flow::ConnectionFlow;
-use quire_transport::flow::windows::{Budget, End};
+use quire_transport::flow::windows::WindowBudget;
 use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 
 use crate::connect::{Connected, Connector};
@@ -64,9 +64,9 @@ impl Client {
 
     pub(crate) fn new(connected: Connected, fingerprint: Fingerprint) -> Self {
         let connection = connected.connection;
-        let windows = Budget::new(WINDOWS_BYTES);
+        let windows = WindowBudget::new(WINDOWS_BYTES);
         Self {
-            flow: ConnectionFlow::new(connection.clone(), End::Client, &windows),
+            flow: ConnectionFlow::new(connection.clone(), Side::Client, &windows),
             endpoint: connected.endpoint,
             connection,
             fingerprint,
@@ -252,8 +252,8 @@ impl Client {
     }
 
     /// Sends a request that is one message and receives an answer that is one message.
-    async fn ask<C: Call>(&self, call: C) -> Result<C::Reply, ClientError> {
-        let mut receiver = self.send(call).await?;
+    async fn ask<R: RequestMessage>(&self, request: R) -> Result<R::Answer, ClientError> {
+        let mut receiver = self.send(request).await?;
         let answer = self.answer(&mut receiver).await?;
         read_to_end(&mut receiver).await;
         Ok(answer)

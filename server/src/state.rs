@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quire_transport::flow::stream_limits::RateLimiter;
-use quire_transport::flow::windows::Budget;
+use quire_transport::flow::windows::WindowBudget;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -35,7 +35,7 @@ pub(crate) struct State {
     /// Who may do what.
     pub(crate) keyring: Keyring,
     /// Memory for what is under way on all connections.
-    pub(crate) windows: Budget,
+    pub(crate) windows: WindowBudget,
     /// Whose certificates give clients names.
     pub(crate) client_ca: ClientCa,
     /// Clients that may come with a code.
@@ -80,7 +80,7 @@ impl State {
             cache: Cache::new(config.cache),
             keyring: Keyring::open(config.access.clone(), config.authorized_keys.clone())?,
             digests: Digests::new(),
-            windows: Budget::new(config.windows),
+            windows: WindowBudget::new(config.windows),
             client_ca: config.client_ca.clone(),
             pairing: Pairing::new(config.state_dir.as_ref(), config.authorized_keys.as_ref()),
             holders: Holders::new(Arc::clone(&limits), Arc::clone(&counters)),

@@ -11,6 +11,8 @@ pub mod limits;
 pub mod pairing;
 pub mod path;
 pub mod protocol;
+mod side;
 
 pub use error_code::ErrorCode;
 pub use path::{Escaped, Name, RemotePath};
+pub use side::Side;

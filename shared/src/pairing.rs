@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 
 use crate::limits::REPLY_BYTES_MAX;
 use crate::protocol::Message;
+use crate::side::Side;
 
 /// Asks to be let in, by proof of a code.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
@@ -160,17 +161,9 @@ impl fmt::Debug for PairingKey {
     }
 }
 
-/// An end of a connection. Each proves with material of its own, so neither can echo the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The client.
-    Client,
-    /// The server.
-    Server,
-}
-
 impl Side {
-    /// The context of the exporter for this end (RFC 8446, §7.5).
+    /// The context of the TLS exporter for this end (RFC 8446, §7.5). Each end proves with keying
+    /// material of its own, so that neither can echo the proof of the other.
     pub fn context(self) -> &'static [u8] {
         match self {
             Self::Client => b"client",

@@ -41,15 +41,15 @@ pub trait Message: Encode<()> + for<'b> Decode<'b, ()> {
 }
 
 /// A message that is a request, and the first message of the answer to it.
-pub trait Call: Into<Request> {
+pub trait RequestMessage: Into<Request> {
     /// What the server's first [`Reply`] carries if it doesn't refuse.
-    type Reply: Message;
+    type Answer: Message;
 }
 
 /// Declares each request once: its number on the wire, its message, the first message of the
 /// answer, and whether it may be sent as early data.
 macro_rules! requests {
-    ($($number:literal $name:ident -> $reply:ty, early: $early:literal, $doc:literal;)*) => {
+    ($($number:literal $name:ident -> $answer:ty, early: $early:literal, $doc:literal;)*) => {
         tagged! {
             /// What a client asks for: the first message on a stream.
             Request {
@@ -83,8 +83,8 @@ macro_rules! requests {
                 }
             }
 
-            impl Call for $name {
-                type Reply = $reply;
+            impl RequestMessage for $name {
+                type Answer = $answer;
             }
         )*
     };

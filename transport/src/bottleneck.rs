@@ -7,8 +7,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::flow::windows::End;
-use crate::flow::{ConnectionFlow, Direction};
+use quire_shared::Side;
+
+use crate::flow::{ConnectionFlow, Direction, windows};
 
 /// What limited a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum Bottleneck {
 
 /// What one end measured from the begin of a transfer to its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Counters {
+pub struct TransferStats {
     /// How long it took.
     pub elapsed: Duration,
     /// How long bodies waited for this end's disk; of several at once the sum.
@@ -56,7 +57,7 @@ pub struct Counters {
     pub send_window: u64,
 }
 
-impl Counters {
+impl TransferStats {
     /// What limited the transfer, as its sender sees it.
     pub fn of_sender(&self) -> Bottleneck {
         if self.disk > self.network {
@@ -66,13 +67,13 @@ impl Counters {
         } else if self.is_stopped() {
             // What a window held was more than the path could have under way, so it filled because
             // nobody emptied it.
-            match self.in_flight_max < u64::from(End::Server.stream_window()) / 2 {
+            match self.in_flight_max < u64::from(windows::stream_window(Side::Server)) / 2 {
                 true => Bottleneck::Receiver,
                 false => Bottleneck::Window,
             }
         } else if self.send_window < self.in_flight_max {
             Bottleneck::Window
-        } else if self.loss() >= LOSS {
+        } else if self.loss() >= LOSS_SHARE {
             Bottleneck::Loss
         } else {
             Bottleneck::Path
@@ -91,7 +92,7 @@ impl Counters {
     }
 
     fn is_busy(&self) -> bool {
-        self.processor.as_secs_f64() >= BUSY * self.elapsed.as_secs_f64()
+        self.processor.as_secs_f64() >= BUSY_SHARE * self.elapsed.as_secs_f64()
     }
 
     /// Whether full windows stopped the sender in a good part of the round trips.
@@ -123,7 +124,7 @@ impl fmt::Display for Bottleneck {
 }
 
 /// The figures that a verdict stands on, in one line.
-impl fmt::Display for Counters {
+impl fmt::Display for TransferStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waited = (self.disk + self.network)
             .as_secs_f64()
@@ -147,8 +148,8 @@ impl fmt::Display for Counters {
 pub struct Meter {
     flow: ConnectionFlow,
     direction: Direction,
-    begun: Instant,
-    before: Counters,
+    started: Instant,
+    before: TransferStats,
 }
 
 impl Meter {
@@ -166,25 +167,25 @@ impl Meter {
         Self {
             flow: flow.clone(),
             direction,
-            begun: Instant::now(),
-            before: flow.counters(direction),
+            started: Instant::now(),
+            before: flow.stats(direction),
         }
     }
 
     /// What limited the transfer until now, and the figures for it.
-    pub fn read(&self) -> (Bottleneck, Counters) {
-        let counters = self.counters();
-        let limit = match self.direction {
-            Direction::Out => counters.of_sender(),
-            Direction::In => counters.of_receiver(None),
+    pub fn read(&self) -> (Bottleneck, TransferStats) {
+        let stats = self.stats();
+        let bottleneck = match self.direction {
+            Direction::Out => stats.of_sender(),
+            Direction::In => stats.of_receiver(None),
         };
-        (limit, counters)
+        (bottleneck, stats)
     }
 
-    fn counters(&self) -> Counters {
-        let (now, before) = (self.flow.counters(self.direction), &self.before);
-        Counters {
-            elapsed: self.begun.elapsed(),
+    fn stats(&self) -> TransferStats {
+        let (now, before) = (self.flow.stats(self.direction), &self.before);
+        TransferStats {
+            elapsed: self.started.elapsed(),
             disk: now.disk.saturating_sub(before.disk),
             network: now.network.saturating_sub(before.network),
             processor: now.processor.saturating_sub(before.processor),
@@ -209,10 +210,10 @@ pub(crate) fn processor_time() -> Duration {
 
 /// The share of one core from which on the processor is the limit: packets of a connection are
 /// made by one thread at a time.
-const BUSY: f64 = 0.9;
+const BUSY_SHARE: f64 = 0.9;
 
 /// The share of packets from which on losses are worth a word.
-const LOSS: f64 = 0.01;
+const LOSS_SHARE: f64 = 0.01;
 
 /// On shorter round trips a window is filled and emptied more often than anybody waits for.
 const STOP_PERIOD_MIN: Duration = Duration::from_millis(10);
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     /// Ten seconds in which bodies waited for the other side and nothing else was amiss.
-    const UNHURRIED: Counters = Counters {
+    const UNHURRIED: TransferStats = TransferStats {
         elapsed: Duration::from_secs(10),
         disk: Duration::from_millis(100),
         network: Duration::from_secs(9),
@@ -245,28 +246,28 @@ mod tests {
         let cases = [
             (
                 Bottleneck::SenderDisk,
-                Counters {
+                TransferStats {
                     disk: Duration::from_secs(20),
                     ..UNHURRIED
                 },
             ),
             (
                 Bottleneck::SenderProcessor,
-                Counters {
+                TransferStats {
                     processor: Duration::from_millis(9_500),
                     ..UNHURRIED
                 },
             ),
             (
                 Bottleneck::Receiver,
-                Counters {
+                TransferStats {
                     stopped: 100,
                     ..UNHURRIED
                 },
             ),
             (
                 Bottleneck::Window,
-                Counters {
+                TransferStats {
                     stopped: 100,
                     in_flight_max: 40_000_000,
                     ..UNHURRIED
@@ -274,51 +275,51 @@ mod tests {
             ),
             (
                 Bottleneck::Window,
-                Counters {
+                TransferStats {
                     send_window: 2_000_000,
                     ..UNHURRIED
                 },
             ),
             (
                 Bottleneck::Loss,
-                Counters {
+                TransferStats {
                     lost: 2_000,
                     ..UNHURRIED
                 },
             ),
             (
                 Bottleneck::Path,
-                Counters {
+                TransferStats {
                     stopped: 3,
                     ..UNHURRIED
                 },
             ),
         ];
-        for (limit, counters) in cases {
-            assert_eq!(counters.of_sender(), limit, "{counters:?}");
+        for (bottleneck, stats) in cases {
+            assert_eq!(stats.of_sender(), bottleneck, "{stats:?}");
         }
     }
 
     #[test]
     fn a_receiver_blames_itself_first_and_else_believes_the_sender() {
-        let slow_disk = Counters {
+        let slow_disk = TransferStats {
             disk: Duration::from_secs(10),
             ..UNHURRIED
         };
-        let busy = Counters {
+        let busy = TransferStats {
             processor: Duration::from_secs(10),
             ..UNHURRIED
         };
-        let word = Some(Bottleneck::Loss);
-        assert_eq!(slow_disk.of_receiver(word), Bottleneck::Receiver);
-        assert_eq!(busy.of_receiver(word), Bottleneck::ReceiverProcessor);
-        assert_eq!(UNHURRIED.of_receiver(word), Bottleneck::Loss);
+        let reported = Some(Bottleneck::Loss);
+        assert_eq!(slow_disk.of_receiver(reported), Bottleneck::Receiver);
+        assert_eq!(busy.of_receiver(reported), Bottleneck::ReceiverProcessor);
+        assert_eq!(UNHURRIED.of_receiver(reported), Bottleneck::Loss);
         assert_eq!(UNHURRIED.of_receiver(None), Bottleneck::Elsewhere);
     }
 
     #[test]
     fn nothing_measured_is_no_division_by_zero() {
-        let nothing = Counters::default();
+        let nothing = TransferStats::default();
         assert!(!nothing.to_string().contains("NaN"), "{nothing}");
         nothing.of_sender();
     }

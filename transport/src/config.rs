@@ -8,13 +8,14 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 use crate::close::OpenableFactory;
 use crate::congestion::CongestionControl;
-use crate::flow::windows::End;
+use crate::flow::windows;
 use crate::socket;
+use quire_shared::Side;
 use quire_shared::limits::STREAMS_MAX;
 
 /// The transport settings of a server towards a client at `remote`.
 pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
-    let mut config = common(remote, congestion, End::Server);
+    let mut config = common(remote, congestion, Side::Server);
     config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
     Arc::new(config)
 }
@@ -22,22 +23,22 @@ pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<Transpor
 /// The transport settings of a client towards a server at `remote`: as the server's, but the
 /// server opens no streams, and keeping an idle connection alive is the client's wish alone.
 pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
-    let mut config = common(remote, congestion, End::Client);
+    let mut config = common(remote, congestion, Side::Client);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
-fn common(remote: SocketAddr, congestion: CongestionControl, end: End) -> TransportConfig {
-    let (send_window, receive_window) = end.least();
+fn common(remote: SocketAddr, congestion: CongestionControl, side: Side) -> TransportConfig {
+    let minimum = windows::minimum(side);
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(VarInt::from_u32(end.stream_window()))
-        .receive_window(VarInt::from_u64(receive_window).unwrap_or(VarInt::MAX))
-        .send_window(send_window)
+        .stream_receive_window(VarInt::from_u32(windows::stream_window(side)))
+        .receive_window(VarInt::from_u64(minimum.receive).unwrap_or(VarInt::MAX))
+        .send_window(minimum.send)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .congestion_controller_factory(Arc::new(OpenableFactory::new(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));

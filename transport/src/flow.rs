@@ -21,19 +21,22 @@ use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
 
-use self::windows::{Budget, End, Grant, Losses, Path, Rate, ReceiveWindow};
-use crate::bottleneck::{self, Counters};
+use self::windows::{
+    LossEstimate, PathEstimate, RateEstimate, ReceiveWindow, WindowBudget, WindowGrant, Windows,
+};
+use crate::bottleneck::{self, TransferStats};
 use crate::close;
+use quire_shared::Side;
 
 /// What the streams of one connection share. Clones stand for the same connection.
 #[derive(Debug, Clone)]
-pub struct ConnectionFlow(Arc<Shared>);
+pub struct ConnectionFlow(Arc<FlowShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct FlowShared {
     connection: Connection,
-    end: End,
-    state: Mutex<State>,
+    side: Side,
+    state: Mutex<FlowState>,
     sending: Waits,
     receiving: Waits,
     acknowledged: Arc<AtomicU64>,
@@ -47,7 +50,7 @@ struct Waits {
 }
 
 #[derive(Debug)]
-struct State {
+struct FlowState {
     /// Bodies that are being sent.
     sending: usize,
     /// Bodies that are being received.
@@ -57,56 +60,56 @@ struct State {
     send_window_peak: u64,
     receive_window: ReceiveWindow,
     /// What both windows take of the budget, beyond what every connection has.
-    grant: Grant,
+    grant: WindowGrant,
     /// Bytes of streams that wait for earlier ones.
-    held: u64,
+    reordered: u64,
     /// What these take of the budget.
-    held_grant: Grant,
-    losses: Losses,
-    rate: Rate,
+    reorder_grant: WindowGrant,
+    losses: LossEstimate,
+    rate: RateEstimate,
     /// When the path is looked at next.
-    next_look: Instant,
+    next_update: Instant,
 }
 
 impl ConnectionFlow {
     /// The traffic of `connection`, of which this is `end`; its windows grow within `budget`.
-    pub fn new(connection: Connection, end: End, budget: &Budget) -> Self {
+    pub fn new(connection: Connection, side: Side, budget: &WindowBudget) -> Self {
         let now = Instant::now();
-        let (send_window, receive_window) = end.least();
-        Self(Arc::new(Shared {
+        let minimum = windows::minimum(side);
+        Self(Arc::new(FlowShared {
             acknowledged: close::acknowledged(&connection),
             connection,
-            end,
+            side,
             sending: Waits::default(),
             receiving: Waits::default(),
-            state: Mutex::new(State {
+            state: Mutex::new(FlowState {
                 sending: 0,
                 receiving: 0,
-                send_window,
-                send_window_peak: send_window,
-                receive_window: ReceiveWindow::new(receive_window),
+                send_window: minimum.send,
+                send_window_peak: minimum.send,
+                receive_window: ReceiveWindow::new(minimum.receive),
                 grant: budget.grant(),
-                held: 0,
-                held_grant: budget.grant(),
-                losses: Losses::default(),
-                rate: Rate::new(now),
-                next_look: now,
+                reordered: 0,
+                reorder_grant: budget.grant(),
+                losses: LossEstimate::default(),
+                rate: RateEstimate::new(now),
+                next_update: now,
             }),
         }))
     }
 
     /// Counts a body that is about to be sent, until the guard is dropped.
-    pub(crate) fn sends(&self) -> ActiveBody {
-        self.starts(Direction::Out)
+    pub(crate) fn begin_sending(&self) -> ActiveBody {
+        self.begin(Direction::Out)
     }
 
     /// Counts a body that is about to be received, until the guard is dropped.
-    pub(crate) fn receives(&self) -> ActiveBody {
-        self.starts(Direction::In)
+    pub(crate) fn begin_receiving(&self) -> ActiveBody {
+        self.begin(Direction::In)
     }
 
     /// Memory for bytes of one stream that wait for earlier ones.
-    pub(crate) fn hold(&self) -> ReorderBudget {
+    pub(crate) fn reorder_budget(&self) -> ReorderBudget {
         ReorderBudget {
             shared: Arc::clone(&self.0),
             bytes: 0,
@@ -133,11 +136,11 @@ impl ConnectionFlow {
     }
 
     /// All that was counted since the connection was made.
-    pub(crate) fn counters(&self, direction: Direction) -> Counters {
+    pub(crate) fn stats(&self, direction: Direction) -> TransferStats {
         let waits = self.0.waits(direction);
         let duration = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
         let stats = self.0.connection.stats();
-        Counters {
+        TransferStats {
             elapsed: Duration::ZERO,
             disk: duration(&waits.disk),
             network: duration(&waits.network),
@@ -151,10 +154,10 @@ impl ConnectionFlow {
         }
     }
 
-    fn starts(&self, direction: Direction) -> ActiveBody {
+    fn begin(&self, direction: Direction) -> ActiveBody {
         let mut state = self.0.state();
         *state.count(direction) += 1;
-        self.0.look(&mut state, Instant::now());
+        self.0.update(&mut state, Instant::now());
         drop(state);
         ActiveBody {
             shared: Arc::clone(&self.0),
@@ -175,7 +178,7 @@ impl ConnectionFlow {
     }
 
     /// Writes what has no more room than bulk has.
-    pub(crate) async fn as_bulk<T>(&self, writing: impl Future<Output = T>) -> T {
+    pub(crate) async fn write_bulk<T>(&self, writing: impl Future<Output = T>) -> T {
         let mut writing = pin!(writing);
         poll_fn(|context| {
             // Room is made for others under this lock, which wakes all who wait for some.
@@ -192,11 +195,11 @@ impl ConnectionFlow {
     }
 
     /// Calls `write`, which doesn't wait, while there is room that bulk doesn't have.
-    pub(crate) fn beyond_bulk<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(crate) fn write_urgent<T>(&self, write: impl FnOnce() -> T) -> T {
         // Whoever comes meanwhile waits, so that nobody else uses the room or lowers the window.
         let state = self.0.state();
         let connection = &self.0.connection;
-        connection.set_send_window(state.send_window_peak + RESERVE);
+        connection.set_send_window(state.send_window_peak + URGENT_RESERVE);
         let written = write();
         connection.set_send_window(state.send_window);
         written
@@ -215,7 +218,7 @@ pub(crate) enum Direction {
 /// A body on its way. The windows are large only while there are some.
 #[derive(Debug)]
 pub(crate) struct ActiveBody {
-    shared: Arc<Shared>,
+    shared: Arc<FlowShared>,
     direction: Direction,
 }
 
@@ -224,8 +227,8 @@ impl ActiveBody {
     pub(crate) fn moved(&self) {
         let mut state = self.shared.state();
         let now = Instant::now();
-        if now >= state.next_look {
-            self.shared.look(&mut state, now);
+        if now >= state.next_update {
+            self.shared.update(&mut state, now);
         }
     }
 }
@@ -235,7 +238,7 @@ impl Drop for ActiveBody {
         let mut state = self.shared.state();
         *state.count(self.direction) -= 1;
         if *state.count(self.direction) == 0 {
-            self.shared.look(&mut state, Instant::now());
+            self.shared.update(&mut state, Instant::now());
         }
     }
 }
@@ -243,7 +246,7 @@ impl Drop for ActiveBody {
 /// Memory of the connection that one stream uses, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ReorderBudget {
-    shared: Arc<Shared>,
+    shared: Arc<FlowShared>,
     bytes: u64,
 }
 
@@ -251,9 +254,12 @@ impl ReorderBudget {
     /// Notes that `bytes` are held now, and says whether there is room for more.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         let mut state = self.shared.state();
-        let held = state.held - self.bytes + bytes;
-        (state.held, self.bytes) = (held, bytes);
-        state.held_grant.hold(held, self.shared.end)
+        state.reordered = state.reordered - self.bytes + bytes;
+        self.bytes = bytes;
+        let reordered = state.reordered;
+        state
+            .reorder_grant
+            .reserve_reordered(reordered, self.shared.side)
     }
 }
 
@@ -263,7 +269,7 @@ impl Drop for ReorderBudget {
     }
 }
 
-impl State {
+impl FlowState {
     fn count(&mut self, direction: Direction) -> &mut usize {
         match direction {
             Direction::Out => &mut self.sending,
@@ -272,7 +278,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl FlowShared {
     fn waits(&self, direction: Direction) -> &Waits {
         match direction {
             Direction::Out => &self.sending,
@@ -280,17 +286,17 @@ impl Shared {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FlowState> {
         // What a panic elsewhere left is still consistent: each field stands for itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the path and sets the windows for what moves on it.
-    fn look(&self, state: &mut State, now: Instant) {
+    fn update(&self, state: &mut FlowState, now: Instant) {
         let stats = self.connection.stats().path;
-        state.losses.look(stats.sent_packets, stats.lost_packets);
-        state.rate.look(now, stats.rtt);
-        let path = Path {
+        state.losses.update(stats.sent_packets, stats.lost_packets);
+        state.rate.update(now, stats.rtt);
+        let path = PathEstimate {
             round_trip: stats.rtt,
             round_trip_min: stats.min_rtt,
             datagram: u64::from(stats.current_mtu),
@@ -298,12 +304,14 @@ impl Shared {
             loss: state.losses.share(),
             rate: state.rate.largest(),
         };
-        let send = windows::send(&path, state.sending, self.end);
-        let send = windows::settle(state.send_window, send);
-        let receive = windows::receive(&path, state.receiving, self.end);
-        let receive = windows::settle(state.receive_window.wanted(), receive);
+        let send = windows::send(&path, state.sending, self.side);
+        let receive = windows::receive(&path, state.receiving, self.side);
+        let wanted = Windows {
+            send: windows::hysteresis(state.send_window, send),
+            receive: windows::hysteresis(state.receive_window.wanted(), receive),
+        };
         let granted = state.receive_window.granted();
-        let (send, receive) = state.grant.fit(send, receive, granted, self.end);
+        let Windows { send, receive } = state.grant.fit(wanted, granted, self.side);
         if send != state.send_window {
             state.send_window = send;
             state.send_window_peak = state.send_window_peak.max(send);
@@ -314,7 +322,7 @@ impl Shared {
         {
             self.connection.set_receive_window(window);
         }
-        state.next_look = now + (stats.rtt / LOOKS_PER_ROUND_TRIP).max(LOOK_INTERVAL_MIN);
+        state.next_update = now + (stats.rtt / UPDATES_PER_ROUND_TRIP).max(UPDATE_INTERVAL_MIN);
     }
 }
 
@@ -342,13 +350,13 @@ async fn timed<T>(waited: &AtomicU64, work: impl Future<Output = T>) -> T {
 const PIECES_PER_WINDOW: u64 = 4;
 
 /// Room for what is urgent, beyond what bulk may fill, in bytes: some full pages of listings.
-const RESERVE: u64 = 256 * 1024;
+const URGENT_RESERVE: u64 = 256 * 1024;
 
 /// A path that starts doubles what it carries in a round trip, and the windows have to be ahead.
-const LOOKS_PER_ROUND_TRIP: u32 = 4;
+const UPDATES_PER_ROUND_TRIP: u32 = 4;
 
 /// Looking costs a few locks; a thousand times a second that is nothing.
-const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(1);
+const UPDATE_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests;

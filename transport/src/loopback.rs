@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use crate::config;
 use crate::congestion::CongestionControl;
 use crate::flow::ConnectionFlow;
-use crate::flow::windows::{Budget, End};
+use crate::flow::windows::WindowBudget;
 use crate::socket::{self, SocketConfig};
 use crate::stream::{Receiver, Sender};
+use quire_shared::Side;
 
 /// Both ends of a connection.
 #[derive(Debug)]
@@ -77,10 +78,10 @@ impl Loopback {
         let accepting = async { server.accept().await.unwrap().await };
         let (connected, accepted) = tokio::join!(connecting, accepting);
         let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
-        let budget = Budget::new(budget);
+        let budget = WindowBudget::new(budget);
         Self {
-            client_flow: ConnectionFlow::new(connected.clone(), End::Client, &budget),
-            server_flow: ConnectionFlow::new(accepted.clone(), End::Server, &budget),
+            client_flow: ConnectionFlow::new(connected.clone(), Side::Client, &budget),
+            server_flow: ConnectionFlow::new(accepted.clone(), Side::Server, &budget),
             client: connected,
             server: accepted,
             _endpoints: [client, server],

@@ -1,7 +1,8 @@
 //! Proofs of a pairing code, bound to a connection by its keying material (RFC 8446, §7.5).
 
 use quinn::Connection;
-use quire_shared::pairing::{EXPORTER_LABEL, MATERIAL_BYTES, PairingKey, Proof, Side};
+use quire_shared::Side;
+use quire_shared::pairing::{EXPORTER_LABEL, MATERIAL_BYTES, PairingKey, Proof};
 
 /// The proof that the end `side` of `connection` knows the code.
 ///

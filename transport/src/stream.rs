@@ -50,7 +50,7 @@ impl Priority {
 pub struct Sender {
     stream: SendStream,
     flow: ConnectionFlow,
-    pace: StreamLimits,
+    limits: StreamLimits,
     priority: Priority,
     /// Counts the body among the connection's, if there is a large one.
     body: Option<ActiveBody>,
@@ -64,7 +64,7 @@ impl Sender {
         let mut sender = Self {
             stream,
             flow: flow.clone(),
-            pace: StreamLimits::default(),
+            limits: StreamLimits::default(),
             priority: Priority::Control,
             body: None,
             sent: false,
@@ -75,14 +75,14 @@ impl Sender {
     }
 
     /// Sets how slow and how fast this half of the stream may be.
-    pub fn set_limits(&mut self, pace: StreamLimits) {
-        self.pace = pace;
+    pub fn set_limits(&mut self, limits: StreamLimits) {
+        self.limits = limits;
     }
 
     /// Orders this stream among the connection's others.
     pub fn set_priority(&mut self, priority: Priority) {
         self.priority = priority;
-        self.body = (priority == Priority::Bulk).then(|| self.flow.sends());
+        self.body = (priority == Priority::Bulk).then(|| self.flow.begin_sending());
         // Fails only for a stream that is closed, whose order is of no interest.
         let _ = self.stream.set_priority(priority as i32);
     }
@@ -119,8 +119,8 @@ impl Sender {
     pub async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), SendError> {
         self.sent = true;
         while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(self.pace.piece()));
-            self.pace.take(piece.len()).await;
+            let piece = bytes.split_to(bytes.len().min(self.limits.piece()));
+            self.limits.take(piece.len()).await;
             self.write(piece, self.priority).await?;
         }
         Ok(())
@@ -134,17 +134,17 @@ impl Sender {
         while !rest.iter().all(Bytes::is_empty) {
             let writing = self.stream.write_chunks(&mut rest);
             let written = if priority == Priority::Bulk {
-                let writing = flow.network(Direction::Out, flow.as_bulk(writing));
-                let written = self.pace.wait(writing).await??;
+                let writing = flow.network(Direction::Out, flow.write_bulk(writing));
+                let written = self.limits.wait(writing).await??;
                 // Not only after a whole piece: the windows of a path that starts must be ahead.
                 if let Some(body) = &self.body {
                     body.moved();
                 }
                 written
             } else {
-                self.pace.wait(beyond_bulk(flow, writing)).await??
+                self.limits.wait(write_urgent(flow, writing)).await??
             };
-            self.pace.moved(written.bytes);
+            self.limits.moved(written.bytes);
         }
         Ok(())
     }
@@ -167,7 +167,9 @@ impl Sender {
     pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
         self.finish()?;
         let stopped = self.stream.stopped();
-        let waited = self.pace.wait_for_end(stopped, self.flow.acknowledged());
+        let waited = self
+            .limits
+            .wait_for_finish(stopped, self.flow.acknowledged());
         match waited.await? {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Write(WriteError::Stopped(code))),
@@ -208,7 +210,7 @@ impl Drop for Sender {
 pub struct Receiver {
     unordered: Unordered,
     flow: ConnectionFlow,
-    pace: StreamLimits,
+    limits: StreamLimits,
     /// Counts the body among the connection's, once it has proved large.
     body: Option<ActiveBody>,
     /// Whether that body must reckon with gaps.
@@ -223,7 +225,7 @@ impl Receiver {
         Self {
             unordered: Unordered::new(stream),
             flow: flow.clone(),
-            pace: StreamLimits::default(),
+            limits: StreamLimits::default(),
             body: None,
             has_gaps: false,
             uncounted: 0,
@@ -231,8 +233,8 @@ impl Receiver {
     }
 
     /// Sets how slow and how fast this half of the stream may be.
-    pub fn set_limits(&mut self, pace: StreamLimits) {
-        self.pace = pace;
+    pub fn set_limits(&mut self, limits: StreamLimits) {
+        self.limits = limits;
     }
 
     /// Receives one message.
@@ -282,7 +284,7 @@ impl Receiver {
 
     fn begin_body(&mut self) {
         if self.body.is_none() {
-            self.body = Some(self.flow.receives());
+            self.body = Some(self.flow.begin_receiving());
             self.has_gaps |= !self.flow.is_local();
         }
     }
@@ -292,18 +294,18 @@ impl Receiver {
     ///
     /// # Errors
     /// If the stream breaks.
-    pub async fn receive_into(&mut self, inbox: &mut MessageBuffer) -> Result<bool, ReceiveError> {
+    pub async fn receive_into(&mut self, buffer: &mut MessageBuffer) -> Result<bool, ReceiveError> {
         if self.unordered.ready.is_empty() && !self.unordered.is_unordered() {
-            let reading = self.unordered.read_into(inbox);
+            let reading = self.unordered.read_into(buffer);
             let reading = self.flow.network(Direction::In, reading);
-            let came = self.pace.wait(reading).await??;
+            let came = self.limits.wait(reading).await??;
             self.arrived(came.unwrap_or(0)).await;
             return Ok(came.is_some());
         }
         self.look_ahead().await?;
         let goes_on = !self.unordered.ready.is_empty();
         for chunk in self.unordered.ready.drain(..) {
-            inbox.push(&chunk);
+            buffer.push(&chunk);
         }
         Ok(goes_on)
     }
@@ -341,7 +343,7 @@ impl Receiver {
         while self.unordered.ready.is_empty() {
             let reading = self.unordered.read();
             let reading = self.flow.network(Direction::In, reading);
-            let Some(bytes) = self.pace.wait(reading).await?? else {
+            let Some(bytes) = self.limits.wait(reading).await?? else {
                 break;
             };
             self.arrived(bytes).await;
@@ -351,14 +353,14 @@ impl Receiver {
 
     /// Accounts for bytes that have come, and waits until so many may.
     async fn arrived(&mut self, bytes: usize) {
-        self.pace.moved(bytes);
+        self.limits.moved(bytes);
         self.count(bytes);
-        self.pace.take(bytes).await;
+        self.limits.take(bytes).await;
     }
 
     fn count(&mut self, bytes: usize) {
         self.uncounted += bytes;
-        if self.uncounted < COUNTED_BYTES_MIN {
+        if self.uncounted < COUNT_STEP_BYTES {
             return;
         }
         self.flow.read(std::mem::take(&mut self.uncounted));
@@ -367,7 +369,8 @@ impl Receiver {
             None => self.begin_body(),
         }
         if self.has_gaps && self.unordered.can_be_unordered() {
-            self.unordered.switch_to_unordered(self.flow.hold());
+            self.unordered
+                .switch_to_unordered(self.flow.reorder_budget());
         }
     }
 
@@ -420,10 +423,10 @@ pub enum ReceiveError {
 }
 
 /// Writes what shall not wait until bulk leaves room.
-async fn beyond_bulk<T>(flow: &ConnectionFlow, writing: impl Future<Output = T>) -> T {
+async fn write_urgent<T>(flow: &ConnectionFlow, writing: impl Future<Output = T>) -> T {
     let mut writing = pin!(writing);
     poll_fn(|context| match writing.as_mut().poll(context) {
-        Poll::Pending => flow.beyond_bulk(|| writing.as_mut().poll(context)),
+        Poll::Pending => flow.write_urgent(|| writing.as_mut().poll(context)),
         written @ Poll::Ready(_) => written,
     })
     .await
@@ -435,7 +438,7 @@ const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Received bytes are counted in portions of this size, because chunks come by the ten thousand in
 /// a second. Small bodies, which need no windows, never get there.
-const COUNTED_BYTES_MIN: usize = 128 * 1024;
+const COUNT_STEP_BYTES: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -31,10 +31,10 @@ use quire_shared::protocol::{
     Attributes, Entry, EntryKind, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply,
     Request, Stat, Time, Trailer, Version,
 };
-use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_shared::{ErrorCode, Name, RemotePath, Side};
 use quire_transport::error_code::to_quic;
 use quire_transport::flow::ConnectionFlow;
-use quire_transport::flow::windows::{self, Budget};
+use quire_transport::flow::windows::WindowBudget;
 use quire_transport::stream::{Receiver, Sender};
 use quire_transport::tls;
 
@@ -84,7 +84,7 @@ impl Pair {
     }
 
     fn flow(&self) -> ConnectionFlow {
-        ConnectionFlow::new(self.server.clone(), windows::End::Server, &Budget::new(0))
+        ConnectionFlow::new(self.server.clone(), Side::Server, &WindowBudget::new(0))
     }
 
     /// Answers the next request with one message, and returns the request.

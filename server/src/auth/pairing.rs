@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use quinn::Connection;
 use quire_certs::{CertsError, Fingerprint, StateDir};
-use quire_shared::pairing::{CODE_BYTES, Pair, Paired, PairingCode, PairingKey, Side};
+use quire_shared::Side;
+use quire_shared::pairing::{CODE_BYTES, Pair, Paired, PairingCode, PairingKey};
 use quire_transport::pairing as bound;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::task::spawn_blocking;

@@ -75,8 +75,8 @@ impl Limits {
     /// How slow a stream may be, without a limit to how fast.
     pub(crate) fn pace(&self) -> StreamLimits {
         StreamLimits {
-            patience: Some(StallTimer::new(self.stall_time.0, self.stall_rate.0)),
-            throttles: Vec::new(),
+            stall_timer: Some(StallTimer::new(self.stall_time.0, self.stall_rate.0)),
+            rate_limiters: Vec::new(),
         }
     }
 }

@@ -9,12 +9,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quinn::{Connecting, Connection, ConnectionError, VarInt};
-use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
+use quire_shared::{ErrorCode, Side};
+use quire_transport::close;
 use quire_transport::error_code::to_quic;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::stream_limits::{RateLimiter, StreamLimits};
-use quire_transport::{close, flow::windows};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -63,7 +63,7 @@ impl Session {
             .holder(peer.key.filter(|_| state.keyring.knows(&peer)));
         let throttles = [&state.throttle, &holder.throttle];
         let pace = StreamLimits {
-            throttles: throttles.into_iter().flatten().cloned().collect(),
+            rate_limiters: throttles.into_iter().flatten().cloned().collect(),
             ..state.limits.pace()
         };
         let requests = state.limits.request_rate.throttle();
@@ -124,7 +124,7 @@ pub(crate) async fn serve(
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
     info!(key = shown, names = ?peer.names, rights = %access, "connected");
-    let flow = ConnectionFlow::new(connection.clone(), windows::End::Server, &state.windows);
+    let flow = ConnectionFlow::new(connection.clone(), Side::Server, &state.windows);
     let session = Arc::new(Session::new(state, &connection, peer, access, flow));
     session.welcome();
     let mut requests = JoinSet::new();

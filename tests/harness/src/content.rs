@@ -3,8 +3,9 @@
 //! A content begins with its seed, from which all of it follows: whoever receives one can tell
 //! that it is whole and of one version without knowing which was sent.
 
+use quire_shared::Side;
 use quire_shared::digest::DigestKind;
-use quire_transport::flow::windows::End;
+use quire_transport::flow::windows::stream_window;
 
 /// Sizes around every buffer boundary: pieces begin with 64 KiB and grow to 512 KiB, and some
 /// MiB are more than what is read ahead and more than a stream's window.
@@ -23,7 +24,7 @@ pub const SIZES: &[usize] = &[
 
 /// More than a client's windows hold together with what the server reads ahead, so that some MiB
 /// of it are still on the server's disk while nobody receives it.
-pub const LARGE: usize = End::Client.stream_window() as usize + 8 * KIB * KIB;
+pub const LARGE: usize = stream_window(Side::Client) as usize + 8 * KIB * KIB;
 
 /// A kibibyte.
 pub const KIB: usize = 1024;

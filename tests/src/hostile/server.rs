@@ -273,8 +273,7 @@ async fn what_follows_an_answer_without_end_is_not_taken() {
             sent += 65_536;
         }
         assert!(
-            sent <= quire_transport::flow::windows::End::Client
-                .stream_window()
+            sent <= quire_transport::flow::windows::stream_window(quire_shared::Side::Client)
                 .into()
         );
     });

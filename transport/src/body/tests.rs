@@ -25,7 +25,7 @@ fn content(bytes: usize) -> Vec<u8> {
     (0_u64..).flat_map(u64::to_le_bytes).take(bytes).collect()
 }
 
-type Outcome = (
+type TransferResult = (
     Result<Digest, SendBodyError>,
     Result<Received<Vec<u8>>, ReceiveBodyError>,
 );
@@ -37,7 +37,7 @@ async fn transfer(
     announced: Length,
     expected: Length,
     kind: DigestKind,
-) -> Outcome {
+) -> TransferResult {
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     let client = async |mut sender: Sender, mut receiver: Receiver| {
         let digest = send(&mut sender, source, announced, kind.hasher(), &sent).await;
@@ -75,7 +75,7 @@ async fn transfer(
     (digest, body)
 }
 
-fn assert_whole((digest, body): Outcome, content: &[u8]) {
+fn assert_whole((digest, body): TransferResult, content: &[u8]) {
     digest.unwrap();
     let body = body.unwrap();
     assert_eq!(body.length, content.len() as u64);

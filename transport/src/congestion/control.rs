@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cubic_mode::CubicMode;
 use super::delivery_rate::{DeliveryRate, Round, Sample};
-use super::drain_probe::{DrainProbe, DrainProbes, Verdict};
+use super::drain_probe::{DrainOutcome, DrainProbe, DrainProbes};
 use super::filters::Delayed;
 use super::loss::LossBound;
 use super::path_model::{PathModel, Sending};
@@ -56,15 +56,15 @@ pub(super) struct Control {
     /// When start-up ended, and what had been delivered.
     startup_end: Option<(Instant, u64)>,
     /// No overflow counts against the path before this round: it is start-up's.
-    settled_round: u64,
-    late: Delayed,
+    overflow_ignored_until: u64,
+    delayed: Delayed,
     /// Consecutive rounds whose smallest round trip shows a queue.
-    late_rounds: u32,
-    dip: Option<DrainProbe>,
-    dips: DrainProbes,
-    neighbour: Option<CubicMode>,
+    delayed_rounds: u32,
+    drain_probe: Option<DrainProbe>,
+    drain_probes: DrainProbes,
+    cubic_mode: Option<CubicMode>,
     loss: LossBound,
-    filling: Utilization,
+    utilization: Utilization,
 }
 
 impl Control {
@@ -82,14 +82,14 @@ impl Control {
             round_trip: Duration::ZERO,
             startup: Startup::default(),
             startup_end: None,
-            settled_round: 0,
-            late: Delayed::default(),
-            late_rounds: 0,
-            dip: None,
-            dips: DrainProbes::default(),
-            neighbour: None,
+            overflow_ignored_until: 0,
+            delayed: Delayed::default(),
+            delayed_rounds: 0,
+            drain_probe: None,
+            drain_probes: DrainProbes::default(),
+            cubic_mode: None,
             loss: LossBound::default(),
-            filling: Utilization::default(),
+            utilization: Utilization::default(),
         }
     }
 
@@ -120,35 +120,36 @@ impl Control {
         let Some(mut sample) = self.delivery.on_end_acks(now, in_flight, app_limited) else {
             return;
         };
-        self.filling.observe(in_flight as f64, sample.acked as f64);
+        self.utilization
+            .observe(in_flight as f64, sample.acked as f64);
         if let Some(round) = &mut sample.round {
             let is_startup = self.phase == Phase::Startup;
             let window = self.window.min(self.window_last_round);
             let is_filled = self
-                .filling
+                .utilization
                 .end_round(window, is_startup, round.app_limited);
             round.app_limited |= !is_filled;
         }
         self.round_trip = sample.round_trip;
         self.model.observe(now, &sample, self.phase.sending());
-        if let Some(dip) = &mut self.dip {
-            dip.round_trip = dip.round_trip.min(sample.round_trip);
+        if let Some(probe) = &mut self.drain_probe {
+            probe.round_trip = probe.round_trip.min(sample.round_trip);
         }
-        if let Some(neighbour) = &mut self.neighbour {
-            neighbour.on_ack(now, sample.acked as f64, sample.round_trip, self.mtu as f64);
+        if let Some(cubic) = &mut self.cubic_mode {
+            cubic.on_ack(now, sample.acked as f64, sample.round_trip, self.mtu as f64);
         }
         if let Some(round) = sample.round {
             self.end_round(&round);
             self.trace(&round, in_flight);
         }
         self.advance(now, in_flight as f64, &sample);
-        if let Some(dip) = self.dip
-            && dip
-                .judge_in
+        if let Some(probe) = self.drain_probe
+            && probe
+                .due_round
                 .is_some_and(|round| self.delivery.round() >= round)
         {
-            self.dip = None;
-            self.conclude(now, &dip);
+            self.drain_probe = None;
+            self.conclude(now, &probe);
         }
         self.set_window(in_flight as f64, &sample);
     }
@@ -171,8 +172,8 @@ impl Control {
         let is_mark = lost == 0;
         self.delivery.on_lost(lost);
         let round_trip_min = self.model.round_trip_min.get().unwrap_or_default();
-        if let Some(neighbour) = &mut self.neighbour {
-            neighbour.on_lost(now, sent, self.round_trip, round_trip_min);
+        if let Some(cubic) = &mut self.cubic_mode {
+            cubic.on_lost(now, sent, self.round_trip, round_trip_min);
         } else if is_mark {
             self.loss
                 .lower_for_mark(self.window_last_round.min(self.window));
@@ -183,8 +184,12 @@ impl Control {
     }
 
     fn end_round(&mut self, round: &Round) {
-        let is_late = round.round_trip_min > self.model.late_limit();
-        self.late_rounds = if is_late { self.late_rounds + 1 } else { 0 };
+        let is_delayed = round.round_trip_min > self.model.delay_limit();
+        self.delayed_rounds = if is_delayed {
+            self.delayed_rounds + 1
+        } else {
+            0
+        };
         let window = self.window_last_round.max(self.window);
         self.window_last_round = self.window;
         self.rate_now = self
@@ -192,8 +197,8 @@ impl Control {
             .map_or(round.rate, |last| last.rate.max(round.rate));
         self.last_round = Some(*round);
         let is_own = self.phase == Phase::Startup
-            || self.delivery.round() < self.settled_round
-            || self.neighbour.is_some();
+            || self.delivery.round() < self.overflow_ignored_until
+            || self.cubic_mode.is_some();
         let pipe = self.model.pipe();
         if self.loss.is_excess(round, self.mtu, window, pipe) && !is_own {
             self.loss.lower(window, round.loss(), pipe);
@@ -218,22 +223,23 @@ impl Control {
             lost = round.lost,
             app_limited = round.app_limited,
             ceiling = self.loss.ceiling(),
-            neighbour = self.neighbour.is_some(),
+            cubic_mode = self.cubic_mode.is_some(),
             "round"
         );
     }
 
     /// Moves from phase to phase.
     fn advance(&mut self, now: Instant, in_flight: f64, sample: &Sample) {
-        let (limit, jump) = (self.model.late_limit(), self.model.lateness());
-        let is_late = self.late.observe(now, sample.sent, limit, jump);
+        let limit = self.model.delay_limit();
+        let jump = self.model.delay_margin();
+        let is_delayed = self.delayed.observe(now, sample.sent, limit, jump);
         match self.phase {
             Phase::Startup => {
                 let rate = self.model.rates.get();
                 let is_full = sample
                     .round
                     .is_some_and(|round| self.startup.is_full(&round, rate));
-                if is_late || is_full {
+                if is_delayed || is_full {
                     self.leave_startup(now);
                 }
             }
@@ -248,14 +254,16 @@ impl Control {
             Phase::Probe { rounds, base } => {
                 let rounds = rounds + u32::from(sample.round.is_some());
                 let rate = self.model.rates.get();
-                if rounds >= 1 && is_late {
+                if rounds >= 1 && is_delayed {
                     self.drain(DRAIN_SHARE);
                 } else if rounds < PROBE_ROUNDS {
                     self.phase = Phase::Probe { rounds, base };
                 } else if rate > base * PROBE_GROWTH_MIN {
                     self.phase = if self.loss.is_bound() {
-                        let (rounds, base) = (1, rate);
-                        Phase::Probe { rounds, base }
+                        Phase::Probe {
+                            rounds: 1,
+                            base: rate,
+                        }
                     } else {
                         // Much more may be there: start-up ended too early, or the path changed.
                         Phase::Startup
@@ -271,8 +279,8 @@ impl Control {
                     let is_first = self.startup_end.take().is_some();
                     let rounds_left = if is_first { 0 } else { self.cruise_rounds() };
                     self.begin_cruise(rounds_left);
-                    if let Some(dip) = &mut self.dip {
-                        dip.judge_in = Some(self.delivery.round() + DIP_ROUNDS);
+                    if let Some(probe) = &mut self.drain_probe {
+                        probe.due_round = Some(self.delivery.round() + DRAIN_PROBE_ROUNDS);
                     }
                 }
             }
@@ -293,15 +301,15 @@ impl Control {
                 self.loss.raise(self.model.pipe() + self.model.slack());
                 self.begin_cruise(self.cruise_rounds());
             }
-        } else if self.dip.is_some() {
+        } else if self.drain_probe.is_some() {
             // Its outcome decides.
         } else if self.model.round_trip_min.is_expired(now) {
             self.drain(RENEW_SHARE);
-        } else if self.neighbour.is_some() {
+        } else if self.cubic_mode.is_some() {
             if rounds_left == 0 {
                 self.drain(DRAIN_SHARE);
             }
-        } else if self.late_rounds >= LATE_ROUNDS {
+        } else if self.delayed_rounds >= DELAYED_ROUNDS {
             self.drain(DRAIN_SHARE);
         } else if rounds_left == 0 && !round.app_limited {
             // A probe that the application does not fill would tell nothing.
@@ -320,17 +328,17 @@ impl Control {
     fn leave_startup(&mut self, now: Instant) {
         self.startup = Startup::default();
         self.startup_end = Some((now, self.delivery.total()));
-        self.settled_round = self.delivery.round() + SETTLE_ROUNDS;
+        self.overflow_ignored_until = self.delivery.round() + OVERFLOW_IGNORED_ROUNDS;
         self.phase = Phase::Drain { share: 1.0 };
     }
 
     /// Starts to drain the queue and to watch what comes of it.
     fn drain(&mut self, share: f64) {
         self.phase = Phase::Drain { share };
-        self.late_rounds = 0;
+        self.delayed_rounds = 0;
         let before = self.last_round;
-        self.dip = Some(DrainProbe {
-            judge_in: None,
+        self.drain_probe = Some(DrainProbe {
+            due_round: None,
             round_trip: Duration::MAX,
             round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
             rate_before: self.rate_now,
@@ -354,27 +362,27 @@ impl Control {
     }
 
     /// Acts on what a dip has shown.
-    fn conclude(&mut self, now: Instant, dip: &DrainProbe) {
-        let expected = self.model.round_trip_min.get().unwrap_or(dip.round_trip);
-        match self.dips.judge(dip, expected) {
-            Verdict::Renewed => self.model.round_trip_min.replace(now, dip.round_trip),
-            Verdict::Clean => {
-                self.neighbour = None;
-                let was_queued = dip.round_trip_before > self.model.late_limit();
-                if was_queued && dip.rate_before < self.model.rates.get() * SLOWER_PATH {
+    fn conclude(&mut self, now: Instant, probe: &DrainProbe) {
+        let expected = self.model.round_trip_min.get().unwrap_or(probe.round_trip);
+        match self.drain_probes.evaluate(probe, expected) {
+            DrainOutcome::Renewed => self.model.round_trip_min.replace(now, probe.round_trip),
+            DrainOutcome::Clean => {
+                self.cubic_mode = None;
+                let was_queued = probe.round_trip_before > self.model.delay_limit();
+                if was_queued && probe.rate_before < self.model.rates.get() * SLOWER_PATH {
                     self.model
                         .rates
-                        .reset(self.delivery.round(), dip.rate_before);
+                        .reset(self.delivery.round(), probe.rate_before);
                 }
             }
-            Verdict::Neighbour if self.neighbour.is_none() => {
-                self.neighbour = Some(CubicMode::new(now, self.window));
+            DrainOutcome::CompetingFlow if self.cubic_mode.is_none() => {
+                self.cubic_mode = Some(CubicMode::new(now, self.window));
             }
-            Verdict::Longer => {
-                self.neighbour = None;
-                self.model.round_trip_min.replace(now, dip.round_trip);
+            DrainOutcome::Longer => {
+                self.cubic_mode = None;
+                self.model.round_trip_min.replace(now, probe.round_trip);
             }
-            Verdict::Neighbour | Verdict::Unsure => {}
+            DrainOutcome::CompetingFlow | DrainOutcome::Unsure => {}
         }
     }
 
@@ -386,8 +394,8 @@ impl Control {
         self.window = match self.phase {
             Phase::Startup => {
                 let is_used = in_flight + sample.acked as f64 > self.window * GROWING_SHARE;
-                let is_late = sample.round_trip > self.model.late_limit();
-                let growth = self.startup.growth(self.window, round_trip_min, is_late);
+                let is_delayed = sample.round_trip > self.model.delay_limit();
+                let growth = self.startup.growth(self.window, round_trip_min, is_delayed);
                 self.window
                     + if is_used {
                         growth * sample.acked as f64
@@ -396,9 +404,9 @@ impl Control {
                     }
             }
             Phase::Cruise { .. } => {
-                let shared = self.neighbour.as_ref().map_or(0.0, CubicMode::window);
+                let shared = self.cubic_mode.as_ref().map_or(0.0, CubicMode::window);
                 let target = shared.max(model.min(self.loss.ceiling()));
-                self.filling.window(target, in_flight)
+                self.utilization.window(target, in_flight)
             }
             Phase::Probe { .. } => (model * PROBE_GAIN).min(self.loss.probe_ceiling()),
             Phase::Drain { share } => self.drained(share),
@@ -486,13 +494,13 @@ const DRAIN_SHARE: f64 = 0.9;
 const RENEW_SHARE: f64 = 0.5;
 
 /// One round for the packets sent into the drained queue, one for those already under way.
-const DIP_ROUNDS: u64 = 2;
+const DRAIN_PROBE_ROUNDS: u64 = 2;
 
 /// Rounds with a queue that the window does not explain, before it is drained out of turn.
-const LATE_ROUNDS: u32 = 2;
+const DELAYED_ROUNDS: u32 = 2;
 
 /// Start-up's overflow is reported for as long as its queue takes to drain.
-const SETTLE_ROUNDS: u64 = 4;
+const OVERFLOW_IGNORED_ROUNDS: u64 = 4;
 
 /// A delivery rate this far below the largest, at a queue of our own, is a slower path; less is the
 /// coming of a neighbour, to whom the filter gives way in its own time.

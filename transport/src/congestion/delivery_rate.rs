@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// The state of delivery when a transmission left.
 #[derive(Debug, Clone, Copy)]
-struct Snapshot {
+struct SendSnapshot {
     sent: Instant,
     delivered: u64,
     delivered_at: Instant,
@@ -61,7 +61,7 @@ impl Round {
 /// Follows deliveries; see the module header.
 #[derive(Debug, Clone)]
 pub(super) struct DeliveryRate {
-    snapshots: VecDeque<Snapshot>,
+    snapshots: VecDeque<SendSnapshot>,
     delivered: u64,
     delivered_at: Instant,
     acked_sent: Instant,
@@ -135,7 +135,7 @@ impl DeliveryRate {
                 self.round_sent = now;
             }
         }
-        self.snapshots.push_back(Snapshot {
+        self.snapshots.push_back(SendSnapshot {
             sent: now,
             delivered: self.delivered,
             delivered_at: self.delivered_at,
@@ -197,7 +197,7 @@ impl DeliveryRate {
     }
 
     /// The last snapshot taken not after `sent`; older ones will not be asked for again.
-    fn take_snapshot(&mut self, sent: Instant) -> Option<Snapshot> {
+    fn take_snapshot(&mut self, sent: Instant) -> Option<SendSnapshot> {
         let after = self.snapshots.partition_point(|taken| taken.sent <= sent);
         let found = self.snapshots.get(after.checked_sub(1)?).copied();
         self.snapshots.drain(..after - 1);
@@ -205,7 +205,7 @@ impl DeliveryRate {
     }
 
     /// Bytes per second since `taken`: no faster than they were acknowledged, nor than they left.
-    fn rate_since(&self, taken: &Snapshot, sent: Instant, now: Instant) -> Option<f64> {
+    fn rate_since(&self, taken: &SendSnapshot, sent: Instant, now: Instant) -> Option<f64> {
         let acked_over = now.saturating_duration_since(taken.delivered_at);
         let sent_over = sent.saturating_duration_since(taken.acked_sent);
         let interval = acked_over.max(sent_over);

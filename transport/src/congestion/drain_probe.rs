@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DrainProbe {
     /// The round in which to judge; unknown while the queue still drains.
-    pub(super) judge_in: Option<u64>,
+    pub(super) due_round: Option<u64>,
     /// Smallest round trip since the drain began.
     pub(super) round_trip: Duration,
     /// Smallest round trip of the round before.
@@ -21,49 +21,49 @@ pub(super) struct DrainProbe {
     pub(super) renews: bool,
 }
 
-/// The conclusion from a dip.
+/// The conclusion from a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum DrainOutcome {
     /// The path's own round trip was measured anew.
     Renewed,
     /// The queue was ours, and is gone.
     Clean,
     /// Another sender keeps the queue.
-    Neighbour,
+    CompetingFlow,
     /// The path has become longer.
     Longer,
     /// One observation is not enough.
     Unsure,
 }
 
-/// Counts what dips showed in a row.
+/// Counts what probes showed in a row.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct DrainProbes {
-    dirty: u32,
+    still_queued: u32,
     flat: u32,
 }
 
 impl DrainProbes {
     /// Concludes from a dip on a path whose smallest round trip was `expected`.
-    pub(super) fn judge(&mut self, dip: &DrainProbe, expected: Duration) -> Verdict {
-        if dip.renews {
+    pub(super) fn evaluate(&mut self, probe: &DrainProbe, expected: Duration) -> DrainOutcome {
+        if probe.renews {
             *self = Self::default();
-            return Verdict::Renewed;
+            return DrainOutcome::Renewed;
         }
-        if dip.round_trip <= expected + (expected / 10).max(CLEAN_NOISE) {
+        if probe.round_trip <= expected + (expected / 10).max(CLEAN_NOISE) {
             *self = Self::default();
-            return Verdict::Clean;
+            return DrainOutcome::Clean;
         }
-        self.dirty += 1;
-        let is_flat = dip.round_trip.mul_f64(FLAT) > dip.round_trip_before;
+        self.still_queued += 1;
+        let is_flat = probe.round_trip.mul_f64(FLAT) > probe.round_trip_before;
         self.flat = if is_flat { self.flat + 1 } else { 0 };
-        if self.flat >= DIPS_TO_BELIEVE {
+        if self.flat >= PROBES_TO_BELIEVE {
             *self = Self::default();
-            Verdict::Longer
-        } else if self.dirty >= DIPS_TO_BELIEVE {
-            Verdict::Neighbour
+            DrainOutcome::Longer
+        } else if self.still_queued >= PROBES_TO_BELIEVE {
+            DrainOutcome::CompetingFlow
         } else {
-            Verdict::Unsure
+            DrainOutcome::Unsure
         }
     }
 }
@@ -76,15 +76,15 @@ const CLEAN_NOISE: Duration = Duration::from_millis(2);
 const FLAT: f64 = 1.05;
 
 /// One dip may meet a burst of somebody else's.
-const DIPS_TO_BELIEVE: u32 = 2;
+const PROBES_TO_BELIEVE: u32 = 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn dip(before_ms: u64, after_ms: u64) -> DrainProbe {
+    fn probe(before_ms: u64, after_ms: u64) -> DrainProbe {
         DrainProbe {
-            judge_in: None,
+            due_round: None,
             round_trip: Duration::from_millis(after_ms),
             round_trip_before: Duration::from_millis(before_ms),
             rate_before: 0.0,
@@ -93,22 +93,46 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_goes_is_ours_and_one_that_stays_a_neighbours() {
+    fn a_queue_that_goes_is_ours_and_one_that_stays_is_of_a_competing_flow() {
         let expected = Duration::from_millis(40);
-        let mut dips = DrainProbes::default();
-        assert_eq!(dips.judge(&dip(60, 41), expected), Verdict::Clean);
-        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Unsure);
-        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Neighbour);
-        assert_eq!(dips.judge(&dip(75, 62), expected), Verdict::Neighbour);
-        assert_eq!(dips.judge(&dip(75, 41), expected), Verdict::Clean);
-        assert_eq!(dips.judge(&dip(75, 60), expected), Verdict::Unsure);
+        let mut probes = DrainProbes::default();
+        assert_eq!(
+            probes.evaluate(&probe(60, 41), expected),
+            DrainOutcome::Clean
+        );
+        assert_eq!(
+            probes.evaluate(&probe(75, 60), expected),
+            DrainOutcome::Unsure
+        );
+        assert_eq!(
+            probes.evaluate(&probe(75, 60), expected),
+            DrainOutcome::CompetingFlow
+        );
+        assert_eq!(
+            probes.evaluate(&probe(75, 62), expected),
+            DrainOutcome::CompetingFlow
+        );
+        assert_eq!(
+            probes.evaluate(&probe(75, 41), expected),
+            DrainOutcome::Clean
+        );
+        assert_eq!(
+            probes.evaluate(&probe(75, 60), expected),
+            DrainOutcome::Unsure
+        );
     }
 
     #[test]
     fn a_round_trip_that_does_not_move_is_the_paths_own() {
         let expected = Duration::from_millis(40);
-        let mut dips = DrainProbes::default();
-        assert_eq!(dips.judge(&dip(80, 80), expected), Verdict::Unsure);
-        assert_eq!(dips.judge(&dip(80, 79), expected), Verdict::Longer);
+        let mut probes = DrainProbes::default();
+        assert_eq!(
+            probes.evaluate(&probe(80, 80), expected),
+            DrainOutcome::Unsure
+        );
+        assert_eq!(
+            probes.evaluate(&probe(80, 79), expected),
+            DrainOutcome::Longer
+        );
     }
 }

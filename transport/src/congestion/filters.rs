@@ -158,8 +158,8 @@ impl Delayed {
         }
         let since = *self.since.get_or_insert(now);
         self.batches += 1;
-        self.batches >= LATE_BATCHES
-            && now.saturating_duration_since(since) >= limit / LATE_SPAN_DIVISOR
+        self.batches >= DELAYED_BATCHES
+            && now.saturating_duration_since(since) >= limit / DELAYED_SPAN_DIVISOR
     }
 
     /// Whether what is acknowledged now was held up by a stall.
@@ -186,11 +186,11 @@ const BURSTS_TO_BELIEVE: usize = 3;
 const ROUND_TRIP_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// As in HyStart (RFC 9406), which asks for eight packets; acknowledgements cover two or more.
-const LATE_BATCHES: u32 = 4;
+const DELAYED_BATCHES: u32 = 4;
 
 /// The share of a round trip that lateness must last for: longer costs queue, shorter mistakes
 /// aggregation for one.
-const LATE_SPAN_DIVISOR: u32 = 8;
+const DELAYED_SPAN_DIVISOR: u32 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -245,24 +245,27 @@ mod tests {
     const JUMP: Duration = Duration::from_millis(10);
 
     /// Whether lateness is seen when these round trips, in milliseconds, come one every 4 ms.
-    fn is_late(round_trips: impl IntoIterator<Item = u64>) -> bool {
+    fn is_delayed(round_trips: impl IntoIterator<Item = u64>) -> bool {
         let start = Instant::now();
-        let mut late = Delayed::default();
-        late.observe(start, start, LIMIT, JUMP);
+        let mut delayed = Delayed::default();
+        delayed.observe(start, start, LIMIT, JUMP);
         round_trips.into_iter().zip(1..).any(|(round_trip, tick)| {
             let now = start + Duration::from_millis(1000 + 4 * tick);
             let sent = now - Duration::from_millis(round_trip);
-            late.observe(now, sent, LIMIT, JUMP)
+            delayed.observe(now, sent, LIMIT, JUMP)
         })
     }
 
     #[test]
     fn a_queue_is_told_from_a_stall() {
         let grows = (80..130).step_by(2);
-        assert!(is_late(grows), "a queue grows bit by bit");
+        assert!(is_delayed(grows), "a queue grows bit by bit");
         let stall = [80, 120, 116, 112, 108, 104, 100, 96, 92, 88, 84, 80];
-        assert!(!is_late(stall), "what a stall held up comes off at once");
+        assert!(!is_delayed(stall), "what a stall held up comes off at once");
         let into_a_queue = [80, 120].into_iter().chain([110; 20]);
-        assert!(is_late(into_a_queue), "a queue that a stall leaves is one");
+        assert!(
+            is_delayed(into_a_queue),
+            "a queue that a stall leaves is one"
+        );
     }
 }

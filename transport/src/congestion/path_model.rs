@@ -88,19 +88,19 @@ impl PathModel {
     }
 
     /// A later round trip than this shows a queue.
-    pub(super) fn late_limit(&self) -> Duration {
-        self.round_trip_min.get().unwrap_or_default() + self.lateness()
+    pub(super) fn delay_limit(&self) -> Duration {
+        self.round_trip_min.get().unwrap_or_default() + self.delay_margin()
     }
 
     /// How far above the smallest a round trip may be without a queue.
-    pub(super) fn lateness(&self) -> Duration {
+    pub(super) fn delay_margin(&self) -> Duration {
         let smallest = self.round_trip_min.get().unwrap_or_default();
         let allowed = if self.is_local() {
             SLACK_LOCAL
         } else {
             Duration::ZERO
         };
-        allowed + (smallest / LATE_DIVISOR).max(LATE_MIN)
+        allowed + (smallest / DELAY_DIVISOR).max(DELAY_MIN)
     }
 }
 
@@ -108,10 +108,10 @@ impl PathModel {
 const BURST_SHARE_MAX: f64 = 0.5;
 
 /// As in HyStart (RFC 9406), an eighth of the round trip is a queue.
-const LATE_DIVISOR: u32 = 8;
+const DELAY_DIVISOR: u32 = 8;
 
 /// And nothing below the noise of timers and busy machines is.
-const LATE_MIN: Duration = Duration::from_millis(3);
+const DELAY_MIN: Duration = Duration::from_millis(3);
 
 /// Below this, round trips are made of wake-ups and of waiting for a processor.
 const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);

@@ -1,7 +1,7 @@
 //! A deterministic network in simulated time, for tests of the controller.
 //!
 //! One bottleneck (rate, delay, tail-drop queue, seeded random loss) carries any number of senders.
-//! A [`sender::Sender`] calls its controller as quinn does and paces with quinn's formula, so that
+//! A [`sender::SimulatedSender`] calls its controller as quinn does and paces with quinn's formula, so that
 //! what holds here may be expected of real connections. Times are nanoseconds since the start.
 
 #![expect(
@@ -18,8 +18,8 @@ mod stalls;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-pub(super) use sender::Sender;
-use stalls::{Place, Stalls};
+pub(super) use sender::SimulatedSender;
+use stalls::{StalledPart, Stalls};
 
 pub(super) const MILLISECOND: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1_000 * MILLISECOND;
@@ -29,14 +29,14 @@ pub(super) const PACKET: u64 = 1480;
 
 /// A change of the link at a time.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Change {
+pub(super) enum LinkChange {
     Rate(f64),
     RoundTrip(u64),
 }
 
 /// The bottleneck.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(super) struct SimulatedLink {
     /// Bytes per nanosecond.
     pub(super) rate: f64,
     /// Propagation there and back.
@@ -49,11 +49,11 @@ pub(super) struct Link {
     pub(super) aggregation: u64,
     /// Packets per acknowledgement.
     pub(super) ack_every: usize,
-    pub(super) changes: Vec<(u64, Change)>,
+    pub(super) changes: Vec<(u64, LinkChange)>,
     stalls: Stalls,
 }
 
-impl Link {
+impl SimulatedLink {
     /// A link by megabits per second, milliseconds and queue in bandwidth-delay products.
     pub(super) fn new(megabits: f64, round_trip_ms: f64, queue: f64) -> Self {
         let rate = megabits * 1e6 / 8.0 / 1e9;
@@ -74,7 +74,7 @@ impl Link {
         Self { loss, ..self }
     }
 
-    pub(super) fn change(mut self, at: u64, change: Change) -> Self {
+    pub(super) fn change(mut self, at: u64, change: LinkChange) -> Self {
         self.changes.push((at, change));
         self
     }
@@ -86,7 +86,7 @@ impl Link {
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+enum NetworkEvent {
     /// A packet of a flow reaches its receiver.
     Arrive {
         flow: usize,
@@ -110,19 +110,19 @@ enum Event {
     Change(usize),
 }
 
-impl Event {
+impl NetworkEvent {
     /// Where it happens, and is held up.
-    fn place(&self) -> Option<Place> {
+    fn part(&self) -> Option<StalledPart> {
         match self {
-            Self::Arrive { .. } | Self::AckTimer { .. } => Some(Place::Receiver),
-            Self::Ack { .. } | Self::Wake { .. } => Some(Place::Sender),
+            Self::Arrive { .. } | Self::AckTimer { .. } => Some(StalledPart::Receiver),
+            Self::Ack { .. } | Self::Wake { .. } => Some(StalledPart::Sender),
             Self::Sample | Self::Change(_) => None,
         }
     }
 }
 
 #[derive(Debug, Default)]
-struct Receiver {
+struct SimulatedReceiver {
     unacked: Vec<u64>,
     largest: Option<u64>,
     armed: u64,
@@ -130,7 +130,7 @@ struct Receiver {
 
 /// What happened to one flow.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Outcome {
+pub(super) struct FlowRecord {
     pub(super) delivered: u64,
     pub(super) sent: u64,
     pub(super) dropped: u64,
@@ -140,7 +140,7 @@ pub(super) struct Outcome {
     pub(super) slots: Vec<u64>,
 }
 
-impl Outcome {
+impl FlowRecord {
     /// Bytes per second between two times.
     pub(super) fn rate(&self, from: u64, to: u64) -> f64 {
         let slots = (from / SLOT) as usize..(to / SLOT) as usize;
@@ -157,12 +157,12 @@ impl Outcome {
 
 /// The network and its senders.
 pub(super) struct Network {
-    pub(super) link: Link,
+    pub(super) link: SimulatedLink,
     pub(super) now: u64,
-    pub(super) senders: Vec<Sender>,
-    pub(super) outcomes: Vec<Outcome>,
-    receivers: Vec<Receiver>,
-    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    pub(super) senders: Vec<SimulatedSender>,
+    pub(super) records: Vec<FlowRecord>,
+    receivers: Vec<SimulatedReceiver>,
+    events: BinaryHeap<Reverse<(u64, u64, NetworkEvent)>>,
     sequence: u64,
     busy_until: u64,
     last_arrival: u64,
@@ -172,13 +172,13 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(link: Link, senders: Vec<Sender>, seed: u64) -> Self {
+    pub(super) fn new(link: SimulatedLink, senders: Vec<SimulatedSender>, seed: u64) -> Self {
         let flows = senders.len();
         let mut network = Self {
             link,
             now: 0,
-            outcomes: vec![Outcome::default(); flows],
-            receivers: (0..flows).map(|_| Receiver::default()).collect(),
+            records: vec![FlowRecord::default(); flows],
+            receivers: (0..flows).map(|_| SimulatedReceiver::default()).collect(),
             senders,
             events: BinaryHeap::new(),
             sequence: 0,
@@ -188,25 +188,25 @@ impl Network {
             queue: Vec::new(),
         };
         for flow in 0..flows {
-            network.schedule(network.senders[flow].starts_at, Event::Wake { flow });
+            network.schedule(network.senders[flow].starts_at, NetworkEvent::Wake { flow });
         }
         for index in 0..network.link.changes.len() {
-            network.schedule(network.link.changes[index].0, Event::Change(index));
+            network.schedule(network.link.changes[index].0, NetworkEvent::Change(index));
         }
-        network.schedule(0, Event::Sample);
+        network.schedule(0, NetworkEvent::Sample);
         network
     }
 
     /// Runs until `end`, or until every limited flow is done.
     pub(super) fn run(&mut self, end: u64) {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
-            if at > end || self.senders.iter().all(Sender::is_done) {
+            if at > end || self.senders.iter().all(SimulatedSender::is_done) {
                 break;
             }
             self.now = at;
             let release = event
-                .place()
-                .map_or(at, |place| self.link.stalls.release(place, at));
+                .part()
+                .map_or(at, |part| self.link.stalls.release(part, at));
             if release > at {
                 self.schedule(release, event);
             } else {
@@ -224,39 +224,39 @@ impl Network {
         waits[waits.len() / 2]
     }
 
-    fn schedule(&mut self, at: u64, event: Event) {
+    fn schedule(&mut self, at: u64, event: NetworkEvent) {
         self.sequence += 1;
         self.events
             .push(Reverse((at.max(self.now), self.sequence, event)));
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: NetworkEvent) {
         match event {
-            Event::Arrive { flow, packet } => self.arrive(flow, packet),
-            Event::AckTimer { flow, armed } => {
+            NetworkEvent::Arrive { flow, packet } => self.arrive(flow, packet),
+            NetworkEvent::AckTimer { flow, armed } => {
                 if self.receivers[flow].armed == armed {
                     self.acknowledge(flow);
                 }
             }
-            Event::Ack { flow, packets } => {
+            NetworkEvent::Ack { flow, packets } => {
                 self.senders[flow].on_ack(self.now, &packets);
                 self.transmit(flow);
             }
-            Event::Wake { flow } => {
+            NetworkEvent::Wake { flow } => {
                 self.senders[flow].on_wake(self.now);
                 self.transmit(flow);
             }
-            Event::Sample => {
+            NetworkEvent::Sample => {
                 self.queue.push(self.busy_until.saturating_sub(self.now));
-                self.schedule(self.now + MILLISECOND, Event::Sample);
+                self.schedule(self.now + MILLISECOND, NetworkEvent::Sample);
             }
-            Event::Change(index) => match self.link.changes[index].1 {
-                Change::Rate(rate) => {
+            NetworkEvent::Change(index) => match self.link.changes[index].1 {
+                LinkChange::Rate(rate) => {
                     let waiting = self.busy_until.saturating_sub(self.now) as f64 * self.link.rate;
                     self.busy_until = self.now + (waiting / rate) as u64;
                     self.link.rate = rate;
                 }
-                Change::RoundTrip(round_trip) => self.link.round_trip = round_trip,
+                LinkChange::RoundTrip(round_trip) => self.link.round_trip = round_trip,
             },
         }
     }
@@ -264,14 +264,14 @@ impl Network {
     /// Sends what the sender may send now, through queue and loss.
     fn transmit(&mut self, flow: usize) {
         let (packets, wake) = self.senders[flow].poll(self.now);
-        let resumes = self.link.stalls.release(Place::Link, self.now);
+        let resumes = self.link.stalls.release(StalledPart::Link, self.now);
         self.busy_until = self.busy_until.max(resumes);
         for packet in packets {
-            self.outcomes[flow].sent += 1;
+            self.records[flow].sent += 1;
             let start = self.busy_until.max(self.now);
             let waiting = (start - resumes) as f64 * self.link.rate;
             if waiting + PACKET as f64 > self.link.queue_max {
-                self.outcomes[flow].dropped += 1;
+                self.records[flow].dropped += 1;
                 continue;
             }
             self.busy_until = start + (PACKET as f64 / self.link.rate) as u64;
@@ -282,27 +282,27 @@ impl Network {
             let at = self
                 .link
                 .stalls
-                .release(Place::Link, at)
+                .release(StalledPart::Link, at)
                 .max(self.last_arrival);
             self.last_arrival = at;
-            self.schedule(at, Event::Arrive { flow, packet });
+            self.schedule(at, NetworkEvent::Arrive { flow, packet });
         }
         if let Some(at) = wake {
-            self.schedule(at, Event::Wake { flow });
+            self.schedule(at, NetworkEvent::Wake { flow });
         }
-        if self.senders[flow].is_done() && self.outcomes[flow].finished.is_none() {
-            self.outcomes[flow].finished = Some(self.now);
+        if self.senders[flow].is_done() && self.records[flow].finished.is_none() {
+            self.records[flow].finished = Some(self.now);
         }
     }
 
     fn arrive(&mut self, flow: usize, packet: u64) {
-        let outcome = &mut self.outcomes[flow];
-        outcome.delivered += PACKET;
+        let record = &mut self.records[flow];
+        record.delivered += PACKET;
         let slot = (self.now / SLOT) as usize;
-        if outcome.slots.len() <= slot {
-            outcome.slots.resize(slot + 1, 0);
+        if record.slots.len() <= slot {
+            record.slots.resize(slot + 1, 0);
         }
-        outcome.slots[slot] += PACKET;
+        record.slots[slot] += PACKET;
         let receiver = &mut self.receivers[flow];
         let gap = receiver
             .largest
@@ -315,7 +315,10 @@ impl Network {
             self.sequence += 1;
             receiver.armed = self.sequence;
             let armed = self.sequence;
-            self.schedule(self.now + ACK_DELAY_MAX, Event::AckTimer { flow, armed });
+            self.schedule(
+                self.now + ACK_DELAY_MAX,
+                NetworkEvent::AckTimer { flow, armed },
+            );
         }
     }
 
@@ -330,8 +333,8 @@ impl Network {
             0 => at,
             every => at.div_ceil(every) * every,
         };
-        let at = self.link.stalls.release(Place::Link, at);
-        self.schedule(at, Event::Ack { flow, packets });
+        let at = self.link.stalls.release(StalledPart::Link, at);
+        self.schedule(at, NetworkEvent::Ack { flow, packets });
     }
 }
 

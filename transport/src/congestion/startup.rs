@@ -78,9 +78,9 @@ impl Startup {
     }
 
     /// Bytes to grow the window by for each byte acknowledged, which was late or not.
-    pub(super) fn growth(&self, window: f64, round_trip: Duration, is_late: bool) -> f64 {
-        if is_late {
-            return GROWTH_LATE;
+    pub(super) fn growth(&self, window: f64, round_trip: Duration, is_delayed: bool) -> f64 {
+        if is_delayed {
+            return GROWTH_DELAYED;
         }
         let Some(rate) = self.train_rate() else {
             return GROWTH_UNKNOWN;
@@ -143,7 +143,7 @@ const GROWTH_NEAR: f64 = 1.25;
 
 /// As in the conservative slow start of HyStart++ (RFC 9406), which divides growth by four: it may
 /// be a queue, it may be a stall.
-const GROWTH_LATE: f64 = 0.25;
+const GROWTH_DELAYED: f64 = 0.25;
 
 /// Without trains to go by: a factor of about 2.2 a round.
 const GROWTH_UNKNOWN: f64 = 1.5;

@@ -73,25 +73,25 @@ mod tests {
 
     #[test]
     fn an_unfilled_window_is_boosted_until_it_is_filled() {
-        let mut filling = Utilization::default();
+        let mut utilization = Utilization::default();
         for _ in 0..20 {
-            filling.observe(500.0, 100.0);
-            assert!(!filling.end_round(1000.0 * filling.boost, false, false));
+            utilization.observe(500.0, 100.0);
+            assert!(!utilization.end_round(1000.0 * utilization.boost, false, false));
         }
-        assert_eq!(filling.window(1000.0, 600.0), 1000.0 * BOOST_MAX);
-        assert_eq!(filling.window(1000.0, 1000.0), 1000.0);
+        assert_eq!(utilization.window(1000.0, 600.0), 1000.0 * BOOST_MAX);
+        assert_eq!(utilization.window(1000.0, 1000.0), 1000.0);
         for _ in 0..20 {
-            filling.observe(900.0, 100.0);
-            assert!(filling.end_round(1000.0 * filling.boost, false, false));
+            utilization.observe(900.0, 100.0);
+            assert!(utilization.end_round(1000.0 * utilization.boost, false, false));
         }
-        assert_eq!(filling.window(1000.0, 600.0), 1000.0);
+        assert_eq!(utilization.window(1000.0, 600.0), 1000.0);
     }
 
     #[test]
     fn an_application_that_is_slow_earns_no_boost() {
-        let mut filling = Utilization::default();
-        filling.observe(100.0, 100.0);
-        assert!(!filling.end_round(1000.0, false, true));
-        assert_eq!(filling.window(1000.0, 200.0), 1000.0);
+        let mut utilization = Utilization::default();
+        utilization.observe(100.0, 100.0);
+        assert!(!utilization.end_round(1000.0, false, true));
+        assert_eq!(utilization.window(1000.0, 200.0), 1000.0);
     }
 }

@@ -60,7 +60,7 @@ impl StallTimer {
 
     /// Waits for `future` as long as there is patience left, which what is added to `moved` in the
     /// meantime pays back.
-    async fn watch<T>(
+    async fn wait_while_moving<T>(
         &mut self,
         future: impl Future<Output = T>,
         moved: &AtomicU64,
@@ -69,7 +69,7 @@ impl StallTimer {
         let mut before = moved.load(Ordering::Relaxed);
         loop {
             let start = Instant::now();
-            let pause = self.left.min(LOOK_INTERVAL);
+            let pause = self.left.min(PROGRESS_INTERVAL);
             if let Ok(value) = tokio::time::timeout(pause, future.as_mut()).await {
                 return Ok(value);
             }
@@ -100,7 +100,7 @@ pub struct RateLimiter {
     per_second: u64,
     burst: Duration,
     /// When what has been taken is paid for.
-    paid_at: Mutex<Instant>,
+    due_at: Mutex<Instant>,
 }
 
 impl RateLimiter {
@@ -110,14 +110,14 @@ impl RateLimiter {
         Self {
             per_second: per_second.max(1),
             burst,
-            paid_at: Mutex::new(now.checked_sub(burst).unwrap_or(now)),
+            due_at: Mutex::new(now.checked_sub(burst).unwrap_or(now)),
         }
     }
 
     /// Takes `units`, and waits until they are due.
     pub async fn take(&self, units: u64) {
         let now = Instant::now();
-        let due = self.book(units, now);
+        let due = self.reserve(units, now);
         if due > now {
             tokio::time::sleep_until(due).await;
         }
@@ -125,30 +125,30 @@ impl RateLimiter {
 
     /// Takes `units` if they are due now.
     pub fn try_take(&self, units: u64) -> bool {
-        self.try_book(units, Instant::now())
+        self.try_reserve(units, Instant::now())
     }
 
-    fn try_book(&self, units: u64, now: Instant) -> bool {
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = self.after(*paid_at, units, now);
+    fn try_reserve(&self, units: u64, now: Instant) -> bool {
+        let mut due_at = self.due_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = self.after(*due_at, units, now);
         if due > now {
             return false;
         }
-        *paid_at = due;
+        *due_at = due;
         true
     }
 
-    fn book(&self, units: u64, now: Instant) -> Instant {
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *paid_at = self.after(*paid_at, units, now);
-        *paid_at
+    fn reserve(&self, units: u64, now: Instant) -> Instant {
+        let mut due_at = self.due_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *due_at = self.after(*due_at, units, now);
+        *due_at
     }
 
-    fn after(&self, paid_at: Instant, units: u64, now: Instant) -> Instant {
-        let earliest = now.checked_sub(self.burst).unwrap_or(paid_at);
+    fn after(&self, due_at: Instant, units: u64, now: Instant) -> Instant {
+        let earliest = now.checked_sub(self.burst).unwrap_or(due_at);
         let nanoseconds = u128::from(units) * 1_000_000_000 / u128::from(self.per_second);
         let cost = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
-        paid_at.max(earliest) + cost
+        due_at.max(earliest) + cost
     }
 }
 
@@ -156,16 +156,16 @@ impl RateLimiter {
 #[derive(Debug, Clone, Default)]
 pub struct StreamLimits {
     /// How long the other side may keep it waiting; for as long as it likes if absent.
-    pub patience: Option<StallTimer>,
+    pub stall_timer: Option<StallTimer>,
     /// What the bytes of its bodies wait for.
-    pub throttles: Vec<Arc<RateLimiter>>,
+    pub rate_limiters: Vec<Arc<RateLimiter>>,
 }
 
 impl StreamLimits {
     /// Waits for `future`, which waits for the other side.
     pub(crate) async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stalled> {
-        match &mut self.patience {
-            Some(patience) => patience.wait(future).await,
+        match &mut self.stall_timer {
+            Some(timer) => timer.wait(future).await,
             None => Ok(future.await),
         }
     }
@@ -173,51 +173,54 @@ impl StreamLimits {
     /// Waits for `future`, which waits until the other side has all that was written. How much of
     /// that is still to go can't be seen, so what the whole connection has `acknowledged` pays
     /// back; because that may be of other streams, there is an end to it as well.
-    pub(crate) async fn wait_for_end<T>(
+    pub(crate) async fn wait_for_finish<T>(
         &mut self,
         future: impl Future<Output = T>,
         acknowledged: &AtomicU64,
     ) -> Result<T, Stalled> {
-        let Some(patience) = &mut self.patience else {
+        let Some(timer) = &mut self.stall_timer else {
             return Ok(future.await);
         };
-        let waited = tokio::time::timeout(END_LIMIT, patience.watch(future, acknowledged));
+        let waited = tokio::time::timeout(
+            FINISH_TIME_MAX,
+            timer.wait_while_moving(future, acknowledged),
+        );
         waited.await.unwrap_or(Err(Stalled))
     }
 
     /// Notes that bytes of a message or a body have moved.
     pub(crate) fn moved(&mut self, bytes: usize) {
-        if let Some(patience) = &mut self.patience {
-            patience.moved(bytes);
+        if let Some(timer) = &mut self.stall_timer {
+            timer.moved(bytes);
         }
     }
 
     /// The most bytes of a body to move at once, lest one piece take all of a low rate.
     pub(crate) fn piece(&self) -> usize {
-        if self.throttles.is_empty() {
+        if self.rate_limiters.is_empty() {
             usize::MAX
         } else {
-            THROTTLED_PIECE
+            LIMITED_PIECE_BYTES
         }
     }
 
     /// Waits until `bytes` of a body are due.
     pub(crate) async fn take(&self, bytes: usize) {
-        for throttle in &self.throttles {
-            throttle.take(bytes as u64).await;
+        for limiter in &self.rate_limiters {
+            limiter.take(bytes as u64).await;
         }
     }
 }
 
 /// How long the last window of a stream may take: 16 MiB at the lowest rate at which anybody would
 /// still wait for a file, 18 KiB/s.
-const END_LIMIT: Duration = Duration::from_secs(15 * 60);
+const FINISH_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// How often what was acknowledged is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes that move at once where a rate is limited: smooth for rates from a megabyte per second on.
-const THROTTLED_PIECE: usize = 16 * 1024;
+const LIMITED_PIECE_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -231,38 +234,38 @@ mod tests {
 
     #[test]
     fn waits_add_up_and_bytes_pay_them_back() {
-        let mut patience = StallTimer::new(seconds(30), 1024);
-        patience.spend(seconds(14));
-        patience.spend(seconds(14));
-        assert_eq!(patience.left, seconds(2));
-        patience.moved(10 * 1024);
-        assert_eq!(patience.left, seconds(12));
-        patience.moved(usize::MAX);
-        assert_eq!(patience.left, seconds(30));
+        let mut timer = StallTimer::new(seconds(30), 1024);
+        timer.spend(seconds(14));
+        timer.spend(seconds(14));
+        assert_eq!(timer.left, seconds(2));
+        timer.moved(10 * 1024);
+        assert_eq!(timer.left, seconds(12));
+        timer.moved(usize::MAX);
+        assert_eq!(timer.left, seconds(30));
     }
 
     #[test]
     fn a_trickle_is_no_progress() {
-        let mut patience = StallTimer::new(seconds(30), 1024);
+        let mut timer = StallTimer::new(seconds(30), 1024);
         for _ in 0..31 {
-            patience.spend(seconds(1));
-            patience.moved(10);
+            timer.spend(seconds(1));
+            timer.moved(10);
         }
-        assert!(patience.left < seconds(1), "{:?}", patience.left);
+        assert!(timer.left < seconds(1), "{:?}", timer.left);
     }
 
     #[tokio::test]
-    async fn who_has_no_patience_left_waits_for_nothing() {
-        let mut patience = StallTimer::new(Duration::ZERO, 1);
-        patience.wait(ready(())).await.unwrap();
-        assert_eq!(patience.wait(pending::<()>()).await, Err(Stalled));
+    async fn a_spent_stall_timer_waits_for_nothing() {
+        let mut timer = StallTimer::new(Duration::ZERO, 1);
+        timer.wait(ready(())).await.unwrap();
+        assert_eq!(timer.wait(pending::<()>()).await, Err(Stalled));
     }
 
     #[tokio::test]
     async fn an_end_is_waited_for_as_long_as_something_is_acknowledged() {
-        let mut pace = StreamLimits {
-            patience: Some(StallTimer::new(Duration::from_millis(5), 1024)),
-            throttles: Vec::new(),
+        let mut limits = StreamLimits {
+            stall_timer: Some(StallTimer::new(Duration::from_millis(5), 1024)),
+            rate_limiters: Vec::new(),
         };
         let acknowledged = AtomicU64::new(0);
         let mut polls = 0;
@@ -274,24 +277,24 @@ mod tests {
                 _ => Poll::Pending,
             }
         });
-        pace.wait_for_end(end, &acknowledged).await.unwrap();
-        let end = pace.wait_for_end(pending::<()>(), &acknowledged).await;
+        limits.wait_for_finish(end, &acknowledged).await.unwrap();
+        let end = limits.wait_for_finish(pending::<()>(), &acknowledged).await;
         assert_eq!(end, Err(Stalled));
     }
 
     #[test]
-    fn a_throttle_lets_its_rate_through_after_a_burst() {
-        let throttle = RateLimiter::new(1000, seconds(1));
+    fn a_rate_limiter_lets_its_rate_through_after_a_burst() {
+        let limiter = RateLimiter::new(1000, seconds(1));
         let now = Instant::now() + seconds(100);
         for _ in 0..10 {
-            assert!(throttle.book(100, now) <= now);
+            assert!(limiter.reserve(100, now) <= now);
         }
-        assert_eq!(throttle.book(500, now), now + Duration::from_millis(500));
-        assert_eq!(throttle.book(500, now), now + seconds(1));
-        assert!(!throttle.try_book(1, now));
+        assert_eq!(limiter.reserve(500, now), now + Duration::from_millis(500));
+        assert_eq!(limiter.reserve(500, now), now + seconds(1));
+        assert!(!limiter.try_reserve(1, now));
         let later = now + seconds(100);
-        assert!(throttle.try_book(1000, later));
-        assert!(!throttle.try_book(1, later));
-        assert!(throttle.try_book(1, later + Duration::from_millis(1)));
+        assert!(limiter.try_reserve(1000, later));
+        assert!(!limiter.try_reserve(1, later));
+        assert!(limiter.try_reserve(1, later + Duration::from_millis(1)));
     }
 }

@@ -19,7 +19,7 @@ fn completes_now<T>(future: impl Future<Output = T>) -> bool {
 
 /// Has the server take in more than its least window, as it does for a body.
 async fn with_a_wide_window(loopback: &Loopback) -> ActiveBody {
-    let receiving = loopback.server_flow.receives();
+    let receiving = loopback.server_flow.begin_receiving();
     while loopback.client.stats().frame_rx.max_data == 0 {
         tokio::task::yield_now().await;
     }
@@ -62,7 +62,8 @@ async fn a_message_finds_room_where_the_window_has_become_smaller() {
     let large = 4 * windows::SEND_WINDOW;
     {
         let mut state = flow.0.state();
-        (state.send_window, state.send_window_peak) = (large, large);
+        state.send_window = large;
+        state.send_window_peak = large;
         loopback.client.set_send_window(large);
     }
     let body = Bytes::from(vec![0; 2 * usize::try_from(large).unwrap()]);
@@ -79,8 +80,8 @@ async fn bulk_never_writes_while_there_is_room_for_others() {
     let loopback = Loopback::connect().await;
     let flow = &loopback.client_flow;
     let is_exclusive = || flow.0.state.try_lock().is_err();
-    assert!(flow.as_bulk(async { is_exclusive() }).await);
-    assert!(flow.beyond_bulk(is_exclusive));
+    assert!(flow.write_bulk(async { is_exclusive() }).await);
+    assert!(flow.write_urgent(is_exclusive));
     assert!(!is_exclusive());
 }
 
@@ -90,8 +91,8 @@ async fn many_bodies_share_a_smaller_window_than_few() {
     let flow = &loopback.client_flow;
     let window = || flow.0.state().receive_window.wanted();
     let few = window();
-    assert_eq!(few, End::Client.receive_window());
-    let many: Vec<_> = (0..64).map(|_| flow.receives()).collect();
+    assert_eq!(few, windows::receive_window_few(Side::Client));
+    let many: Vec<_> = (0..64).map(|_| flow.begin_receiving()).collect();
     assert!(window() < few);
     drop(many);
     assert_eq!(window(), few);
@@ -100,9 +101,12 @@ async fn many_bodies_share_a_smaller_window_than_few() {
 #[tokio::test]
 async fn without_a_budget_a_connection_has_what_every_one_has() {
     let Loopback { client, .. } = &Loopback::connect().await;
-    let flow = ConnectionFlow::new(client.clone(), End::Client, &Budget::new(0));
-    let _moving = (flow.receives(), flow.sends());
+    let flow = ConnectionFlow::new(client.clone(), Side::Client, &WindowBudget::new(0));
+    let _active = (flow.begin_receiving(), flow.begin_sending());
     let state = flow.0.state();
-    assert_eq!(state.receive_window.wanted(), End::Client.receive_window());
+    assert_eq!(
+        state.receive_window.wanted(),
+        windows::receive_window_few(Side::Client)
+    );
     assert_eq!(state.send_window, windows::SEND_WINDOW);
 }

@@ -19,65 +19,70 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Which end of a connection this is.
+use quire_shared::Side;
+
+/// The windows of one connection, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The client, which has few connections.
-    Client,
-    /// The server, which must bear the windows of many.
-    Server,
+pub(crate) struct Windows {
+    /// What the connection buffers until it is acknowledged.
+    pub(crate) send: u64,
+    /// What the other side may have in flight on all streams: `MAX_DATA` (RFC 9000, §19.9).
+    pub(crate) receive: u64,
 }
 
-impl End {
-    /// What the other side may have under way on one stream, in bytes.
-    pub const fn stream_window(self) -> u32 {
-        match self {
-            Self::Client => CLIENT_STREAM_WINDOW,
-            Self::Server => SERVER_STREAM_WINDOW,
-        }
+/// The flow-control window of one stream at this end, in bytes.
+pub const fn stream_window(side: Side) -> u32 {
+    match side {
+        Side::Client => CLIENT_STREAM_WINDOW,
+        Side::Server => SERVER_STREAM_WINDOW,
     }
+}
 
-    /// What may be held of all streams because earlier bytes are missing, in bytes: what comes on
-    /// such a path while a byte is lost three times.
-    pub(crate) fn held_max(self) -> u64 {
-        2 * u64::from(self.stream_window())
-    }
+/// The most bytes of all streams that may be kept because earlier bytes are missing: what arrives
+/// on such a path while a byte is lost three times.
+pub(crate) fn reordered_max(side: Side) -> u64 {
+    2 * u64::from(stream_window(side))
+}
 
-    /// The windows for sending and receiving that every connection has, in bytes, whatever the
-    /// others take.
-    pub(crate) fn least(self) -> (u64, u64) {
-        match self {
-            Self::Client => (SEND_WINDOW, self.receive_window()),
-            Self::Server => (SEND_WINDOW_LEAST, RECEIVE_WINDOW_LEAST),
-        }
+/// The windows that every connection has, whatever the others take of the budget.
+pub(crate) fn minimum(side: Side) -> Windows {
+    match side {
+        Side::Client => Windows {
+            send: SEND_WINDOW,
+            receive: receive_window_few(side),
+        },
+        Side::Server => Windows {
+            send: SEND_WINDOW_LEAST,
+            receive: RECEIVE_WINDOW_LEAST,
+        },
     }
+}
 
-    /// The memory that a window for sending takes, in bytes. A server reads two pieces ahead for
-    /// each of its bodies, half as much again; a client has few.
-    fn sending_takes(self, window: u64) -> u64 {
-        match self {
-            Self::Client => window,
-            Self::Server => window + window / 2,
-        }
+/// The memory that a send window takes, in bytes. A server reads two pieces ahead for each of its
+/// bodies, half as much again; a client has few.
+fn memory_of_send_window(side: Side, window: u64) -> u64 {
+    match side {
+        Side::Client => window,
+        Side::Server => window + window / 2,
     }
+}
 
-    /// The window for sending that so much memory is enough for.
-    fn sending_has(self, bytes: u64) -> u64 {
-        match self {
-            Self::Client => bytes,
-            Self::Server => bytes / 3 * 2,
-        }
+/// The send window that fits into `bytes` of memory.
+fn send_window_in(side: Side, bytes: u64) -> u64 {
+    match side {
+        Side::Client => bytes,
+        Side::Server => bytes / 3 * 2,
     }
+}
 
-    /// What the other side may have under way on all streams, in bytes, while there are few.
-    pub(crate) fn receive_window(self) -> u64 {
-        u64::from(self.stream_window()) + RECEIVE_WINDOW_FREE
-    }
+/// The receive window of a connection with at most [`FEW_BODIES`], in bytes.
+pub(crate) fn receive_window_few(side: Side) -> u64 {
+    u64::from(stream_window(side)) + RECEIVE_WINDOW_FREE
 }
 
 /// What is known of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Path {
+pub(crate) struct PathEstimate {
     /// A round trip as it is now, with what waits in queues.
     pub(crate) round_trip: Duration,
     /// The shortest round trip ever.
@@ -86,13 +91,13 @@ pub(crate) struct Path {
     pub(crate) datagram: u64,
     /// What the congestion controller lets be under way, in bytes.
     pub(crate) in_flight_max: u64,
-    /// The share of what was sent that was lost lately.
+    /// The share of what was sent that was lost recent.
     pub(crate) loss: f64,
     /// Bytes of bodies received in a second, the most of the last round trips.
     pub(crate) rate: f64,
 }
 
-impl Path {
+impl PathEstimate {
     fn is_local(&self) -> bool {
         is_local(self.round_trip_min)
     }
@@ -104,15 +109,15 @@ pub(crate) fn is_local(round_trip_min: Duration) -> bool {
 }
 
 /// The window for sending while `bodies` are being sent.
-pub(crate) fn send(path: &Path, bodies: usize, end: End) -> u64 {
+pub(crate) fn send(path: &PathEstimate, bodies: usize, side: Side) -> u64 {
     if bodies == 0 {
-        return end.least().0;
+        return minimum(side).send;
     }
     if path.is_local() {
         return SEND_WINDOW;
     }
-    (ROUND_TRIPS_SENT * path.in_flight_max)
-        .min(without_too_many_gaps(path))
+    (SEND_ROUND_TRIPS * path.in_flight_max)
+        .min(gap_limit(path))
         .clamp(SEND_WINDOW, SEND_WINDOW_MAX)
 }
 
@@ -123,7 +128,7 @@ pub(crate) fn send(path: &Path, bodies: usize, end: End) -> u64 {
     clippy::cast_precision_loss,
     reason = "a rough bound; the conversion back saturates"
 )]
-fn without_too_many_gaps(path: &Path) -> u64 {
+fn gap_limit(path: &PathEstimate) -> u64 {
     ((GAPS * path.datagram) as f64 / path.loss) as u64
 }
 
@@ -133,22 +138,22 @@ fn without_too_many_gaps(path: &Path) -> u64 {
     clippy::cast_sign_loss,
     reason = "a rough bound; the conversion saturates"
 )]
-pub(crate) fn receive(path: &Path, bodies: usize, end: End) -> u64 {
+pub(crate) fn receive(path: &PathEstimate, bodies: usize, side: Side) -> u64 {
     match bodies {
-        0 => end.least().1,
-        1..=FEW_BODIES => end.receive_window(),
+        0 => minimum(side).receive,
+        1..=FEW_BODIES => receive_window_few(side),
         _ if path.is_local() => RECEIVE_WINDOW_LOCAL,
         _ => {
             let round_trip = path.round_trip.min(ROUND_TRIP_MAX);
             let held = (path.rate * round_trip.as_secs_f64()) as u64;
-            (ROUND_TRIPS * held).clamp(RECEIVE_WINDOW_MANY, RECEIVE_WINDOW_MAX)
+            (RECEIVE_ROUND_TRIPS * held).clamp(RECEIVE_WINDOW_MANY, RECEIVE_WINDOW_MAX)
         }
     }
 }
 
 /// The window to go on with: `wanted`, unless that is so close to `current` that telling the other
 /// side would cost more than it gains.
-pub(crate) fn settle(current: u64, wanted: u64) -> u64 {
+pub(crate) fn hysteresis(current: u64, wanted: u64) -> u64 {
     if (current / 4 * 3..=current / 8 * 9).contains(&wanted) {
         current
     } else {
@@ -158,17 +163,17 @@ pub(crate) fn settle(current: u64, wanted: u64) -> u64 {
 
 /// Memory for windows, shared by all connections of a program.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<AtomicU64>);
+pub struct WindowBudget(Arc<AtomicU64>);
 
-impl Budget {
+impl WindowBudget {
     /// A budget of `bytes`, for what windows take beyond what every connection has.
     pub fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
     /// What one connection takes of it: nothing yet.
-    pub(crate) fn grant(&self) -> Grant {
-        Grant {
+    pub(crate) fn grant(&self) -> WindowGrant {
+        WindowGrant {
             left: Arc::clone(&self.0),
             bytes: 0,
         }
@@ -177,38 +182,40 @@ impl Budget {
 
 /// What one connection takes of the budget, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Grant {
+pub(crate) struct WindowGrant {
     left: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Grant {
-    /// The windows for sending and receiving that the budget allows where these are wanted, and the
-    /// other side may still use `granted` of what it was granted for sending to us.
-    pub(crate) fn fit(&mut self, send: u64, receive: u64, granted: u64, end: End) -> (u64, u64) {
-        let (least_send, least_receive) = end.least();
-        let more_to_send = send.saturating_sub(least_send);
-        let more_to_receive = receive.saturating_sub(least_receive);
-        let granted = granted.saturating_sub(least_receive).min(self.bytes);
-        self.resize(end.sending_takes(more_to_send) + more_to_receive.max(granted));
-        let more_to_send = more_to_send.min(end.sending_has(self.bytes - granted));
-        let left = self.bytes - end.sending_takes(more_to_send);
+impl WindowGrant {
+    /// Reserves memory for the `wanted` windows and returns those that the budget allows. The other
+    /// side may still use `granted` bytes of an earlier receive window.
+    pub(crate) fn fit(&mut self, wanted: Windows, granted: u64, side: Side) -> Windows {
+        let minimum = minimum(side);
+        let more_to_send = wanted.send.saturating_sub(minimum.send);
+        let more_to_receive = wanted.receive.saturating_sub(minimum.receive);
+        // Memory behind credit that the other side has can't be given away, even where the window
+        // becomes smaller.
+        let granted = granted.saturating_sub(minimum.receive).min(self.bytes);
+        self.resize(memory_of_send_window(side, more_to_send) + more_to_receive.max(granted));
+        let more_to_send = more_to_send.min(send_window_in(side, self.bytes - granted));
+        let left = self.bytes - memory_of_send_window(side, more_to_send);
         let more_to_receive = more_to_receive.min(left);
-        (
-            least_send + more_to_send,
-            receive.min(least_receive) + more_to_receive,
-        )
+        Windows {
+            send: minimum.send + more_to_send,
+            receive: wanted.receive.min(minimum.receive) + more_to_receive,
+        }
     }
 
     /// Takes what `bytes` need that wait for earlier ones of their streams, and says whether more
     /// may be read that have to wait. What one turn reads is always allowed.
-    pub(crate) fn hold(&mut self, bytes: u64, end: End) -> bool {
+    pub(crate) fn reserve_reordered(&mut self, bytes: u64, side: Side) -> bool {
         if bytes == 0 {
             self.resize(0);
             return true;
         }
-        self.resize((bytes + 1).next_multiple_of(HELD_STEP));
-        bytes < self.bytes.min(end.held_max())
+        self.resize((bytes + 1).next_multiple_of(REORDER_STEP));
+        bytes < self.bytes.min(reordered_max(side))
     }
 
     /// Takes what is missing to `bytes`, as far as it is there, or gives back what is too much.
@@ -229,7 +236,7 @@ impl Grant {
     }
 }
 
-impl Drop for Grant {
+impl Drop for WindowGrant {
     fn drop(&mut self) {
         self.resize(0);
     }
@@ -290,21 +297,19 @@ impl ReceiveWindow {
 
 /// How much of what is sent is lost.
 #[derive(Debug, Default)]
-pub(crate) struct Losses {
+pub(crate) struct LossEstimate {
     share: Option<f64>,
     /// The counters when the share was last reckoned.
     sent: u64,
     lost: u64,
 }
 
-impl Losses {
+impl LossEstimate {
     /// Takes in the counters of packets, as they are now.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
-    pub(crate) fn look(&mut self, sent: u64, lost: u64) {
-        let (new_sent, new_lost) = (
-            sent.saturating_sub(self.sent),
-            lost.saturating_sub(self.lost),
-        );
+    pub(crate) fn update(&mut self, sent: u64, lost: u64) {
+        let new_sent = sent.saturating_sub(self.sent);
+        let new_lost = lost.saturating_sub(self.lost);
         if new_sent < PACKETS_PER_SHARE {
             return;
         }
@@ -312,7 +317,8 @@ impl Losses {
         // A rise counts at once, and is forgotten slowly.
         let before = self.share.unwrap_or(now);
         self.share = Some(now.max(before + (now - before) / 8.0));
-        (self.sent, self.lost) = (sent, lost);
+        self.sent = sent;
+        self.lost = lost;
     }
 
     /// The share that is to be expected.
@@ -323,18 +329,18 @@ impl Losses {
 
 /// How fast bodies arrive.
 #[derive(Debug)]
-pub(crate) struct Rate {
+pub(crate) struct RateEstimate {
     since: Instant,
     bytes: u64,
-    lately: VecDeque<f64>,
+    recent: VecDeque<f64>,
 }
 
-impl Rate {
+impl RateEstimate {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             since: now,
             bytes: 0,
-            lately: VecDeque::new(),
+            recent: VecDeque::new(),
         }
     }
 
@@ -345,20 +351,21 @@ impl Rate {
 
     /// Reckons a rate if a round trip has gone by since the last.
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    pub(crate) fn look(&mut self, now: Instant, round_trip: Duration) {
+    pub(crate) fn update(&mut self, now: Instant, round_trip: Duration) {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < round_trip.max(RATE_PERIOD_MIN) {
             return;
         }
-        self.lately
+        self.recent
             .push_front(self.bytes as f64 / elapsed.as_secs_f64());
-        self.lately.truncate(RATES);
-        (self.since, self.bytes) = (now, 0);
+        self.recent.truncate(RATES);
+        self.since = now;
+        self.bytes = 0;
     }
 
     /// The largest of the last rates, in bytes a second.
     pub(crate) fn largest(&self) -> f64 {
-        self.lately.iter().copied().fold(0.0, f64::max)
+        self.recent.iter().copied().fold(0.0, f64::max)
     }
 }
 
@@ -392,7 +399,7 @@ const SEND_WINDOW_LEAST: u64 = 64 * 1024;
 const SEND_WINDOW_MAX: u64 = 64 * 1024 * 1024;
 
 /// Memory for what waits for earlier bytes is taken in steps of this size.
-const HELD_STEP: u64 = 1024 * 1024;
+const REORDER_STEP: u64 = 1024 * 1024;
 
 /// The window for receiving many bodies at once on a local network, in bytes: 64 downloads need
 /// about four times that in memory.
@@ -410,12 +417,12 @@ const FEW_BODIES: usize = 4;
 /// What the window for sending holds, in round trips: one that is under way, one until word of a
 /// loss comes, and one each for the second and third time that the same byte is lost, which at 2 %
 /// happens every few seconds; and one because a path that starts doubles its rate meanwhile.
-const ROUND_TRIPS_SENT: u64 = 5;
+const SEND_ROUND_TRIPS: u64 = 5;
 
 /// What the window for receiving many bodies holds, in round trips: one that is under way, one until
 /// a loss is mended, one for word of it, and one because a path that starts doubles its rate
 /// meanwhile.
-const ROUND_TRIPS: u64 = 4;
+const RECEIVE_ROUND_TRIPS: u64 = 4;
 
 /// Below this a network is local: its queue is the buffer of the other side's socket.
 const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);

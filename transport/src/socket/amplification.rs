@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unproved_address_is_sent_three_times_what_came_from_it() {
+    fn an_unvalidated_address_is_sent_three_times_what_came_from_it() {
         let amplification = AmplificationLimit::default();
         let [one, other] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 7)));
         let first = amplification.limit(one);

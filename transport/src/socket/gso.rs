@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::amplification::AmplificationLimit;
-use super::gso_batch::{Afterwards, Batch, SEND_BYTES_MAX};
+use super::gso_batch::{Afterwards, GsoBatch, SEND_BYTES_MAX};
 
 /// A socket that splits and gathers segmented sends.
 #[derive(Debug)]
@@ -130,13 +130,13 @@ impl Drop for GsoSocket {
 /// All datagrams of one destination take the same lane, which keeps their order.
 #[derive(Debug, Default)]
 struct Lanes {
-    lanes: [Mutex<Batch>; LANES],
+    lanes: [Mutex<GsoBatch>; LANES],
     /// Notified when datagrams wait that nobody is about to flush.
     due: Notify,
 }
 
 impl Lanes {
-    fn lane(&self, destination: SocketAddr) -> MutexGuard<'_, Batch> {
+    fn lane(&self, destination: SocketAddr) -> MutexGuard<'_, GsoBatch> {
         let index = usize::from(destination.port()) % LANES;
         #[expect(
             clippy::indexing_slicing,
@@ -157,7 +157,7 @@ impl Lanes {
 }
 
 /// A panic of another thread leaves a batch complete or not appended to: good to go on with.
-fn lock(lane: &Mutex<Batch>) -> MutexGuard<'_, Batch> {
+fn lock(lane: &Mutex<GsoBatch>) -> MutexGuard<'_, GsoBatch> {
     lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

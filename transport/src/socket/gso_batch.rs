@@ -26,14 +26,14 @@ pub(super) enum Afterwards {
 
 /// Datagrams that wait for one send.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct GsoBatch {
     envelope: Option<Envelope>,
     bytes: Vec<u8>,
     /// How many of `bytes` the kernel has taken.
     sent: usize,
 }
 
-impl Batch {
+impl GsoBatch {
     /// Takes a transmit: sends it, with what waited before it, or keeps it for a larger send.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ fn a_shortfall_names_the_setting() {
 #[tokio::test]
 async fn transfers_arrive_whole_at_every_mtu() {
     for payload in [1200, 1452, 4000, 8952, 16_000] {
-        let pair = Pair::connect(|transport| {
+        let pair = EndpointPair::connect(|transport| {
             let mut congestion = CubicConfig::default();
             // quinn waits for ever to send a datagram as large as the window.
             congestion.initial_window(10 * u64::from(payload));
@@ -91,7 +91,7 @@ async fn transfers_arrive_whole_at_every_mtu() {
 #[tokio::test]
 async fn datagrams_grow_to_what_the_path_carries() {
     let expected = path_payload_max(loopback_v4()).unwrap();
-    let pair = Pair::connect(|transport| {
+    let pair = EndpointPair::connect(|transport| {
         transport.mtu_discovery_config(Some(mtu_discovery(loopback_v4())));
     })
     .await;
@@ -113,14 +113,14 @@ async fn datagrams_grow_to_what_the_path_carries() {
 }
 
 /// Two connected endpoints.
-struct Pair {
+struct EndpointPair {
     server: Endpoint,
     client: Endpoint,
     sender: Connection,
     receiver: Connection,
 }
 
-impl Pair {
+impl EndpointPair {
     async fn connect(configure: impl Fn(&mut TransportConfig)) -> Self {
         let transport = || {
             let mut transport = TransportConfig::default();

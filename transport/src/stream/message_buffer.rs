@@ -40,7 +40,7 @@ impl MessageBuffer {
         read
     }
 
-    /// Adds what another inbox holds.
+    /// Adds what another buffer holds.
     pub fn append(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
@@ -100,41 +100,41 @@ mod tests {
         ]
         .concat();
         for piece in 1..bytes.len() {
-            let mut inbox = MessageBuffer::default();
+            let mut buffer = MessageBuffer::default();
             let (mut request, mut body, mut end) = (None, None, None);
             for piece in bytes.chunks(piece) {
-                inbox.push(piece);
+                buffer.push(piece);
                 if request.is_none() {
-                    request = inbox.message::<Request>().unwrap();
+                    request = buffer.message::<Request>().unwrap();
                 }
                 if request.is_some() && body.is_none() {
-                    body = inbox.body(5);
+                    body = buffer.body(5);
                 }
                 if body.is_some() && end.is_none() {
-                    end = inbox.message::<Trailer>().unwrap();
+                    end = buffer.message::<Trailer>().unwrap();
                 }
             }
             assert_eq!(request, Some(Ping {}.into()));
             assert_eq!(body.as_deref(), Some(&b"hello"[..]));
             assert_eq!(end.as_ref(), Some(&trailer));
-            assert!(inbox.is_empty());
+            assert!(buffer.is_empty());
         }
     }
 
     // P11
     #[test]
     fn a_message_over_its_limit_is_refused_by_its_length_alone() {
-        let mut inbox = MessageBuffer::default();
-        inbox.push(&u32::MAX.to_be_bytes());
-        let error = inbox.message::<Pong>().unwrap_err();
+        let mut buffer = MessageBuffer::default();
+        buffer.push(&u32::MAX.to_be_bytes());
+        let error = buffer.message::<Pong>().unwrap_err();
         assert!(matches!(error, DecodeError::TooLong { .. }));
     }
 
     // P12
     #[test]
     fn what_is_no_message_is_refused() {
-        let mut inbox = MessageBuffer::default();
-        inbox.push(&[0, 0, 0, 1, 0xff]);
-        assert_eq!(inbox.message::<Done>(), Err(DecodeError::Malformed));
+        let mut buffer = MessageBuffer::default();
+        buffer.push(&[0, 0, 0, 1, 0xff]);
+        assert_eq!(buffer.message::<Done>(), Err(DecodeError::Malformed));
     }
 }

@@ -213,11 +213,11 @@ async fn a_reader_that_lags_gets_a_bounded_piece_at_a_time() {
         while loopback.client.stats().udp_rx.bytes < body.len() as u64 {
             tokio::task::yield_now().await;
         }
-        let (mut inbox, mut most, mut got) = (MessageBuffer::default(), 0, Vec::new());
-        while receiver.receive_into(&mut inbox).await.unwrap() {
-            most = most.max(inbox.len());
-            let length = inbox.len();
-            got.extend(inbox.body(length).unwrap());
+        let (mut buffer, mut most, mut got) = (MessageBuffer::default(), 0, Vec::new());
+        while receiver.receive_into(&mut buffer).await.unwrap() {
+            most = most.max(buffer.len());
+            let length = buffer.len();
+            got.extend(buffer.body(length).unwrap());
         }
         (got, most)
     };

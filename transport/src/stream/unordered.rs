@@ -2,7 +2,7 @@
 //!
 //! quinn orders a stream by itself, but gives the whole connection up beyond 1,024 pieces with gaps
 //! between them, and gives no more credit while the first gap is open: on a long path that loses
-//! much, both hold a transfer back. So a stream that has proved large, on a path that isn't local,
+//! much, both budget a transfer back. So a stream that has proved large, on a path that isn't local,
 //! is taken in the order of its arrival and put in order here, as far as memory for it is granted.
 //! On a local network there are no gaps worth the name, and quinn's own way takes many chunks in
 //! one turn, of which each takes the lock of the connection.
@@ -30,14 +30,14 @@ pub(super) struct Unordered {
     taken: u64,
     /// Whether quinn had no more to give in order.
     is_drained: bool,
-    loose: Option<Chunks>,
+    unordered: Option<UnorderedReads>,
 }
 
 /// What is needed to take bytes in the order of their arrival.
 #[derive(Debug)]
-struct Chunks {
+struct UnorderedReads {
     reassembly: Reassembly,
-    hold: ReorderBudget,
+    budget: ReorderBudget,
     has_room: bool,
 }
 
@@ -48,11 +48,11 @@ impl Unordered {
             ready: VecDeque::new(),
             taken: 0,
             is_drained: false,
-            loose: None,
+            unordered: None,
         }
     }
 
-    /// Whether [`Unordered::loosen`] can be called: quinn may hold bytes twice that it would have
+    /// Whether [`Unordered::switch_to_unordered`] can be called: quinn may budget bytes twice that it would have
     /// dropped when reading in order, and holds none behind a first gap.
     pub(super) fn can_be_unordered(&self) -> bool {
         !self.is_unordered() && self.is_drained
@@ -60,14 +60,14 @@ impl Unordered {
 
     /// Whether bytes are taken in the order of their arrival.
     pub(super) fn is_unordered(&self) -> bool {
-        self.loose.is_some()
+        self.unordered.is_some()
     }
 
     /// Takes bytes in the order of their arrival from now on.
-    pub(super) fn switch_to_unordered(&mut self, hold: ReorderBudget) {
-        self.loose = Some(Chunks {
+    pub(super) fn switch_to_unordered(&mut self, budget: ReorderBudget) {
+        self.unordered = Some(UnorderedReads {
             reassembly: Reassembly::after(self.taken),
-            hold,
+            budget,
             has_room: true,
         });
     }
@@ -75,9 +75,9 @@ impl Unordered {
     /// Takes what quinn has, and waits only if that is nothing; gives how many bytes came, which
     /// may all belong behind a gap, or nothing at the end of the stream.
     pub(super) async fn read(&mut self) -> Result<Option<usize>, ReadError> {
-        if let Some(loose) = &self.loose
-            && !loose.has_room
-            && !is_next(&mut self.stream, loose.reassembly.next()).await?
+        if let Some(unordered) = &self.unordered
+            && !unordered.has_room
+            && !is_next(&mut self.stream, unordered.reassembly.next()).await?
         {
             return Ok(None);
         }
@@ -91,10 +91,10 @@ impl Unordered {
     /// megabytes at once, for which it grants as much again to the other side.
     pub(super) async fn read_into(
         &mut self,
-        inbox: &mut MessageBuffer,
+        buffer: &mut MessageBuffer,
     ) -> Result<Option<usize>, ReadError> {
         let read = |context: &mut Context<'_>| {
-            inbox.fill(BYTES_AT_ONCE, |space| {
+            buffer.fill(BYTES_AT_ONCE, |space| {
                 pin!(self.stream.read(space)).poll(context)
             })
         };
@@ -106,13 +106,13 @@ impl Unordered {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<usize>, ReadError>> {
-        let Some(loose) = &mut self.loose else {
+        let Some(unordered) = &mut self.unordered else {
             return self.poll_read_in_order(context);
         };
-        let came = ready!(loose.poll_read(context, &mut self.stream))?;
+        let came = ready!(unordered.poll_read(context, &mut self.stream))?;
         self.ready
-            .extend(std::iter::from_fn(|| loose.reassembly.take()));
-        loose.has_room = loose.hold.set(loose.reassembly.held());
+            .extend(std::iter::from_fn(|| unordered.reassembly.take()));
+        unordered.has_room = unordered.budget.set(unordered.reassembly.held());
         Poll::Ready(Ok(came))
     }
 
@@ -133,7 +133,7 @@ impl Unordered {
     }
 }
 
-impl Chunks {
+impl UnorderedReads {
     /// Takes what there is room for; gives how many bytes that was, or nothing at the end.
     fn poll_read(
         &mut self,
@@ -170,12 +170,12 @@ async fn is_next(stream: &mut RecvStream, next: u64) -> Result<bool, ReadError> 
             None => return Ok(false),
             Some(first) if first.offset <= next => return Ok(true),
             // quinn wakes nobody while it has something to give.
-            Some(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Some(_) => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-/// Chunks taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.
+/// UnorderedReads taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.
 const CHUNKS_AT_ONCE: usize = 48;
 
 /// Bytes taken in one turn where it matters how many: as many as those chunks mostly have.
@@ -183,4 +183,4 @@ const BYTES_AT_ONCE: usize = 64 * 1024;
 
 /// How often a stream that has no more memory looks whether its first gap was filled: a fraction of
 /// the round trips that such a gap lasts.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);

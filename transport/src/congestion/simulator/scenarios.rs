@@ -4,7 +4,10 @@
 //! what is reached, so that a change of a constant that costs nothing breaks nothing.
 
 use super::sender::Supply;
-use super::{Change, Link, MILLISECOND, Network, Outcome, Place, SECOND, SLOT, Sender, Stalls};
+use super::{
+    FlowRecord, LinkChange, MILLISECOND, Network, SECOND, SLOT, SimulatedLink, SimulatedSender,
+    StalledPart, Stalls,
+};
 
 const SEED: u64 = 7;
 
@@ -15,29 +18,29 @@ fn mebibytes(count: u64) -> Supply {
     Supply::Packets((count << 20).div_ceil(PAYLOAD))
 }
 
-fn run(link: Link, senders: Vec<Sender>, end: u64) -> Network {
+fn run(link: SimulatedLink, senders: Vec<SimulatedSender>, end: u64) -> Network {
     let mut network = Network::new(link, senders, SEED);
     network.run(end);
     network
 }
 
 /// One of our senders, from the start.
-fn alone(link: Link, supply: Supply, end: u64) -> Network {
-    run(link, vec![Sender::quire(0, supply)], end)
+fn alone(link: SimulatedLink, supply: Supply, end: u64) -> Network {
+    run(link, vec![SimulatedSender::quire(0, supply)], end)
 }
 
 /// What a flow got of the link between two times.
 fn share(network: &Network, flow: usize, from: u64, to: u64) -> f64 {
-    network.outcomes[flow].rate(from, to) / network.link.bytes_per_second()
+    network.records[flow].rate(from, to) / network.link.bytes_per_second()
 }
 
 /// Holds a limited transfer, start-up included, to a share of the rate, drops, and a queue.
 #[track_caller]
 fn hold(network: &Network, share_min: f64, drops_max: f64, queue_max: f64) {
-    let outcome: &Outcome = &network.outcomes[0];
-    let end = outcome.finished.expect("the transfer ends");
-    let share = outcome.delivered as f64 * 1e9 / end as f64 / network.link.bytes_per_second();
-    let drops = outcome.drop_share();
+    let record: &FlowRecord = &network.records[0];
+    let end = record.finished.expect("the transfer ends");
+    let share = record.delivered as f64 * 1e9 / end as f64 / network.link.bytes_per_second();
+    let drops = record.drop_share();
     let queue = network.queue_median(0, end) as f64 / network.link.round_trip as f64;
     assert!(
         share >= share_min && drops <= drops_max && queue <= queue_max,
@@ -52,7 +55,7 @@ fn bytes_per_nanosecond(megabits: f64) -> f64 {
 #[test]
 fn random_loss_alone_costs_nothing_but_itself() {
     for loss in [0.0, 0.001, 0.005, 0.01] {
-        let link = Link::new(200.0, 80.0, 1.0).loss(loss);
+        let link = SimulatedLink::new(200.0, 80.0, 1.0).loss(loss);
         hold(&alone(link, mebibytes(96), 60 * SECOND), 0.86, 0.01, 0.2);
     }
 }
@@ -60,32 +63,32 @@ fn random_loss_alone_costs_nothing_but_itself() {
 #[test]
 fn a_short_transfer_is_not_spent_in_start_up() {
     for loss in [0.0, 0.001, 0.01] {
-        let link = Link::new(200.0, 80.0, 1.0).loss(loss);
+        let link = SimulatedLink::new(200.0, 80.0, 1.0).loss(loss);
         let network = alone(link, mebibytes(24), 60 * SECOND);
-        let end = network.outcomes[0].finished.unwrap();
+        let end = network.records[0].finished.unwrap();
         assert!(end < 1_650 * MILLISECOND, "{end} ns at loss {loss}");
-        assert!(network.outcomes[0].drop_share() < 0.01);
+        assert!(network.records[0].drop_share() < 0.01);
     }
 }
 
 #[test]
 fn a_long_lossy_path_is_filled() {
-    let link = Link::new(500.0, 200.0, 1.0).loss(0.02);
+    let link = SimulatedLink::new(500.0, 200.0, 1.0).loss(0.02);
     let network = alone(link, Supply::Endless, 6 * SECOND);
     assert!(share(&network, 0, 3 * SECOND, 6 * SECOND) > 0.9);
-    assert!(network.outcomes[0].drop_share() < 0.01);
+    assert!(network.records[0].drop_share() < 0.01);
 }
 
 #[test]
 fn a_fast_path_with_little_loss_is_filled() {
-    let link = Link::new(900.0, 20.0, 1.0).loss(0.0001);
+    let link = SimulatedLink::new(900.0, 20.0, 1.0).loss(0.0001);
     hold(&alone(link, mebibytes(128), 60 * SECOND), 0.88, 0.01, 0.2);
 }
 
 #[test]
 fn shallow_and_deep_queues_see_few_drops_and_little_standing() {
     for (queue, drops_max) in [(0.1, 0.02), (0.3, 0.01), (1.0, 0.005), (4.0, 0.001)] {
-        let link = Link::new(100.0, 40.0, queue);
+        let link = SimulatedLink::new(100.0, 40.0, queue);
         hold(
             &alone(link, mebibytes(48), 60 * SECOND),
             0.9,
@@ -97,35 +100,35 @@ fn shallow_and_deep_queues_see_few_drops_and_little_standing() {
 
 #[test]
 fn a_shallow_queue_and_random_loss_together_are_told_apart() {
-    let link = Link::new(200.0, 80.0, 0.3).loss(0.01);
+    let link = SimulatedLink::new(200.0, 80.0, 0.3).loss(0.01);
     hold(&alone(link, mebibytes(96), 60 * SECOND), 0.85, 0.02, 0.2);
 }
 
 #[test]
 fn a_path_four_times_slower_is_recognised_within_two_seconds() {
-    let slower = Change::Rate(bytes_per_nanosecond(50.0));
-    let link = Link::new(200.0, 40.0, 1.0).change(3 * SECOND, slower);
+    let slower = LinkChange::Rate(bytes_per_nanosecond(50.0));
+    let link = SimulatedLink::new(200.0, 40.0, 1.0).change(3 * SECOND, slower);
     let network = alone(link, Supply::Endless, 8 * SECOND);
     assert!(share(&network, 0, 4 * SECOND, 8 * SECOND) > 0.92);
     let queue = network.queue_median(5 * SECOND, 8 * SECOND);
     assert!(queue < 8 * MILLISECOND, "{queue}");
-    assert!(network.outcomes[0].drop_share() < 0.01);
+    assert!(network.records[0].drop_share() < 0.01);
 }
 
 #[test]
 fn a_path_four_times_faster_is_found_within_two_seconds() {
-    let faster = Change::Rate(bytes_per_nanosecond(200.0));
-    let link = Link::new(50.0, 40.0, 4.0).change(3 * SECOND, faster);
+    let faster = LinkChange::Rate(bytes_per_nanosecond(200.0));
+    let link = SimulatedLink::new(50.0, 40.0, 4.0).change(3 * SECOND, faster);
     let network = alone(link, Supply::Endless, 8 * SECOND);
     assert!(share(&network, 0, 5 * SECOND, 8 * SECOND) > 0.9);
-    assert!(network.outcomes[0].drop_share() < 0.01);
+    assert!(network.records[0].drop_share() < 0.01);
 }
 
 #[test]
 fn a_route_change_is_followed_both_ways() {
     for (before, after) in [(40_u32, 80_u32), (80, 40)] {
-        let route = Change::RoundTrip(u64::from(after) * MILLISECOND);
-        let link = Link::new(100.0, before.into(), 1.0).change(3 * SECOND, route);
+        let route = LinkChange::RoundTrip(u64::from(after) * MILLISECOND);
+        let link = SimulatedLink::new(100.0, before.into(), 1.0).change(3 * SECOND, route);
         let network = alone(link, Supply::Endless, 8 * SECOND);
         let share = share(&network, 0, 5 * SECOND, 8 * SECOND);
         assert!(share > 0.92, "{share} from {before} to {after} ms");
@@ -140,16 +143,16 @@ fn a_route_change_is_followed_both_ways() {
 #[test]
 fn bulk_after_an_application_limited_phase_finds_the_rate() {
     let supply = Supply::TrickleUntil(500.0, 3 * SECOND);
-    let network = alone(Link::new(100.0, 40.0, 1.0), supply, 6 * SECOND);
+    let network = alone(SimulatedLink::new(100.0, 40.0, 1.0), supply, 6 * SECOND);
     assert!(share(&network, 0, 4 * SECOND, 6 * SECOND) > 0.92);
-    assert!(network.outcomes[0].drop_share() < 0.01);
+    assert!(network.records[0].drop_share() < 0.01);
 }
 
 #[test]
 fn aggregated_and_sparse_acknowledgements_do_not_throttle() {
-    let mut aggregated = Link::new(100.0, 40.0, 1.0);
+    let mut aggregated = SimulatedLink::new(100.0, 40.0, 1.0);
     aggregated.aggregation = 10 * MILLISECOND;
-    let mut sparse = Link::new(100.0, 40.0, 1.0);
+    let mut sparse = SimulatedLink::new(100.0, 40.0, 1.0);
     sparse.ack_every = 40;
     for link in [aggregated, sparse] {
         let network = alone(link, Supply::Endless, 6 * SECOND);
@@ -163,21 +166,24 @@ fn aggregated_and_sparse_acknowledgements_do_not_throttle() {
 #[test]
 fn cubic_beside_us_gets_its_share_and_leaves_ours_whoever_comes_first() {
     for (ours, theirs) in [(2 * SECOND, 0), (0, 2 * SECOND)] {
-        let senders = vec![Sender::quire(ours, Supply::Endless), Sender::cubic(theirs)];
-        let network = run(Link::new(100.0, 40.0, 1.0), senders, 32 * SECOND);
+        let senders = vec![
+            SimulatedSender::quire(ours, Supply::Endless),
+            SimulatedSender::cubic(theirs),
+        ];
+        let network = run(SimulatedLink::new(100.0, 40.0, 1.0), senders, 32 * SECOND);
         let [quire, cubic] = [0, 1].map(|flow| share(&network, flow, 12 * SECOND, 32 * SECOND));
         assert!(quire > 0.25 && cubic > 0.4, "quire {quire}, cubic {cubic}");
-        assert!(network.outcomes[0].drop_share() < 0.01);
+        assert!(network.records[0].drop_share() < 0.01);
     }
 }
 
 #[test]
 fn a_second_connection_of_ours_gets_its_share() {
     let senders = vec![
-        Sender::quire(0, Supply::Endless),
-        Sender::quire(2 * SECOND, Supply::Endless),
+        SimulatedSender::quire(0, Supply::Endless),
+        SimulatedSender::quire(2 * SECOND, Supply::Endless),
     ];
-    let network = run(Link::new(100.0, 40.0, 1.0), senders, 16 * SECOND);
+    let network = run(SimulatedLink::new(100.0, 40.0, 1.0), senders, 16 * SECOND);
     let [first, second] = [0, 1].map(|flow| share(&network, flow, 8 * SECOND, 16 * SECOND));
     assert!(
         first > 0.25 && second > 0.25 && first + second > 0.92,
@@ -187,7 +193,7 @@ fn a_second_connection_of_ours_gets_its_share() {
 
 #[test]
 fn a_local_network_is_never_throttled() {
-    let mut link = Link::new(5_000.0, 0.2, 1.0);
+    let mut link = SimulatedLink::new(5_000.0, 0.2, 1.0);
     link.queue_max = 4e6;
     hold(
         &alone(link, mebibytes(64), 10 * SECOND),
@@ -199,7 +205,7 @@ fn a_local_network_is_never_throttled() {
 
 #[test]
 fn a_local_network_with_short_buffers_sees_few_drops() {
-    let mut link = Link::new(1_000.0, 0.3, 1.0);
+    let mut link = SimulatedLink::new(1_000.0, 0.3, 1.0);
     link.queue_max = 200e3;
     hold(
         &alone(link, mebibytes(64), 10 * SECOND),
@@ -211,8 +217,8 @@ fn a_local_network_with_short_buffers_sees_few_drops() {
 
 #[test]
 fn the_simulation_is_repeatable() {
-    let link = || Link::new(50.0, 20.0, 1.0).loss(0.01);
-    let [first, second] = [(); 2].map(|()| alone(link(), mebibytes(4), SECOND).outcomes.remove(0));
+    let link = || SimulatedLink::new(50.0, 20.0, 1.0).loss(0.01);
+    let [first, second] = [(); 2].map(|()| alone(link(), mebibytes(4), SECOND).records.remove(0));
     assert_eq!(first.slots, second.slots);
     assert_eq!(first.slots.iter().sum::<u64>(), first.delivered);
     assert!(first.slots.len() as u64 <= SECOND / SLOT + 1);
@@ -220,17 +226,17 @@ fn the_simulation_is_repeatable() {
 
 /// The mean share and the mean drops of short transfers while something stands still every 60 ms
 /// or so.
-fn with_stalls(place: Place) -> (f64, f64) {
+fn with_stalls(part: StalledPart) -> (f64, f64) {
     let (mut shares, mut drops) = (0.0, 0.0);
     for seed in 1..=STALLED_RUNS {
-        let mut link = Link::new(200.0, 80.0, 1.0).loss(0.01);
-        link.stalls = Stalls::random(place, 60 * MILLISECOND, 60 * SECOND, seed.into());
+        let mut link = SimulatedLink::new(200.0, 80.0, 1.0).loss(0.01);
+        link.stalls = Stalls::random(part, 60 * MILLISECOND, 60 * SECOND, seed.into());
         let network = alone(link, mebibytes(24), 60 * SECOND);
-        let outcome = &network.outcomes[0];
-        let end = outcome.finished.expect("the transfer ends");
-        let rate = outcome.delivered as f64 * 1e9 / end as f64;
+        let record = &network.records[0];
+        let end = record.finished.expect("the transfer ends");
+        let rate = record.delivered as f64 * 1e9 / end as f64;
         shares += rate / network.link.bytes_per_second();
-        drops += outcome.drop_share();
+        drops += record.drop_share();
     }
     (
         shares / f64::from(STALLED_RUNS),
@@ -242,30 +248,30 @@ const STALLED_RUNS: u32 = 8;
 
 #[test]
 fn stalls_of_either_end_or_of_the_link_do_not_end_start_up_for_good() {
-    for (place, share_min) in [
-        (Place::Sender, 0.52),
-        (Place::Receiver, 0.57),
-        (Place::Link, 0.48),
+    for (part, share_min) in [
+        (StalledPart::Sender, 0.52),
+        (StalledPart::Receiver, 0.57),
+        (StalledPart::Link, 0.48),
     ] {
-        let (share, drops) = with_stalls(place);
+        let (share, drops) = with_stalls(part);
         assert!(
             share > share_min && drops < 0.01,
-            "{place:?}: {share}, {drops}"
+            "{part:?}: {share}, {drops}"
         );
     }
 }
 
 #[test]
 fn a_stall_now_and_then_leaves_no_queue_behind() {
-    for place in Place::ALL {
-        let mut link = Link::new(200.0, 80.0, 1.0).loss(0.001);
-        link.stalls = Stalls::random(place, 500 * MILLISECOND, 8 * SECOND, SEED);
+    for part in StalledPart::ALL {
+        let mut link = SimulatedLink::new(200.0, 80.0, 1.0).loss(0.001);
+        link.stalls = Stalls::random(part, 500 * MILLISECOND, 8 * SECOND, SEED);
         let network = alone(link, Supply::Endless, 8 * SECOND);
         let share = share(&network, 0, 2 * SECOND, 8 * SECOND);
         let queue = network.queue_median(2 * SECOND, 8 * SECOND);
         assert!(
             share > 0.85 && queue < 8 * MILLISECOND,
-            "{place:?}: {share}, {queue}"
+            "{part:?}: {share}, {queue}"
         );
     }
 }

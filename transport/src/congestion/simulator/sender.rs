@@ -8,7 +8,7 @@ use super::cubic::TcpCubic;
 use super::{MILLISECOND, PACKET, SECOND};
 
 /// What decides the window.
-pub(in super::super) enum Brain {
+pub(in super::super) enum WindowControl {
     Quire(Box<Control>),
     Cubic(TcpCubic),
 }
@@ -23,9 +23,9 @@ pub(in super::super) enum Supply {
 }
 
 /// One connection's sending side.
-pub(in super::super) struct Sender {
+pub(in super::super) struct SimulatedSender {
     pub(in super::super) starts_at: u64,
-    pub(in super::super) brain: Brain,
+    pub(in super::super) control: WindowControl,
     base: Instant,
     supply: Supply,
     sent_new: u64,
@@ -47,7 +47,7 @@ pub(in super::super) struct Sender {
     wake_at: u64,
 }
 
-impl Sender {
+impl SimulatedSender {
     pub(in super::super) fn quire(starts_at: u64, supply: Supply) -> Self {
         let base = Instant::now();
         let start = base + Duration::from_nanos(starts_at);
@@ -55,19 +55,19 @@ impl Sender {
             starts_at,
             supply,
             base,
-            Brain::Quire(Box::new(Control::new(start, PACKET as u16))),
+            WindowControl::Quire(Box::new(Control::new(start, PACKET as u16))),
         )
     }
 
     pub(in super::super) fn cubic(starts_at: u64) -> Self {
-        let brain = Brain::Cubic(TcpCubic::new());
-        Self::new(starts_at, Supply::Endless, Instant::now(), brain)
+        let control = WindowControl::Cubic(TcpCubic::new());
+        Self::new(starts_at, Supply::Endless, Instant::now(), control)
     }
 
-    fn new(starts_at: u64, supply: Supply, base: Instant, brain: Brain) -> Self {
+    fn new(starts_at: u64, supply: Supply, base: Instant, control: WindowControl) -> Self {
         Self {
             starts_at,
-            brain,
+            control,
             base,
             supply,
             sent_new: 0,
@@ -98,9 +98,9 @@ impl Sender {
     }
 
     pub(in super::super) fn window(&self) -> u64 {
-        match &self.brain {
-            Brain::Quire(control) => control.window(),
-            Brain::Cubic(cubic) => cubic.window(),
+        match &self.control {
+            WindowControl::Quire(control) => control.window(),
+            WindowControl::Cubic(cubic) => cubic.window(),
         }
     }
 
@@ -113,15 +113,17 @@ impl Sender {
             self.in_flight -= PACKET;
             newest = newest.max(Some((packet, sent)));
             let (at, sent_at) = (self.instant(now), self.instant(sent));
-            match &mut self.brain {
-                Brain::Quire(control) => control.on_ack(at, sent_at, PACKET, self.app_limited),
-                Brain::Cubic(cubic) => cubic.on_ack(now, now - sent),
+            match &mut self.control {
+                WindowControl::Quire(control) => {
+                    control.on_ack(at, sent_at, PACKET, self.app_limited);
+                }
+                WindowControl::Cubic(cubic) => cubic.on_ack(now, now - sent),
             }
         }
         let Some((packet, sent)) = newest else { return };
         self.largest_acked = self.largest_acked.max(packet);
         let at = self.instant(now);
-        if let Brain::Quire(control) = &mut self.brain {
+        if let WindowControl::Quire(control) = &mut self.control {
             control.on_end_acks(at, self.in_flight, self.app_limited);
         }
         self.update_round_trip((now - sent) as f64);
@@ -185,11 +187,11 @@ impl Sender {
             self.retransmit += 1;
         }
         let (at, sent_at) = (self.instant(now), self.instant(newest_sent));
-        match &mut self.brain {
-            Brain::Quire(control) => {
+        match &mut self.control {
+            WindowControl::Quire(control) => {
                 control.on_congestion(at, sent_at, false, lost.len() as u64 * PACKET);
             }
-            Brain::Cubic(cubic) => cubic.on_lost(now, newest_sent),
+            WindowControl::Cubic(cubic) => cubic.on_lost(now, newest_sent),
         }
     }
 
@@ -256,7 +258,7 @@ impl Sender {
         self.last_sent = now;
         self.tokens -= PACKET as f64;
         let at = self.instant(now);
-        if let Brain::Quire(control) = &mut self.brain {
+        if let WindowControl::Quire(control) = &mut self.control {
             control.on_sent(at);
         }
         packet
@@ -264,7 +266,7 @@ impl Sender {
 
     /// quinn's token bucket: 1.25 × window / smoothed round trip, in bursts of about 2 ms.
     fn pacing_delay(&mut self, now: u64) -> Option<u64> {
-        if matches!(self.brain, Brain::Cubic(_)) {
+        if matches!(self.control, WindowControl::Cubic(_)) {
             return None;
         }
         let window = self.window();

@@ -7,7 +7,7 @@ use super::{MILLISECOND, draw};
 
 /// What stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum StalledPart {
     /// The process that sends.
     Sender,
     /// The process that receives, and acknowledges.
@@ -16,14 +16,14 @@ pub(super) enum Place {
     Link,
 }
 
-impl Place {
+impl StalledPart {
     pub(super) const ALL: [Self; 3] = [Self::Sender, Self::Receiver, Self::Link];
 }
 
-/// One place standing still from `at` until `end`.
+/// One part standing still from `at` until `end`.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
-    place: Place,
+    part: StalledPart,
     at: u64,
     end: u64,
 }
@@ -34,7 +34,7 @@ pub(super) struct Stalls(Vec<Stall>);
 
 impl Stalls {
     /// Stalls of 10 to 50 ms until `end`, at random with `gap` between them on average.
-    pub(super) fn random(place: Place, gap: u64, end: u64, seed: u64) -> Self {
+    pub(super) fn random(part: StalledPart, gap: u64, end: u64, seed: u64) -> Self {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut stalls = Vec::new();
         let mut at = 0;
@@ -46,7 +46,7 @@ impl Stalls {
             let length = (10.0 + 40.0 * draw(&mut random)) * MILLISECOND as f64;
             let ends = at + length as u64;
             stalls.push(Stall {
-                place,
+                part,
                 at,
                 end: ends,
             });
@@ -54,11 +54,11 @@ impl Stalls {
         }
     }
 
-    /// When something may happen at `place` that was to happen at `now`.
-    pub(super) fn release(&self, place: Place, now: u64) -> u64 {
+    /// When something may happen at `part` that was to happen at `now`.
+    pub(super) fn release(&self, part: StalledPart, now: u64) -> u64 {
         self.0
             .iter()
-            .find(|stall| stall.place == place && stall.at <= now && now < stall.end)
+            .find(|stall| stall.part == part && stall.at <= now && now < stall.end)
             .map_or(now, |stall| stall.end)
     }
 }

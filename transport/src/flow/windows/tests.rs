@@ -4,16 +4,20 @@ use super::*;
 
 const MIB: u64 = 1024 * 1024;
 
+fn windows(send: u64, receive: u64) -> Windows {
+    Windows { send, receive }
+}
+
 /// A path of `megabits` per second and `milliseconds`, which carries what it can.
-fn path(megabits: u32, milliseconds: u64, loss: f64) -> Path {
+fn path(megabits: u32, milliseconds: u64, loss: f64) -> PathEstimate {
     let round_trip = Duration::from_millis(milliseconds);
     let rate = f64::from(megabits) * 125_000.0;
-    let held = u64::from(megabits) * 125 * milliseconds;
-    Path {
+    let in_flight = u64::from(megabits) * 125 * milliseconds;
+    PathEstimate {
         round_trip,
         round_trip_min: round_trip,
         datagram: 1452,
-        in_flight_max: held * 5 / 4,
+        in_flight_max: in_flight * 5 / 4,
         loss,
         rate,
     }
@@ -22,18 +26,18 @@ fn path(megabits: u32, milliseconds: u64, loss: f64) -> Path {
 #[test]
 fn a_long_lossy_path_keeps_what_is_sent_while_a_byte_is_lost_three_times() {
     let path = path(500, 200, 0.02);
-    let window = send(&path, 1, End::Client);
+    let window = send(&path, 1, Side::Client);
     assert!(window as f64 >= 4.0 * 12.5e6, "{window}");
     assert!(window <= SEND_WINDOW_MAX);
     assert!((window / path.datagram) as f64 * path.loss < 1024.0);
-    assert!(End::Client.held_max() as f64 >= 4.0 * 12.5e6);
-    assert!(receive(&path, 1, End::Client) as f64 >= 2.0 * 12.5e6);
-    assert!(receive(&path, 64, End::Client) as f64 >= 2.0 * 12.5e6);
+    assert!(reordered_max(Side::Client) as f64 >= 4.0 * 12.5e6);
+    assert!(receive(&path, 1, Side::Client) as f64 >= 2.0 * 12.5e6);
+    assert!(receive(&path, 64, Side::Client) as f64 >= 2.0 * 12.5e6);
 }
 
 #[test]
 fn the_more_is_lost_the_smaller_is_what_is_sent() {
-    let windows = [0.01, 0.05, 0.1, 0.9].map(|loss| send(&path(900, 200, loss), 1, End::Client));
+    let windows = [0.01, 0.05, 0.1, 0.9].map(|loss| send(&path(900, 200, loss), 1, Side::Client));
     assert!(
         windows.is_sorted_by(|a, b| a > b || *b == SEND_WINDOW),
         "{windows:?}"
@@ -44,17 +48,17 @@ fn the_more_is_lost_the_smaller_is_what_is_sent() {
 #[test]
 fn a_local_network_has_what_a_socket_takes_in() {
     let path = path(10_000, 1, 0.01);
-    assert_eq!(send(&path, 1, End::Client), SEND_WINDOW);
-    assert_eq!(receive(&path, 64, End::Server), RECEIVE_WINDOW_LOCAL);
+    assert_eq!(send(&path, 1, Side::Client), SEND_WINDOW);
+    assert_eq!(receive(&path, 64, Side::Server), RECEIVE_WINDOW_LOCAL);
 }
 
 #[test]
 fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
     for path in [path(1000, 0, 0.0), path(1, 500, 0.0)] {
         for bodies in 1..=FEW_BODIES {
-            for end in [End::Client, End::Server] {
-                let stream = u64::from(end.stream_window());
-                assert!(receive(&path, bodies, end) >= stream + 4 * MIB);
+            for side in [Side::Client, Side::Server] {
+                let stream = u64::from(stream_window(side));
+                assert!(receive(&path, bodies, side) >= stream + 4 * MIB);
             }
         }
     }
@@ -63,64 +67,79 @@ fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
 #[test]
 fn nothing_moving_takes_nothing_of_the_budget() {
     let path = path(500, 200, 0.02);
-    let budget = Budget::new(100 * MIB);
+    let budget = WindowBudget::new(100 * MIB);
     let mut grant = budget.grant();
-    let end = End::Server;
-    let wanted = (send(&path, 0, end), receive(&path, 0, end));
-    assert_eq!(wanted, end.least());
-    assert_eq!(grant.fit(wanted.0, wanted.1, wanted.1, end), wanted);
+    let side = Side::Server;
+    let wanted = windows(send(&path, 0, side), receive(&path, 0, side));
+    assert_eq!(wanted, minimum(side));
+    assert_eq!(grant.fit(wanted, wanted.receive, side), wanted);
     assert_eq!(budget.0.load(Ordering::Relaxed), 100 * MIB);
 }
 
 #[test]
 fn the_budget_is_never_exceeded_and_comes_back() {
-    let budget = Budget::new(10 * MIB);
+    let budget = WindowBudget::new(10 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
-    let (end, (send, base)) = (End::Server, End::Server.least());
-    let (mut first, mut second) = (budget.grant(), budget.grant());
-    let fits = first.fit(send + 2 * MIB, base + 4 * MIB, base, end);
-    assert_eq!(fits, (send + 2 * MIB, base + 4 * MIB));
+    let side = Side::Server;
+    let Windows {
+        send,
+        receive: base,
+    } = minimum(side);
+    let mut first = budget.grant();
+    let mut second = budget.grant();
+    let fits = first.fit(windows(send + 2 * MIB, base + 4 * MIB), base, side);
+    assert_eq!(fits, windows(send + 2 * MIB, base + 4 * MIB));
     assert_eq!(left(), 3 * MIB, "half as much again is read ahead");
-    let fits = second.fit(send + MIB, base + 9 * MIB, base, end);
-    assert_eq!(fits, (send + MIB, base + 3 * MIB / 2));
+    let fits = second.fit(windows(send + MIB, base + 9 * MIB), base, side);
+    assert_eq!(fits, windows(send + MIB, base + 3 * MIB / 2));
     assert_eq!(left(), 0);
     drop(first);
     assert_eq!(left(), 7 * MIB);
-    let fits = second.fit(send, base + 9 * MIB, base + 3 * MIB / 2, end);
-    assert_eq!(fits, (send, base + 9 * MIB));
+    let fits = second.fit(windows(send, base + 9 * MIB), base + 3 * MIB / 2, side);
+    assert_eq!(fits, windows(send, base + 9 * MIB));
     drop(second);
     assert_eq!(left(), 10 * MIB);
 }
 
 #[test]
 fn what_waits_is_bounded_and_comes_out_of_the_budget() {
-    let budget = Budget::new(100 * MIB);
+    let budget = WindowBudget::new(100 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
-    for end in [End::Client, End::Server] {
+    for side in [Side::Client, Side::Server] {
         let mut grant = budget.grant();
-        assert!(grant.hold(5 * MIB / 2, end));
+        assert!(grant.reserve_reordered(5 * MIB / 2, side));
         assert_eq!(left(), 97 * MIB);
-        assert!(grant.hold(end.held_max() - 1, end));
-        assert!(!grant.hold(end.held_max(), end));
-        assert!(grant.hold(0, end));
+        assert!(grant.reserve_reordered(reordered_max(side) - 1, side));
+        assert!(!grant.reserve_reordered(reordered_max(side), side));
+        assert!(grant.reserve_reordered(0, side));
         assert_eq!(left(), 100 * MIB);
     }
     let mut first = budget.grant();
-    first.hold(60 * MIB, End::Client);
+    first.reserve_reordered(60 * MIB, Side::Client);
     let mut second = budget.grant();
-    assert!(!second.hold(60 * MIB, End::Client), "the budget is used up");
-    assert!(second.hold(0, End::Client), "one turn is always allowed");
+    assert!(
+        !second.reserve_reordered(60 * MIB, Side::Client),
+        "the budget is used up"
+    );
+    assert!(
+        second.reserve_reordered(0, Side::Client),
+        "one turn is always allowed"
+    );
 }
 
 #[test]
 fn what_the_other_side_may_still_use_is_not_given_to_others() {
-    let budget = Budget::new(10 * MIB);
+    let budget = WindowBudget::new(10 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
-    let (send, base) = End::Server.least();
-    let (mut grant, mut window) = (budget.grant(), ReceiveWindow::new(base));
+    let Windows {
+        send,
+        receive: base,
+    } = minimum(Side::Server);
+    let mut grant = budget.grant();
+    let mut window = ReceiveWindow::new(base);
     let mut want = |window: &mut ReceiveWindow, bytes| {
-        let (_, receive) = grant.fit(send, bytes, window.granted(), End::Server);
-        window.want(receive);
+        let fits = grant.fit(windows(send, bytes), window.granted(), Side::Server);
+        window.want(fits.receive);
     };
     want(&mut window, base + 8 * MIB);
     assert_eq!(left(), 2 * MIB);
@@ -136,26 +155,26 @@ fn what_the_other_side_may_still_use_is_not_given_to_others() {
 
 #[test]
 fn without_room_in_the_budget_a_thousand_connections_take_little() {
-    let (send, receive) = End::Server.least();
-    assert!(1024 * (send + receive) <= 192 * MIB);
-    let mut grant = Budget::new(0).grant();
-    let fits = grant.fit(SEND_WINDOW, 24 * MIB, receive, End::Server);
-    assert_eq!(fits, (send, receive));
+    let minimum = minimum(Side::Server);
+    assert!(1024 * (minimum.send + minimum.receive) <= 192 * MIB);
+    let mut grant = WindowBudget::new(0).grant();
+    let wanted = windows(SEND_WINDOW, 24 * MIB);
+    assert_eq!(grant.fit(wanted, minimum.receive, Side::Server), minimum);
 }
 
 #[test]
 fn a_rise_of_losses_counts_at_once_and_is_forgotten_slowly() {
-    let mut losses = Losses::default();
+    let mut losses = LossEstimate::default();
     assert!(losses.share() >= LOSS_UNKNOWN);
-    losses.look(10_000, 0);
+    losses.update(10_000, 0);
     assert!(losses.share() <= LOSS_MIN);
-    losses.look(20_000, 3_000);
+    losses.update(20_000, 3_000);
     assert!(losses.share() >= 0.3);
-    losses.look(20_100, 3_000);
-    losses.look(30_000, 3_000);
+    losses.update(20_100, 3_000);
+    losses.update(30_000, 3_000);
     assert!(losses.share() > 0.2);
     for packets in 1..50 {
-        losses.look(30_000 + packets * 10_000, 3_000);
+        losses.update(30_000 + packets * 10_000, 3_000);
     }
     assert!(losses.share() <= LOSS_MIN);
 }
@@ -163,15 +182,15 @@ fn a_rise_of_losses_counts_at_once_and_is_forgotten_slowly() {
 #[test]
 fn the_rate_is_the_largest_of_the_last_round_trips() {
     let (start, trip) = (Instant::now(), Duration::from_millis(100));
-    let mut rate = Rate::new(start);
+    let mut rate = RateEstimate::new(start);
     rate.add(1_000_000);
-    rate.look(start + trip / 2, trip);
+    rate.update(start + trip / 2, trip);
     assert_eq!(rate.largest(), 0.0, "no round trip has gone by");
-    rate.look(start + trip, trip);
+    rate.update(start + trip, trip);
     assert!((rate.largest() - 1e7).abs() < 1.0);
     for round in 2..20 {
         rate.add(1000);
-        rate.look(start + trip * round, trip);
+        rate.update(start + trip * round, trip);
     }
     assert!((rate.largest() - 1e4).abs() < 1.0);
 }
@@ -205,8 +224,8 @@ fn a_window_that_changes_often_never_grants_more_than_its_largest() {
 
 #[test]
 fn small_changes_are_not_worth_telling() {
-    assert_eq!(settle(32 * MIB, 30 * MIB), 32 * MIB);
-    assert_eq!(settle(32 * MIB, 33 * MIB), 32 * MIB);
-    assert_eq!(settle(32 * MIB, 40 * MIB), 40 * MIB);
-    assert_eq!(settle(32 * MIB, 20 * MIB), 20 * MIB);
+    assert_eq!(hysteresis(32 * MIB, 30 * MIB), 32 * MIB);
+    assert_eq!(hysteresis(32 * MIB, 33 * MIB), 32 * MIB);
+    assert_eq!(hysteresis(32 * MIB, 40 * MIB), 40 * MIB);
+    assert_eq!(hysteresis(32 * MIB, 20 * MIB), 20 * MIB);
 }

@@ -10,7 +10,7 @@ use super::*;
 
 /// One call to the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Sent {
+struct RecordedSend {
     destination: SocketAddr,
     ecn: Option<EcnCodepoint>,
     segment_size: Option<usize>,
@@ -18,7 +18,7 @@ struct Sent {
 }
 
 #[derive(Debug)]
-struct State {
+struct FakeState {
     /// Calls that succeed before the socket blocks.
     budget: usize,
     wakers: Vec<Waker>,
@@ -29,14 +29,14 @@ struct State {
 /// A kernel that takes what one UDP send can carry, and reports each send.
 #[derive(Debug)]
 struct Fake {
-    state: Mutex<State>,
-    sends: mpsc::UnboundedSender<Sent>,
+    state: Mutex<FakeState>,
+    sends: mpsc::UnboundedSender<RecordedSend>,
 }
 
 impl Fake {
-    fn wrapped() -> (Arc<Self>, GsoSocket, mpsc::UnboundedReceiver<Sent>) {
+    fn wrapped() -> (Arc<Self>, GsoSocket, mpsc::UnboundedReceiver<RecordedSend>) {
         let (sends, receiver) = mpsc::unbounded_channel();
-        let state = State {
+        let state = FakeState {
             budget: usize::MAX,
             wakers: Vec::new(),
             segments_max: 64,
@@ -95,7 +95,7 @@ impl AsyncUdpSocket for Fake {
         assert!(transmit.contents.len().div_ceil(segment) <= state.segments_max);
         state.budget -= 1;
         // The test may have stopped listening.
-        let _ = self.sends.send(Sent {
+        let _ = self.sends.send(RecordedSend {
             destination: transmit.destination,
             ecn: transmit.ecn,
             segment_size: transmit.segment_size,
@@ -138,7 +138,7 @@ fn datagrams(first: usize, segments: usize, size: usize) -> Vec<u8> {
 }
 
 /// The numbers in what was sent.
-fn numbers(sent: &Sent) -> Vec<usize> {
+fn numbers(sent: &RecordedSend) -> Vec<usize> {
     sent.contents
         .chunks(sent.segment_size.unwrap_or(sent.contents.len()))
         .map(|datagram| u32::from_be_bytes(datagram[..4].try_into().unwrap()) as usize)
@@ -155,7 +155,7 @@ fn transmit(port: u16, contents: &[u8], segment: usize) -> Transmit<'_> {
     }
 }
 
-fn received(receiver: &mut mpsc::UnboundedReceiver<Sent>) -> Vec<Sent> {
+fn received(receiver: &mut mpsc::UnboundedReceiver<RecordedSend>) -> Vec<RecordedSend> {
     std::iter::from_fn(|| receiver.try_recv().ok()).collect()
 }
 
