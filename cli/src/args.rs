@@ -27,7 +27,7 @@ use quire_transport::congestion::CongestionControl;
     after_help = EXAMPLES,
     arg_required_else_help = true
 )]
-pub struct CommandLine {
+pub struct CliArgs {
     /// What holds for every command.
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -38,7 +38,7 @@ pub struct CommandLine {
     action: Option<Action>,
 }
 
-impl CommandLine {
+impl CliArgs {
     /// What is to be done.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl CommandLine {
 pub enum Action {
     /// One command.
     #[command(flatten)]
-    Command(Command),
+    Command(ClientCommand),
     /// Work with a server interactively, or have commands read from a pipe
     #[command(after_help = MENU_HELP)]
     Menu(MenuArgs),
@@ -122,7 +122,7 @@ pub struct EachArgs {
 
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Command {
+pub enum ClientCommand {
     /// Fetch files, or whole directories with -r
     Get(GetArgs),
     /// Store files, or whole directories with -r
@@ -152,7 +152,7 @@ pub enum Command {
     /// Show this client's fingerprint
     Key,
     /// Be let in by a server, with a code that `quire-server pair` made there
-    Pair(PairArgs),
+    Pair(PairCodeArgs),
     /// Have the server compute digests of files
     Hash(HashArgs),
 }
@@ -193,7 +193,7 @@ pub struct PutArgs {
 
 /// Operands of `pair`.
 #[derive(Debug, Clone, Args)]
-pub struct PairArgs {
+pub struct PairCodeArgs {
     /// The server
     #[arg(value_name = "HOST[:PORT]")]
     pub operand: String,
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
+        CliArgs::command().debug_assert();
     }
 
     #[test]
@@ -351,14 +351,14 @@ mod tests {
             ["quire", "list", "h", "--json"],
             ["quire", "ls", "--json", "h"],
         ] {
-            assert!(CommandLine::parse_from(line).global.each.json);
+            assert!(CliArgs::parse_from(line).global.each.json);
         }
     }
 
     #[test]
     fn the_congestion_control_is_ours_unless_another_is_chosen() {
         let parse = |arguments: &[&str]| {
-            let line = CommandLine::try_parse_from([&["quire"], arguments].concat());
+            let line = CliArgs::try_parse_from([&["quire"], arguments].concat());
             line.map(|line| Config::from(line.global).congestion)
         };
         assert_eq!(parse(&["key"]).unwrap(), CongestionControl::Quire);
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_host_alone_means_the_interactive_client() {
         let action = |line: &[&str]| {
-            let line = CommandLine::try_parse_from([&["quire"], line].concat());
+            let line = CliArgs::try_parse_from([&["quire"], line].concat());
             line.and_then(|line| line.action())
         };
         for line in [&["menu", "h:1"] as &[&str], &["h:1"], &["h:1", "--json"]] {
@@ -387,7 +387,7 @@ mod tests {
         }
         assert!(matches!(
             action(&["key"]).unwrap(),
-            Action::Command(Command::Key)
+            Action::Command(ClientCommand::Key)
         ));
         for line in [
             &["h", "key"] as &[&str],

@@ -1,4 +1,4 @@
-//! The commands, each a function of the [`Session`] and what was typed.
+//! The commands, each a function of the [`CliSession`] and what was typed.
 //!
 //! They print their results and, for several operands, the errors of each; what they return is the
 //! exit status. An error they return concerns the command as a whole, and [`run`] prints it, so
@@ -18,9 +18,9 @@ use quire_shared::pairing::CodeError;
 use quire_shared::protocol::{EntryKind, Time};
 use serde_json::{Value, json};
 
-use crate::args::Command;
+use crate::args::ClientCommand;
 use crate::operand::OperandError;
-use crate::session::Session;
+use crate::session::CliSession;
 use quire_client::error::{ClientError, Exit};
 
 pub use change::{copy, delete, make_directory, rename};
@@ -29,22 +29,22 @@ pub use listing::{cache, list, stat};
 pub use transfer::{cat, get, put};
 
 /// Runs `command`, prints what is wrong if anything is, and tells the exit status.
-pub async fn run(session: &Session, command: &Command) -> Exit {
+pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
     let result = match command {
-        Command::Get(args) => get(session, args).await,
-        Command::Put(args) => put(session, args).await,
-        Command::List(args) => list(session, args).await,
-        Command::Stat(args) => stat(session, args).await,
-        Command::Rename(args) => rename(session, args).await,
-        Command::Delete(args) => delete(session, args).await,
-        Command::Copy(args) => copy(session, args).await,
-        Command::Mkdir(args) => make_directory(session, args).await,
-        Command::Cat(args) => cat(session, args).await,
-        Command::Cache(args) => cache(session, args).await,
-        Command::Ping(args) => ping(session, args).await,
-        Command::Key => key(session).await,
-        Command::Pair(args) => pair(session, args).await,
-        Command::Hash(args) => hash(session, args).await,
+        ClientCommand::Get(args) => get(session, args).await,
+        ClientCommand::Put(args) => put(session, args).await,
+        ClientCommand::List(args) => list(session, args).await,
+        ClientCommand::Stat(args) => stat(session, args).await,
+        ClientCommand::Rename(args) => rename(session, args).await,
+        ClientCommand::Delete(args) => delete(session, args).await,
+        ClientCommand::Copy(args) => copy(session, args).await,
+        ClientCommand::Mkdir(args) => make_directory(session, args).await,
+        ClientCommand::Cat(args) => cat(session, args).await,
+        ClientCommand::Cache(args) => cache(session, args).await,
+        ClientCommand::Ping(args) => ping(session, args).await,
+        ClientCommand::Key => key(session).await,
+        ClientCommand::Pair(args) => pair(session, args).await,
+        ClientCommand::Hash(args) => hash(session, args).await,
     };
     let result = result.and_then(|exit| Ok(session.output.flush().map(|()| exit)?));
     match result {
@@ -81,7 +81,7 @@ pub enum CommandError {
 
 impl CommandError {
     /// Prints the error, and tells the exit status.
-    pub(crate) fn report(&self, session: &Session) -> Exit {
+    pub(crate) fn report(&self, session: &CliSession) -> Exit {
         let output = &session.output;
         match self {
             Self::Operand(error) => {
@@ -111,11 +111,11 @@ impl CommandError {
 }
 
 /// Names what an error is about.
-trait About<T> {
+trait ErrorContext<T> {
     fn about(self, path: &RemotePath) -> Result<T, CommandError>;
 }
 
-impl<T> About<T> for Result<T, ClientError> {
+impl<T> ErrorContext<T> for Result<T, ClientError> {
     fn about(self, path: &RemotePath) -> Result<T, CommandError> {
         self.map_err(|error| CommandError::Of {
             name: path.to_string(),
@@ -132,7 +132,7 @@ impl FirstFailure {
     /// Prints what went wrong with the operand `path`; breaks if the others can't succeed either.
     fn note(
         &mut self,
-        session: &Session,
+        session: &CliSession,
         path: &RemotePath,
         error: &ClientError,
     ) -> ControlFlow<()> {

@@ -1,5 +1,5 @@
 //! The program `quire`: the command line is [`args`], what it means [`config`] and [`operand`], and
-//! what it does [`commands`], within one [`Session`]; [`menu`] is the interactive client on top.
+//! what it does [`commands`], within one [`CliSession`]; [`menu`] is the interactive client on top.
 
 pub mod args;
 pub mod commands;
@@ -10,4 +10,4 @@ pub mod output;
 mod progress;
 pub mod session;
 
-pub use session::Session;
+pub use session::CliSession;

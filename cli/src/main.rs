@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use quire_cli::args::{Action, CommandLine};
+use quire_cli::args::{Action, CliArgs};
 use quire_cli::config::Config;
-use quire_cli::{Session, commands, menu};
+use quire_cli::{CliSession, commands, menu};
 use quire_client::Exit;
 use tracing_subscriber::EnvFilter;
 
@@ -18,10 +18,10 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = CliArgs::parse();
     let action = line.action().unwrap_or_else(|error| error.exit());
     start_log(line.global.verbose);
-    let session = Session::new(Config::from(line.global));
+    let session = CliSession::new(Config::from(line.global));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-async fn act(session: &Session, action: &Action) -> Exit {
+async fn act(session: &CliSession, action: &Action) -> Exit {
     match action {
         Action::Menu(args) => menu::run(session, args).await,
         Action::Command(command) => tokio::select! {

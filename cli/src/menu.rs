@@ -1,6 +1,6 @@
 //! The interactive client: commands from a person or a pipe, over one connection.
 //!
-//! A line becomes the same [`Command`](crate::args::Command) that the command line makes, with
+//! A line becomes the same [`ClientCommand`](crate::args::ClientCommand) that the command line makes, with
 //! the server and the current directory put before its paths, and runs through the same
 //! [`commands::run`]. An error is told and the session goes on; an interrupt drops the command
 //! that runs, which removes what it left unfinished, and nothing else. From a pipe, the first
@@ -26,17 +26,17 @@ use serde_json::json;
 use crate::args::{EachArgs, MenuArgs};
 use crate::commands::{self, CommandError};
 use crate::operand::Remote;
-use crate::session::Session;
-use cwd::Place;
-use line::{Line, LineCommand};
+use crate::session::CliSession;
+use cwd::WorkingDir;
+use line::{LineCommand, ParsedLine};
 use numbers::{Choice, Recursion};
 use quire_client::blocking::blocking;
 use quire_client::error::{ClientError, Exit, shown};
-use reader::{Reader, Typed, Wanted};
+use reader::{PromptKind, Reader, Typed};
 
 /// Runs the interactive client, and tells the exit status: from a terminal that of connecting,
 /// from a pipe that of the first failure.
-pub async fn run(session: &Session, args: &MenuArgs) -> Exit {
+pub async fn run(session: &CliSession, args: &MenuArgs) -> Exit {
     let started = tokio::select! {
         started = start(session, args) => started,
         Ok(()) = tokio::signal::ctrl_c() => return Exit::Interrupted,
@@ -56,14 +56,14 @@ pub async fn run(session: &Session, args: &MenuArgs) -> Exit {
 }
 
 /// Connects, and sees to it that there is a directory to start in.
-async fn start<'a>(session: &'a Session, args: &MenuArgs) -> Result<Menu<'a>, CommandError> {
+async fn start<'a>(session: &'a CliSession, args: &MenuArgs) -> Result<Menu<'a>, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     // Whether the server lets this client in shows at the first request.
     client.ping().await?;
     let mut menu = Menu {
         session,
-        place: Place::new(remote.server, RemotePath::ROOT),
+        cwd: WorkingDir::new(remote.server, RemotePath::ROOT),
         is_interactive: io::stdin().is_terminal() && io::stdout().is_terminal(),
         reader: None,
     };
@@ -79,8 +79,8 @@ async fn start<'a>(session: &'a Session, args: &MenuArgs) -> Result<Menu<'a>, Co
 /// A session of commands.
 #[derive(Debug)]
 struct Menu<'a> {
-    session: &'a Session,
-    place: Place,
+    session: &'a CliSession,
+    cwd: WorkingDir,
     is_interactive: bool,
     /// Nothing only while starting.
     reader: Option<Reader>,
@@ -88,7 +88,7 @@ struct Menu<'a> {
 
 /// What a line led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum LineResult {
     Went(Exit),
     Quit,
 }
@@ -102,7 +102,7 @@ impl Menu<'_> {
         ));
         loop {
             let line = match self
-                .read(format!("{}> ", self.place), Wanted::Command)
+                .read(format!("{}> ", self.cwd), PromptKind::Command)
                 .await
             {
                 Typed::Line(line) => line,
@@ -115,7 +115,7 @@ impl Menu<'_> {
                 Some(Err(error)) => self.usage(&error),
                 None => self.obey_unless_interrupted(&line).await,
             };
-            if step == Step::Quit {
+            if step == LineResult::Quit {
                 return Exit::Done;
             }
         }
@@ -124,7 +124,7 @@ impl Menu<'_> {
     /// Works off the lines of a pipe, up to the first failure.
     async fn work_off(&mut self) -> Exit {
         loop {
-            let line = match self.read(String::new(), Wanted::Command).await {
+            let line = match self.read(String::new(), PromptKind::Command).await {
                 Typed::Line(line) => line,
                 Typed::Interrupted => return Exit::Interrupted,
                 Typed::End => return Exit::Done,
@@ -135,24 +135,24 @@ impl Menu<'_> {
                 None => (false, line.as_str()),
             };
             match self.obey(line).await {
-                Step::Quit => return Exit::Done,
-                Step::Went(Exit::Done) => {}
-                Step::Went(failure) if !may_fail => return failure,
-                Step::Went(_) => {}
+                LineResult::Quit => return Exit::Done,
+                LineResult::Went(Exit::Done) => {}
+                LineResult::Went(failure) if !may_fail => return failure,
+                LineResult::Went(_) => {}
             }
         }
     }
 
     /// Does what a typed line says.
-    async fn obey(&mut self, line: &str) -> Step {
+    async fn obey(&mut self, line: &str) -> LineResult {
         match shell_split::split(line) {
-            Ok(words) if words.is_empty() => Step::Went(Exit::Done),
+            Ok(words) if words.is_empty() => LineResult::Went(Exit::Done),
             Ok(words) => self.obey_words(&words).await,
             Err(error) => self.usage(&error.to_string()),
         }
     }
 
-    async fn obey_unless_interrupted(&mut self, line: &str) -> Step {
+    async fn obey_unless_interrupted(&mut self, line: &str) -> LineResult {
         tokio::select! {
             step = self.obey(line) => return step,
             Ok(()) = tokio::signal::ctrl_c() => {}
@@ -160,10 +160,10 @@ impl Menu<'_> {
         self.interrupted()
     }
 
-    async fn obey_words(&mut self, words: &[String]) -> Step {
-        match Line::parse(words) {
-            Ok(Line::Run(each, command)) => self.perform(&each, command).await,
-            Ok(Line::Help(text)) => {
+    async fn obey_words(&mut self, words: &[String]) -> LineResult {
+        match ParsedLine::parse(words) {
+            Ok(ParsedLine::Run(each, command)) => self.perform(&each, command).await,
+            Ok(ParsedLine::Help(text)) => {
                 let output = &self.session.output;
                 let printed = output.result(|| text.clone(), || json!({ "help": text }));
                 self.went(printed.map_err(CommandError::from))
@@ -172,29 +172,29 @@ impl Menu<'_> {
         }
     }
 
-    async fn perform(&mut self, each: &EachArgs, command: LineCommand) -> Step {
+    async fn perform(&mut self, each: &EachArgs, command: LineCommand) -> LineResult {
         let output = &self.session.output;
         let result = match command {
             LineCommand::Same(mut command) => {
-                return match self.place.qualify(&mut command) {
+                return match self.cwd.qualify(&mut command) {
                     Ok(()) => {
                         let session = self.session.with(self.session.config.with_each(each));
-                        Step::Went(commands::run(&session, &command).await)
+                        LineResult::Went(commands::run(&session, &command).await)
                     }
                     Err(error) => self.usage(&error.to_string()),
                 };
             }
-            LineCommand::Cd { directory } => match self.place.remote_path(&directory) {
+            LineCommand::Cd { directory } => match self.cwd.remote_path(&directory) {
                 Ok(path) => self.change_directory(path).await,
                 Err(error) => return self.usage(&error.to_string()),
             },
             LineCommand::Lcd { directory } => self.change_local_directory(&directory).await,
             LineCommand::Pwd => {
-                let path = self.place.remote();
+                let path = self.cwd.remote();
                 let json = || json!({ "path": commands::json_path(path) });
                 output.result(|| path.to_string(), json).map_err(Into::into)
             }
-            LineCommand::Lpwd => std::path::absolute(self.place.local_path(".".as_ref()))
+            LineCommand::Lpwd => std::path::absolute(self.cwd.local_path(".".as_ref()))
                 .and_then(|path| {
                     let json = || json!({ "local": path.to_string_lossy() });
                     output.result(|| shown(&path), json)
@@ -204,7 +204,7 @@ impl Menu<'_> {
                 output.message(&numbers::overview());
                 Ok(())
             }
-            LineCommand::Quit => return Step::Quit,
+            LineCommand::Quit => return LineResult::Quit,
         };
         self.went(result)
     }
@@ -216,7 +216,7 @@ impl Menu<'_> {
         };
         match self.remote_kind(&path).await.map_err(of)? {
             EntryKind::Directory => {
-                self.place.set_remote(path);
+                self.cwd.set_remote(path);
                 Ok(())
             }
             EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
@@ -227,7 +227,7 @@ impl Menu<'_> {
     }
 
     async fn change_local_directory(&mut self, typed: &str) -> Result<(), CommandError> {
-        let path = self.place.local_path(typed.as_ref());
+        let path = self.cwd.local_path(typed.as_ref());
         let path = blocking(move || {
             let entered = path.canonicalize();
             let entered = entered.map_err(|e| ClientError::disk(&path, "enter", e))?;
@@ -239,22 +239,22 @@ impl Menu<'_> {
                 }),
             }
         });
-        self.place.set_local(path.await?);
+        self.cwd.set_local(path.await?);
         Ok(())
     }
 
     /// What is under `path` on the server.
     async fn remote_kind(&self, path: &RemotePath) -> Result<EntryKind, ClientError> {
-        let client = self.session.client(self.place.server()).await?;
+        let client = self.session.client(self.cwd.server()).await?;
         let stat = Stat { path: path.clone() };
         Ok(client.stat(stat).await?.kind)
     }
 
     /// Asks for what an operation needs, and does it.
-    async fn choose(&mut self, choice: &Choice) -> Step {
+    async fn choose(&mut self, choice: &Choice) -> LineResult {
         let mut answers = Vec::new();
         for question in choice.questions {
-            match self.ask(question.text, question.wanted).await {
+            match self.ask(question.text, question.kind).await {
                 Some(answer) => answers.push(answer),
                 None => return self.nothing_done(),
             }
@@ -270,7 +270,7 @@ impl Menu<'_> {
         let step = self
             .do_unless_interrupted(choice.words(&flags, &answers))
             .await;
-        if step != Step::Went(Exit::Conflict) || !choice.can_replace {
+        if step != LineResult::Went(Exit::Conflict) || !choice.can_replace {
             return step;
         }
         if !self.agrees("Try again, and replace what exists").await {
@@ -281,7 +281,7 @@ impl Menu<'_> {
             .await
     }
 
-    async fn do_unless_interrupted(&mut self, words: Vec<String>) -> Step {
+    async fn do_unless_interrupted(&mut self, words: Vec<String>) -> LineResult {
         tokio::select! {
             step = self.obey_words(&words) => return step,
             Ok(()) = tokio::signal::ctrl_c() => {}
@@ -293,7 +293,7 @@ impl Menu<'_> {
         let Some(answer) = answers.first() else {
             return false;
         };
-        let Ok(path) = self.place.remote_path(answer) else {
+        let Ok(path) = self.cwd.remote_path(answer) else {
             // What is wrong will be told by the command, which deletes nothing.
             return true;
         };
@@ -309,10 +309,10 @@ impl Menu<'_> {
         match (recursion, operand) {
             (Recursion::Never, _) | (_, None) => false,
             (Recursion::Local, Some(typed)) => {
-                let path = self.place.local_path(typed.as_ref());
+                let path = self.cwd.local_path(typed.as_ref());
                 blocking(move || Ok(path.is_dir())).await.unwrap_or(false)
             }
-            (Recursion::Remote, Some(typed)) => match self.place.remote_path(typed) {
+            (Recursion::Remote, Some(typed)) => match self.cwd.remote_path(typed) {
                 // What is wrong will be told by the command.
                 Ok(path) => self.remote_kind(&path).await.ok() == Some(EntryKind::Directory),
                 Err(_) => false,
@@ -321,26 +321,28 @@ impl Menu<'_> {
     }
 
     /// Asks one question; nothing if there is no answer.
-    async fn ask(&mut self, question: &str, wanted: Wanted) -> Option<String> {
-        match self.read(format!("{question}? "), wanted).await {
+    async fn ask(&mut self, question: &str, kind: PromptKind) -> Option<String> {
+        match self.read(format!("{question}? "), kind).await {
             Typed::Line(answer) if !answer.trim().is_empty() => Some(answer.trim().to_owned()),
             Typed::Line(_) | Typed::Interrupted | Typed::End | Typed::Failed(_) => None,
         }
     }
 
     async fn agrees(&mut self, question: &str) -> bool {
-        let answer = self.ask(&format!("{question} [y/N]"), Wanted::Answer).await;
+        let answer = self
+            .ask(&format!("{question} [y/N]"), PromptKind::Answer)
+            .await;
         answer.is_some_and(|answer| matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
-    async fn read(&mut self, prompt: String, wanted: Wanted) -> Typed {
+    async fn read(&mut self, prompt: String, kind: PromptKind) -> Typed {
         match &mut self.reader {
-            Some(reader) => reader.line(self.session, &self.place, prompt, wanted).await,
+            Some(reader) => reader.line(self.session, &self.cwd, prompt, kind).await,
             None => Typed::End,
         }
     }
 
-    /// Where the history is kept; without such a place there is none.
+    /// Where the history is kept; without such a cwd there is none.
     async fn history_file(&self) -> Option<PathBuf> {
         let state_dir = self.session.config.state_dir.clone();
         let file = blocking(move || {
@@ -357,27 +359,27 @@ impl Menu<'_> {
     }
 
     /// Sees to it that results are out, and tells what went wrong.
-    fn went(&self, result: Result<(), CommandError>) -> Step {
+    fn went(&self, result: Result<(), CommandError>) -> LineResult {
         let result = result.and_then(|()| Ok(self.session.output.flush()?));
-        Step::Went(match result {
+        LineResult::Went(match result {
             Ok(()) => Exit::Done,
             Err(error) => error.report(self.session),
         })
     }
 
-    fn usage(&self, error: &str) -> Step {
+    fn usage(&self, error: &str) -> LineResult {
         self.session.output.message(&format!("quire: {error}"));
-        Step::Went(Exit::Usage)
+        LineResult::Went(Exit::Usage)
     }
 
-    fn interrupted(&self) -> Step {
+    fn interrupted(&self) -> LineResult {
         self.session.output.message("quire: interrupted");
-        Step::Went(Exit::Interrupted)
+        LineResult::Went(Exit::Interrupted)
     }
 
-    fn nothing_done(&self) -> Step {
+    fn nothing_done(&self) -> LineResult {
         self.session.output.note("Nothing was done.");
-        Step::Went(Exit::Done)
+        LineResult::Went(Exit::Done)
     }
 
     fn unreadable(&self, reason: &str) -> Exit {

@@ -22,22 +22,22 @@ use quire_client::trust::{Refusal, ServerVerifier};
 
 /// One run of the program. Commands share its connections.
 #[derive(Debug)]
-pub struct Session {
+pub struct CliSession {
     /// What the user chose.
     pub config: Config,
     /// Where everything is printed.
     pub output: Arc<Output>,
-    links: Arc<Mutex<HashMap<ServerId, Link>>>,
+    links: Arc<Mutex<HashMap<ServerId, ServerLink>>>,
 }
 
 /// The connection to a server, and what it takes to make it again.
 #[derive(Debug)]
-struct Link {
+struct ServerLink {
     connector: Connector,
     client: Client,
 }
 
-impl Session {
+impl CliSession {
     /// A session without connections yet.
     pub fn new(config: Config) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Session {
         let mut links = self.links.lock().await;
         let link = match links.remove(server) {
             Some(link) if link.client.is_alive() => link,
-            Some(Link { connector, .. }) => Link {
+            Some(ServerLink { connector, .. }) => ServerLink {
                 client: connector.connect().await?,
                 connector,
             },
@@ -137,14 +137,14 @@ impl Session {
         }
     }
 
-    async fn connect(&self, server: &ServerId) -> Result<Link, ClientError> {
+    async fn connect(&self, server: &ServerId) -> Result<ServerLink, ClientError> {
         let identity = self.identity().await?;
         let verifier = self.verifier(server).await?;
         let congestion = self.config.congestion;
         let connector = Connector::new(server, &identity, verifier, congestion)?;
         let refusal = match connector.connect().await {
             Err(ClientError::NotTrusted(refusal)) => refusal,
-            Ok(client) => return Ok(Link { connector, client }),
+            Ok(client) => return Ok(ServerLink { connector, client }),
             Err(error) => return Err(error),
         };
         let seen = match &*refusal {
@@ -155,7 +155,7 @@ impl Session {
         let connector = Connector::new(server, &identity, pinned, congestion)?;
         let client = connector.connect().await?;
         self.remember(server, seen).await?;
-        Ok(Link { connector, client })
+        Ok(ServerLink { connector, client })
     }
 
     async fn verifier(&self, server: &ServerId) -> Result<ServerVerifier, ClientError> {

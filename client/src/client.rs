@@ -30,11 +30,11 @@ use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 use crate::connect::{Connected, Connector};
 use crate::download::Download;
 use crate::error::ClientError;
-use crate::handshake::Handshake;
+use crate::handshake::HandshakeState;
 use crate::known_servers::ServerId;
-use crate::listing::{CacheListing, Listing};
+use crate::listing::{CacheListing, DirectoryListing};
 use crate::trust::ServerVerifier;
-use crate::upload::{self, Content, Stored};
+use crate::upload::{self, Stored, UploadBody};
 
 /// A connection to a server. Clones share it.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct Client {
     connection: Connection,
     flow: ConnectionFlow,
     fingerprint: Fingerprint,
-    handshake: Arc<Handshake>,
+    handshake: Arc<HandshakeState>,
 }
 
 impl Client {
@@ -130,7 +130,7 @@ impl Client {
     pub async fn put<R: Read + Send + 'static>(
         &self,
         put: Put,
-        content: Content<R>,
+        content: UploadBody<R>,
         moved: &AtomicU64,
     ) -> Result<Stored, ClientError> {
         upload::put(self, put, content, moved).await
@@ -140,8 +140,8 @@ impl Client {
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
-    pub async fn list(&self, list: List) -> Result<Listing, ClientError> {
-        Listing::open(self.clone(), list).await
+    pub async fn list(&self, list: List) -> Result<DirectoryListing, ClientError> {
+        DirectoryListing::open(self.clone(), list).await
     }
 
     /// Asks what is known of a file or directory.

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::handshake::{self, Answered, Handshake, Over, UnderWay};
+use crate::handshake::{self, Answered, HandshakeDone, HandshakeState, PendingHandshake};
 use crate::known_servers::ServerId;
 use crate::tls;
 use crate::trust::ServerVerifier;
@@ -48,7 +48,7 @@ pub struct Connector {
 pub(crate) struct Connected {
     pub(crate) endpoint: Endpoint,
     pub(crate) connection: Connection,
-    pub(crate) handshake: Handshake,
+    pub(crate) handshake: HandshakeState,
 }
 
 impl Connector {
@@ -102,7 +102,7 @@ impl Connector {
         let Some(Ok((connection, accepted))) = connecting.ok().map(Connecting::into_0rtt) else {
             return Ok(None);
         };
-        let handshake = Handshake::under_way(UnderWay {
+        let handshake = HandshakeState::in_progress(PendingHandshake {
             server: self.server.clone(),
             connection: connection.clone(),
             accepted,
@@ -145,9 +145,9 @@ impl Connector {
 /// The addresses of one server, competing.
 struct Race<'a> {
     connector: &'a Connector,
-    attempts: JoinSet<(SocketAddr, Result<Connected, Outcome>)>,
+    attempts: JoinSet<(SocketAddr, Result<Connected, AttemptError>)>,
     started: Vec<SocketAddr>,
-    ended: Vec<(SocketAddr, Outcome)>,
+    ended: Vec<(SocketAddr, AttemptError)>,
 }
 
 impl Race<'_> {
@@ -203,20 +203,20 @@ impl Race<'_> {
             Ok(connecting) => connecting,
             Err(error) => {
                 self.ended
-                    .push((address, Outcome::Failed(error.to_string())));
+                    .push((address, AttemptError::Failed(error.to_string())));
                 return Ok(());
             }
         };
         self.attempts.spawn(async move {
             let start = Instant::now();
             let result = tokio::select! {
-                result = connecting => result.map_err(Outcome::of),
-                () = refused(address) => Err(Outcome::Refused),
+                result = connecting => result.map_err(AttemptError::of),
+                () = refused(address) => Err(AttemptError::Refused),
             };
             let result = result.map(|connection| Connected {
                 endpoint,
                 connection,
-                handshake: Handshake::Over(Over {
+                handshake: HandshakeState::Complete(HandshakeDone {
                     took: start.elapsed(),
                     early_accepted: false,
                 }),
@@ -234,7 +234,7 @@ impl Race<'_> {
         let mut attempts = std::mem::take(&mut self.ended);
         for address in &self.started {
             if !attempts.iter().any(|(ended, _)| ended == address) {
-                attempts.push((*address, Outcome::NoAnswer));
+                attempts.push((*address, AttemptError::NoAnswer));
             }
         }
         if attempts.is_empty() {
@@ -245,7 +245,7 @@ impl Race<'_> {
         }
         ClientError::CannotConnect {
             server: self.connector.server.clone(),
-            tried: Tried(attempts),
+            tried: Attempts(attempts),
         }
     }
 }
@@ -317,22 +317,22 @@ fn alternate_families(found: impl Iterator<Item = SocketAddr>) -> VecDeque<Socke
 
 /// The addresses that were tried, and how each attempt ended.
 #[derive(Debug)]
-pub struct Tried(Vec<(SocketAddr, Outcome)>);
+pub struct Attempts(Vec<(SocketAddr, AttemptError)>);
 
-impl Tried {
+impl Attempts {
     /// The addresses, in the order in which their attempts ended.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.0.iter().map(|(address, _)| *address)
     }
 }
 
-impl FromIterator<(SocketAddr, Outcome)> for Tried {
-    fn from_iter<I: IntoIterator<Item = (SocketAddr, Outcome)>>(attempts: I) -> Self {
+impl FromIterator<(SocketAddr, AttemptError)> for Attempts {
+    fn from_iter<I: IntoIterator<Item = (SocketAddr, AttemptError)>>(attempts: I) -> Self {
         Self(attempts.into_iter().collect())
     }
 }
 
-impl fmt::Display for Tried {
+impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (address, outcome)) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
@@ -344,7 +344,7 @@ impl fmt::Display for Tried {
 
 /// How an attempt ended that didn't win.
 #[derive(Debug, Clone)]
-pub(crate) enum Outcome {
+pub(crate) enum AttemptError {
     /// Nothing came back.
     NoAnswer,
     /// The host answered that nothing listens there.
@@ -353,7 +353,7 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-impl Outcome {
+impl AttemptError {
     pub(crate) fn of(error: ConnectionError) -> Self {
         match error {
             ConnectionError::TimedOut => Self::NoAnswer,
@@ -375,7 +375,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttemptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAnswer => f.write_str("no answer"),
@@ -432,10 +432,10 @@ mod tests {
     #[test]
     fn what_was_tried_reads_as_a_list() {
         let [a, b] = ["127.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());
-        let tried = Tried(vec![
-            (a, Outcome::Refused),
-            (b, Outcome::NoAnswer),
-            (b, Outcome::Failed("bad\nthing".to_owned())),
+        let tried = Attempts(vec![
+            (a, AttemptError::Refused),
+            (b, AttemptError::NoAnswer),
+            (b, AttemptError::Failed("bad\nthing".to_owned())),
         ]);
         assert_eq!(
             tried.to_string(),

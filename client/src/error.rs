@@ -15,9 +15,9 @@ use quire_shared::path::PathError;
 use quire_shared::protocol::Failure;
 use quire_shared::{ErrorCode, Escaped};
 
-use crate::connect::Tried;
+use crate::connect::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
-use crate::tls::TlsError;
+use crate::tls::TlsSetupError;
 use crate::trust::{Refusal, TrustError};
 
 /// Why the client could not do what it was asked for.
@@ -39,7 +39,7 @@ pub enum ClientError {
         /// Whom the user meant.
         server: ServerId,
         /// What was tried and how it went.
-        tried: Tried,
+        tried: Attempts,
     },
     /// The server is not known to be the one that the user means.
     #[error("{}{}", Sentence(.0.as_ref()), trust_hint(.0))]
@@ -55,7 +55,7 @@ pub enum ClientError {
     Identity(#[from] CertsError),
     /// This client's own key can't be used.
     #[error("{}", Sentence(.0))]
-    Tls(#[from] TlsError),
+    Tls(#[from] TlsSetupError),
     /// The system gives us no UDP socket.
     #[error("{}", Sentence(.0.as_ref()))]
     Socket(#[source] Box<dyn Error + Send + Sync>),

@@ -13,33 +13,33 @@ use quinn::{Connection, ConnectionError, ZeroRttAccepted};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connect::{CONNECT_TIMEOUT, Outcome, refused};
+use crate::connect::{AttemptError, CONNECT_TIMEOUT, refused};
 use crate::error::ClientError;
 use crate::known_servers::ServerId;
 
 /// A handshake that is over, or under way while requests are.
 #[derive(Debug)]
-pub(crate) enum Handshake {
+pub(crate) enum HandshakeState {
     /// It was waited for.
-    Over(Over),
+    Complete(HandshakeDone),
     /// It was not.
-    UnderWay {
-        ending: Mutex<UnderWay>,
+    InProgress {
+        ending: Mutex<PendingHandshake>,
         /// Set by whoever holds the lock.
-        over: OnceLock<Over>,
+        over: OnceLock<HandshakeDone>,
     },
 }
 
 /// A handshake that went well.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Over {
+pub(crate) struct HandshakeDone {
     pub(crate) took: Duration,
     /// Whether the server took the requests that were sent before.
     pub(crate) early_accepted: bool,
 }
 
 /// A handshake that isn't over yet.
-pub(crate) struct UnderWay {
+pub(crate) struct PendingHandshake {
     pub(crate) server: ServerId,
     pub(crate) connection: Connection,
     pub(crate) accepted: ZeroRttAccepted,
@@ -47,25 +47,25 @@ pub(crate) struct UnderWay {
     /// Where to note that this address answers.
     pub(crate) answered: Answered,
     /// How it failed.
-    pub(crate) failed: Option<Outcome>,
+    pub(crate) failed: Option<AttemptError>,
 }
 
 /// The address of a server that answered last.
 pub(crate) type Answered = Arc<std::sync::Mutex<Option<SocketAddr>>>;
 
-impl Handshake {
-    pub(crate) fn under_way(ending: UnderWay) -> Self {
-        Self::UnderWay {
+impl HandshakeState {
+    pub(crate) fn in_progress(ending: PendingHandshake) -> Self {
+        Self::InProgress {
             ending: Mutex::new(ending),
             over: OnceLock::new(),
         }
     }
 
     /// How it went, if it is over.
-    pub(crate) fn over(&self) -> Option<Over> {
+    pub(crate) fn over(&self) -> Option<HandshakeDone> {
         match self {
-            Self::Over(over) => Some(*over),
-            Self::UnderWay { over, .. } => over.get().copied(),
+            Self::Complete(over) => Some(*over),
+            Self::InProgress { over, .. } => over.get().copied(),
         }
     }
 
@@ -73,10 +73,10 @@ impl Handshake {
     ///
     /// # Errors
     /// [`ClientError::CannotConnect`]
-    pub(crate) async fn end(&self) -> Result<Over, ClientError> {
+    pub(crate) async fn end(&self) -> Result<HandshakeDone, ClientError> {
         match self {
-            Self::Over(over) => Ok(*over),
-            Self::UnderWay { ending, over } => {
+            Self::Complete(over) => Ok(*over),
+            Self::InProgress { ending, over } => {
                 if let Some(over) = over.get() {
                     return Ok(*over);
                 }
@@ -91,17 +91,17 @@ impl Handshake {
     }
 }
 
-impl fmt::Debug for UnderWay {
+impl fmt::Debug for PendingHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnderWay")
+        f.debug_struct("PendingHandshake")
             .field("connection", &self.connection)
             .field("failed", &self.failed)
             .finish_non_exhaustive()
     }
 }
 
-impl UnderWay {
-    async fn end(&mut self) -> Result<Over, ClientError> {
+impl PendingHandshake {
+    async fn end(&mut self) -> Result<HandshakeDone, ClientError> {
         let address = self.connection.remote_address();
         if self.failed.is_none() {
             let failed = tokio::select! {
@@ -109,16 +109,16 @@ impl UnderWay {
                 biased;
                 early_accepted = &mut self.accepted => match self.connection.close_reason() {
                     Some(error) if !early_accepted && !is_servers_decision(&error) => {
-                        Outcome::of(error)
+                        AttemptError::of(error)
                     }
                     _ => {
                         *lock(&self.answered) = Some(address);
                         let took = self.begun.elapsed();
-                        return Ok(Over { took, early_accepted });
+                        return Ok(HandshakeDone { took, early_accepted });
                     }
                 },
-                () = refused(address) => Outcome::Refused,
-                () = sleep_until(self.begun + CONNECT_TIMEOUT) => Outcome::NoAnswer,
+                () = refused(address) => AttemptError::Refused,
+                () = sleep_until(self.begun + CONNECT_TIMEOUT) => AttemptError::NoAnswer,
             };
             // Nothing that comes later may make it a connection after all.
             self.connection.close(0_u8.into(), b"");

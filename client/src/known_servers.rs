@@ -194,7 +194,7 @@ pub enum KnownServersError {
         number: usize,
         /// What is wrong with it.
         #[source]
-        source: LineError,
+        source: EntryError,
     },
     /// Another key is known for this server, perhaps since a moment ago.
     #[error("{path:?} line {line} has another key for {server}")]
@@ -213,7 +213,7 @@ pub enum KnownServersError {
 
 /// What is wrong with a line of known servers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum LineError {
+pub enum EntryError {
     /// The first word names no server.
     #[error(transparent)]
     Server(ServerIdError),
@@ -249,23 +249,23 @@ fn find(
             found = Some(KnownServer { fingerprint, line });
         }
         if let Some(earlier) = seen.replace(id) {
-            return Err(error(LineError::Repeated(earlier)));
+            return Err(error(EntryError::Repeated(earlier)));
         }
     }
     Ok(found)
 }
 
 /// One line: an entry, or nothing when it is blank or a comment.
-fn parse_line(line: &str) -> Result<Option<(ServerId, Fingerprint)>, LineError> {
+fn parse_line(line: &str) -> Result<Option<(ServerId, Fingerprint)>, EntryError> {
     let mut words = line.split_whitespace();
     let Some(server) = words.next().filter(|word| !word.starts_with('#')) else {
         return Ok(None);
     };
     let (Some(fingerprint), None) = (words.next(), words.next()) else {
-        return Err(LineError::Words);
+        return Err(EntryError::Words);
     };
-    let server = server.parse().map_err(LineError::Server)?;
-    let fingerprint = fingerprint.parse().map_err(LineError::Fingerprint)?;
+    let server = server.parse().map_err(EntryError::Server)?;
+    let fingerprint = fingerprint.parse().map_err(EntryError::Fingerprint)?;
     Ok(Some((server, fingerprint)))
 }
 
@@ -369,14 +369,17 @@ mod tests {
     fn wrong_lines_are_reported_by_number_whichever_server_is_asked_for() {
         let (_base, known) = known_servers();
         for (line, expected) in [
-            ("a:1".to_owned(), LineError::Words),
-            (format!("a:1 {KEY} x"), LineError::Words),
-            (format!("a {KEY}"), LineError::Server(ServerIdError::NoPort)),
+            ("a:1".to_owned(), EntryError::Words),
+            (format!("a:1 {KEY} x"), EntryError::Words),
+            (
+                format!("a {KEY}"),
+                EntryError::Server(ServerIdError::NoPort),
+            ),
             (
                 "a:1 x".to_owned(),
-                LineError::Fingerprint(FingerprintError::Length(1)),
+                EntryError::Fingerprint(FingerprintError::Length(1)),
             ),
-            (format!("OK:1 {OTHER}"), LineError::Repeated(id("ok:1"))),
+            (format!("OK:1 {OTHER}"), EntryError::Repeated(id("ok:1"))),
         ] {
             fs::write(known.path(), format!("# x\nok:1 {KEY}\n{line}\n")).unwrap();
             let error = known.find(&id("elsewhere:9")).unwrap_err();

@@ -16,7 +16,7 @@ use crate::error::ClientError;
 
 /// The entries of a directory.
 #[derive(Debug)]
-pub struct Listing {
+pub struct DirectoryListing {
     client: Client,
     receiver: Receiver,
     entries: VecDeque<Entry>,
@@ -25,7 +25,7 @@ pub struct Listing {
     unnameable: u64,
 }
 
-impl Listing {
+impl DirectoryListing {
     /// Asks, and receives the first page, so that a refusal is known at once.
     pub(crate) async fn open(client: Client, list: List) -> Result<Self, ClientError> {
         let last_name = list.after.clone();

@@ -19,7 +19,7 @@ use crate::trust::ServerVerifier;
 pub fn client_config(
     identity: &Identity,
     verifier: Arc<ServerVerifier>,
-) -> Result<QuicClientConfig, TlsError> {
+) -> Result<QuicClientConfig, TlsSetupError> {
     Ok(QuicClientConfig::try_from(rustls_config(
         identity, verifier,
     )?)?)
@@ -27,7 +27,7 @@ pub fn client_config(
 
 /// Why the TLS settings could not be made.
 #[derive(Debug, Error)]
-pub enum TlsError {
+pub enum TlsSetupError {
     /// rustls refused the identity.
     #[error("this identity can't be used for TLS")]
     Config(#[from] Error),

@@ -26,8 +26,8 @@ use tokio::task::JoinSet;
 
 use crate::error::{ClientError, Exit, shown};
 
-pub use fetch::{Fetch, FetchOptions, fetch};
-pub use store::{Store, StoreOptions, store};
+pub use fetch::{DownloadJob, FetchOptions, fetch};
+pub use store::{StoreOptions, UploadJob, store};
 
 /// The transfer of any number of files: what has happened so far, and who hears of it.
 pub struct Transfer {
@@ -39,12 +39,12 @@ pub struct Transfer {
     failed: AtomicU64,
     first_failure: OnceLock<Exit>,
     lost: OnceLock<()>,
-    observer: Box<dyn Fn(&Event) + Send + Sync>,
+    observer: Box<dyn Fn(&TransferEvent) + Send + Sync>,
 }
 
 /// Something that happened during a transfer.
 #[derive(Debug)]
-pub enum Event {
+pub enum TransferEvent {
     /// A file is being moved now.
     Started {
         /// The file, as it is called where it comes from, safe to show.
@@ -87,7 +87,7 @@ pub struct Moved {
 
 impl Transfer {
     /// A transfer of which `observer` hears everything as it happens, from any thread.
-    pub fn new(observer: impl Fn(&Event) + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(observer: impl Fn(&TransferEvent) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             moved: AtomicU64::new(0),
             expected: AtomicU64::new(0),
@@ -148,7 +148,7 @@ impl Transfer {
 
     /// Announces that a file is being moved now.
     pub fn start(&self, name: String) {
-        (self.observer)(&Event::Started { name });
+        (self.observer)(&TransferEvent::Started { name });
     }
 
     /// Reports how the transfer of a file ended.
@@ -156,7 +156,7 @@ impl Transfer {
         match result {
             Ok(moved) => {
                 self.files.fetch_add(1, Ordering::Relaxed);
-                (self.observer)(&Event::Moved(moved));
+                (self.observer)(&TransferEvent::Moved(moved));
             }
             Err(error) => self.fail(name, error),
         }
@@ -169,12 +169,12 @@ impl Transfer {
         if error.is_connection_lost() && self.lost.set(()).is_err() {
             return;
         }
-        (self.observer)(&Event::Failed { name, error });
+        (self.observer)(&TransferEvent::Failed { name, error });
     }
 
     fn skip(&self, name: String) {
         self.skipped.fetch_add(1, Ordering::Relaxed);
-        (self.observer)(&Event::Skipped { name });
+        (self.observer)(&TransferEvent::Skipped { name });
     }
 
     fn add_directory(&self) {
@@ -313,7 +313,7 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
         let transfer = Transfer::new(move |event| {
-            if let Event::Failed { name, .. } = event {
+            if let TransferEvent::Failed { name, .. } = event {
                 log.lock().unwrap().push(name.clone());
             }
         });

@@ -3,7 +3,7 @@
 //! TLS asks in the middle of a handshake and can't wait for a person. So a [`ServerVerifier`]
 //! decides at once from what is known, and a server it can't vouch for fails the handshake and
 //! leaves a [`Refusal`], from which the caller may ask the user and connect again, pinned to the
-//! key that was shown. Whatever is decided, the server must prove to hold the key: there is no
+//! key that was presented. Whatever is decided, the server must prove to hold the key: there is no
 //! way to skip that.
 
 use std::{
@@ -31,7 +31,7 @@ use crate::known_servers::{KnownServer, KnownServers, KnownServersError, ServerI
 #[derive(Debug)]
 pub struct ServerVerifier {
     server: ServerId,
-    grounds: Grounds,
+    basis: TrustBasis,
     provider: Arc<CryptoProvider>,
     refusal: Mutex<Option<Box<Refusal>>>,
 }
@@ -46,17 +46,17 @@ impl ServerVerifier {
     /// Names the file in `dir` that can't be used.
     pub fn new(server: ServerId, dir: &StateDir) -> Result<Self, TrustError> {
         let known_servers = KnownServers::new(dir.clone());
-        let grounds = match known_servers.find(&server)? {
-            Some(entry) => Grounds::Known {
+        let basis = match known_servers.find(&server)? {
+            Some(entry) => TrustBasis::Known {
                 entry,
                 file: known_servers.path(),
             },
-            None => Grounds::Unknown {
+            None => TrustBasis::Unknown {
                 own: load(dir, Role::Server)?.map(|identity| identity.fingerprint()),
                 platform: OnceLock::new(),
             },
         };
-        Ok(Self::with_grounds(server, grounds))
+        Ok(Self::with_basis(server, basis))
     }
 
     /// Trusts `server` by the authorities in the PEM file `ca` alone, its name checked.
@@ -76,22 +76,22 @@ impl ServerVerifier {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
                 .build()
                 .map_err(TrustError::Verifier)?;
-        let grounds = Grounds::Ca {
+        let basis = TrustBasis::Ca {
             verifier,
             file: ca.to_owned(),
         };
-        Ok(Self::with_grounds(server, grounds))
+        Ok(Self::with_basis(server, basis))
     }
 
     /// Trusts `server` by the key `fingerprint` alone, to which the user has agreed.
     pub fn pinned(server: ServerId, fingerprint: Fingerprint) -> Self {
-        Self::with_grounds(server, Grounds::Pinned(fingerprint))
+        Self::with_basis(server, TrustBasis::Pinned(fingerprint))
     }
 
-    fn with_grounds(server: ServerId, grounds: Grounds) -> Self {
+    fn with_basis(server: ServerId, basis: TrustBasis) -> Self {
         Self {
             server,
-            grounds,
+            basis,
             provider: tls::provider(),
             refusal: Mutex::new(None),
         }
@@ -110,34 +110,34 @@ impl ServerVerifier {
     }
 
     /// Judges the certificate, but not whether the server has its key.
-    fn judge(&self, shown: &Shown<'_>) -> Result<(), Box<Refusal>> {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Box<Refusal>> {
         let server = self.server.clone();
-        let Ok(seen) = Fingerprint::of_certificate(shown.end_entity) else {
+        let Ok(seen) = Fingerprint::of_certificate(presented.end_entity) else {
             return Err(Box::new(Refusal::Malformed { server }));
         };
-        let refusal = match &self.grounds {
-            Grounds::Ca { verifier, file } => match shown.verify_by(verifier.as_ref()) {
+        let refusal = match &self.basis {
+            TrustBasis::Ca { verifier, file } => match presented.verify_by(verifier.as_ref()) {
                 Ok(()) => return Ok(()),
                 Err(error) => self.refusal_by_ca(file, error),
             },
-            Grounds::Pinned(agreed) if seen == *agreed => return Ok(()),
-            Grounds::Pinned(agreed) => Refusal::NotPinned {
+            TrustBasis::Pinned(agreed) if seen == *agreed => return Ok(()),
+            TrustBasis::Pinned(agreed) => Refusal::NotPinned {
                 server,
                 agreed: *agreed,
                 seen,
             },
-            Grounds::Known { entry, .. } if seen == entry.fingerprint => return Ok(()),
-            Grounds::Known { entry, file } => Refusal::Changed {
+            TrustBasis::Known { entry, .. } if seen == entry.fingerprint => return Ok(()),
+            TrustBasis::Known { entry, file } => Refusal::Changed {
                 server,
                 known: entry.fingerprint,
                 seen,
                 file: file.clone(),
                 line: entry.line,
             },
-            Grounds::Unknown { own, .. } if *own == Some(seen) => return Ok(()),
-            Grounds::Unknown { platform, .. } => {
+            TrustBasis::Unknown { own, .. } if *own == Some(seen) => return Ok(()),
+            TrustBasis::Unknown { platform, .. } => {
                 let platform = platform.get_or_init(|| platform_verifier(&self.provider));
-                match platform.as_ref().map(|p| shown.verify_by(p.as_ref())) {
+                match platform.as_ref().map(|p| presented.verify_by(p.as_ref())) {
                     Some(Ok(())) => return Ok(()),
                     Some(Err(_)) | None => Refusal::Unknown { server, seen },
                 }
@@ -170,14 +170,14 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let shown = Shown {
+        let presented = Presented {
             end_entity,
             intermediates,
             server_name,
             ocsp_response,
             now,
         };
-        self.judge(&shown).map_err(|refusal| {
+        self.judge(&presented).map_err(|refusal| {
             let alert = refusal.alert();
             self.leave(refusal);
             alert
@@ -224,12 +224,12 @@ pub enum Refusal {
     Unknown {
         /// Whom the user meant.
         server: ServerId,
-        /// The key that was shown.
+        /// The key that was presented.
         seen: Fingerprint,
     },
     /// It showed another key than the one it is known by.
     #[error(
-        "the key of {server} has changed: known is {known}, shown was {seen}; somebody may be \
+        "the key of {server} has changed: known is {known}, presented was {seen}; somebody may be \
          listening in. If the change is meant, remove line {line} of {file:?}"
     )]
     Changed {
@@ -237,7 +237,7 @@ pub enum Refusal {
         server: ServerId,
         /// The key among the known servers.
         known: Fingerprint,
-        /// The key that was shown.
+        /// The key that was presented.
         seen: Fingerprint,
         /// The file of known servers.
         file: PathBuf,
@@ -251,7 +251,7 @@ pub enum Refusal {
         server: ServerId,
         /// The key to which the user agreed.
         agreed: Fingerprint,
-        /// The key that was shown.
+        /// The key that was presented.
         seen: Fingerprint,
     },
     /// The authorities given vouch for it, but under another name.
@@ -328,7 +328,7 @@ pub enum TrustError {
 
 /// What a server is judged by.
 #[derive(Debug)]
-enum Grounds {
+enum TrustBasis {
     /// The authorities that the user named, and nothing else.
     Ca {
         verifier: Arc<WebPkiServerVerifier>,
@@ -348,7 +348,7 @@ enum Grounds {
 }
 
 /// What the server showed, with what a verifier needs besides.
-struct Shown<'a> {
+struct Presented<'a> {
     end_entity: &'a CertificateDer<'a>,
     intermediates: &'a [CertificateDer<'a>],
     server_name: &'a ServerName<'a>,
@@ -356,7 +356,7 @@ struct Shown<'a> {
     now: UnixTime,
 }
 
-impl Shown<'_> {
+impl Presented<'_> {
     fn verify_by(&self, verifier: &dyn ServerCertVerifier) -> Result<(), Error> {
         verifier
             .verify_server_cert(

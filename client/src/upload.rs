@@ -1,4 +1,4 @@
-//! Content on its way to the server.
+//! UploadBody on its way to the server.
 //!
 //! A server that can refuse from the header alone does so while the body is still being sent, so
 //! the reply is awaited from the start, and whatever comes first decides. A file that changes
@@ -27,14 +27,14 @@ use crate::error::ClientError;
 
 /// What is to become a file on the server.
 #[derive(Debug)]
-pub struct Content<R> {
+pub struct UploadBody<R> {
     source: R,
     /// What is shown when reading fails.
     path: PathBuf,
     unchanged: Option<Unchanged>,
 }
 
-/// Content that the server has on disk.
+/// UploadBody that the server has on disk.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// The digest that was sent, and found right by the server.
@@ -133,8 +133,8 @@ impl LocalFile {
     }
 
     /// The file as content of a put that declares [`LocalFile::size`].
-    pub fn into_content(self) -> Content<Arc<File>> {
-        Content {
+    pub fn into_content(self) -> UploadBody<Arc<File>> {
+        UploadBody {
             unchanged: Some(self.unchanged()),
             source: self.file,
             path: self.path,
@@ -169,8 +169,8 @@ impl Links {
     fn apply(self, _: &mut std::fs::OpenOptions) {}
 }
 
-impl<R: Read + Send + 'static> Content<R> {
-    /// Content of unknown size, from a pipe; `name` is shown when reading fails.
+impl<R: Read + Send + 'static> UploadBody<R> {
+    /// UploadBody of unknown size, from a pipe; `name` is shown when reading fails.
     pub fn stream(source: R, name: &str) -> Self {
         Self {
             source,
@@ -198,7 +198,7 @@ impl Unchanged {
 pub(crate) async fn put<R: Read + Send + 'static>(
     client: &Client,
     put: Put,
-    content: Content<R>,
+    content: UploadBody<R>,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
     let digest_kind = put.digest;
@@ -260,10 +260,10 @@ async fn send<R: Read + Send + 'static>(
     client: &Client,
     sender: &mut Sender,
     put: Put,
-    content: Content<R>,
+    content: UploadBody<R>,
     moved: &AtomicU64,
 ) -> Result<Digest, Unsent> {
-    let Content {
+    let UploadBody {
         source,
         path,
         unchanged,

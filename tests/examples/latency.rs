@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use quire_cli::Session;
+use quire_cli::CliSession;
 use quire_cli::config::Config;
 use quire_cli::operand::Remote;
 use quire_client::Client;
@@ -91,7 +91,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let session = Session::new(Config {
+    let session = CliSession::new(Config {
         state_dir: line.state_dir,
         ..Config::default()
     });
@@ -122,7 +122,7 @@ fn report(error: &dyn Error) {
     let _ = writeln!(io::stderr(), "latency: {}", Escaped(&text));
 }
 
-async fn run(session: &Session, command: &Command) -> Result<Value> {
+async fn run(session: &CliSession, command: &Command) -> Result<Value> {
     let client = session.client(&command.remote().server).await?;
     // Whether the server lets this client in shows now, and the path's round trip is known.
     client.ping().await?;

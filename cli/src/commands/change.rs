@@ -7,14 +7,14 @@ use serde_json::json;
 use super::{CommandError, FirstFailure, json_path};
 use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
 use crate::operand::{OperandError, Remote, on_one_server};
-use crate::session::Session;
+use crate::session::CliSession;
 use quire_client::error::{ClientError, Exit};
 
 /// Gives a file or directory a new name.
 ///
 /// # Errors
 /// If it can't be renamed.
-pub async fn rename(session: &Session, args: &RenameArgs) -> Result<Exit, CommandError> {
+pub async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let rename = Rename {
@@ -32,7 +32,7 @@ pub async fn rename(session: &Session, args: &RenameArgs) -> Result<Exit, Comman
 ///
 /// # Errors
 /// If it can't be copied.
-pub async fn copy(session: &Session, args: &CopyArgs) -> Result<Exit, CommandError> {
+pub async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let copy = Copy {
@@ -52,7 +52,7 @@ pub async fn copy(session: &Session, args: &CopyArgs) -> Result<Exit, CommandErr
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several is
 /// printed.
-pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<Exit, CommandError> {
+pub async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
     let mut failure = FirstFailure::default();
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
@@ -79,7 +79,7 @@ pub async fn delete(session: &Session, args: &DeleteArgs) -> Result<Exit, Comman
 ///
 /// # Errors
 /// As [`delete`].
-pub async fn make_directory(session: &Session, args: &MkdirArgs) -> Result<Exit, CommandError> {
+pub async fn make_directory(session: &CliSession, args: &MkdirArgs) -> Result<Exit, CommandError> {
     let mut failure = FirstFailure::default();
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
@@ -130,7 +130,7 @@ fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandErro
 }
 
 fn print_two(
-    session: &Session,
+    session: &CliSession,
     from: &RemotePath,
     to: &RemotePath,
     version: &Version,

@@ -8,16 +8,16 @@ use quire_shared::protocol::Hash;
 use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
-use crate::args::{HashArgs, PairArgs, PingArgs};
+use crate::args::{HashArgs, PairCodeArgs, PingArgs};
 use crate::operand::{Remote, on_one_server};
-use crate::session::Session;
+use crate::session::CliSession;
 use quire_client::error::Exit;
 
 /// Shows how long handshake and round trip take, and what the path gives.
 ///
 /// # Errors
 /// If the server doesn't answer or refuses.
-pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandError> {
+pub async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     // The first answer comes after the server has looked up this client's rights.
@@ -64,7 +64,7 @@ pub async fn ping(session: &Session, args: &PingArgs) -> Result<Exit, CommandErr
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several is
 /// printed.
-pub async fn hash(session: &Session, args: &HashArgs) -> Result<Exit, CommandError> {
+pub async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, CommandError> {
     let digest = session.config.hash_digest();
     let mut failure = FirstFailure::default();
     for remote in on_one_server(&args.operands)? {
@@ -103,7 +103,7 @@ pub async fn hash(session: &Session, args: &HashArgs) -> Result<Exit, CommandErr
 ///
 /// # Errors
 /// If the key can't be read or made.
-pub async fn key(session: &Session) -> Result<Exit, CommandError> {
+pub async fn key(session: &CliSession) -> Result<Exit, CommandError> {
     let fingerprint = session.identity().await?.fingerprint();
     session.output.result(
         || fingerprint.to_string(),
@@ -116,7 +116,7 @@ pub async fn key(session: &Session) -> Result<Exit, CommandError> {
 ///
 /// # Errors
 /// If the code is none or no good, or there is no connection.
-pub async fn pair(session: &Session, args: &PairArgs) -> Result<Exit, CommandError> {
+pub async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let code = match &args.code {
         Some(code) => code.clone(),

@@ -4,18 +4,18 @@ use indicatif::HumanBytes;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat};
 use serde_json::{Value, json};
 
-use super::{About, CommandError, json_kind, json_path, mode_text, time_text};
+use super::{CommandError, ErrorContext, json_kind, json_path, mode_text, time_text};
 use crate::args::{CacheArgs, ListArgs, StatArgs};
 use crate::operand::Remote;
 use crate::progress;
-use crate::session::Session;
+use crate::session::CliSession;
 use quire_client::error::{ClientError, Exit};
 
 /// Lists a directory.
 ///
 /// # Errors
 /// If it can't be listed.
-pub async fn list(session: &Session, args: &ListArgs) -> Result<Exit, CommandError> {
+pub async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let list = List {
@@ -51,7 +51,7 @@ pub async fn list(session: &Session, args: &ListArgs) -> Result<Exit, CommandErr
 ///
 /// # Errors
 /// If nothing can be known.
-pub async fn stat(session: &Session, args: &StatArgs) -> Result<Exit, CommandError> {
+pub async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let stat = Stat {
@@ -85,7 +85,7 @@ pub async fn stat(session: &Session, args: &StatArgs) -> Result<Exit, CommandErr
 ///
 /// # Errors
 /// If the server doesn't tell.
-pub async fn cache(session: &Session, args: &CacheArgs) -> Result<Exit, CommandError> {
+pub async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let mut listing = client.cache().await?;

@@ -13,28 +13,28 @@ use quire_shared::{ErrorCode, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
 use serde_json::json;
 
-use super::{About, CommandError, FirstFailure, json_path};
+use super::{CommandError, ErrorContext, FirstFailure, json_path};
 use crate::args::{CatArgs, GetArgs, PutArgs};
 use crate::operand::{DASH, OperandError, Remote, Target, get_operands, on_one_server};
 use crate::output::Output;
 use crate::progress;
-use crate::session::Session;
+use crate::session::CliSession;
 use quire_client::blocking::blocking;
 use quire_client::client::Client;
 use quire_client::download::{SaveOptions, WriteToError};
 use quire_client::error::{ClientError, Exit};
 use quire_client::known_servers::ServerId;
 use quire_client::transfer::{
-    self, Event, Fetch, FetchOptions, Moved, Store, StoreOptions, Transfer,
+    self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, TransferEvent, UploadJob,
 };
-use quire_client::upload::Content;
+use quire_client::upload::UploadBody;
 
 /// Fetches files and directories.
 ///
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several
 /// files is printed.
-pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError> {
+pub async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandError> {
     let operands = get_operands(&args.operands)?;
     let target = match operands.target {
         Target::Stdout if args.recursive => {
@@ -52,13 +52,13 @@ pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError
             sync: args.fsync,
         },
     };
-    let progress = Progress::start(session);
+    let progress = TransferDisplay::start(session);
     for (server, sources) in by_server(operands.sources) {
         let client = session.client(&server).await?;
         let mut items = Vec::new();
         for from in sources {
             match target.path_for(&from, args.recursive) {
-                Ok(to) => items.push(Fetch { from, to }),
+                Ok(to) => items.push(DownloadJob { from, to }),
                 Err(error) => progress.transfer.fail(from.to_string(), error),
             }
         }
@@ -74,11 +74,11 @@ pub async fn get(session: &Session, args: &GetArgs) -> Result<Exit, CommandError
 ///
 /// # Errors
 /// As [`get`].
-pub async fn cat(session: &Session, args: &CatArgs) -> Result<Exit, CommandError> {
+pub async fn cat(session: &CliSession, args: &CatArgs) -> Result<Exit, CommandError> {
     write_out(session, on_one_server(&args.operands)?).await
 }
 
-async fn write_out(session: &Session, sources: Vec<Remote>) -> Result<Exit, CommandError> {
+async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<Exit, CommandError> {
     if session.output.is_json() {
         return Err(OperandError::JsonAndContent.into());
     }
@@ -134,7 +134,7 @@ fn stdout() -> io::Result<File> {
 ///
 /// # Errors
 /// As [`get`].
-pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError> {
+pub async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandError> {
     let Some((last, locals)) = args.operands.split_last() else {
         return Ok(Exit::Usage);
     };
@@ -148,7 +148,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
     }
     let client = session.client(&remote.server).await?;
     let meter = Meter::sending(client.flow());
-    let progress = Progress::start(session);
+    let progress = TransferDisplay::start(session);
     let digest = session.config.transfer_digest();
     if is_stdin {
         let work = put_stdin(
@@ -170,7 +170,7 @@ pub async fn put(session: &Session, args: &PutArgs) -> Result<Exit, CommandError
     let mut items = Vec::new();
     for local in locals.iter().map(PathBuf::from) {
         match remote_path_for(&local, &remote.path, goes_inside) {
-            Ok(to) => items.push(Store { from: local, to }),
+            Ok(to) => items.push(UploadJob { from: local, to }),
             Err(error) => progress
                 .transfer
                 .fail(quire_client::error::shown(&local), error),
@@ -207,7 +207,7 @@ async fn put_stdin(
         },
         make_parents: false,
     };
-    let content = Content::stream(io::stdin(), "standard input");
+    let content = UploadBody::stream(io::stdin(), "standard input");
     let stored = client.put(put, content, transfer.counter()).await;
     let stored = stored.map_err(ClientError::with_flag);
     let stored = stored.map(|stored| Moved {
@@ -313,15 +313,15 @@ fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<RemotePath>)> {
 }
 
 /// A transfer, how it is shown, and when it began.
-struct Progress<'a> {
-    session: &'a Session,
+struct TransferDisplay<'a> {
+    session: &'a CliSession,
     transfer: Arc<Transfer>,
     bar: ProgressBar,
     started: Instant,
 }
 
-impl<'a> Progress<'a> {
-    fn start(session: &'a Session) -> Self {
+impl<'a> TransferDisplay<'a> {
+    fn start(session: &'a CliSession) -> Self {
         let bar = progress::bar();
         let (output, shown) = (Arc::clone(&session.output), bar.clone());
         Self {
@@ -357,10 +357,10 @@ impl<'a> Progress<'a> {
     }
 }
 
-fn observe(output: &Output, bar: &ProgressBar, event: &Event) {
+fn observe(output: &Output, bar: &ProgressBar, event: &TransferEvent) {
     match event {
-        Event::Started { name } => bar.set_message(name.clone()),
-        Event::Moved(moved) => {
+        TransferEvent::Started { name } => bar.set_message(name.clone()),
+        TransferEvent::Moved(moved) => {
             // A reader that went away is noticed when the results are flushed.
             let _ = output.json_only(|| {
                 json!({
@@ -373,8 +373,10 @@ fn observe(output: &Output, bar: &ProgressBar, event: &Event) {
                 })
             });
         }
-        Event::Failed { name, error } => output.error(name, error),
-        Event::Skipped { name } => tracing::info!("{name}: skipped, neither file nor directory"),
+        TransferEvent::Failed { name, error } => output.error(name, error),
+        TransferEvent::Skipped { name } => {
+            tracing::info!("{name}: skipped, neither file nor directory");
+        }
     }
 }
 

@@ -13,76 +13,76 @@ use rustyline::Context;
 use rustyline::completion::{Completer, Pair};
 use tokio::sync::mpsc;
 
-use super::cwd::Place;
+use super::cwd::WorkingDir;
 use super::line;
-use super::reader::{NAMES_TIMEOUT, Wanted};
+use super::reader::{NAMES_TIMEOUT, PromptKind};
 use super::shell_split::{self, Word};
 
 /// Names, and whether each is that of a directory.
-pub(super) type Names = Vec<(String, bool)>;
+pub(super) type EntryNames = Vec<(String, bool)>;
 
 /// Asks for the names in a directory on the server.
 #[derive(Debug)]
-pub(super) struct NamesRequest {
+pub(super) struct EntryNamesRequest {
     pub(super) directory: RemotePath,
-    pub(super) answer: blocking::Sender<Names>,
+    pub(super) answer: blocking::Sender<EntryNames>,
 }
 
 /// What the line editor asks while a line is typed.
 #[derive(Debug)]
 pub(super) struct LineHelper {
     commands: clap::Command,
-    names: mpsc::Sender<NamesRequest>,
-    wanted: Wanted,
-    place: Option<Place>,
+    names: mpsc::Sender<EntryNamesRequest>,
+    kind: PromptKind,
+    cwd: Option<WorkingDir>,
     /// The directory that was asked for last, and what is in it.
-    known: RefCell<Option<(RemotePath, Names)>>,
+    known: RefCell<Option<(RemotePath, EntryNames)>>,
 }
 
 impl LineHelper {
-    pub(super) fn new(names: mpsc::Sender<NamesRequest>) -> Self {
+    pub(super) fn new(names: mpsc::Sender<EntryNamesRequest>) -> Self {
         let mut commands = line::definition();
         // Adds `help`, and to each command the flags of all.
         commands.build();
         Self {
             commands,
             names,
-            wanted: Wanted::Answer,
-            place: None,
+            kind: PromptKind::Answer,
+            cwd: None,
             known: RefCell::default(),
         }
     }
 
     /// Makes ready for a line, whose commands may have changed what is where.
-    pub(super) fn prepare(&mut self, place: Place, wanted: Wanted) {
-        self.place = Some(place);
-        self.wanted = wanted;
+    pub(super) fn prepare(&mut self, cwd: WorkingDir, kind: PromptKind) {
+        self.cwd = Some(cwd);
+        self.kind = kind;
         self.known.take();
     }
 
     /// Where the completed part of `typed`, what stands before the cursor, begins, and what may
     /// stand there.
-    fn candidates(&self, typed: &str) -> (usize, Vec<Candidate>) {
+    fn candidates(&self, typed: &str) -> (usize, Vec<Completion>) {
         let unquoted = |kind| (0, self.of_kind(kind, typed));
-        match self.wanted {
-            Wanted::Command => match shell_split::split_typed(typed) {
+        match self.kind {
+            PromptKind::Command => match shell_split::split_typed(typed) {
                 Some((finished, word)) => {
                     let candidates = self.in_command(&finished, &word);
-                    let quoted = candidates.into_iter().map(Candidate::quoted);
+                    let quoted = candidates.into_iter().map(Completion::quoted);
                     (word.start, quoted.collect())
                 }
                 None => (typed.len(), Vec::new()),
             },
-            Wanted::Remote => unquoted(Kind::Remote),
-            Wanted::Local => unquoted(Kind::Local),
-            Wanted::Answer => unquoted(Kind::Nothing),
+            PromptKind::Remote => unquoted(OperandKind::Remote),
+            PromptKind::Local => unquoted(OperandKind::Local),
+            PromptKind::Answer => unquoted(OperandKind::Nothing),
         }
     }
 
-    fn in_command(&self, finished: &[String], word: &Word) -> Vec<Candidate> {
+    fn in_command(&self, finished: &[String], word: &Word) -> Vec<Completion> {
         let text = word.text.as_str();
         let Some((command, operands)) = finished.split_first() else {
-            return self.of_kind(Kind::Command, text);
+            return self.of_kind(OperandKind::Command, text);
         };
         let Some(command) = self.commands.find_subcommand(command) else {
             return Vec::new();
@@ -94,18 +94,18 @@ impl LineHelper {
             .iter()
             .filter(|operand| !operand.starts_with('-'))
             .count();
-        self.of_kind(Kind::of_operand(command.get_name(), before), text)
+        self.of_kind(OperandKind::of_operand(command.get_name(), before), text)
     }
 
-    fn of_kind(&self, kind: Kind, text: &str) -> Vec<Candidate> {
+    fn of_kind(&self, kind: OperandKind, text: &str) -> Vec<Completion> {
         match kind {
-            Kind::Nothing => Vec::new(),
-            Kind::Command => self.command_names(text),
-            Kind::Local => self.local_names(text),
-            Kind::LocalDirectory => only_directories(self.local_names(text)),
-            Kind::Remote => self.remote_names(text),
-            Kind::RemoteDirectory => only_directories(self.remote_names(text)),
-            Kind::Either => {
+            OperandKind::Nothing => Vec::new(),
+            OperandKind::Command => self.command_names(text),
+            OperandKind::Local => self.local_names(text),
+            OperandKind::LocalDirectory => only_directories(self.local_names(text)),
+            OperandKind::Remote => self.remote_names(text),
+            OperandKind::RemoteDirectory => only_directories(self.remote_names(text)),
+            OperandKind::Either => {
                 let mut candidates = self.remote_names(text);
                 candidates.extend(self.local_names(text));
                 candidates.sort_unstable();
@@ -115,28 +115,28 @@ impl LineHelper {
         }
     }
 
-    fn command_names(&self, text: &str) -> Vec<Candidate> {
+    fn command_names(&self, text: &str) -> Vec<Completion> {
         let names = self.commands.get_subcommands().flat_map(|command| {
             std::iter::once(command.get_name()).chain(command.get_visible_aliases())
         });
         names
             .filter(|name| name.starts_with(text))
-            .map(Candidate::word)
+            .map(Completion::word)
             .collect()
     }
 
-    fn local_names(&self, text: &str) -> Vec<Candidate> {
-        let Some(place) = &self.place else {
+    fn local_names(&self, text: &str) -> Vec<Completion> {
+        let Some(cwd) = &self.cwd else {
             return Vec::new();
         };
         let (directory, _) = divide(text);
-        let mut path = place.local_path(OsStr::new(directory));
+        let mut path = cwd.local_path(OsStr::new(directory));
         if path.as_os_str().is_empty() {
             path = ".".into();
         }
         // What can't be read has no names to offer.
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        let names: Names = entries
+        let names: EntryNames = entries
             .filter_map(|entry| {
                 // Unlike the entry's own kind, this one is that of what a link leads to.
                 let is_directory = entry.path().is_dir();
@@ -146,12 +146,9 @@ impl LineHelper {
         matching(text, &names)
     }
 
-    fn remote_names(&self, text: &str) -> Vec<Candidate> {
+    fn remote_names(&self, text: &str) -> Vec<Completion> {
         let (directory, _) = divide(text);
-        let path = self
-            .place
-            .as_ref()
-            .map(|place| place.remote_path(directory));
+        let path = self.cwd.as_ref().map(|cwd| cwd.remote_path(directory));
         let Some(Ok(path)) = path else {
             return Vec::new();
         };
@@ -166,9 +163,9 @@ impl LineHelper {
         }
     }
 
-    fn ask(&self, directory: RemotePath) -> Option<Names> {
+    fn ask(&self, directory: RemotePath) -> Option<EntryNames> {
         let (answer, answered) = blocking::channel();
-        let request = NamesRequest { directory, answer };
+        let request = EntryNamesRequest { directory, answer };
         self.names.try_send(request).ok()?;
         answered.recv_timeout(NAMES_TIMEOUT).ok()
     }
@@ -206,7 +203,7 @@ impl rustyline::Helper for LineHelper {}
 
 /// Something that may stand at the cursor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
+struct Completion {
     /// What is shown where there is a choice.
     shown: String,
     text: String,
@@ -214,7 +211,7 @@ struct Candidate {
     end: &'static str,
 }
 
-impl Candidate {
+impl Completion {
     /// A word of ours, after which another one follows.
     fn word(text: &str) -> Self {
         Self {
@@ -236,7 +233,7 @@ impl Candidate {
 
 /// What an operand is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum OperandKind {
     Nothing,
     Command,
     Local,
@@ -247,7 +244,7 @@ enum Kind {
     Either,
 }
 
-impl Kind {
+impl OperandKind {
     /// What the operand of `command` is that has `before` others before it.
     fn of_operand(command: &str, before: usize) -> Self {
         match (command, before) {
@@ -264,18 +261,18 @@ impl Kind {
     }
 }
 
-fn flags(command: &clap::Command, text: &str) -> Vec<Candidate> {
+fn flags(command: &clap::Command, text: &str) -> Vec<Completion> {
     command
         .get_arguments()
         .filter_map(clap::Arg::get_long)
         .map(|long| format!("--{long}"))
         .filter(|flag| flag.starts_with(text))
-        .map(|flag| Candidate::word(&flag))
+        .map(|flag| Completion::word(&flag))
         .collect()
 }
 
 /// The names that `text` may become.
-fn matching(text: &str, names: &Names) -> Vec<Candidate> {
+fn matching(text: &str, names: &EntryNames) -> Vec<Completion> {
     let (directory, prefix) = divide(text);
     names
         .iter()
@@ -286,7 +283,7 @@ fn matching(text: &str, names: &Names) -> Vec<Candidate> {
         .filter(|(name, _)| Escaped(name).to_string() == *name)
         .map(|(name, is_directory)| {
             let end = if *is_directory { "/" } else { "" };
-            Candidate {
+            Completion {
                 shown: format!("{name}{end}"),
                 text: format!("{directory}{name}{end}"),
                 end,
@@ -295,7 +292,7 @@ fn matching(text: &str, names: &Names) -> Vec<Candidate> {
         .collect()
 }
 
-fn only_directories(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+fn only_directories(mut candidates: Vec<Completion>) -> Vec<Completion> {
     candidates.retain(|candidate| candidate.end == "/");
     candidates
 }
@@ -314,8 +311,8 @@ mod tests {
     use quire_client::known_servers::ServerId;
 
     /// A helper whose server knows one directory, and a thread that answers `asks` requests.
-    fn helper(wanted: Wanted, asks: usize) -> (LineHelper, std::thread::JoinHandle<()>) {
-        let (names, mut asked) = mpsc::channel::<NamesRequest>(1);
+    fn helper(kind: PromptKind, asks: usize) -> (LineHelper, std::thread::JoinHandle<()>) {
+        let (names, mut asked) = mpsc::channel::<EntryNamesRequest>(1);
         let server = std::thread::spawn(move || {
             for _ in 0..asks {
                 let request = asked.blocking_recv().unwrap();
@@ -324,18 +321,18 @@ mod tests {
                         .map(|(name, is_directory)| (name.to_owned(), is_directory))
                         .into(),
                     "/dir/sub" => vec![("x\u{1b}".to_owned(), false), ("y".to_owned(), false)],
-                    _ => Names::new(),
+                    _ => EntryNames::new(),
                 };
                 request.answer.send(names).unwrap();
             }
             asked.close();
         });
         let mut helper = LineHelper::new(names);
-        let place = Place::new(
+        let cwd = WorkingDir::new(
             ServerId::new("h", 1).unwrap(),
             RemotePath::parse("dir").unwrap(),
         );
-        helper.prepare(place, wanted);
+        helper.prepare(cwd, kind);
         (helper, server)
     }
 
@@ -349,7 +346,7 @@ mod tests {
 
     #[test]
     fn commands_and_flags_are_completed() {
-        let (helper, server) = helper(Wanted::Command, 0);
+        let (helper, server) = helper(PromptKind::Command, 0);
         server.join().unwrap();
         assert_eq!(texts(&helper, "ren"), ["rename "]);
         assert_eq!(texts(&helper, "  ren"), ["rename "]);
@@ -365,7 +362,7 @@ mod tests {
 
     #[test]
     fn names_on_the_server_are_asked_for_once_and_quoted() {
-        let (helper, server) = helper(Wanted::Command, 2);
+        let (helper, server) = helper(PromptKind::Command, 2);
         assert_eq!(texts(&helper, "stat a"), ["a\\ b", "ab"]);
         assert_eq!(texts(&helper, "stat 'a "), ["a\\ b"]);
         assert_eq!(texts(&helper, "cd "), ["sub/"]);
@@ -379,7 +376,7 @@ mod tests {
 
     #[test]
     fn answers_are_completed_without_quoting() {
-        let (helper, server) = helper(Wanted::Remote, 1);
+        let (helper, server) = helper(PromptKind::Remote, 1);
         assert_eq!(texts(&helper, "a "), ["a b"]);
         server.join().unwrap();
         let (helper, server) = helper_of_local();
@@ -388,7 +385,7 @@ mod tests {
     }
 
     fn helper_of_local() -> (LineHelper, std::thread::JoinHandle<()>) {
-        helper(Wanted::Local, 0)
+        helper(PromptKind::Local, 0)
     }
 
     #[test]
@@ -398,13 +395,13 @@ mod tests {
         fs::write(base.path().join("one file"), "").unwrap();
         let (mut helper, server) = helper_of_local();
         server.join().unwrap();
-        let mut place = helper.place.clone().unwrap();
-        place.set_local(base.path().to_owned());
-        helper.prepare(place, Wanted::Local);
+        let mut cwd = helper.cwd.clone().unwrap();
+        cwd.set_local(base.path().to_owned());
+        helper.prepare(cwd, PromptKind::Local);
         let mut found = texts(&helper, "one");
         found.sort_unstable();
         assert_eq!(found, ["one dir/", "one file"]);
-        helper.wanted = Wanted::Command;
+        helper.kind = PromptKind::Command;
         assert_eq!(texts(&helper, "lcd o"), ["one\\ dir/"]);
         assert_eq!(texts(&helper, "put -r one\\ f"), ["one\\ file"]);
     }

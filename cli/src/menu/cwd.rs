@@ -13,20 +13,20 @@ use quire_shared::path::PathError;
 use quire_shared::protocol;
 use quire_shared::{Escaped, Name, RemotePath};
 
-use crate::args::Command;
+use crate::args::ClientCommand;
 use crate::operand::DASH;
 use quire_client::known_servers::ServerId;
 
 /// A directory on the server and one here.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct WorkingDir {
     server: ServerId,
     remote: RemotePath,
     /// Empty while it is the process's own.
     local: PathBuf,
 }
 
-impl Place {
+impl WorkingDir {
     pub(super) fn new(server: ServerId, remote: RemotePath) -> Self {
         Self {
             server,
@@ -56,12 +56,12 @@ impl Place {
     ///
     /// # Errors
     /// The rule that it breaks.
-    pub(super) fn remote_path(&self, typed: &str) -> Result<RemotePath, PlaceError> {
+    pub(super) fn remote_path(&self, typed: &str) -> Result<RemotePath, WorkingDirError> {
         let mut names = match typed.starts_with('/') {
             true => Vec::new(),
             false => self.remote.names().to_vec(),
         };
-        let error = |source| PlaceError::Path {
+        let error = |source| WorkingDirError::Path {
             typed: Escaped(typed).to_string(),
             source,
         };
@@ -78,7 +78,7 @@ impl Place {
     }
 
     /// A remote path as the command line has it.
-    fn operand(&self, typed: &str) -> Result<String, PlaceError> {
+    fn operand(&self, typed: &str) -> Result<String, WorkingDirError> {
         let path = self.remote_path(typed)?;
         let names: Vec<_> = path.names().iter().map(Name::as_str).collect();
         let mut operand = format!("{}/{}", self.server, names.join("/"));
@@ -112,33 +112,33 @@ impl Place {
     ///
     /// # Errors
     /// The path that makes no sense.
-    pub(super) fn qualify(&self, command: &mut Command) -> Result<(), PlaceError> {
+    pub(super) fn qualify(&self, command: &mut ClientCommand) -> Result<(), WorkingDirError> {
         match command {
-            Command::Get(args) => self.qualify_get(&mut args.operands)?,
-            Command::Put(args) => self.qualify_put(&mut args.operands)?,
-            Command::List(args) => args.operand = self.operand(&args.operand)?,
-            Command::Stat(args) => args.operand = self.operand(&args.operand)?,
-            Command::Rename(args) => {
+            ClientCommand::Get(args) => self.qualify_get(&mut args.operands)?,
+            ClientCommand::Put(args) => self.qualify_put(&mut args.operands)?,
+            ClientCommand::List(args) => args.operand = self.operand(&args.operand)?,
+            ClientCommand::Stat(args) => args.operand = self.operand(&args.operand)?,
+            ClientCommand::Rename(args) => {
                 args.from = self.operand(&args.from)?;
                 args.to = self.operand(&args.to)?;
             }
-            Command::Copy(args) => {
+            ClientCommand::Copy(args) => {
                 args.from = self.operand(&args.from)?;
                 args.to = self.operand(&args.to)?;
             }
-            Command::Delete(args) => self.qualify_all(&mut args.operands)?,
-            Command::Mkdir(args) => self.qualify_all(&mut args.operands)?,
-            Command::Cat(args) => self.qualify_all(&mut args.operands)?,
-            Command::Hash(args) => self.qualify_all(&mut args.operands)?,
-            Command::Cache(args) => args.operand = self.server.to_string(),
-            Command::Ping(args) => args.operand = self.server.to_string(),
-            Command::Pair(args) => args.operand = self.server.to_string(),
-            Command::Key => {}
+            ClientCommand::Delete(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Mkdir(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Cat(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Hash(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Cache(args) => args.operand = self.server.to_string(),
+            ClientCommand::Ping(args) => args.operand = self.server.to_string(),
+            ClientCommand::Pair(args) => args.operand = self.server.to_string(),
+            ClientCommand::Key => {}
         }
         Ok(())
     }
 
-    fn qualify_all(&self, operands: &mut [String]) -> Result<(), PlaceError> {
+    fn qualify_all(&self, operands: &mut [String]) -> Result<(), WorkingDirError> {
         for operand in operands {
             *operand = self.operand(operand)?;
         }
@@ -146,7 +146,7 @@ impl Place {
     }
 
     /// The last of several operands is local, as all look alike without a host.
-    fn qualify_get(&self, operands: &mut Vec<OsString>) -> Result<(), PlaceError> {
+    fn qualify_get(&self, operands: &mut Vec<OsString>) -> Result<(), WorkingDirError> {
         let target = match operands.len() {
             0 | 1 => self.local_operand(),
             _ => match operands.pop() {
@@ -163,7 +163,7 @@ impl Place {
     }
 
     /// The last of several operands is on the server; without it, the current directory is meant.
-    fn qualify_put(&self, operands: &mut Vec<OsString>) -> Result<(), PlaceError> {
+    fn qualify_put(&self, operands: &mut Vec<OsString>) -> Result<(), WorkingDirError> {
         let target = match operands.len() {
             0 | 1 => self.operand(".")?,
             _ => match operands.pop() {
@@ -173,7 +173,7 @@ impl Place {
         };
         for operand in operands.iter_mut() {
             if operand == DASH {
-                return Err(PlaceError::StandardInput);
+                return Err(WorkingDirError::StandardInput);
             }
             *operand = self.local_path(operand).into();
         }
@@ -190,8 +190,8 @@ impl Place {
     }
 }
 
-/// Shows the place as a prompt does.
-impl fmt::Display for Place {
+/// Shows the working directory as a prompt does.
+impl fmt::Display for WorkingDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.server.port() {
             protocol::PORT => write!(f, "{}:{}", self.server.host(), self.remote),
@@ -200,13 +200,13 @@ impl fmt::Display for Place {
     }
 }
 
-fn utf8(operand: &OsStr) -> Result<&str, PlaceError> {
-    operand.to_str().ok_or(PlaceError::NotUtf8)
+fn utf8(operand: &OsStr) -> Result<&str, WorkingDirError> {
+    operand.to_str().ok_or(WorkingDirError::NotUtf8)
 }
 
 /// Why a path can't be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PlaceError {
+pub(super) enum WorkingDirError {
     /// The path breaks a rule.
     #[error("`{typed}`: {source}")]
     Path {
@@ -228,8 +228,8 @@ mod tests {
     use super::*;
     use crate::args::{GetArgs, PutArgs};
 
-    fn place(remote: &str) -> Place {
-        Place::new(
+    fn cwd(remote: &str) -> WorkingDir {
+        WorkingDir::new(
             ServerId::new("h", 1).unwrap(),
             RemotePath::parse(remote).unwrap(),
         )
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn paths_are_relative_to_the_current_directory_and_dots_stay_here() {
-        let path = |typed: &str| place("a/b").remote_path(typed).unwrap().to_string();
+        let path = |typed: &str| cwd("a/b").remote_path(typed).unwrap().to_string();
         assert_eq!(path("c"), "/a/b/c");
         assert_eq!(path("/c"), "/c");
         assert_eq!(path(""), "/a/b");
@@ -247,15 +247,15 @@ mod tests {
         assert_eq!(path("../../../../c"), "/c");
         assert_eq!(path("/.."), "/");
         assert_eq!(path("c d/.../..x"), "/a/b/c d/.../..x");
-        let error = place("").remote_path("x/.quire-y").unwrap_err();
+        let error = cwd("").remote_path("x/.quire-y").unwrap_err();
         assert!(error.to_string().starts_with("`x/.quire-y`: "), "{error}");
-        let error = place("").remote_path("a\u{1b}\0").unwrap_err();
+        let error = cwd("").remote_path("a\u{1b}\0").unwrap_err();
         assert!(!error.to_string().contains(char::is_control), "{error}");
     }
 
     #[test]
     fn operands_are_those_of_the_command_line() {
-        let operand = |typed: &str| place("a").operand(typed).unwrap();
+        let operand = |typed: &str| cwd("a").operand(typed).unwrap();
         assert_eq!(operand("b"), "h:1/a/b");
         assert_eq!(operand("b/"), "h:1/a/b/");
         assert_eq!(operand("."), "h:1/a/");
@@ -264,60 +264,60 @@ mod tests {
         assert_eq!(operand("/"), "h:1/");
     }
 
-    fn get(place: &Place, typed: &[&str]) -> Vec<OsString> {
-        let mut command = Command::Get(GetArgs {
+    fn get(cwd: &WorkingDir, typed: &[&str]) -> Vec<OsString> {
+        let mut command = ClientCommand::Get(GetArgs {
             recursive: false,
             force: false,
             fsync: false,
             operands: typed.iter().map(OsString::from).collect(),
         });
-        place.qualify(&mut command).unwrap();
+        cwd.qualify(&mut command).unwrap();
         match command {
-            Command::Get(args) => args.operands,
+            ClientCommand::Get(args) => args.operands,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn the_last_operand_of_get_is_local() {
-        let mut place = place("a");
-        assert_eq!(get(&place, &["b"]), ["h:1/a/b", "."]);
-        assert_eq!(get(&place, &["b", "c"]), ["h:1/a/b", "c"]);
-        assert_eq!(get(&place, &["b", "c", "d/"]), ["h:1/a/b", "h:1/a/c", "d/"]);
-        assert_eq!(get(&place, &["b", "-"]), ["h:1/a/b", "-"]);
-        assert_eq!(get(&place, &["b", "h:1/c"]), ["h:1/a/b", "./h:1/c"]);
-        place.set_local("/tmp".into());
-        assert_eq!(get(&place, &["b"]), ["h:1/a/b", "/tmp"]);
-        assert_eq!(get(&place, &["b", "c"]), ["h:1/a/b", "/tmp/c"]);
-        assert_eq!(get(&place, &["b", "/c"]), ["h:1/a/b", "/c"]);
+        let mut cwd = cwd("a");
+        assert_eq!(get(&cwd, &["b"]), ["h:1/a/b", "."]);
+        assert_eq!(get(&cwd, &["b", "c"]), ["h:1/a/b", "c"]);
+        assert_eq!(get(&cwd, &["b", "c", "d/"]), ["h:1/a/b", "h:1/a/c", "d/"]);
+        assert_eq!(get(&cwd, &["b", "-"]), ["h:1/a/b", "-"]);
+        assert_eq!(get(&cwd, &["b", "h:1/c"]), ["h:1/a/b", "./h:1/c"]);
+        cwd.set_local("/tmp".into());
+        assert_eq!(get(&cwd, &["b"]), ["h:1/a/b", "/tmp"]);
+        assert_eq!(get(&cwd, &["b", "c"]), ["h:1/a/b", "/tmp/c"]);
+        assert_eq!(get(&cwd, &["b", "/c"]), ["h:1/a/b", "/c"]);
     }
 
     #[test]
     fn the_last_operand_of_put_is_remote() {
-        let put = |place: &Place, typed: &[&str]| {
-            let mut command = Command::Put(PutArgs {
+        let put = |cwd: &WorkingDir, typed: &[&str]| {
+            let mut command = ClientCommand::Put(PutArgs {
                 recursive: false,
                 force: false,
                 operands: typed.iter().map(OsString::from).collect(),
             });
-            place.qualify(&mut command).map(|()| match command {
-                Command::Put(args) => args.operands,
+            cwd.qualify(&mut command).map(|()| match command {
+                ClientCommand::Put(args) => args.operands,
                 other => panic!("{other:?}"),
             })
         };
-        let mut place = place("a");
-        assert_eq!(put(&place, &["b"]).unwrap(), ["b", "h:1/a/"]);
-        assert_eq!(put(&place, &["b", "c"]).unwrap(), ["b", "h:1/a/c"]);
-        assert_eq!(put(&place, &["b", "c", "/"]).unwrap(), ["b", "c", "h:1/"]);
-        assert_eq!(put(&place, &["-", "c"]), Err(PlaceError::StandardInput));
-        place.set_local("/tmp".into());
-        assert_eq!(put(&place, &["b", "c"]).unwrap(), ["/tmp/b", "h:1/a/c"]);
+        let mut cwd = cwd("a");
+        assert_eq!(put(&cwd, &["b"]).unwrap(), ["b", "h:1/a/"]);
+        assert_eq!(put(&cwd, &["b", "c"]).unwrap(), ["b", "h:1/a/c"]);
+        assert_eq!(put(&cwd, &["b", "c", "/"]).unwrap(), ["b", "c", "h:1/"]);
+        assert_eq!(put(&cwd, &["-", "c"]), Err(WorkingDirError::StandardInput));
+        cwd.set_local("/tmp".into());
+        assert_eq!(put(&cwd, &["b", "c"]).unwrap(), ["/tmp/b", "h:1/a/c"]);
     }
 
     #[test]
     fn the_prompt_shows_the_port_where_it_is_unusual() {
-        assert_eq!(place("a/b").to_string(), "h:1:/a/b");
-        let usual = Place::new(
+        assert_eq!(cwd("a/b").to_string(), "h:1:/a/b");
+        let usual = WorkingDir::new(
             ServerId::new("h", protocol::PORT).unwrap(),
             RemotePath::ROOT,
         );
@@ -327,8 +327,8 @@ mod tests {
     #[test]
     fn the_home_directory_has_its_short_name() {
         let home = env::home_dir().unwrap();
-        assert_eq!(place("").local_path(OsStr::new("~")), home);
-        assert_eq!(place("").local_path(OsStr::new("~/x")), home.join("x"));
-        assert_eq!(place("").local_path(OsStr::new("~x")), Path::new("~x"));
+        assert_eq!(cwd("").local_path(OsStr::new("~")), home);
+        assert_eq!(cwd("").local_path(OsStr::new("~/x")), home.join("x"));
+        assert_eq!(cwd("").local_path(OsStr::new("~x")), Path::new("~x"));
     }
 }

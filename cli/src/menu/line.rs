@@ -7,18 +7,18 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use quire_shared::Escaped;
 
-use crate::args::{Command, EachArgs};
+use crate::args::{ClientCommand, EachArgs};
 
 /// A line, as meant.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) enum ParsedLine {
     /// A command, with its own flags.
     Run(EachArgs, LineCommand),
     /// Text that was asked for.
     Help(String),
 }
 
-impl Line {
+impl ParsedLine {
     /// Reads the words of a line, of which there is at least one.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Line {
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum LineCommand {
     #[command(flatten)]
-    Same(Command),
+    Same(ClientCommand),
     /// Change the current directory on the server; without DIR to its root
     Cd {
         /// The directory
@@ -151,21 +151,21 @@ mod tests {
     use super::*;
     use crate::menu::shell_split;
 
-    fn parse(line: &str) -> Result<Line, String> {
-        Line::parse(&shell_split::split(line).unwrap())
+    fn parse(line: &str) -> Result<ParsedLine, String> {
+        ParsedLine::parse(&shell_split::split(line).unwrap())
     }
 
     fn command(line: &str) -> LineCommand {
         match parse(line).unwrap() {
-            Line::Run(_, command) => command,
-            Line::Help(text) => panic!("{text}"),
+            ParsedLine::Run(_, command) => command,
+            ParsedLine::Help(text) => panic!("{text}"),
         }
     }
 
     fn help(line: &str) -> String {
         match parse(line).unwrap() {
-            Line::Help(text) => text,
-            Line::Run(_, command) => panic!("{command:?}"),
+            ParsedLine::Help(text) => text,
+            ParsedLine::Run(_, command) => panic!("{command:?}"),
         }
     }
 
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn every_command_of_the_command_line_is_there_with_its_flags_and_aliases() {
         let own = definition();
-        for theirs in crate::args::CommandLine::command().get_subcommands() {
+        for theirs in crate::args::CliArgs::command().get_subcommands() {
             let own = own.find_subcommand(theirs.get_name()).unwrap();
             for alias in theirs.get_visible_aliases() {
                 assert!(own.get_visible_aliases().any(|own| own == alias), "{alias}");
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn lines_are_read_as_the_command_line_is() {
         match command("get -r --force a 'b c'") {
-            LineCommand::Same(Command::Get(args)) => {
+            LineCommand::Same(ClientCommand::Get(args)) => {
                 assert!(args.recursive && args.force && !args.fsync);
                 assert_eq!(args.operands, ["a", "b c"]);
             }
@@ -200,19 +200,19 @@ mod tests {
         }
         assert!(matches!(
             command("ls"),
-            LineCommand::Same(Command::List(args)) if args.operand == "."
+            LineCommand::Same(ClientCommand::List(args)) if args.operand == "."
         ));
         assert!(matches!(
             command("rm -- -r"),
-            LineCommand::Same(Command::Delete(args)) if args.operands == ["-r"]
+            LineCommand::Same(ClientCommand::Delete(args)) if args.operands == ["-r"]
         ));
         assert!(matches!(command("put a"), LineCommand::Same(_)));
         assert!(matches!(command("cache"), LineCommand::Same(_)));
         assert!(matches!(command("exit"), LineCommand::Quit));
         assert!(matches!(command("cd"), LineCommand::Cd { directory } if directory == "/"));
         match parse("hash --digest sha256 --json x").unwrap() {
-            Line::Run(each, _) => assert!(each.json && each.digest.is_some()),
-            Line::Help(text) => panic!("{text}"),
+            ParsedLine::Run(each, _) => assert!(each.json && each.digest.is_some()),
+            ParsedLine::Help(text) => panic!("{text}"),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A number stands for a command and what has to be asked for it; the answers become the words of
 //! a line, so that from there on nothing differs from a typed command.
 
-use super::reader::Wanted;
+use super::reader::PromptKind;
 
 /// An operation that has a number.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Choice {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) text: &'static str,
-    pub(super) wanted: Wanted,
+    pub(super) kind: PromptKind,
 }
 
 /// Which operand decides whether a command works on a whole directory.
@@ -78,7 +78,7 @@ pub(super) fn overview() -> String {
 
 const FILE: Question = Question {
     text: "Which file or directory on the server",
-    wanted: Wanted::Remote,
+    kind: PromptKind::Remote,
 };
 
 static CHOICES: &[Choice] = &[
@@ -98,7 +98,7 @@ static CHOICES: &[Choice] = &[
             FILE,
             Question {
                 text: "Where to, here (. is the local directory)",
-                wanted: Wanted::Local,
+                kind: PromptKind::Local,
             },
         ],
         recursion: Recursion::Remote,
@@ -111,11 +111,11 @@ static CHOICES: &[Choice] = &[
         questions: &[
             Question {
                 text: "Which local file or directory",
-                wanted: Wanted::Local,
+                kind: PromptKind::Local,
             },
             Question {
                 text: "Where to, on the server (. is the current directory)",
-                wanted: Wanted::Remote,
+                kind: PromptKind::Remote,
             },
         ],
         recursion: Recursion::Local,
@@ -129,7 +129,7 @@ static CHOICES: &[Choice] = &[
             FILE,
             Question {
                 text: "Its new name",
-                wanted: Wanted::Remote,
+                kind: PromptKind::Remote,
             },
         ],
         recursion: Recursion::Never,
@@ -143,7 +143,7 @@ static CHOICES: &[Choice] = &[
             FILE,
             Question {
                 text: "The name of the copy",
-                wanted: Wanted::Remote,
+                kind: PromptKind::Remote,
             },
         ],
         recursion: Recursion::Remote,
@@ -163,7 +163,7 @@ static CHOICES: &[Choice] = &[
         command: "mkdir",
         questions: &[Question {
             text: "Its name",
-            wanted: Wanted::Remote,
+            kind: PromptKind::Remote,
         }],
         recursion: Recursion::Never,
         can_replace: false,
@@ -190,7 +190,7 @@ static CHOICES: &[Choice] = &[
         command: "cd",
         questions: &[Question {
             text: "Which directory on the server (.. is the one above)",
-            wanted: Wanted::Remote,
+            kind: PromptKind::Remote,
         }],
         recursion: Recursion::Never,
         can_replace: false,
@@ -211,7 +211,7 @@ pub(super) const DELETE: &str = "delete";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::menu::line::Line;
+    use crate::menu::line::ParsedLine;
 
     #[test]
     fn numbers_are_found_and_nothing_else_is() {
@@ -238,8 +238,8 @@ mod tests {
             if choice.can_replace {
                 flags.push("--force");
             }
-            let line = Line::parse(&choice.words(&flags, &answers));
-            assert!(matches!(line, Ok(Line::Run(_, _))), "{choice:?}");
+            let line = ParsedLine::parse(&choice.words(&flags, &answers));
+            assert!(matches!(line, Ok(ParsedLine::Run(_, _))), "{choice:?}");
         }
     }
 

@@ -17,11 +17,11 @@ use rustyline::history::{DefaultHistory, History};
 use rustyline::{CompletionType, Editor};
 use tokio::sync::{mpsc, oneshot};
 
-use super::completion::{LineHelper, Names, NamesRequest};
-use super::cwd::Place;
-use crate::session::Session;
+use super::completion::{EntryNames, EntryNamesRequest, LineHelper};
+use super::cwd::WorkingDir;
+use crate::session::CliSession;
 
-/// What became of the wish for a line.
+/// What became of the request for a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Typed {
     /// A line, without its end.
@@ -34,9 +34,9 @@ pub(super) enum Typed {
     Failed(String),
 }
 
-/// What a line is wanted for, which decides how it is completed.
+/// What a line is asked for, which decides how it is completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum PromptKind {
     /// A command, which also goes into the history.
     Command,
     /// A path on the server, unquoted.
@@ -50,15 +50,15 @@ pub(super) enum Wanted {
 /// Reads lines.
 #[derive(Debug)]
 pub(super) struct Reader {
-    wishes: blocking::Sender<Wish>,
-    names: mpsc::Receiver<NamesRequest>,
+    requests: blocking::Sender<LineRequest>,
+    names: mpsc::Receiver<EntryNamesRequest>,
 }
 
 #[derive(Debug)]
-struct Wish {
+struct LineRequest {
     prompt: String,
-    wanted: Wanted,
-    place: Place,
+    kind: PromptKind,
+    cwd: WorkingDir,
     answer: oneshot::Sender<Typed>,
 }
 
@@ -68,7 +68,7 @@ impl Reader {
     /// # Errors
     /// If no thread can be started.
     pub(super) fn from_terminal(history: Option<PathBuf>) -> io::Result<Self> {
-        Self::start(move |wishes, names| edit_lines(&wishes, names, history.as_deref()))
+        Self::start(move |requests, names| edit_lines(&requests, names, history.as_deref()))
     }
 
     /// Reads standard input as it is.
@@ -76,48 +76,50 @@ impl Reader {
     /// # Errors
     /// If no thread can be started.
     pub(super) fn from_pipe() -> io::Result<Self> {
-        Self::start(|wishes, _| {
-            for wish in wishes {
+        Self::start(|requests, _| {
+            for request in requests {
                 // Nobody waits for a line any more when the session is over.
-                let _ = wish.answer.send(plain_line(&mut io::stdin().lock()));
+                let _ = request.answer.send(plain_line(&mut io::stdin().lock()));
             }
         })
     }
 
     fn start(
-        read: impl FnOnce(blocking::Receiver<Wish>, mpsc::Sender<NamesRequest>) + Send + 'static,
+        read: impl FnOnce(blocking::Receiver<LineRequest>, mpsc::Sender<EntryNamesRequest>)
+        + Send
+        + 'static,
     ) -> io::Result<Self> {
-        let (wishes, wished) = blocking::channel();
+        let (requests, wished) = blocking::channel();
         let (ask_names, names) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("lines".to_owned())
             .spawn(move || read(wished, ask_names))?;
-        Ok(Self { wishes, names })
+        Ok(Self { requests, names })
     }
 
     /// Waits for a line, and serves completion meanwhile.
     pub(super) async fn line(
         &mut self,
-        session: &Session,
-        place: &Place,
+        session: &CliSession,
+        cwd: &WorkingDir,
         prompt: String,
-        wanted: Wanted,
+        kind: PromptKind,
     ) -> Typed {
         let (answer, mut typed) = oneshot::channel();
-        let wish = Wish {
+        let request = LineRequest {
             prompt,
-            wanted,
-            place: place.clone(),
+            kind,
+            cwd: cwd.clone(),
             answer,
         };
-        if self.wishes.send(wish).is_err() {
+        if self.requests.send(request).is_err() {
             return Typed::End;
         }
         loop {
             tokio::select! {
                 typed = &mut typed => return typed.unwrap_or(Typed::End),
                 Some(request) = self.names.recv() => {
-                    let names = names_in(session, place, &request.directory);
+                    let names = names_in(session, cwd, &request.directory);
                     let names = tokio::time::timeout(NAMES_TIMEOUT, names).await;
                     // Who asked may have stopped waiting.
                     let _ = request.answer.send(names.ok().flatten().unwrap_or_default());
@@ -128,15 +130,19 @@ impl Reader {
 }
 
 /// The names in a directory on the server; of a large one, the first.
-async fn names_in(session: &Session, place: &Place, directory: &RemotePath) -> Option<Names> {
+async fn names_in(
+    session: &CliSession,
+    cwd: &WorkingDir,
+    directory: &RemotePath,
+) -> Option<EntryNames> {
     // Connecting could ask the user something, in the middle of a line.
-    let client = session.standing_client(place.server()).await?;
+    let client = session.standing_client(cwd.server()).await?;
     let list = List {
         path: directory.clone(),
         after: None,
     };
     let mut listing = client.list(list).await.ok()?;
-    let mut names = Names::new();
+    let mut names = EntryNames::new();
     while let Ok(Some(entry)) = listing.next().await {
         let is_directory = entry.attributes.kind == EntryKind::Directory;
         names.push((entry.name.as_str().to_owned(), is_directory));
@@ -147,17 +153,17 @@ async fn names_in(session: &Session, place: &Place, directory: &RemotePath) -> O
     Some(names)
 }
 
-/// Serves wishes from a terminal.
+/// Serves requests from a terminal.
 fn edit_lines(
-    wishes: &blocking::Receiver<Wish>,
-    names: mpsc::Sender<NamesRequest>,
+    requests: &blocking::Receiver<LineRequest>,
+    names: mpsc::Sender<EntryNamesRequest>,
     history: Option<&Path>,
 ) {
     let mut editor = match editor(names) {
         Ok(editor) => editor,
         Err(error) => {
-            if let Ok(wish) = wishes.recv() {
-                let _ = wish.answer.send(Typed::Failed(error.to_string()));
+            if let Ok(request) = requests.recv() {
+                let _ = request.answer.send(Typed::Failed(error.to_string()));
             }
             return;
         }
@@ -167,26 +173,26 @@ fn edit_lines(
     {
         tracing::debug!(%error, "no history");
     }
-    for wish in wishes {
+    for request in requests {
         if let Some(helper) = editor.helper_mut() {
-            helper.prepare(wish.place, wish.wanted);
+            helper.prepare(request.cwd, request.kind);
         }
-        let typed = match editor.readline(&wish.prompt) {
+        let typed = match editor.readline(&request.prompt) {
             Ok(line) => Typed::Line(line),
             Err(ReadlineError::Interrupted) => Typed::Interrupted,
             Err(ReadlineError::Eof) => Typed::End,
             Err(error) => Typed::Failed(error.to_string()),
         };
-        if let (Typed::Line(line), Wanted::Command) = (&typed, wish.wanted) {
+        if let (Typed::Line(line), PromptKind::Command) = (&typed, request.kind) {
             remember(&mut editor, line, history);
         }
-        let _ = wish.answer.send(typed);
+        let _ = request.answer.send(typed);
     }
 }
 
 type LineEditor = Editor<LineHelper, DefaultHistory>;
 
-fn editor(names: mpsc::Sender<NamesRequest>) -> Result<LineEditor, ReadlineError> {
+fn editor(names: mpsc::Sender<EntryNamesRequest>) -> Result<LineEditor, ReadlineError> {
     let config = rustyline::Config::builder()
         .completion_type(CompletionType::List)
         .max_history_size(HISTORY_LINES_MAX)?

@@ -8,12 +8,12 @@
 ///
 /// # Errors
 /// If a quote isn't closed, or nothing follows the last backslash.
-pub(super) fn split(line: &str) -> Result<Vec<String>, WordsError> {
+pub(super) fn split(line: &str) -> Result<Vec<String>, SplitError> {
     let scan = Scan::of(line);
     match scan.open {
-        Some(Open::Quote(quote)) => Err(WordsError::Unclosed(quote)),
-        Some(Open::Backslash) => Err(WordsError::Backslash),
-        Some(Open::Word | Open::Comment) | None => {
+        Some(LineEnd::Quote(quote)) => Err(SplitError::Unclosed(quote)),
+        Some(LineEnd::Backslash) => Err(SplitError::Backslash),
+        Some(LineEnd::Word | LineEnd::Comment) | None => {
             Ok(scan.words.into_iter().map(|word| word.text).collect())
         }
     }
@@ -24,8 +24,8 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, WordsError> {
 pub(super) fn split_typed(line: &str) -> Option<(Vec<String>, Word)> {
     let mut scan = Scan::of(line);
     let typed = match scan.open {
-        Some(Open::Comment) => return None,
-        Some(Open::Word | Open::Quote(_) | Open::Backslash) => scan.words.pop(),
+        Some(LineEnd::Comment) => return None,
+        Some(LineEnd::Word | LineEnd::Quote(_) | LineEnd::Backslash) => scan.words.pop(),
         None => None,
     };
     let typed = typed.unwrap_or(Word {
@@ -53,7 +53,7 @@ pub(super) fn quote(text: &str) -> String {
 
 /// Why a line can't be divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WordsError {
+pub(super) enum SplitError {
     /// A quote without its partner.
     #[error("the quote {0} isn't closed")]
     Unclosed(char),
@@ -71,7 +71,7 @@ pub(super) struct Word {
 
 /// What the end of a line is within.
 #[derive(Debug, Clone, Copy)]
-enum Open {
+enum LineEnd {
     Word,
     Quote(char),
     Backslash,
@@ -80,7 +80,7 @@ enum Open {
 
 struct Scan {
     words: Vec<Word>,
-    open: Option<Open>,
+    open: Option<LineEnd>,
 }
 
 impl Scan {
@@ -93,7 +93,7 @@ impl Scan {
         while let Some((start, character)) = characters.next() {
             match (quote, character) {
                 (None, '#') if word.is_none() => {
-                    open = Some(Open::Comment);
+                    open = Some(LineEnd::Comment);
                     break;
                 }
                 (None, blank) if blank.is_whitespace() => {
@@ -113,7 +113,7 @@ impl Scan {
                 (Some(closing), _) if character == closing => quote = None,
                 (None, '\\') => match characters.next() {
                     Some((_, protected)) => text.push(protected),
-                    None => open = Some(Open::Backslash),
+                    None => open = Some(LineEnd::Backslash),
                 },
                 (Some('"'), '\\') => {
                     let protected = characters.next_if(|(_, next)| matches!(next, '"' | '\\'));
@@ -123,9 +123,9 @@ impl Scan {
             }
         }
         if let Some(quote) = quote {
-            open = Some(Open::Quote(quote));
+            open = Some(LineEnd::Quote(quote));
         } else if word.is_some() {
-            open = open.or(Some(Open::Word));
+            open = open.or(Some(LineEnd::Word));
         }
         words.extend(word);
         Self { words, open }
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn what_is_open_at_the_end_is_told() {
-        assert_eq!(split("ls 'a b"), Err(WordsError::Unclosed('\'')));
-        assert_eq!(split("ls \"a' b"), Err(WordsError::Unclosed('"')));
-        assert_eq!(split("ls a\\"), Err(WordsError::Backslash));
+        assert_eq!(split("ls 'a b"), Err(SplitError::Unclosed('\'')));
+        assert_eq!(split("ls \"a' b"), Err(SplitError::Unclosed('"')));
+        assert_eq!(split("ls a\\"), Err(SplitError::Backslash));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The stream that carries small files and directories to the server, and its answers back.
 //!
-//! Parcels leave as they come, and the outcomes of earlier ones are heard meanwhile, in whatever
+//! Batches leave as they come, and the outcomes of earlier ones are heard meanwhile, in whatever
 //! order the server completes them; a bounded number is unanswered at any time. See PROTOCOL.md,
 //! "put-many".
 
@@ -16,18 +16,18 @@ use quire_transport::stream::message_buffer::MessageBuffer;
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::pack::{Parcel, Sent, SentFile};
-use super::remote_dir::{Filled, State};
+use super::pack::{ItemBatch, SentFile, SentItem};
+use super::remote_dir::{CompleteDir, RemoteDirState};
 use super::store::StoreOptions;
 use super::{Moved, Transfer, local_name};
 use crate::client::Client;
 use crate::error::ClientError;
 
 /// What is to be delivered.
-pub(super) struct Inlets {
-    pub(super) parcels: mpsc::Receiver<Parcel>,
+pub(super) struct PackerRx {
+    pub(super) batches: mpsc::Receiver<ItemBatch>,
     /// Ends when the last directory is complete.
-    pub(super) filled: mpsc::UnboundedReceiver<Filled>,
+    pub(super) complete: mpsc::UnboundedReceiver<CompleteDir>,
 }
 
 /// Delivers all that comes, on a stream that is opened for the first of it.
@@ -37,11 +37,11 @@ pub(super) struct Inlets {
 /// is as it was answered; the rest is unknown.
 pub(super) async fn deliver(
     client: &Client,
-    mut inlets: Inlets,
+    mut packer_rx: PackerRx,
     options: StoreOptions,
     transfer: &Transfer,
 ) -> Result<(), ClientError> {
-    let Some(first) = inlets.next().await else {
+    let Some(first) = packer_rx.next().await else {
         return Ok(());
     };
     let (mut sender, mut receiver) = client.open().await?;
@@ -52,7 +52,7 @@ pub(super) async fn deliver(
         transfer,
         client,
     };
-    let sending = unanswered.send(&mut sender, first, inlets);
+    let sending = unanswered.send(&mut sender, first, packer_rx);
     let receiving = unanswered.receive(&mut receiver);
     tokio::pin!(sending, receiving);
     tokio::select! {
@@ -69,20 +69,20 @@ pub(super) async fn deliver(
     }
 }
 
-impl Inlets {
+impl PackerRx {
     /// What is to be sent next. The attributes of complete directories go first.
-    async fn next(&mut self) -> Option<Parcel> {
+    async fn next(&mut self) -> Option<ItemBatch> {
         tokio::select! {
             biased;
-            Some(filled) = self.filled.recv() => {
-                let mut parcel = Parcel::default();
-                parcel.add_attributes(filled);
-                while let Ok(filled) = self.filled.try_recv() {
-                    parcel.add_attributes(filled);
+            Some(complete) = self.complete.recv() => {
+                let mut batch = ItemBatch::default();
+                batch.add_attributes(complete);
+                while let Ok(complete) = self.complete.try_recv() {
+                    batch.add_attributes(complete);
                 }
-                Some(parcel)
+                Some(batch)
             }
-            Some(parcel) = self.parcels.recv() => Some(parcel),
+            Some(batch) = self.batches.recv() => Some(batch),
             else => None,
         }
     }
@@ -90,7 +90,7 @@ impl Inlets {
 
 /// What was sent and has no answer yet.
 struct Unanswered<'a> {
-    items: Mutex<Items>,
+    items: Mutex<SentItems>,
     room: Semaphore,
     options: StoreOptions,
     transfer: &'a Transfer,
@@ -98,20 +98,20 @@ struct Unanswered<'a> {
 }
 
 #[derive(Default)]
-struct Items {
+struct SentItems {
     /// How many were sent so far.
     count: u64,
-    waiting: HashMap<u64, Sent>,
+    waiting: HashMap<u64, SentItem>,
 }
 
 impl Unanswered<'_> {
     async fn send(
         &self,
         sender: &mut Sender,
-        first: Parcel,
-        inlets: Inlets,
+        first: ItemBatch,
+        packer_rx: PackerRx,
     ) -> Result<(), ClientError> {
-        match self.send_all(sender, first, inlets).await {
+        match self.send_all(sender, first, packer_rx).await {
             // A server that stops reading says why in its reply.
             Ok(()) | Err(SendError::Write(WriteError::Stopped(_))) => Ok(()),
             Err(error) => Err(self.client.send_error(error)),
@@ -121,20 +121,20 @@ impl Unanswered<'_> {
     async fn send_all(
         &self,
         sender: &mut Sender,
-        first: Parcel,
-        mut inlets: Inlets,
+        first: ItemBatch,
+        mut packer_rx: PackerRx,
     ) -> Result<(), SendError> {
         sender.send(&Request::from(PutMany {})).await?;
         sender.set_priority(Priority::Bulk);
         let mut next = Some(first);
-        while let Some(parcel) = next {
-            let content = parcel.content;
-            let bytes = self.enter(parcel).await;
+        while let Some(batch) = next {
+            let content = batch.content;
+            let bytes = self.enter(batch).await;
             sender.send_bytes(bytes).await?;
             self.transfer
                 .counter()
                 .fetch_add(content, Ordering::Relaxed);
-            next = inlets.next().await;
+            next = packer_rx.next().await;
         }
         sender.send(&PutItem::Last(LastItem {})).await?;
         // Fails only for a stream that the server stopped meanwhile.
@@ -143,35 +143,35 @@ impl Unanswered<'_> {
     }
 
     /// Notes what is sent, once there is room for it, and gives its bytes.
-    async fn enter(&self, parcel: Parcel) -> Bytes {
-        let counted = parcel.items.iter().filter(|item| item.is_counted()).count();
+    async fn enter(&self, batch: ItemBatch) -> Bytes {
+        let counted = batch.items.iter().filter(|item| item.is_counted()).count();
         let room = u32::try_from(counted).unwrap_or(u32::MAX);
         // Nobody closes it.
         if let Ok(room) = self.room.acquire_many(room).await {
             room.forget();
         }
         let mut items = self.items();
-        for item in parcel.items {
+        for item in batch.items {
             let index = items.count;
             items.count += 1;
             items.waiting.insert(index, item);
         }
-        Bytes::from(parcel.bytes)
+        Bytes::from(batch.bytes)
     }
 
     /// Hears what became of everything that was sent.
     async fn receive(&self, receiver: &mut Receiver) -> Result<(), ClientError> {
-        let mut inbox = MessageBuffer::default();
+        let mut buffer = MessageBuffer::default();
         loop {
-            while let Some(reply) = inbox.message().map_err(ClientError::Unexpected)? {
+            while let Some(reply) = buffer.message().map_err(ClientError::Unexpected)? {
                 match reply {
                     Reply::Ok(outcome) => self.answer(outcome)?,
                     Reply::Failed(failure) => return Err(self.client.refusal(failure)),
                 }
             }
-            match receiver.receive_into(&mut inbox).await {
+            match receiver.receive_into(&mut buffer).await {
                 Ok(true) => {}
-                Ok(false) if inbox.is_empty() && self.items().waiting.is_empty() => return Ok(()),
+                Ok(false) if buffer.is_empty() && self.items().waiting.is_empty() => return Ok(()),
                 Ok(false) => return Err(ClientError::Truncated),
                 Err(error) => return Err(self.client.receive_error(error)),
             }
@@ -188,16 +188,16 @@ impl Unanswered<'_> {
         let result = outcome.result.into_result();
         let result = result.map_err(ClientError::of_failure);
         match item {
-            Sent::File(file) => {
+            SentItem::File(file) => {
                 let result = result.map(|changed| changed.version);
                 self.end(file, result);
             }
-            Sent::Directory(directory) => {
+            SentItem::Directory(directory) => {
                 let keeps_own = outcome.existed && !self.options.overwrite;
                 directory.set_state(match result {
-                    Ok(_) if keeps_own => State::Kept,
-                    Ok(_) => State::Made,
-                    Err(_) => State::Missing,
+                    Ok(_) if keeps_own => RemoteDirState::Kept,
+                    Ok(_) => RemoteDirState::Made,
+                    Err(_) => RemoteDirState::Missing,
                 });
                 match result {
                     Ok(_) => self.transfer.add_directory(),
@@ -205,7 +205,7 @@ impl Unanswered<'_> {
                     Err(error) => self.transfer.fail(directory.path().to_string(), error),
                 }
             }
-            Sent::Attributes { path, .. } => {
+            SentItem::Attributes { path, .. } => {
                 if let Err(error) = result {
                     self.transfer.fail(path.to_string(), error);
                 }
@@ -232,12 +232,12 @@ impl Unanswered<'_> {
         self.transfer.end(name, moved);
     }
 
-    fn items(&self) -> MutexGuard<'_, Items> {
+    fn items(&self) -> MutexGuard<'_, SentItems> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sent {
+impl SentItem {
     /// Whether it takes up room among the unanswered. The attributes of directories don't: there
     /// are no more of them than of those directories, and who waits for room may wait for them.
     fn is_counted(&self) -> bool {
@@ -245,5 +245,5 @@ impl Sent {
     }
 }
 
-/// Items without an answer: with files of 4 KiB, more than twice what the stream's window holds.
+/// SentItems without an answer: with files of 4 KiB, more than twice what the stream's window holds.
 const UNANSWERED_MAX: usize = 4096;

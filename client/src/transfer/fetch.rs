@@ -12,7 +12,7 @@ use quire_shared::protocol::{Get, GetTree, Precondition};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
-use super::local_dir::{Directory, finish};
+use super::local_dir::{LocalDir, finish};
 use super::unpack::{Unpacker, receive};
 use super::{Moved, Transfer, job_queue, run_jobs};
 use crate::blocking::blocking;
@@ -22,7 +22,7 @@ use crate::error::ClientError;
 
 /// Something on the server, and what it is to be here.
 #[derive(Debug, Clone)]
-pub struct Fetch {
+pub struct DownloadJob {
     /// The file or directory on the server.
     pub from: RemotePath,
     /// Its name here.
@@ -43,18 +43,18 @@ pub struct FetchOptions {
 /// Fetches all `items`, reporting to `transfer`.
 pub async fn fetch(
     client: &Client,
-    items: Vec<Fetch>,
+    items: Vec<DownloadJob>,
     options: FetchOptions,
     transfer: &Arc<Transfer>,
 ) {
     let (queue, jobs) = job_queue();
-    let walk = Walk {
+    let walk = FetchWalk {
         client,
         options,
         transfer,
         queue,
     };
-    let work = |job: Job| {
+    let work = |job: FileDownload| {
         let (client, transfer) = (client.clone(), Arc::clone(transfer));
         async move { job.run(&client, options, &transfer).await }
     };
@@ -63,15 +63,15 @@ pub async fn fetch(
 
 /// One file to be fetched by itself.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct FileDownload {
     pub(super) from: RemotePath,
     pub(super) to: PathBuf,
     /// The size that the server described, already announced.
     pub(super) described_size: Option<u64>,
-    pub(super) directory: Option<Arc<Directory>>,
+    pub(super) directory: Option<Arc<LocalDir>>,
 }
 
-impl Job {
+impl FileDownload {
     async fn run(self, client: &Client, options: FetchOptions, transfer: &Arc<Transfer>) {
         let name = self.from.to_string();
         transfer.start(name.clone());
@@ -124,15 +124,15 @@ impl Job {
 }
 
 /// Finds what is to be fetched.
-struct Walk<'a> {
+struct FetchWalk<'a> {
     client: &'a Client,
     options: FetchOptions,
     transfer: &'a Arc<Transfer>,
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<FileDownload>,
 }
 
-impl Walk<'_> {
-    async fn run(self, items: Vec<Fetch>) {
+impl FetchWalk<'_> {
+    async fn run(self, items: Vec<DownloadJob>) {
         for item in items {
             if self.transfer.is_lost() {
                 return;
@@ -144,14 +144,14 @@ impl Walk<'_> {
         }
     }
 
-    async fn item(&self, item: Fetch) -> Result<(), ClientError> {
+    async fn item(&self, item: DownloadJob) -> Result<(), ClientError> {
         if self.options.recursive {
             match self.tree(&item).await {
                 Err(error) if error.code() == Some(ErrorCode::NOT_DIRECTORY) => {}
                 fetched => return fetched,
             }
         }
-        let job = Job {
+        let job = FileDownload {
             from: item.from,
             to: item.to,
             described_size: None,
@@ -162,7 +162,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn tree(&self, item: &Fetch) -> Result<(), ClientError> {
+    async fn tree(&self, item: &DownloadJob) -> Result<(), ClientError> {
         let get = GetTree {
             path: item.from.clone(),
             digest: self.options.digest,
@@ -172,7 +172,7 @@ impl Walk<'_> {
         let (from, to, options) = (item.from.clone(), item.to.clone(), self.options);
         let (transfer, queue) = (Arc::clone(self.transfer), self.queue.clone());
         let unpacker = blocking(move || {
-            let top = Directory::make(to, attributes, options.save.overwrite, None)?;
+            let top = LocalDir::make(to, attributes, options.save.overwrite, None)?;
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });

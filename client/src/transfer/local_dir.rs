@@ -16,7 +16,7 @@ use crate::error::ClientError;
 
 /// A local directory that is being filled; whoever holds it still has something to do below it.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(super) struct LocalDir {
     pub(super) path: PathBuf,
     attributes: Attributes,
     /// One that was there before keeps its own attributes, unless it is to be overwritten.
@@ -24,7 +24,7 @@ pub(super) struct Directory {
     parent: Option<Arc<Self>>,
 }
 
-impl Directory {
+impl LocalDir {
     /// Makes the directory here, or finds it.
     pub(super) fn make(
         path: PathBuf,
@@ -85,7 +85,7 @@ fn open_directory(path: &Path) -> io::Result<fs::File> {
 
 /// Lets go of `directory`. Whoever does so last gives it its attributes, then lets go of its
 /// parent, which is thereby complete after all of its children. Blocks.
-pub(super) fn finish(directory: Arc<Directory>, transfer: &Transfer) {
+pub(super) fn finish(directory: Arc<LocalDir>, transfer: &Transfer) {
     let mut next = Arc::into_inner(directory);
     while let Some(mut directory) = next {
         next = directory.parent.take().and_then(Arc::into_inner);
@@ -127,12 +127,11 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let transfer = Transfer::new(|_| {});
         let path = base.path().join("a");
-        let outer =
-            Arc::new(Directory::make(path.clone(), attributes(0o500), false, None).unwrap());
+        let outer = Arc::new(LocalDir::make(path.clone(), attributes(0o500), false, None).unwrap());
         let parent = Some(Arc::clone(&outer));
         let below = path.join("b");
         let inner =
-            Arc::new(Directory::make(below.clone(), attributes(0o700), false, parent).unwrap());
+            Arc::new(LocalDir::make(below.clone(), attributes(0o700), false, parent).unwrap());
         let job = Arc::clone(&inner);
         finish(outer, &transfer);
         finish(inner, &transfer);
@@ -149,14 +148,14 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("a");
         fs::create_dir(&path).unwrap();
-        let there = Directory::make(path.clone(), attributes(0o700), false, None).unwrap();
+        let there = LocalDir::make(path.clone(), attributes(0o700), false, None).unwrap();
         there.set_attributes().unwrap();
         assert_ne!(seconds(&path), 1_000_000_000);
-        let forced = Directory::make(path.clone(), attributes(0o700), true, None).unwrap();
+        let forced = LocalDir::make(path.clone(), attributes(0o700), true, None).unwrap();
         forced.set_attributes().unwrap();
         assert_eq!(seconds(&path), 1_000_000_000);
         let file = base.path().join("f");
         fs::write(&file, "").unwrap();
-        Directory::make(file, attributes(0o700), true, None).unwrap_err();
+        LocalDir::make(file, attributes(0o700), true, None).unwrap_err();
     }
 }

@@ -1,6 +1,6 @@
 //! A blocking thread that walks local directories and packs what it finds for the server.
 //!
-//! Directories and small files go into parcels for the one stream that carries them all, a few of
+//! Directories and small files go into batches for the one stream that carries them all, a few of
 //! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
 //! nothing waits for the server to have made it.
 
@@ -17,32 +17,32 @@ use quire_shared::protocol::{
 use quire_shared::{Name, RemotePath};
 use tokio::sync::mpsc;
 
-use super::remote_dir::{Destination, Filled, State};
-use super::store::{Job, Store, StoreOptions};
+use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
+use super::store::{FileUpload, StoreOptions, UploadJob};
 use super::{Transfer, local_name};
 use crate::attributes;
 use crate::error::ClientError;
 use crate::upload::{Links, LocalFile};
 
-/// Items as they travel, and what is to be known when they are answered, in the same order.
+/// SentItems as they travel, and what is to be known when they are answered, in the same order.
 #[derive(Debug, Default)]
-pub(super) struct Parcel {
+pub(super) struct ItemBatch {
     pub(super) bytes: Vec<u8>,
-    pub(super) items: Vec<Sent>,
+    pub(super) items: Vec<SentItem>,
     /// How many bytes of content there are in it.
     pub(super) content: u64,
 }
 
 /// Something that was sent, and is to be answered.
 #[derive(Debug)]
-pub(super) enum Sent {
+pub(super) enum SentItem {
     File(SentFile),
-    Directory(Arc<Destination>),
+    Directory(Arc<RemoteDir>),
     /// The attributes of a directory that is complete.
     Attributes {
         path: RemotePath,
         /// Is complete only when this is answered.
-        _parent: Option<Arc<Destination>>,
+        _parent: Option<Arc<RemoteDir>>,
     },
 }
 
@@ -53,17 +53,17 @@ pub(super) struct SentFile {
     pub(super) remote: RemotePath,
     pub(super) bytes: u64,
     pub(super) digest: Digest,
-    pub(super) directory: Arc<Destination>,
+    pub(super) directory: Arc<RemoteDir>,
 }
 
-impl Parcel {
+impl ItemBatch {
     /// Adds the attributes of a directory.
-    pub(super) fn add_attributes(&mut self, filled: Filled) {
-        let path = filled.set.path.clone();
-        self.append(&PutItem::Attributes(filled.set));
-        self.items.push(Sent::Attributes {
+    pub(super) fn add_attributes(&mut self, complete: CompleteDir) {
+        let path = complete.set.path.clone();
+        self.append(&PutItem::Attributes(complete.set));
+        self.items.push(SentItem::Attributes {
             path,
-            _parent: filled.parent,
+            _parent: complete.parent,
         });
     }
 
@@ -76,28 +76,28 @@ impl Parcel {
 
 /// Where a walk puts what it finds.
 #[derive(Debug)]
-pub(super) struct Outlets {
-    pub(super) parcels: mpsc::Sender<Parcel>,
-    pub(super) filled: mpsc::UnboundedSender<Filled>,
-    pub(super) jobs: mpsc::Sender<Job>,
+pub(super) struct PackerTx {
+    pub(super) batches: mpsc::Sender<ItemBatch>,
+    pub(super) complete: mpsc::UnboundedSender<CompleteDir>,
+    pub(super) jobs: mpsc::Sender<FileUpload>,
 }
 
 /// Finds what is to be stored.
 #[derive(Debug)]
-pub(super) struct Packer {
+pub(super) struct UploadPacker {
     options: StoreOptions,
     transfer: Arc<Transfer>,
-    outlets: Outlets,
-    parcel: Parcel,
-    /// The size of the parcel at hand: small at first, so that the first bytes leave at once.
-    parcel_bytes: usize,
+    packer_tx: PackerTx,
+    batch: ItemBatch,
+    /// The size of the batch at hand: small at first, so that the first bytes leave at once.
+    batch_bytes: usize,
 }
 
 /// A local directory that is being walked.
-struct Level {
+struct LocalLevel {
     local: PathBuf,
     entries: ReadDir,
-    directory: Arc<Destination>,
+    directory: Arc<RemoteDir>,
 }
 
 /// The walk need not go on: nobody takes anything any more.
@@ -105,42 +105,42 @@ struct Level {
 pub(super) struct Stopped;
 
 /// Where a walk goes next.
-enum Progress {
+enum Descent {
     Same,
-    Deeper(Level),
+    Deeper(LocalLevel),
     End,
 }
 
-impl Packer {
-    pub(super) fn new(options: StoreOptions, transfer: Arc<Transfer>, outlets: Outlets) -> Self {
+impl UploadPacker {
+    pub(super) fn new(options: StoreOptions, transfer: Arc<Transfer>, packer_tx: PackerTx) -> Self {
         Self {
             options,
             transfer,
-            outlets,
-            parcel: Parcel::default(),
-            parcel_bytes: PARCEL_FIRST,
+            packer_tx,
+            batch: ItemBatch::default(),
+            batch_bytes: BATCH_FIRST_BYTES,
         }
     }
 
     /// Walks through `items`. Blocks.
-    pub(super) fn run(mut self, items: Vec<Store>) -> Result<(), Stopped> {
-        for Store { from, to } in items {
+    pub(super) fn run(mut self, items: Vec<UploadJob>) -> Result<(), Stopped> {
+        for UploadJob { from, to } in items {
             // The user named it, so a link is followed.
             match fs::metadata(&from) {
                 Ok(metadata) if metadata.is_dir() && self.options.recursive => {
                     let mut levels = Vec::from_iter(self.enter(from, to, &metadata, None)?);
                     while let Some(level) = levels.last_mut() {
                         match self.entry(level)? {
-                            Progress::Deeper(below) => levels.push(below),
-                            Progress::Same => {}
-                            Progress::End => {
+                            Descent::Deeper(below) => levels.push(below),
+                            Descent::Same => {}
+                            Descent::End => {
                                 levels.pop();
                             }
                         }
                     }
                 }
                 // Whatever is wrong with it shows when it is opened.
-                Ok(_) | Err(_) => self.send_job(Job {
+                Ok(_) | Err(_) => self.send_job(FileUpload {
                     from,
                     to,
                     links: Links::Follow,
@@ -152,17 +152,17 @@ impl Packer {
     }
 
     /// Takes one entry of a directory.
-    fn entry(&mut self, level: &mut Level) -> Result<Progress, Stopped> {
+    fn entry(&mut self, level: &mut LocalLevel) -> Result<Descent, Stopped> {
         if level.directory.is_missing() {
-            return Ok(Progress::End);
+            return Ok(Descent::End);
         }
         let entry = match level.entries.next() {
-            None => return Ok(Progress::End),
+            None => return Ok(Descent::End),
             Some(Ok(entry)) => entry,
             Some(Err(error)) => {
                 let error = ClientError::disk(&level.local, "list", error);
                 self.transfer.fail(local_name(&level.local), error);
-                return Ok(Progress::End);
+                return Ok(Descent::End);
             }
         };
         let path = entry.path();
@@ -170,17 +170,17 @@ impl Packer {
             Ok(progress) => progress,
             Err(error) => {
                 self.transfer.fail(local_name(&path), error);
-                Ok(Progress::Same)
+                Ok(Descent::Same)
             }
         }
     }
 
     fn found(
         &mut self,
-        level: &Level,
+        level: &LocalLevel,
         entry: &fs::DirEntry,
         path: &Path,
-    ) -> Result<Result<Progress, Stopped>, ClientError> {
+    ) -> Result<Result<Descent, Stopped>, ClientError> {
         let looking = |error| ClientError::disk(path, "look at", error);
         let kind: FileType = entry.file_type().map_err(looking)?;
         if kind.is_dir() {
@@ -188,15 +188,15 @@ impl Packer {
             let metadata = entry.metadata().map_err(looking)?;
             let parent = Some(Arc::clone(&level.directory));
             let below = self.enter(path.to_owned(), to, &metadata, parent);
-            return Ok(below.map(|below| below.map_or(Progress::Same, Progress::Deeper)));
+            return Ok(below.map(|below| below.map_or(Descent::Same, Descent::Deeper)));
         }
         if !kind.is_file() {
             self.transfer.skip(local_name(path));
-            return Ok(Ok(Progress::Same));
+            return Ok(Ok(Descent::Same));
         }
         let to = remote_entry(level, entry)?;
         let stored = self.file(path.to_owned(), to, &level.directory);
-        Ok(stored.map(|()| Progress::Same))
+        Ok(stored.map(|()| Descent::Same))
     }
 
     /// Has a directory made on the server, and begins to list it here.
@@ -205,8 +205,8 @@ impl Packer {
         from: PathBuf,
         to: RemotePath,
         metadata: &Metadata,
-        parent: Option<Arc<Destination>>,
-    ) -> Result<Option<Level>, Stopped> {
+        parent: Option<Arc<RemoteDir>>,
+    ) -> Result<Option<LocalLevel>, Stopped> {
         let entries = match fs::read_dir(&from) {
             Ok(entries) => entries,
             Err(error) => {
@@ -226,19 +226,19 @@ impl Packer {
             make_parents: parent.is_none(),
             precondition: Precondition::Any,
         };
-        let filled = self.outlets.filled.clone();
-        let directory = Destination::new(to, attributes, parent, filled);
+        let complete = self.packer_tx.complete.clone();
+        let directory = RemoteDir::new(to, attributes, parent, complete);
         if is_root {
             // It is always there, and nobody can make it.
-            directory.set_state(State::Kept);
+            directory.set_state(RemoteDirState::Kept);
             self.transfer.add_directory();
         } else {
-            self.parcel.append(&PutItem::Directory(make));
-            let sent = Sent::Directory(Arc::clone(&directory));
-            self.parcel.items.push(sent);
+            self.batch.append(&PutItem::Directory(make));
+            let sent = SentItem::Directory(Arc::clone(&directory));
+            self.batch.items.push(sent);
         }
         self.flush_if_full()?;
-        Ok(Some(Level {
+        Ok(Some(LocalLevel {
             local: from,
             entries,
             directory,
@@ -250,7 +250,7 @@ impl Packer {
         &mut self,
         from: PathBuf,
         to: RemotePath,
-        directory: &Arc<Destination>,
+        directory: &Arc<RemoteDir>,
     ) -> Result<(), Stopped> {
         let file = match LocalFile::open_now(from.clone(), Links::Refuse) {
             Ok(file) => file,
@@ -260,7 +260,7 @@ impl Packer {
             }
         };
         if file.size() > ENCLOSED_BYTES_MAX as u64 {
-            return self.send_job(Job {
+            return self.send_job(FileUpload {
                 from,
                 to,
                 links: Links::Refuse,
@@ -271,8 +271,8 @@ impl Packer {
         self.transfer.expect(file.size());
         match self.pack(&file, &to) {
             Ok(digest) => {
-                self.parcel.content += file.size();
-                self.parcel.items.push(Sent::File(SentFile {
+                self.batch.content += file.size();
+                self.batch.items.push(SentItem::File(SentFile {
                     local: from,
                     remote: to,
                     bytes: file.size(),
@@ -287,42 +287,42 @@ impl Packer {
 
     /// Adds a file as it travels. One that changes meanwhile is not sent.
     fn pack(&mut self, file: &LocalFile, to: &RemotePath) -> Result<Digest, ClientError> {
-        let start = self.parcel.bytes.len();
+        let start = self.batch.bytes.len();
         let put = self.options.put(file, to.clone(), false);
         let mut hasher = put.digest.hasher();
-        self.parcel.append(&PutItem::File(put));
-        let body = self.parcel.bytes.len();
-        if let Err(error) = file.read_into(&mut self.parcel.bytes) {
-            self.parcel.bytes.truncate(start);
+        self.batch.append(&PutItem::File(put));
+        let body = self.batch.bytes.len();
+        if let Err(error) = file.read_into(&mut self.batch.bytes) {
+            self.batch.bytes.truncate(start);
             return Err(error);
         }
-        hasher.update(self.parcel.bytes.get(body..).unwrap_or_default());
+        hasher.update(self.batch.bytes.get(body..).unwrap_or_default());
         let digest = hasher.finish();
-        self.parcel.append(&Trailer {
+        self.batch.append(&Trailer {
             digest: digest.clone(),
         });
         Ok(digest)
     }
 
-    fn send_job(&self, job: Job) -> Result<(), Stopped> {
-        self.outlets.jobs.blocking_send(job).map_err(|_| Stopped)
+    fn send_job(&self, job: FileUpload) -> Result<(), Stopped> {
+        self.packer_tx.jobs.blocking_send(job).map_err(|_| Stopped)
     }
 
     fn flush_if_full(&mut self) -> Result<(), Stopped> {
         let is_full =
-            self.parcel.bytes.len() >= self.parcel_bytes || self.parcel.items.len() >= PARCEL_ITEMS;
+            self.batch.bytes.len() >= self.batch_bytes || self.batch.items.len() >= BATCH_ITEMS_MAX;
         if is_full { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), Stopped> {
-        if self.parcel.items.is_empty() {
+        if self.batch.items.is_empty() {
             return Ok(());
         }
-        self.parcel_bytes = (self.parcel_bytes * 2).min(PARCEL);
-        let parcel = std::mem::take(&mut self.parcel);
-        self.outlets
-            .parcels
-            .blocking_send(parcel)
+        self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
+        let batch = std::mem::take(&mut self.batch);
+        self.packer_tx
+            .batches
+            .blocking_send(batch)
             .map_err(|_| Stopped)
     }
 }
@@ -346,7 +346,7 @@ impl StoreOptions {
 }
 
 /// The name on the server of an entry of a local directory.
-fn remote_entry(level: &Level, entry: &fs::DirEntry) -> Result<RemotePath, ClientError> {
+fn remote_entry(level: &LocalLevel, entry: &fs::DirEntry) -> Result<RemotePath, ClientError> {
     let path = entry.path();
     let Ok(name) = entry.file_name().into_string() else {
         return Err(ClientError::Unsuitable {
@@ -359,12 +359,12 @@ fn remote_entry(level: &Level, entry: &fs::DirEntry) -> Result<RemotePath, Clien
         .map_err(|source| ClientError::LocalName { path, source })
 }
 
-/// The first parcel: enough for the first round trip.
-const PARCEL_FIRST: usize = 32 * 1024;
+/// The first batch: enough for the first round trip.
+const BATCH_FIRST_BYTES: usize = 32 * 1024;
 
-/// Bytes per parcel: some sixty small files, which take many times as long to read as it takes to
+/// Bytes per batch: some sixty small files, which take many times as long to read as it takes to
 /// hand them over.
-const PARCEL: usize = 256 * 1024;
+const BATCH_BYTES: usize = 256 * 1024;
 
-/// Items per parcel, however small.
-const PARCEL_ITEMS: usize = 256;
+/// SentItems per batch, however small.
+const BATCH_ITEMS_MAX: usize = 256;

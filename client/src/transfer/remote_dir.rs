@@ -12,18 +12,18 @@ use tokio::sync::{mpsc, watch};
 
 /// A directory on the server.
 #[derive(Debug)]
-pub(super) struct Destination {
+pub(super) struct RemoteDir {
     path: RemotePath,
     /// What it gets in the end, unless it keeps its own.
     attributes: Option<SetAttributes>,
-    state: watch::Sender<State>,
+    state: watch::Sender<RemoteDirState>,
     parent: Option<Arc<Self>>,
-    filled: mpsc::UnboundedSender<Filled>,
+    complete: mpsc::UnboundedSender<CompleteDir>,
 }
 
 /// What became of a directory on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum RemoteDirState {
     /// The server has not answered yet.
     Pending,
     /// It is there, and gets its attributes.
@@ -36,25 +36,25 @@ pub(super) enum State {
 
 /// A directory that has all that is in it, and is to get its attributes.
 #[derive(Debug)]
-pub(super) struct Filled {
+pub(super) struct CompleteDir {
     pub(super) set: SetAttributes,
     /// Is complete only after this one.
-    pub(super) parent: Option<Arc<Destination>>,
+    pub(super) parent: Option<Arc<RemoteDir>>,
 }
 
-impl Destination {
+impl RemoteDir {
     pub(super) fn new(
         path: RemotePath,
         attributes: Option<SetAttributes>,
         parent: Option<Arc<Self>>,
-        filled: mpsc::UnboundedSender<Filled>,
+        complete: mpsc::UnboundedSender<CompleteDir>,
     ) -> Arc<Self> {
         Arc::new(Self {
             path,
             attributes,
-            state: watch::Sender::new(State::Pending),
+            state: watch::Sender::new(RemoteDirState::Pending),
             parent,
-            filled,
+            complete,
         })
     }
 
@@ -62,12 +62,12 @@ impl Destination {
         &self.path
     }
 
-    pub(super) fn set_state(&self, state: State) {
+    pub(super) fn set_state(&self, state: RemoteDirState) {
         self.state.send_replace(state);
     }
 
     pub(super) fn is_missing(&self) -> bool {
-        *self.state.borrow() == State::Missing
+        *self.state.borrow() == RemoteDirState::Missing
     }
 
     /// Whether the directory that it is in is missing, which has been told.
@@ -79,20 +79,22 @@ impl Destination {
     pub(super) async fn is_there(&self) -> bool {
         let mut state = self.state.subscribe();
         // It can't be gone: it is part of this.
-        let answered = state.wait_for(|state| *state != State::Pending).await;
-        answered.is_ok_and(|state| *state != State::Missing)
+        let answered = state
+            .wait_for(|state| *state != RemoteDirState::Pending)
+            .await;
+        answered.is_ok_and(|state| *state != RemoteDirState::Missing)
     }
 }
 
-impl Drop for Destination {
+impl Drop for RemoteDir {
     fn drop(&mut self) {
-        if *self.state.borrow() != State::Made {
+        if *self.state.borrow() != RemoteDirState::Made {
             return;
         }
         if let Some(set) = self.attributes.take() {
             let parent = self.parent.take();
             // Nobody takes it any more once the stream is broken.
-            let _ = self.filled.send(Filled { set, parent });
+            let _ = self.complete.send(CompleteDir { set, parent });
         }
     }
 }
@@ -101,29 +103,29 @@ impl Drop for Destination {
 mod tests {
     use super::*;
 
-    fn destination(
+    fn remote_dir(
         name: &str,
-        parent: Option<Arc<Destination>>,
-        filled: &mpsc::UnboundedSender<Filled>,
-    ) -> Arc<Destination> {
+        parent: Option<Arc<RemoteDir>>,
+        complete: &mpsc::UnboundedSender<CompleteDir>,
+    ) -> Arc<RemoteDir> {
         let path = RemotePath::parse(name).unwrap();
         let set = SetAttributes {
             path: path.clone(),
             modified: None,
             mode: Some(0o700),
         };
-        Destination::new(path, Some(set), parent, filled.clone())
+        RemoteDir::new(path, Some(set), parent, complete.clone())
     }
 
     #[test]
     fn a_directory_is_complete_after_all_that_is_in_it() {
-        let (filled, mut complete) = mpsc::unbounded_channel();
-        let outer = destination("a", None, &filled);
-        let inner = destination("a/b", Some(Arc::clone(&outer)), &filled);
-        drop(filled);
+        let (sender, mut complete) = mpsc::unbounded_channel();
+        let outer = remote_dir("a", None, &sender);
+        let inner = remote_dir("a/b", Some(Arc::clone(&outer)), &sender);
+        drop(sender);
         let file = Arc::clone(&inner);
-        outer.set_state(State::Made);
-        inner.set_state(State::Made);
+        outer.set_state(RemoteDirState::Made);
+        inner.set_state(RemoteDirState::Made);
         drop((outer, inner));
         complete.try_recv().unwrap_err();
         drop(file);
@@ -139,9 +141,13 @@ mod tests {
 
     #[test]
     fn a_directory_that_was_there_or_is_missing_gets_nothing() {
-        let (filled, mut complete) = mpsc::unbounded_channel();
-        for state in [State::Pending, State::Kept, State::Missing] {
-            let directory = destination("a", None, &filled);
+        let (sender, mut complete) = mpsc::unbounded_channel();
+        for state in [
+            RemoteDirState::Pending,
+            RemoteDirState::Kept,
+            RemoteDirState::Missing,
+        ] {
+            let directory = remote_dir("a", None, &sender);
             directory.set_state(state);
             drop(directory);
             complete.try_recv().unwrap_err();

@@ -12,9 +12,9 @@ use quire_shared::digest::DigestKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{Inlets, deliver};
-use super::pack::{Outlets, Packer};
-use super::remote_dir::Destination;
+use super::deliver::{PackerRx, deliver};
+use super::pack::{PackerTx, UploadPacker};
+use super::remote_dir::RemoteDir;
 use super::{Moved, Transfer, job_queue, local_name, run_jobs};
 use crate::blocking::blocking;
 use crate::client::Client;
@@ -23,7 +23,7 @@ use crate::upload::{Links, LocalFile};
 
 /// Something local, and what it is to be on the server.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct UploadJob {
     /// The local file or directory.
     pub from: PathBuf,
     /// Its name on the server.
@@ -44,7 +44,7 @@ pub struct StoreOptions {
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
     client: &Client,
-    items: Vec<Store>,
+    items: Vec<UploadJob>,
     options: StoreOptions,
     transfer: &Arc<Transfer>,
 ) {
@@ -52,14 +52,14 @@ pub async fn store(
         return;
     };
     let (queue, jobs) = job_queue();
-    let (parcels, packed) = mpsc::channel(PARCELS_AHEAD);
-    let (filled, complete) = mpsc::unbounded_channel();
-    let outlets = Outlets {
-        parcels,
-        filled,
+    let (batches, packed) = mpsc::channel(BATCHES_AHEAD);
+    let (complete_tx, complete_rx) = mpsc::unbounded_channel();
+    let packer_tx = PackerTx {
+        batches,
+        complete: complete_tx,
         jobs: queue,
     };
-    let packer = Packer::new(options, Arc::clone(transfer), outlets);
+    let packer = UploadPacker::new(options, Arc::clone(transfer), packer_tx);
     let walk = blocking(move || {
         // A walk that was stopped has been told why by others.
         let _ = packer.run(items);
@@ -68,16 +68,16 @@ pub async fn store(
     // What waits for a directory waits in vain once the stream is broken that has it made.
     let broken = CancellationToken::new();
     let delivery = async {
-        let inlets = Inlets {
-            parcels: packed,
-            filled: complete,
+        let packer_rx = PackerRx {
+            batches: packed,
+            complete: complete_rx,
         };
-        if let Err(error) = deliver(client, inlets, options, transfer).await {
+        if let Err(error) = deliver(client, packer_rx, options, transfer).await {
             broken.cancel();
             transfer.fail(name, error);
         }
     };
-    let work = |job: Job| {
+    let work = |job: FileUpload| {
         let (client, transfer) = (client.clone(), Arc::clone(transfer));
         let broken = broken.clone();
         async move {
@@ -94,16 +94,16 @@ pub async fn store(
 
 /// One file to be stored by itself.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct FileUpload {
     pub(super) from: PathBuf,
     pub(super) to: RemotePath,
     /// What to do if it is a symbolic link.
     pub(super) links: Links,
     /// The directory in which it was found.
-    pub(super) directory: Option<Arc<Destination>>,
+    pub(super) directory: Option<Arc<RemoteDir>>,
 }
 
-impl Job {
+impl FileUpload {
     /// Waits until its directory is there, or missing, which has been told.
     async fn is_wanted(&self) -> bool {
         match &self.directory {
@@ -146,5 +146,5 @@ impl Job {
     }
 }
 
-/// Parcels packed and not sent: one that waits, so that the network need not.
-const PARCELS_AHEAD: usize = 1;
+/// Batches packed and not sent: one that waits, so that the network need not.
+const BATCHES_AHEAD: usize = 1;

@@ -21,8 +21,8 @@ use quire_transport::stream::message_buffer::MessageBuffer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::fetch::{FetchOptions, Job};
-use super::local_dir::{Directory, finish};
+use super::fetch::{FetchOptions, FileDownload};
+use super::local_dir::{LocalDir, finish};
 use super::{Moved, Transfer, local_entry};
 use crate::client::Client;
 use crate::download::save_whole;
@@ -37,12 +37,12 @@ pub(super) async fn receive(
     mut receiver: Receiver,
     unpacker: Unpacker,
 ) -> Result<(), ClientError> {
-    let mut inbox = MessageBuffer::default();
+    let mut buffer = MessageBuffer::default();
     let mut worker = Worker::Idle(Box::new(unpacker));
     let mut goes_on = true;
     while goes_on {
         tokio::select! {
-            received = receiver.receive_into(&mut inbox), if inbox.len() < BATCH => match received {
+            received = receiver.receive_into(&mut buffer), if buffer.len() < BATCH => match received {
                 Ok(more) => goes_on = more,
                 Err(error) => {
                     let unpacker = worker.idle().await?;
@@ -53,13 +53,13 @@ pub(super) async fn receive(
             unpacker = worker.finished() => worker = Worker::Idle(unpacker?),
         }
         worker = match worker {
-            Worker::Idle(unpacker) if !inbox.is_empty() => {
-                Worker::start(unpacker, std::mem::take(&mut inbox))
+            Worker::Idle(unpacker) if !buffer.is_empty() => {
+                Worker::start(unpacker, std::mem::take(&mut buffer))
             }
             worker => worker,
         };
     }
-    let unpacker = Worker::start(worker.idle().await?, inbox).idle().await?;
+    let unpacker = Worker::start(worker.idle().await?, buffer).idle().await?;
     if unpacker.is_complete() {
         return Ok(());
     }
@@ -117,26 +117,26 @@ async fn joined<T>(task: &mut JoinHandle<Result<T, ClientError>>) -> Result<T, C
 #[derive(Debug)]
 pub(super) struct Unpacker {
     /// The directories that the server is in, outermost first; none once it has left the last.
-    levels: Vec<Level>,
-    awaited: Awaited,
-    inbox: MessageBuffer,
+    levels: Vec<TreeLevel>,
+    state: UnpackState,
+    buffer: MessageBuffer,
     options: FetchOptions,
     transfer: Arc<Transfer>,
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<FileDownload>,
 }
 
 #[derive(Debug)]
-struct Level {
+struct TreeLevel {
     remote: RemotePath,
     /// The last name that came, after which all others are.
     last: Option<Name>,
     /// The directory here; none if it couldn't be made, and all below it is left out.
-    local: Option<Arc<Directory>>,
+    local: Option<Arc<LocalDir>>,
 }
 
 /// What comes next on the stream.
 #[derive(Debug, Default)]
-enum Awaited {
+enum UnpackState {
     #[default]
     Item,
     Body(Entry),
@@ -147,20 +147,20 @@ impl Unpacker {
     /// An unpacker of the directory `remote` into `top`.
     pub(super) fn new(
         remote: RemotePath,
-        top: Directory,
+        top: LocalDir,
         options: FetchOptions,
         transfer: Arc<Transfer>,
-        queue: mpsc::Sender<Job>,
+        queue: mpsc::Sender<FileDownload>,
     ) -> Self {
-        let level = Level {
+        let level = TreeLevel {
             remote,
             last: None,
             local: Some(Arc::new(top)),
         };
         Self {
             levels: vec![level],
-            awaited: Awaited::Item,
-            inbox: MessageBuffer::default(),
+            state: UnpackState::Item,
+            buffer: MessageBuffer::default(),
             options,
             transfer,
             queue,
@@ -169,7 +169,7 @@ impl Unpacker {
 
     /// Whether the tree has come to its end, and nothing behind it.
     fn is_complete(&self) -> bool {
-        self.levels.is_empty() && self.inbox.is_empty()
+        self.levels.is_empty() && self.buffer.is_empty()
     }
 
     /// Lets go of directories that will not be complete.
@@ -191,35 +191,37 @@ impl Unpacker {
     /// # Errors
     /// If it is something that the protocol doesn't allow.
     fn unpack(&mut self, arrived: MessageBuffer) -> Result<(), ClientError> {
-        self.inbox.append(arrived);
+        self.buffer.append(arrived);
         while !self.levels.is_empty() {
-            match std::mem::take(&mut self.awaited) {
-                Awaited::Item => match self.inbox.message().map_err(ClientError::Unexpected)? {
-                    Some(item) => self.item(item)?,
-                    None => return Ok(()),
-                },
-                Awaited::Body(entry) => {
+            match std::mem::take(&mut self.state) {
+                UnpackState::Item => {
+                    match self.buffer.message().map_err(ClientError::Unexpected)? {
+                        Some(item) => self.item(item)?,
+                        None => return Ok(()),
+                    }
+                }
+                UnpackState::Body(entry) => {
                     let size = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
-                    match self.inbox.body(size) {
-                        Some(body) => self.awaited = Awaited::Trailer(entry, body),
+                    match self.buffer.body(size) {
+                        Some(body) => self.state = UnpackState::Trailer(entry, body),
                         None => {
-                            self.awaited = Awaited::Body(entry);
+                            self.state = UnpackState::Body(entry);
                             return Ok(());
                         }
                     }
                 }
-                Awaited::Trailer(entry, body) => {
-                    match self.inbox.message().map_err(ClientError::Unexpected)? {
+                UnpackState::Trailer(entry, body) => {
+                    match self.buffer.message().map_err(ClientError::Unexpected)? {
                         Some(trailer) => self.file(entry, &body, trailer),
                         None => {
-                            self.awaited = Awaited::Trailer(entry, body);
+                            self.state = UnpackState::Trailer(entry, body);
                             return Ok(());
                         }
                     }
                 }
             }
         }
-        match self.inbox.is_empty() {
+        match self.buffer.is_empty() {
             true => Ok(()),
             false => Err(ClientError::Unexpected(DecodeError::TrailingBytes)),
         }
@@ -231,7 +233,7 @@ impl Unpacker {
             TreeItem::Enclosed(entry) => self.enclosed(entry),
             TreeItem::Entered(entry) => self.entered(entry),
             TreeItem::Missed(missed) => {
-                let (from, level) = self.place(&missed.name)?;
+                let (from, level) = self.entry_path(&missed.name)?;
                 if level.local.is_some() {
                     let error = ClientError::of_failure(missed.failure);
                     self.transfer.fail(from.to_string(), error);
@@ -247,7 +249,7 @@ impl Unpacker {
 
     /// A file whose content follows.
     fn enclosed(&mut self, entry: Entry) -> Result<(), ClientError> {
-        self.place(&entry.name)?;
+        self.entry_path(&entry.name)?;
         if entry.attributes.kind != EntryKind::File {
             return Err(MALFORMED);
         }
@@ -258,13 +260,13 @@ impl Unpacker {
             return Err(ClientError::Unexpected(error));
         }
         self.transfer.expect(entry.attributes.size);
-        self.awaited = Awaited::Body(entry);
+        self.state = UnpackState::Body(entry);
         Ok(())
     }
 
     /// Something that is fetched by itself, or not at all.
     fn described(&mut self, entry: &Entry) -> Result<(), ClientError> {
-        let (from, level) = self.place(&entry.name)?;
+        let (from, level) = self.entry_path(&entry.name)?;
         let Some(directory) = level.local.clone() else {
             return Ok(());
         };
@@ -284,7 +286,7 @@ impl Unpacker {
             }
         };
         self.transfer.expect(entry.attributes.size);
-        let job = Job {
+        let job = FileDownload {
             from,
             to,
             described_size: Some(entry.attributes.size),
@@ -299,12 +301,12 @@ impl Unpacker {
         if entry.attributes.kind != EntryKind::Directory {
             return Err(MALFORMED);
         }
-        let (remote, level) = self.place(&entry.name)?;
+        let (remote, level) = self.entry_path(&entry.name)?;
         let parent = level.local.clone();
         let local = parent.and_then(|parent| {
             let overwrite = self.options.save.overwrite;
             let made = local_entry(&parent.path, &entry.name)
-                .and_then(|path| Directory::make(path, entry.attributes, overwrite, Some(parent)));
+                .and_then(|path| LocalDir::make(path, entry.attributes, overwrite, Some(parent)));
             match made {
                 Ok(directory) => {
                     self.transfer.add_directory();
@@ -316,7 +318,7 @@ impl Unpacker {
                 }
             }
         });
-        self.levels.push(Level {
+        self.levels.push(TreeLevel {
             remote,
             last: None,
             local,
@@ -389,7 +391,7 @@ impl Unpacker {
 
     /// The whole path of `name` in the directory at hand, and that directory. A name is taken only
     /// if it follows the last one, so that none comes twice.
-    fn place(&mut self, name: &Name) -> Result<(RemotePath, &Level), ClientError> {
+    fn entry_path(&mut self, name: &Name) -> Result<(RemotePath, &TreeLevel), ClientError> {
         let level = self.levels.last_mut().ok_or(MALFORMED)?;
         if level.last.as_ref().is_some_and(|last| last >= name) {
             return Err(MALFORMED);

@@ -35,7 +35,7 @@ impl World {
     /// A verifier for which the platform's authorities are the issuers of `trusted`.
     fn verifier_with_platform(&self, trusted: &Identity) -> Arc<ServerVerifier> {
         let verifier = ServerVerifier::new(server_id(), &self.dir).unwrap();
-        if let Grounds::Unknown { platform, .. } = &verifier.grounds {
+        if let TrustBasis::Unknown { platform, .. } = &verifier.basis {
             let mut roots = RootCertStore::empty();
             roots.add(trusted.chain()[0].clone()).unwrap();
             let authorities =

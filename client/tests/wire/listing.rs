@@ -2,7 +2,7 @@
 
 use quire_shared::protocol::{Entry, EntryKind, List, Page, Reply};
 
-use crate::{Pair, entry, path};
+use crate::{TestPair, entry, path};
 
 fn page(entries: &[Entry], last: bool) -> Page {
     Page {
@@ -16,7 +16,7 @@ fn page(entries: &[Entry], last: bool) -> Page {
 async fn entries_out_of_order_or_twice_are_refused() {
     let file = EntryKind::File;
     for second in ["a", "b"] {
-        let pair = Pair::new().await;
+        let pair = TestPair::new().await;
         let serve = async {
             let (_, mut sender, _receiver) = pair.request().await;
             let first = page(&[entry("b", file)], false);

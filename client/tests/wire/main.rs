@@ -39,7 +39,7 @@ use quire_transport::stream::{Receiver, Sender};
 use quire_transport::tls;
 
 /// A client, and the server's end of its connection.
-struct Pair {
+struct TestPair {
     client: Client,
     fingerprint: String,
     server: Connection,
@@ -47,7 +47,7 @@ struct Pair {
     _endpoint: Endpoint,
 }
 
-impl Pair {
+impl TestPair {
     async fn new() -> Self {
         let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
         let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
@@ -181,7 +181,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// How the server ends a body of which it has sent five bytes.
-enum End {
+enum BodyEnd {
     Good,
     Finish,
     Reset(ErrorCode),
@@ -191,8 +191,8 @@ enum End {
 }
 
 /// Saves a file whose body of `length` ends so; nothing may be left unless all is well.
-async fn save(length: u64, end: End) -> Result<Fetched, ClientError> {
-    let pair = Pair::new().await;
+async fn save(length: u64, end: BodyEnd) -> Result<Fetched, ClientError> {
+    let pair = TestPair::new().await;
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("f");
     let moved = AtomicU64::new(0);
@@ -204,15 +204,15 @@ async fn save(length: u64, end: End) -> Result<Fetched, ClientError> {
             .await
             .unwrap();
         match end {
-            End::Good => sender.send(&Reply::Ok(trailer(b"hello"))).await.unwrap(),
-            End::WrongDigest => sender.send(&Reply::Ok(trailer(b"Hello"))).await.unwrap(),
-            End::Failed(code) => sender.send(&failed::<Trailer>(code)).await.unwrap(),
-            End::Finish => {}
-            End::Reset(code) => {
+            BodyEnd::Good => sender.send(&Reply::Ok(trailer(b"hello"))).await.unwrap(),
+            BodyEnd::WrongDigest => sender.send(&Reply::Ok(trailer(b"Hello"))).await.unwrap(),
+            BodyEnd::Failed(code) => sender.send(&failed::<Trailer>(code)).await.unwrap(),
+            BodyEnd::Finish => {}
+            BodyEnd::Reset(code) => {
                 sender.reset(code);
                 return;
             }
-            End::Close => {
+            BodyEnd::Close => {
                 pair.server.close(to_quic(ErrorCode::SHUTTING_DOWN), b"");
                 return;
             }
@@ -234,34 +234,38 @@ async fn save(length: u64, end: End) -> Result<Fetched, ClientError> {
 
 #[tokio::test]
 async fn a_file_is_saved_only_if_length_and_digest_agree() {
-    let fetched = save(5, End::Good).await.unwrap();
+    let fetched = save(5, BodyEnd::Good).await.unwrap();
     assert_eq!(fetched.bytes, 5);
     assert_eq!(fetched.version, version());
-    let error = save(5, End::WrongDigest).await.unwrap_err();
+    let error = save(5, BodyEnd::WrongDigest).await.unwrap_err();
     assert!(matches!(error, ClientError::Damaged), "{error:?}");
-    let error = save(6, End::Finish).await.unwrap_err();
+    let error = save(6, BodyEnd::Finish).await.unwrap_err();
     assert!(matches!(error, ClientError::Truncated), "{error:?}");
     assert_eq!(error.exit(), Exit::Damaged);
-    let error = save(5, End::Finish).await.unwrap_err();
+    let error = save(5, BodyEnd::Finish).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Damaged, "no trailer, no proof");
 }
 
 #[tokio::test]
 async fn a_file_that_changed_or_a_lost_connection_leaves_nothing() {
-    let error = save(6, End::Reset(ErrorCode::CHANGED)).await.unwrap_err();
+    let error = save(6, BodyEnd::Reset(ErrorCode::CHANGED))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ClientError::Changed), "{error:?}");
-    let error = save(5, End::Failed(ErrorCode::CHANGED)).await.unwrap_err();
+    let error = save(5, BodyEnd::Failed(ErrorCode::CHANGED))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ClientError::Changed), "{error:?}");
     assert_eq!(error.exit(), Exit::Damaged);
-    let error = save(6, End::Reset(ErrorCode::DISK)).await.unwrap_err();
+    let error = save(6, BodyEnd::Reset(ErrorCode::DISK)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::DISK));
-    let error = save(6, End::Close).await.unwrap_err();
+    let error = save(6, BodyEnd::Close).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Unreachable, "{error:?}");
 }
 
 #[tokio::test]
 async fn a_header_that_contradicts_itself_is_refused() {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     let wrong = GetHeader {
         size: 4,
         ..header(5)
@@ -272,7 +276,7 @@ async fn a_header_that_contradicts_itself_is_refused() {
 
 #[tokio::test]
 async fn refusals_keep_their_code() {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     for code in ErrorCode::ALL {
         let stat = pair.client.stat(Stat { path: path("f") });
         let (result, _) = tokio::join!(stat, pair.answer::<Attributes>(failed(*code)));
@@ -292,7 +296,7 @@ async fn refusals_keep_their_code() {
 
 #[tokio::test]
 async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     pair.server.close(to_quic(ErrorCode::NOT_AUTHORIZED), b"");
     let error = pair.client.ping().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused);
@@ -301,7 +305,7 @@ async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
 
 #[tokio::test]
 async fn close_tells_the_server() {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     let pong = Pong {
         software: "test".to_owned(),
         writable: true,

@@ -5,18 +5,18 @@ use std::io::Read;
 use std::sync::atomic::AtomicU64;
 
 use quire_client::ClientError;
-use quire_client::upload::{Content, Links, LocalFile};
+use quire_client::upload::{Links, LocalFile, UploadBody};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Reply, Request, Trailer};
 use quire_transport::error_code::from_quic;
 use quire_transport::stream::Receiver;
 
-use crate::{Pair, failed, put, trailer, version};
+use crate::{TestPair, failed, put, trailer, version};
 
 #[tokio::test]
 async fn a_put_stops_when_it_is_refused_early() {
     for stops in [true, false] {
-        let pair = Pair::new().await;
+        let pair = TestPair::new().await;
         let serve = async {
             let (request, mut sender, mut receiver) = pair.request().await;
             assert!(matches!(request, Request::Put(_)));
@@ -38,7 +38,7 @@ async fn a_put_stops_when_it_is_refused_early() {
         };
         let offer = async {
             let moved = AtomicU64::new(0);
-            let endless = Content::stream(std::io::repeat(7), "endless");
+            let endless = UploadBody::stream(std::io::repeat(7), "endless");
             let result = pair.client.put(put(None), endless, &moved).await;
             pair.client.clone().close().await;
             result
@@ -50,7 +50,7 @@ async fn a_put_stops_when_it_is_refused_early() {
 
 #[tokio::test]
 async fn a_put_sends_the_body_and_its_digest() {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     let content = b"hello".as_slice();
     let serve = async {
         let (_, mut sender, mut receiver) = pair.request().await;
@@ -75,7 +75,7 @@ async fn a_put_sends_the_body_and_its_digest() {
     let moved = AtomicU64::new(0);
     let offer = pair
         .client
-        .put(put(Some(5)), Content::stream(content, "hello"), &moved);
+        .put(put(Some(5)), UploadBody::stream(content, "hello"), &moved);
     let (stored, ()) = tokio::join!(offer, serve);
     assert_eq!(stored.unwrap().version, version());
     assert_eq!(moved.into_inner(), 5);
@@ -87,7 +87,7 @@ async fn a_file_that_changes_while_it_is_read_is_not_published() {
     let file = directory.path().join("f");
     for shrinks in [true, false] {
         fs::write(&file, "hello").unwrap();
-        let pair = Pair::new().await;
+        let pair = TestPair::new().await;
         let opened = LocalFile::open(&file, Links::Follow).await.unwrap();
         let request = put(Some(opened.size()));
         fs::write(&file, if shrinks { "hel" } else { "hello, world" }).unwrap();
@@ -123,11 +123,11 @@ async fn a_source_that_fails_is_named() {
             Err(std::io::Error::other("no more"))
         }
     }
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     let moved = AtomicU64::new(0);
     let offer = pair
         .client
-        .put(put(None), Content::stream(Broken, "broken"), &moved);
+        .put(put(None), UploadBody::stream(Broken, "broken"), &moved);
     // The request itself need not arrive: the reset that follows at once may overtake it.
     let (stored, _stream) = tokio::join!(offer, pair.server.accept_bi());
     let error = stored.unwrap_err();

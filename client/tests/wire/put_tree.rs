@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use quire_client::ClientError;
 use quire_client::Exit;
-use quire_client::transfer::{self, Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer};
 use quire_transport::stream::{Receiver, Sender};
 
-use crate::{Pair, path, version};
+use crate::{TestPair, path, version};
 
 /// What a server receives, one item at a time.
 async fn item(receiver: &mut Receiver) -> PutItem {
@@ -47,7 +47,7 @@ async fn answer(sender: &mut Sender, index: u64, result: Result<(), ErrorCode>) 
 async fn store<F: Future<Output = ()>>(
     script: impl FnOnce(Sender, Receiver) -> F,
 ) -> (Arc<Transfer>, Vec<(String, String)>) {
-    let pair = Pair::new().await;
+    let pair = TestPair::new().await;
     let local = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
         fs::write(local.path().join(name), "abc").unwrap();
@@ -55,11 +55,11 @@ async fn store<F: Future<Output = ()>>(
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
-        if let Event::Failed { name, error } = event {
+        if let TransferEvent::Failed { name, error } = event {
             log.lock().unwrap().push((name.clone(), error.to_string()));
         }
     });
-    let items = vec![Store {
+    let items = vec![UploadJob {
         from: local.path().to_owned(),
         to: path("d"),
     }];

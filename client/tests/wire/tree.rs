@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quire_client::ClientError;
 use quire_client::Exit;
-use quire_client::transfer::{self, Event, Fetch, FetchOptions, Transfer};
+use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
 use quire_shared::codec;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
@@ -18,7 +18,7 @@ use quire_shared::{ErrorCode, Name};
 use quire_transport::stream::Sender;
 use tempfile::TempDir;
 
-use crate::{Pair, attributes, entry, failed, header, names, path, trailer};
+use crate::{TestPair, attributes, entry, failed, header, names, path, trailer};
 
 /// Bytes of a tree, as a server may send them.
 #[derive(Default)]
@@ -56,16 +56,16 @@ impl Script {
 }
 
 /// What became of a tree.
-struct Fetched {
+struct FetchedTree {
     directory: TempDir,
     transfer: Arc<Transfer>,
-    errors: Arc<Mutex<Vec<Failed>>>,
+    errors: Arc<Mutex<Vec<FailedItem>>>,
 }
 
 /// What failed, with which code, and in words.
-type Failed = (String, Option<ErrorCode>, String);
+type FailedItem = (String, Option<ErrorCode>, String);
 
-impl Fetched {
+impl FetchedTree {
     fn target(&self) -> std::path::PathBuf {
         self.directory.path().join("top")
     }
@@ -95,24 +95,24 @@ impl Fetched {
 
 /// Fetches `d` from a server that plays `script`, in pieces of `piece` bytes, and prepares the
 /// place for it as `prepare` does.
-async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -> Fetched {
-    let pair = Pair::new().await;
+async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -> FetchedTree {
+    let pair = TestPair::new().await;
     let directory = tempfile::tempdir().unwrap();
     let errors = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&errors);
     let transfer = Transfer::new(move |event| {
-        if let Event::Failed { name, error } = event {
+        if let TransferEvent::Failed { name, error } = event {
             let error = (name.clone(), error.code(), error.to_string());
             log.lock().unwrap().push(error);
         }
     });
-    let fetched = Fetched {
+    let fetched = FetchedTree {
         directory,
         transfer,
         errors,
     };
     prepare(&fetched.target());
-    let items = vec![Fetch {
+    let items = vec![DownloadJob {
         from: path("d"),
         to: fetched.target(),
     }];
@@ -128,7 +128,7 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
 }
 
 /// Answers all requests: the tree as `script` says, `d/f` with `abc`, others not at all.
-async fn serve(pair: &Pair, script: Script, piece: usize) {
+async fn serve(pair: &TestPair, script: Script, piece: usize) {
     let mut streams = Vec::new();
     let mut script = Some(script);
     loop {

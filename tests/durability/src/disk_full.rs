@@ -214,7 +214,7 @@ async fn a_disk_that_gives_up_in_mid_body_has_the_old_content_when_it_comes_back
     store(&client, "f", b"old").await.unwrap();
     let (pipe, mut body) = std::io::pipe().unwrap();
     let storing = {
-        let content = quire_client::upload::Content::stream(pipe, "pipe");
+        let content = quire_client::upload::UploadBody::stream(pipe, "pipe");
         let (client, put) = (client.clone(), undeclared("f"));
         async move { client.put(put, content, &Default::default()).await }
     };

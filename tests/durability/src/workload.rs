@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use quire_client::transfer::{Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_client::{Client, ClientError};
 use quire_shared::RemotePath;
 use quire_shared::protocol::Failure;
@@ -350,7 +350,7 @@ async fn store_tree(
         std::fs::write(name, node.content()).unwrap();
     }
     let to: RemotePath = path(to);
-    let items = vec![Store {
+    let items = vec![UploadJob {
         from: local.path().to_owned(),
         to,
     }];
@@ -361,7 +361,7 @@ async fn store_tree(
     let failed = Arc::new(Mutex::new(None));
     let first = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
-        if let Event::Failed { error, .. } = event {
+        if let TransferEvent::Failed { error, .. } = event {
             first.lock().unwrap().get_or_insert(error.code());
         }
     });

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::sync::atomic::AtomicU64;
 
 use quire_client::download::{Download, Fetched, WriteToError};
-use quire_client::upload::{Content, Stored};
+use quire_client::upload::{Stored, UploadBody};
 use quire_client::{Client, ClientError};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
@@ -142,7 +142,7 @@ pub async fn store(client: &Client, file: &str, bytes: &[u8]) -> Result<Stored, 
 
 /// Stores `bytes` as `put` says.
 pub async fn store_as(client: &Client, put: Put, bytes: &[u8]) -> Result<Stored, ClientError> {
-    let content = Content::stream(Cursor::new(bytes.to_vec()), "memory");
+    let content = UploadBody::stream(Cursor::new(bytes.to_vec()), "memory");
     client.put(put, content, &AtomicU64::new(0)).await
 }
 

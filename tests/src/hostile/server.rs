@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quinn::{Connection, SendStream};
 use quire_client::Client;
-use quire_client::transfer::{self, Fetch, FetchOptions, Transfer};
+use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
@@ -186,7 +186,7 @@ async fn play(connection: Connection, seed: u64) {
 /// Fetches directories, files and lists, whatever comes of it.
 async fn ask(client: &Client, to: &Path) {
     let transfer = Transfer::new(|_| {});
-    let item = Fetch {
+    let item = DownloadJob {
         from: path("t"),
         to: to.to_owned(),
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quire_client::Client;
-use quire_client::transfer::{Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{StoreOptions, Transfer, TransferEvent, UploadJob};
 use tokio::task::JoinSet;
 
 use quire_test_harness::client::{
@@ -468,7 +468,7 @@ async fn ten_thousand_small_files_stored_as_a_tree_and_one_at_a_time() {
 
 /// Stores a directory of files under the name `to`, which nobody has.
 async fn store_directory(client: &Client, from: &Path, to: &str) {
-    let item = Store {
+    let item = UploadJob {
         from: from.to_owned(),
         to: path(to),
     };
@@ -477,7 +477,7 @@ async fn store_directory(client: &Client, from: &Path, to: &str) {
         ..Default::default()
     };
     let transfer = Transfer::new(|event| {
-        if let Event::Failed { error, .. } = event {
+        if let TransferEvent::Failed { error, .. } = event {
             panic!("{error}");
         }
     });

@@ -195,7 +195,7 @@ fn the_readme_lists_the_exit_codes_of_the_client() {
 fn the_readme_lists_the_commands_of_the_client() {
     use clap::CommandFactory;
     let listed = first_column(&read("README.md"), "| command | what it does |").join("\n");
-    let command = quire_cli::args::CommandLine::command();
+    let command = quire_cli::args::CliArgs::command();
     for command in command.get_subcommands().map(clap::Command::get_name) {
         let is_listed = listed
             .split(|c: char| !c.is_alphanumeric())

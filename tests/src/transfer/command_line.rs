@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use quire_client::upload::Content;
+use quire_client::upload::UploadBody;
 use rustix::process::Signal;
 
 use quire_test_harness::client::{fetch, put, store, store_as};
@@ -218,7 +218,7 @@ async fn a_server_killed_in_the_middle_of_a_put_leaves_no_torn_file() {
         let server = programs.serve(&tree.root());
         let client = programs.client(&server).await;
         let moved = AtomicU64::new(0);
-        let endless = Content::stream(std::io::repeat(b'x'), "endless");
+        let endless = UploadBody::stream(std::io::repeat(b'x'), "endless");
         let request = quire_shared::protocol::Put {
             size: None,
             ..put("f", 0)

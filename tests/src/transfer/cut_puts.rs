@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::atomic::AtomicU64;
 
 use quire_client::Client;
-use quire_client::upload::Content;
+use quire_client::upload::UploadBody;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
@@ -152,7 +152,7 @@ async fn a_client_that_gives_up_a_put_in_the_middle_publishes_nothing() {
     for size in [Some(20 << 20), None] {
         let (unstick, stuck) = std::sync::mpsc::channel();
         let moved = AtomicU64::new(0);
-        let source = Content::stream(Stuck(stuck, 10 << 20), "memory");
+        let source = UploadBody::stream(Stuck(stuck, 10 << 20), "memory");
         let putting = client.put(
             Put {
                 size,
@@ -246,8 +246,8 @@ async fn a_put_that_is_followed_by_anything_is_not_published() {
 }
 
 /// A source that never ends.
-fn endless() -> Content<std::io::Repeat> {
-    Content::stream(std::io::repeat(b'x'), "endless")
+fn endless() -> UploadBody<std::io::Repeat> {
+    UploadBody::stream(std::io::repeat(b'x'), "endless")
 }
 
 async fn refused_early(client: &Client, request: Put) -> ErrorCode {

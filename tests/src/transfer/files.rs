@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quire_client::download::SaveOptions;
-use quire_client::upload::{Content, Links, LocalFile};
+use quire_client::upload::{Links, LocalFile, UploadBody};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Get, Precondition, Put, Time, Version};
@@ -321,7 +321,7 @@ async fn a_local_source_that_is_too_short_is_not_published() {
     let tree = Tree::new().file("f", "old");
     let server = TestServer::start(&tree).await;
     let client = server.client().await;
-    let short = Content::stream(std::io::Cursor::new(content(1, 1000)), "memory");
+    let short = UploadBody::stream(std::io::Cursor::new(content(1, 1000)), "memory");
     let result = client.put(put("f", 1001), short, &AtomicU64::new(0)).await;
     assert_eq!(refusal(result), ErrorCode::CHANGED);
     assert_same(tree.read("f"), "old");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
 use quire_client::Client;
-use quire_client::transfer::{self, Event, Fetch, FetchOptions, Transfer};
+use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
@@ -40,11 +40,11 @@ pub(crate) async fn fetch_tree(
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
-        if let Event::Failed { name, error } = event {
+        if let TransferEvent::Failed { name, error } = event {
             log.lock().unwrap().push((name.clone(), error.code()));
         }
     });
-    let item = Fetch {
+    let item = DownloadJob {
         from: path(from),
         to: to.to_owned(),
     };

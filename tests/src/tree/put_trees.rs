@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use quinn::RecvStream;
 use quire_client::Client;
 use quire_client::Exit;
-use quire_client::transfer::{self, Event, Store, StoreOptions, Transfer};
+use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
@@ -35,11 +35,11 @@ pub(crate) async fn store_tree(
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
-        if let Event::Failed { name, error } = event {
+        if let TransferEvent::Failed { name, error } = event {
             log.lock().unwrap().push((name.clone(), error.code()));
         }
     });
-    let item = Store {
+    let item = UploadJob {
         from: from.to_owned(),
         to: path(to),
     };
