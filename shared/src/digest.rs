@@ -11,6 +11,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 use sha2::Digest as _;
 
 use crate::limits::DIGEST_BYTES_MAX;
+use crate::octets::octets;
 
 /// A kind of digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -110,48 +111,9 @@ impl<'b, C> Decode<'b, C> for DigestKind {
     }
 }
 
-/// The digest of some bytes, of a kind that the context tells. Shown in hexadecimal.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Digest(Box<[u8]>);
-
-impl Digest {
-    /// The raw bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl<C> Encode<C> for Digest {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.bytes(&self.0)?;
-        Ok(())
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Digest {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
-        let bytes = d.bytes()?;
-        if bytes.len() > DIGEST_BYTES_MAX {
-            return Err(minicbor::decode::Error::message("digest over its limit"));
-        }
-        Ok(Self(bytes.into()))
-    }
+octets! {
+    /// The digest of some bytes. The context says of which kind it is.
+    pub struct Digest, max: DIGEST_BYTES_MAX, too_long: "digest over its limit"
 }
 
 /// Computes a digest piece by piece.

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod digest;
 pub mod error_code;
 pub mod limits;
+mod octets;
 pub mod pairing;
 pub mod path;
 pub mod protocol;

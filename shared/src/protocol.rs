@@ -15,6 +15,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::digest::DigestKind;
 use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::octets::octets;
 use crate::pairing::{Pair, Paired};
 use crate::path::{Name, RemotePath};
 
@@ -336,50 +337,16 @@ impl<'b, C> Decode<'b, C> for Precondition {
     }
 }
 
-/// An opaque token for one state of a file: equal tokens, equal content. A rename gives a new one.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version(Box<[u8]>);
+octets! {
+    /// An opaque token for one state of a file: equal tokens, equal content. A rename gives a new
+    /// one. Only the server knows what its bytes mean.
+    pub struct Version, max: VERSION_BYTES_MAX, too_long: "version token over its limit"
+}
 
 impl Version {
-    /// A token of these bytes, of which there may be [`VERSION_BYTES_MAX`].
+    /// Makes a token of these bytes; `None` if there are more than [`VERSION_BYTES_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= VERSION_BYTES_MAX).then(|| Self(bytes.into()))
-    }
-
-    /// The token's bytes, which mean something to the server alone.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// Shows the token in hexadecimal.
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl std::fmt::Debug for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-impl<C> Encode<C> for Version {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.bytes(&self.0)?;
-        Ok(())
-    }
-}
-
-impl<'b, C> Decode<'b, C> for Version {
-    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
-        Self::new(d.bytes()?)
-            .ok_or_else(|| minicbor::decode::Error::message("version token over its limit"))
     }
 }
 
