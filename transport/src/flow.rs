@@ -14,11 +14,12 @@ pub mod windows;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quinn::{Connection, VarInt};
 
 use self::windows::{
@@ -287,8 +288,7 @@ impl FlowShared {
     }
 
     fn state(&self) -> MutexGuard<'_, FlowState> {
-        // What a panic elsewhere left is still consistent: each field stands for itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Looks at the path and sets the windows for what moves on it.

@@ -6,11 +6,12 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long the other side of a stream may keep us waiting.
@@ -129,7 +130,7 @@ impl RateLimiter {
     }
 
     fn try_reserve(&self, units: u64, now: Instant) -> bool {
-        let mut due_at = self.due_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due_at = self.due_at.lock();
         let due = self.after(*due_at, units, now);
         if due > now {
             return false;
@@ -139,7 +140,7 @@ impl RateLimiter {
     }
 
     fn reserve(&self, units: u64, now: Instant) -> Instant {
-        let mut due_at = self.due_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due_at = self.due_at.lock();
         *due_at = self.after(*due_at, units, now);
         *due_at
     }

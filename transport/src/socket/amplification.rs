@@ -7,8 +7,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The addresses that aren't proved. Clones stand for the same ones.
 #[derive(Debug, Clone, Default)]
@@ -76,8 +78,7 @@ impl AmplificationLimit {
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<SocketAddr, Account>> {
-        let accounts = self.0.by_address.lock();
-        accounts.unwrap_or_else(PoisonError::into_inner)
+        self.0.by_address.lock()
     }
 }
 

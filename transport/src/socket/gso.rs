@@ -11,10 +11,11 @@ use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use parking_lot::{Mutex, MutexGuard};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::Notify;
@@ -142,7 +143,7 @@ impl Lanes {
             clippy::indexing_slicing,
             reason = "a remainder is less than its divisor"
         )]
-        lock(&self.lanes[index])
+        self.lanes[index].lock()
     }
 
     /// Sends what waits in all lanes.
@@ -152,13 +153,8 @@ impl Lanes {
     fn flush(&self, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
         self.lanes
             .iter()
-            .try_for_each(|lane| lock(lane).flush(socket))
+            .try_for_each(|lane| lane.lock().flush(socket))
     }
-}
-
-/// A panic of another thread leaves a batch complete or not appended to: good to go on with.
-fn lock(lane: &Mutex<GsoBatch>) -> MutexGuard<'_, GsoBatch> {
-    lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flushes after each notification, as often as it takes; ends when the runtime stops.

@@ -54,7 +54,7 @@ impl Fake {
     }
 
     fn allow(&self, budget: usize) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         state.budget = budget;
         state.wakers.drain(..).for_each(Waker::wake);
     }
@@ -65,7 +65,7 @@ struct FakePoller(Arc<Fake>);
 
 impl UdpPoller for FakePoller {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.state.lock().unwrap();
+        let mut state = self.0.state.lock();
         if state.budget > 0 {
             return Poll::Ready(Ok(()));
         }
@@ -80,7 +80,7 @@ impl AsyncUdpSocket for Fake {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if let Some(kind) = state.error.take() {
             return Err(kind.into());
         }
@@ -118,7 +118,7 @@ impl AsyncUdpSocket for Fake {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.state.lock().unwrap().segments_max
+        self.state.lock().segments_max
     }
 }
 
@@ -316,7 +316,7 @@ async fn oversized_transmits_are_split_at_segments() {
 #[tokio::test]
 async fn without_segmentation_offload_each_datagram_is_sent_alone() {
     let (fake, socket, mut sends) = Fake::wrapped();
-    fake.state.lock().unwrap().segments_max = 1;
+    fake.state.lock().segments_max = 1;
     socket
         .try_send(&transmit(1, &datagrams(0, 10, 1200), 1200))
         .unwrap();
@@ -330,7 +330,7 @@ async fn offload_that_ends_while_datagrams_wait_costs_none() {
     socket
         .try_send(&transmit(1, &datagrams(0, 10, 1200), 1200))
         .unwrap();
-    fake.state.lock().unwrap().segments_max = 1;
+    fake.state.lock().segments_max = 1;
     drop(socket);
     let sent = received(&mut sends);
     assert_eq!(
@@ -419,7 +419,7 @@ async fn an_error_of_the_network_costs_the_batch_and_nothing_else() {
     socket
         .try_send(&transmit(1, &datagrams(0, 10, 1200), 1200))
         .unwrap();
-    fake.state.lock().unwrap().error = Some(io::ErrorKind::ConnectionRefused);
+    fake.state.lock().error = Some(io::ErrorKind::ConnectionRefused);
     socket
         .try_send(&transmit(1, &datagrams(10, 1, 99), 1200))
         .unwrap();
