@@ -17,7 +17,7 @@ use quinn::{
 };
 use quire_certs::{Fingerprint, Identity};
 use quire_transport::congestion::CongestionControl;
-use quire_transport::socket::{self, AmplificationLimit, SocketConfig};
+use quire_transport::socket::{self, AmplificationLimit};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -252,11 +252,8 @@ impl Race<'_> {
 
 /// An endpoint of its own for each attempt: what fails on one address can't disturb another.
 fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
-    let bound = socket::bind(
-        socket::any_local_addr_for(address),
-        &SocketConfig::default(),
-    )
-    .map_err(|error| ClientError::Socket(error.into()))?;
+    let bound = socket::bind(socket::any_local_addr_for(address))
+        .map_err(|error| ClientError::Socket(error.into()))?;
     for shortfall in bound.shortfalls() {
         // Nothing that most users can change: worth a line only to those who look for speed.
         tracing::info!("{shortfall}");

@@ -15,7 +15,7 @@ use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
 use quire_transport::congestion::CongestionControl;
 use quire_transport::error_code::to_quic;
-use quire_transport::socket::{self, AmplificationLimit, SocketConfig, SocketError};
+use quire_transport::socket::{self, AmplificationLimit, SocketError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -186,7 +186,7 @@ fn bind_endpoint(
     config: &ServerConfig,
     amplification: &AmplificationLimit,
 ) -> Result<Endpoint, SocketError> {
-    let socket = socket::bind(address, &SocketConfig::default())?;
+    let socket = socket::bind(address)?;
     for shortfall in socket.shortfalls() {
         warn!("{shortfall}");
     }

@@ -36,30 +36,30 @@ pub enum Bottleneck {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TransferStats {
     /// How long it took.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// How long bodies waited for this end's disk; of several at once the sum.
-    pub disk: Duration,
+    pub(crate) disk: Duration,
     /// How long bodies waited for the other side, likewise.
-    pub network: Duration,
+    pub(crate) network: Duration,
     /// What the process used of the processor, where the system tells.
-    pub processor: Duration,
+    pub(crate) processor: Duration,
     /// Packets that were sent.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Packets that were lost.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// How often this end stopped because the other side's windows were full.
-    pub stopped: u64,
+    pub(crate) stopped: u64,
     /// A round trip.
-    pub round_trip: Duration,
+    pub(crate) round_trip: Duration,
     /// What the congestion controller lets be under way, in bytes.
-    pub in_flight_max: u64,
+    pub(crate) in_flight_max: u64,
     /// The window for sending, in bytes.
-    pub send_window: u64,
+    pub(crate) send_window: u64,
 }
 
 impl TransferStats {
     /// What limited the transfer, as its sender sees it.
-    pub fn of_sender(&self) -> Bottleneck {
+    pub(crate) fn of_sender(&self) -> Bottleneck {
         if self.disk > self.network {
             Bottleneck::SenderDisk
         } else if self.is_busy() {
@@ -81,7 +81,7 @@ impl TransferStats {
     }
 
     /// What limited the transfer, as its receiver sees it who heard `sender` from the other side.
-    pub fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
+    pub(crate) fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
         if self.disk > self.network {
             Bottleneck::Receiver
         } else if self.is_busy() {
@@ -103,7 +103,7 @@ impl TransferStats {
 
     /// The share of packets that were lost.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
-    pub fn loss(&self) -> f64 {
+    pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent.max(1) as f64
     }
 }

@@ -65,9 +65,9 @@ impl CongestionControl {
     pub const ALL: [Self; 3] = [Self::Quire, Self::Cubic, Self::Bbr];
 
     /// What `quinn::TransportConfig::congestion_controller_factory` takes.
-    pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+    pub(crate) fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
-            Self::Quire => Arc::new(QuireCongestion::default()),
+            Self::Quire => Arc::new(QuireCongestion),
             Self::Cubic => Arc::new(CubicConfig::default()),
             Self::Bbr => Arc::new(BbrConfig::default()),
         }
@@ -106,8 +106,7 @@ impl FromStr for CongestionControl {
 }
 
 /// Makes quire's own controllers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QuireCongestion {}
+struct QuireCongestion;
 
 impl ControllerFactory for QuireCongestion {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {

@@ -13,7 +13,7 @@ use crate::config;
 use crate::congestion::CongestionControl;
 use crate::flow::ConnectionFlow;
 use crate::flow::windows::WindowBudget;
-use crate::socket::{self, SocketConfig};
+use crate::socket;
 use crate::stream::{Receiver, Sender};
 use quire_shared::Side;
 
@@ -130,6 +130,6 @@ async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
 }
 
 fn bind() -> Endpoint {
-    let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into(), &SocketConfig::default()).unwrap();
+    let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     socket::endpoint(socket, None, &socket::AmplificationLimit::default()).unwrap()
 }

@@ -21,26 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::amplification::{AmplificationLimit, Unvalidated};
 use self::gso::GsoSocket;
-pub use self::mtu::{mtu_discovery, path_payload_max};
-
-/// What to ask of the kernel for one socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketConfig {
-    /// Bytes of arriving packets that the kernel should hold while the program is busy. What
-    /// doesn't fit is lost and sent again.
-    pub receive_buffer_bytes: usize,
-    /// Bytes of departing packets that the kernel should hold before it makes the program wait.
-    pub send_buffer_bytes: usize,
-}
-
-impl Default for SocketConfig {
-    fn default() -> Self {
-        Self {
-            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-            send_buffer_bytes: SEND_BUFFER_BYTES,
-        }
-    }
-}
+pub(crate) use self::mtu::mtu_discovery;
 
 /// A bound socket, not yet in use.
 #[derive(Debug)]
@@ -133,7 +114,7 @@ impl SocketError {
     }
 }
 
-/// Binds a UDP socket to `address` (port 0: any) with the buffers that `config` asks for.
+/// Binds a UDP socket to `address` (port 0: any) with buffers for full speed.
 ///
 /// An IPv6 socket takes IPv6 only, whatever the system's default, so that a socket for each
 /// family can stand on the same port.
@@ -141,7 +122,15 @@ impl SocketError {
 /// # Errors
 /// [`SocketError::Bind`] when the address can't be had, [`SocketError::Setup`] when there is no
 /// socket. A buffer that stays small is not an error: see [`BoundSocket::shortfalls`].
-pub fn bind(address: SocketAddr, config: &SocketConfig) -> Result<BoundSocket, SocketError> {
+pub fn bind(address: SocketAddr) -> Result<BoundSocket, SocketError> {
+    bind_with_buffers(address, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES)
+}
+
+fn bind_with_buffers(
+    address: SocketAddr,
+    receive_bytes: usize,
+    send_bytes: usize,
+) -> Result<BoundSocket, SocketError> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -152,8 +141,8 @@ pub fn bind(address: SocketAddr, config: &SocketConfig) -> Result<BoundSocket, S
         socket.set_only_v6(true).map_err(SocketError::Setup)?;
     }
     let asked = [
-        (BufferKind::Receive, config.receive_buffer_bytes),
-        (BufferKind::Send, config.send_buffer_bytes),
+        (BufferKind::Receive, receive_bytes),
+        (BufferKind::Send, send_bytes),
     ];
     let mut shortfalls = Vec::new();
     for (kind, asked) in asked {

@@ -14,7 +14,7 @@ use super::any_local_addr_for;
 /// MTU discovery towards `remote`, up to what the route there carries.
 ///
 /// Belongs into the transport configuration of one connection, as peers differ.
-pub fn mtu_discovery(remote: SocketAddr) -> MtuDiscoveryConfig {
+pub(crate) fn mtu_discovery(remote: SocketAddr) -> MtuDiscoveryConfig {
     let mut config = MtuDiscoveryConfig::default();
     if let Some(upper_bound) = path_payload_max(remote) {
         config.upper_bound(upper_bound);
@@ -26,7 +26,7 @@ pub fn mtu_discovery(remote: SocketAddr) -> MtuDiscoveryConfig {
 /// knows; `None` where the system doesn't tell.
 ///
 /// Sends nothing.
-pub fn path_payload_max(remote: SocketAddr) -> Option<u16> {
+pub(super) fn path_payload_max(remote: SocketAddr) -> Option<u16> {
     match route_mtu(remote) {
         Ok(mtu) => Some(payload_max(remote, mtu?)),
         Err(error) => {

@@ -6,15 +6,12 @@ use quinn::congestion::CubicConfig;
 use quinn::{ClientConfig, Connection, TransportConfig, VarInt};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
+use super::mtu::path_payload_max;
 use super::*;
 
 #[test]
 fn a_socket_is_bound_with_buffers_at_least_as_large_as_it_says() {
-    let config = SocketConfig {
-        receive_buffer_bytes: 64 << 10,
-        send_buffer_bytes: 64 << 10,
-    };
-    let bound = bind(loopback_v4(), &config).unwrap();
+    let bound = bind_with_buffers(loopback_v4(), 64 << 10, 64 << 10).unwrap();
     assert_ne!(bound.local_addr().port(), 0);
     assert_eq!(bound.shortfalls(), []);
     let socket = Socket::from(bound.socket);
@@ -24,13 +21,12 @@ fn a_socket_is_bound_with_buffers_at_least_as_large_as_it_says() {
 
 #[test]
 fn both_families_stand_on_one_port() {
-    let config = SocketConfig::default();
-    let Ok(v6) = bind((Ipv6Addr::UNSPECIFIED, 0).into(), &config) else {
+    let Ok(v6) = bind((Ipv6Addr::UNSPECIFIED, 0).into()) else {
         return; // A machine without IPv6.
     };
     let same_port = (Ipv4Addr::UNSPECIFIED, v6.local_addr().port()).into();
     // Another program may have the IPv4 port; but a dual-stack socket of ours would always.
-    if let Err(error) = bind(same_port, &config) {
+    if let Err(error) = bind(same_port) {
         assert!(UdpSocket::bind(same_port).is_err(), "{error}");
         assert!(Socket::from(v6.socket).only_v6().unwrap());
     }
@@ -38,9 +34,8 @@ fn both_families_stand_on_one_port() {
 
 #[test]
 fn a_taken_address_is_named() {
-    let config = SocketConfig::default();
-    let first = bind(loopback_v4(), &config).unwrap();
-    let error = bind(first.local_addr(), &config).unwrap_err();
+    let first = bind(loopback_v4()).unwrap();
+    let error = bind(first.local_addr()).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {}", first.local_addr())
@@ -137,15 +132,14 @@ impl EndpointPair {
         let mut client_config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
         client_config.transport_config(transport());
 
-        let config = SocketConfig::default();
         let server = endpoint(
-            bind(loopback_v4(), &config).unwrap(),
+            bind(loopback_v4()).unwrap(),
             Some(server),
             &AmplificationLimit::default(),
         )
         .unwrap();
         let client = endpoint(
-            bind(loopback_v4(), &config).unwrap(),
+            bind(loopback_v4()).unwrap(),
             None,
             &AmplificationLimit::default(),
         )
