@@ -33,16 +33,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Times requests on one connection to a quire server.
 #[derive(Debug, Parser)]
-struct CommandLine {
+struct LatencyArgs {
     /// Where this client's key and known servers are.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    command: Measurement,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Measurement {
     /// Gets a small file again and again.
     SmallGet {
         /// HOST[:PORT]/PATH of the file.
@@ -74,7 +74,7 @@ enum Command {
     },
 }
 
-impl Command {
+impl Measurement {
     fn remote(&self) -> &Remote {
         match self {
             Self::SmallGet { file }
@@ -90,7 +90,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = LatencyArgs::parse();
     let session = CliSession::new(Config {
         state_dir: line.state_dir,
         ..Config::default()
@@ -122,17 +122,17 @@ fn report(error: &dyn Error) {
     let _ = writeln!(io::stderr(), "latency: {}", Escaped(&text));
 }
 
-async fn run(session: &CliSession, command: &Command) -> Result<Value> {
+async fn run(session: &CliSession, command: &Measurement) -> Result<Value> {
     let client = session.client(&command.remote().server).await?;
     // Whether the server lets this client in shows now, and the path's round trip is known.
     client.ping().await?;
     match command {
-        Command::SmallGet { file } => small_get(&client, &file.path).await,
-        Command::ListDuringPut { directory, file } => {
+        Measurement::SmallGet { file } => small_get(&client, &file.path).await,
+        Measurement::ListDuringPut { directory, file } => {
             list_during_put(&client, &directory.path, file).await
         }
-        Command::ListDuringGet { file } => list_during_get(&client, &file.path).await,
-        Command::ParallelGet { file, count } => parallel_get(&client, &file.path, *count).await,
+        Measurement::ListDuringGet { file } => list_during_get(&client, &file.path).await,
+        Measurement::ParallelGet { file, count } => parallel_get(&client, &file.path, *count).await,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use quire_shared::protocol::{Entry, EntryKind, List, Page, Reply};
 
-use crate::{TestPair, entry, path};
+use quire_test_harness::fake::FakeConnection;
+
+use crate::{entry, path};
 
 fn page(entries: &[Entry], last: bool) -> Page {
     Page {
@@ -16,7 +18,7 @@ fn page(entries: &[Entry], last: bool) -> Page {
 async fn entries_out_of_order_or_twice_are_refused() {
     let file = EntryKind::File;
     for second in ["a", "b"] {
-        let pair = TestPair::new().await;
+        let pair = FakeConnection::open().await;
         let serve = async {
             let (_, mut sender, _receiver) = pair.request().await;
             let first = page(&[entry("b", file)], false);

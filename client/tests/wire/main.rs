@@ -11,90 +11,21 @@ mod put_tree;
 mod tree;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, ServerConfig};
-use quire_certs::Identity;
+use quire_client::ClientError;
 use quire_client::Exit;
 use quire_client::download::{Fetched, SaveOptions};
-use quire_client::known_servers::ServerId;
-use quire_client::trust::ServerVerifier;
-use quire_client::{Client, ClientError};
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol;
 use quire_shared::protocol::{
-    Attributes, Entry, EntryKind, Failure, Get, GetHeader, Message, Pong, Precondition, Put, Reply,
-    Request, Stat, Time, Trailer, Version,
+    Attributes, Entry, EntryKind, Failure, Get, GetHeader, Pong, Precondition, Put, Reply, Stat,
+    Time, Trailer, Version,
 };
-use quire_shared::{ErrorCode, Name, RemotePath, Side};
+use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_test_harness::fake::FakeConnection;
 use quire_transport::error_code::to_quic;
-use quire_transport::flow::ConnectionFlow;
-use quire_transport::flow::windows::WindowBudget;
-use quire_transport::stream::{Receiver, Sender};
-use quire_transport::tls;
-
-/// A client, and the server's end of its connection.
-struct TestPair {
-    client: Client,
-    fingerprint: String,
-    server: Connection,
-    // Kept, because a connection ends with its endpoint.
-    _endpoint: Endpoint,
-}
-
-impl TestPair {
-    async fn new() -> Self {
-        let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
-        let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(tls::VERSIONS)
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(identity.chain().to_vec(), identity.private_key())
-            .unwrap();
-        config.alpn_protocols = vec![protocol::ALPN.to_vec()];
-        let config = QuicServerConfig::try_from(config).unwrap();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let endpoint =
-            Endpoint::server(ServerConfig::with_crypto(Arc::new(config)), address).unwrap();
-        let id = ServerId::new("127.0.0.1", endpoint.local_addr().unwrap().port()).unwrap();
-        let own = Identity::generate(&[]).unwrap();
-        let verifier = ServerVerifier::pinned(id.clone(), identity.fingerprint());
-        let accept = async { endpoint.accept().await.unwrap().await.unwrap() };
-        let (client, server) = tokio::join!(Client::connect(&id, &own, verifier), accept);
-        Self {
-            client: client.unwrap(),
-            fingerprint: own.fingerprint().to_string(),
-            server,
-            _endpoint: endpoint,
-        }
-    }
-
-    /// The next request, with its stream.
-    async fn request(&self) -> (Request, Sender, Receiver) {
-        let (send, recv) = self.server.accept_bi().await.unwrap();
-        let flow = self.flow();
-        let mut receiver = Receiver::new(recv, &flow);
-        let request = receiver.receive().await.unwrap();
-        (request, Sender::new(send, &flow), receiver)
-    }
-
-    fn flow(&self) -> ConnectionFlow {
-        ConnectionFlow::new(self.server.clone(), Side::Server, &WindowBudget::new(0))
-    }
-
-    /// Answers the next request with one message, and returns the request.
-    async fn answer<R: Message>(&self, reply: Reply<R>) -> Request {
-        let (request, mut sender, _receiver) = self.request().await;
-        sender.send(&reply).await.unwrap();
-        sender.finish_and_wait().await.unwrap();
-        request
-    }
-}
 
 fn failed<R>(code: ErrorCode) -> Reply<R> {
     Reply::Failed(Failure::new(code))
@@ -192,7 +123,7 @@ enum BodyEnd {
 
 /// Saves a file whose body of `length` ends so; nothing may be left unless all is well.
 async fn save(length: u64, end: BodyEnd) -> Result<Fetched, ClientError> {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("f");
     let moved = AtomicU64::new(0);
@@ -265,7 +196,7 @@ async fn a_file_that_changed_or_a_lost_connection_leaves_nothing() {
 
 #[tokio::test]
 async fn a_header_that_contradicts_itself_is_refused() {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let wrong = GetHeader {
         size: 4,
         ..header(5)
@@ -276,7 +207,7 @@ async fn a_header_that_contradicts_itself_is_refused() {
 
 #[tokio::test]
 async fn refusals_keep_their_code() {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     for code in ErrorCode::ALL {
         let stat = pair.client.stat(Stat { path: path("f") });
         let (result, _) = tokio::join!(stat, pair.answer::<Attributes>(failed(*code)));
@@ -296,7 +227,7 @@ async fn refusals_keep_their_code() {
 
 #[tokio::test]
 async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     pair.server.close(to_quic(ErrorCode::NOT_AUTHORIZED), b"");
     let error = pair.client.ping().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused);
@@ -305,7 +236,7 @@ async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
 
 #[tokio::test]
 async fn close_tells_the_server() {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let pong = Pong {
         software: "test".to_owned(),
         writable: true,

@@ -11,12 +11,14 @@ use quire_shared::protocol::{Changed, Reply, Request, Trailer};
 use quire_transport::error_code::from_quic;
 use quire_transport::stream::Receiver;
 
-use crate::{TestPair, failed, put, trailer, version};
+use quire_test_harness::fake::FakeConnection;
+
+use crate::{failed, put, trailer, version};
 
 #[tokio::test]
 async fn a_put_stops_when_it_is_refused_early() {
     for stops in [true, false] {
-        let pair = TestPair::new().await;
+        let pair = FakeConnection::open().await;
         let serve = async {
             let (request, mut sender, mut receiver) = pair.request().await;
             assert!(matches!(request, Request::Put(_)));
@@ -50,7 +52,7 @@ async fn a_put_stops_when_it_is_refused_early() {
 
 #[tokio::test]
 async fn a_put_sends_the_body_and_its_digest() {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let content = b"hello".as_slice();
     let serve = async {
         let (_, mut sender, mut receiver) = pair.request().await;
@@ -87,7 +89,7 @@ async fn a_file_that_changes_while_it_is_read_is_not_published() {
     let file = directory.path().join("f");
     for shrinks in [true, false] {
         fs::write(&file, "hello").unwrap();
-        let pair = TestPair::new().await;
+        let pair = FakeConnection::open().await;
         let opened = LocalFile::open(&file, Links::Follow).await.unwrap();
         let request = put(Some(opened.size()));
         fs::write(&file, if shrinks { "hel" } else { "hello, world" }).unwrap();
@@ -123,7 +125,7 @@ async fn a_source_that_fails_is_named() {
             Err(std::io::Error::other("no more"))
         }
     }
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let moved = AtomicU64::new(0);
     let offer = pair
         .client

@@ -10,7 +10,9 @@ use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer};
 use quire_transport::stream::{Receiver, Sender};
 
-use crate::{TestPair, path, version};
+use quire_test_harness::fake::FakeConnection;
+
+use crate::{path, version};
 
 /// What a server receives, one item at a time.
 async fn item(receiver: &mut Receiver) -> PutItem {
@@ -47,7 +49,7 @@ async fn answer(sender: &mut Sender, index: u64, result: Result<(), ErrorCode>) 
 async fn store<F: Future<Output = ()>>(
     script: impl FnOnce(Sender, Receiver) -> F,
 ) -> (Arc<Transfer>, Vec<(String, String)>) {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let local = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
         fs::write(local.path().join(name), "abc").unwrap();

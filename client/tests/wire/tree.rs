@@ -18,7 +18,9 @@ use quire_shared::{ErrorCode, Name};
 use quire_transport::stream::Sender;
 use tempfile::TempDir;
 
-use crate::{TestPair, attributes, entry, failed, header, names, path, trailer};
+use quire_test_harness::fake::FakeConnection;
+
+use crate::{attributes, entry, failed, header, names, path, trailer};
 
 /// Bytes of a tree, as a server may send them.
 #[derive(Default)]
@@ -96,7 +98,7 @@ impl FetchedTree {
 /// Fetches `d` from a server that plays `script`, in pieces of `piece` bytes, and prepares the
 /// place for it as `prepare` does.
 async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -> FetchedTree {
-    let pair = TestPair::new().await;
+    let pair = FakeConnection::open().await;
     let directory = tempfile::tempdir().unwrap();
     let errors = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&errors);
@@ -128,7 +130,7 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
 }
 
 /// Answers all requests: the tree as `script` says, `d/f` with `abc`, others not at all.
-async fn serve(pair: &TestPair, script: Script, piece: usize) {
+async fn serve(pair: &FakeConnection, script: Script, piece: usize) {
     let mut streams = Vec::new();
     let mut script = Some(script);
     loop {

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::power::SmallDisk;
 use quire_test_harness::client::{delete, fetch, make_directory, put, rename, store, store_as};
-use quire_test_harness::programs::{Programs, Running};
+use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::raw::refusal_on;
 use quire_test_harness::server::STAGING;
 use quire_test_harness::tree::names;
@@ -253,7 +253,7 @@ async fn a_disk_that_gives_up_in_mid_body_has_the_old_content_when_it_comes_back
 }
 
 /// Lets the server have so many handles and no more.
-fn limit_handles(server: &Running, handles: u64) {
+fn limit_handles(server: &ServerProcess, handles: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {
         current: Some(handles),
@@ -262,7 +262,7 @@ fn limit_handles(server: &Running, handles: u64) {
     prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
 }
 
-async fn handles_run_out(client: &Client, server: &Running) {
+async fn handles_run_out(client: &Client, server: &ServerProcess) {
     limit_handles(server, 3);
     let limit = &[ErrorCode::LIMIT];
     refused("a put", limit, store(client, "f", b"new")).await;

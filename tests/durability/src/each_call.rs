@@ -12,7 +12,7 @@ use quire_shared::ErrorCode;
 use crate::strace::{Strace, count};
 use crate::workload::{Found, Plan};
 use quire_test_harness::client::{stat, store};
-use quire_test_harness::programs::{Programs, Running};
+use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::server::STAGING;
 use quire_test_harness::{Tree, within};
 
@@ -92,7 +92,7 @@ const ERRORS: &[(&str, &[&str])] = &[
 
 /// What is done to the n-th call of a name.
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+enum CallFault {
     Kill,
     Error(&'static str),
 }
@@ -104,13 +104,13 @@ struct Trial<'a> {
     plan: &'a Plan,
     call: &'a str,
     number: usize,
-    fault: Fault,
+    fault: CallFault,
 }
 
 /// How a trial ended.
 struct Ended {
     tree: Tree,
-    server: Running,
+    server: ServerProcess,
     outcome: Result<(), ClientError>,
     took: Duration,
 }
@@ -125,8 +125,8 @@ impl Trial<'_> {
         client.stat(stat("w0")).await.unwrap();
         let (call, number) = (self.call, self.number);
         let fault = match self.fault {
-            Fault::Kill => format!("inject={call}:signal=KILL:when={number}"),
-            Fault::Error(error) => format!("inject={call}:error={error}:when={number}"),
+            CallFault::Kill => format!("inject={call}:signal=KILL:when={number}"),
+            CallFault::Error(error) => format!("inject={call}:error={error}:when={number}"),
         };
         let options = [
             "-e".to_owned(),
@@ -243,7 +243,7 @@ async fn a_server_killed_in_any_call_of_any_change_has_lost_nothing() {
         };
         for (call, count) in calls {
             for number in 1..=count {
-                let fault = Fault::Kill;
+                let fault = CallFault::Kill;
                 let trial = Trial {
                     programs: &programs,
                     plan,
@@ -275,7 +275,7 @@ async fn a_call_that_fails_fails_the_change_and_leaves_the_old_content() {
             let may_have = BTreeSet::from_iter(*may_have);
             for (call, count) in calls.iter().filter(|(call, _)| may_have.contains(call)) {
                 for number in 1..=*count {
-                    let fault = Fault::Error(error);
+                    let fault = CallFault::Error(error);
                     let trial = Trial {
                         programs: &programs,
                         plan,

@@ -16,7 +16,7 @@ use quire_shared::ErrorCode;
 use quire_shared::protocol::{Precondition, Version};
 use rustix::process::Signal;
 
-use self::model::{Condition, Event, History, Kind, Name, Outcome, is_linearizable};
+use self::model::{Asked, Condition, Heard, History, NameIndex, Recorded, is_linearizable};
 use quire_test_harness::client::{delete, get, put, receive, rename, store_as};
 use quire_test_harness::content::{Random, content, seed_of};
 use quire_test_harness::programs::Programs;
@@ -28,20 +28,20 @@ struct Actor {
     id: usize,
     client: Client,
     random: Random,
-    shared: Arc<Shared>,
+    shared: Arc<SharedHistory>,
 }
 
 /// What the clients of one history share.
-struct Shared {
+struct SharedHistory {
     /// In the order of time.
     history: Mutex<History>,
     /// Before its names, so that histories don't meet.
     prefix: String,
     /// The versions that were heard of, and of which names; their numbers stand for them.
-    versions: Mutex<Vec<(Name, Version)>>,
+    versions: Mutex<Vec<(NameIndex, Version)>>,
 }
 
-impl Shared {
+impl SharedHistory {
     fn new(number: u64) -> Arc<Self> {
         Arc::new(Self {
             history: Mutex::default(),
@@ -50,11 +50,11 @@ impl Shared {
         })
     }
 
-    fn name(&self, name: Name) -> String {
+    fn name(&self, name: NameIndex) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    fn number_of(&self, name: Name, version: &Version) -> usize {
+    fn number_of(&self, name: NameIndex, version: &Version) -> usize {
         let mut versions = self.versions.lock().unwrap();
         let found = versions.iter().position(|(_, known)| known == version);
         found.unwrap_or_else(|| {
@@ -64,7 +64,7 @@ impl Shared {
     }
 
     /// The version of a name that was heard of last.
-    fn last_of(&self, name: Name) -> Option<usize> {
+    fn last_of(&self, name: NameIndex) -> Option<usize> {
         let versions = self.versions.lock().unwrap();
         versions.iter().rposition(|(known, _)| *known == name)
     }
@@ -79,7 +79,7 @@ impl Shared {
         }
     }
 
-    fn record(&self, event: Event) {
+    fn record(&self, event: Recorded) {
         self.history.lock().unwrap().push(event);
     }
 
@@ -93,16 +93,16 @@ impl Actor {
     async fn act(mut self, count: usize) {
         for _ in 0..count {
             let kind = self.draw();
-            self.shared.record(Event::Asked(self.id, kind));
+            self.shared.record(Recorded::Asked(self.id, kind));
             let Some(outcome) = self.ask(kind).await else {
                 return;
             };
-            self.shared.record(Event::Heard(self.id, outcome));
+            self.shared.record(Recorded::Heard(self.id, outcome));
         }
         self.client.close().await;
     }
 
-    fn draw(&mut self) -> Kind {
+    fn draw(&mut self) -> Asked {
         let random = &mut self.random;
         let (one, step) = (random.below(NAMES), 1 + random.below(NAMES - 1));
         let other = (one + step) % NAMES;
@@ -114,41 +114,41 @@ impl Actor {
             _ => Condition::Any,
         };
         match kind {
-            0 | 1 => Kind::Get(one),
-            2..7 => Kind::Put(one, random.next_u64(), condition(one)),
-            7 | 8 => Kind::Rename(one, other, condition(other)),
-            _ => Kind::Delete(one),
+            0 | 1 => Asked::Get(one),
+            2..7 => Asked::Put(one, random.next_u64(), condition(one)),
+            7 | 8 => Asked::Rename(one, other, condition(other)),
+            _ => Asked::Delete(one),
         }
     }
 
     /// What the server says; `None` if it says nothing any more.
-    async fn ask(&self, kind: Kind) -> Option<Outcome> {
+    async fn ask(&self, kind: Asked) -> Option<Heard> {
         let (client, shared) = (&self.client, &self.shared);
-        let changed = |name, version: &Version| Outcome::Changed(shared.number_of(name, version));
+        let changed = |name, version: &Version| Heard::Changed(shared.number_of(name, version));
         let heard = match kind {
-            Kind::Get(name) => match client.get(get(&shared.name(name))).await {
+            Asked::Get(name) => match client.get(get(&shared.name(name))).await {
                 Ok(download) => receive(download).await.map(|(bytes, fetched)| {
                     let seed = seed_of(&bytes).expect("a content is whole");
                     assert_eq!(bytes.len(), length(seed), "a content is whole");
-                    Outcome::Content(seed, shared.number_of(name, &fetched.version))
+                    Heard::Content(seed, shared.number_of(name, &fetched.version))
                 }),
                 Err(error) => Err(error),
             },
-            Kind::Put(name, seed, condition) => {
+            Asked::Put(name, seed, condition) => {
                 let mut put = put(&shared.name(name), length(seed));
                 put.precondition = shared.precondition(condition);
                 let stored = store_as(client, put, &content(seed, length(seed))).await;
                 stored.map(|stored| changed(name, &stored.version))
             }
-            Kind::Rename(from, to, condition) => {
+            Asked::Rename(from, to, condition) => {
                 let mut rename = rename(&shared.name(from), &shared.name(to));
                 rename.target = shared.precondition(condition);
                 let renamed = client.rename(rename).await;
                 renamed.map(|renamed| changed(to, &renamed.version))
             }
-            Kind::Delete(name) => {
+            Asked::Delete(name) => {
                 let deleted = client.delete(delete(&shared.name(name))).await;
-                deleted.map(|_| Outcome::Deleted)
+                deleted.map(|_| Heard::Deleted)
             }
         };
         match heard {
@@ -159,12 +159,12 @@ impl Actor {
 }
 
 /// What a refusal says of the names; `None` if the server is gone.
-fn refusal(error: &ClientError) -> Option<Outcome> {
+fn refusal(error: &ClientError) -> Option<Heard> {
     Some(match error.code() {
-        Some(ErrorCode::NOT_FOUND) => Outcome::NotFound,
-        Some(ErrorCode::EXISTS) => Outcome::Exists,
-        Some(ErrorCode::CONFLICT) => Outcome::Conflict,
-        Some(_) => Outcome::Other,
+        Some(ErrorCode::NOT_FOUND) => Heard::NotFound,
+        Some(ErrorCode::EXISTS) => Heard::Exists,
+        Some(ErrorCode::CONFLICT) => Heard::Conflict,
+        Some(_) => Heard::Other,
         None => return None,
     })
 }
@@ -184,7 +184,7 @@ async fn violations(count: u64, root: &Path, faults: Faults) -> u64 {
     }
     let mut violations = 0;
     for number in 0..count {
-        let shared = Shared::new(number);
+        let shared = SharedHistory::new(number);
         let mut running = tokio::task::JoinSet::new();
         for (id, client) in clients.iter().enumerate() {
             let actor = Actor {
@@ -213,7 +213,7 @@ async fn violations_with_kills(programs: &Programs, count: u64) -> u64 {
     let mut violations = 0;
     for number in 0..count {
         let tree = Tree::new();
-        let shared = Shared::new(number);
+        let shared = SharedHistory::new(number);
         let mut random = Random::new(number);
         for life in 0..2 {
             let server = programs.serve(&tree.root());

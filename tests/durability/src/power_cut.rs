@@ -16,14 +16,14 @@ use quire_test_harness::server::STAGING;
 
 /// What many power cuts left.
 #[derive(Debug)]
-struct Outcome {
+struct ReplayReport {
     file_system: FileSystem,
     disks: usize,
     unmountable: Vec<String>,
     found: Found,
 }
 
-impl Outcome {
+impl ReplayReport {
     fn new(file_system: FileSystem) -> Self {
         Self {
             file_system,
@@ -60,7 +60,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ReplayReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
@@ -77,7 +77,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Cuts the power until there were `disks` of them, in runs of a few steps each.
-async fn cut(file_system: FileSystem, disks: usize) -> Option<Outcome> {
+async fn cut(file_system: FileSystem, disks: usize) -> Option<ReplayReport> {
     let plans = |seed| {
         let workers = 0..WORKERS;
         workers
@@ -93,8 +93,8 @@ async fn cut_plans(
     disks: usize,
     plans: impl Fn(u64) -> Vec<Plan>,
     faults: Faults,
-) -> Option<Outcome> {
-    let mut outcome = Outcome::new(file_system);
+) -> Option<ReplayReport> {
+    let mut outcome = ReplayReport::new(file_system);
     for seed in 0.. {
         let plans: Vec<_> = plans(seed).into_iter().map(Arc::new).collect();
         let disk = LoggedDisk::start(file_system)?;
@@ -130,7 +130,7 @@ async fn work(disk: &LoggedDisk, plans: &[Arc<Plan>], faults: Faults) {
 }
 
 /// Looks at the disk of each moment until there were enough.
-fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &mut Outcome) {
+fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &mut ReplayReport) {
     let at = |name: &str| replay.scratch().join(name);
     let (image, target) = (at("image"), at("left"));
     std::fs::create_dir(&target).unwrap();
@@ -166,7 +166,7 @@ fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &m
 
 /// Says how many disks a run has looked at, for those who read along.
 #[expect(clippy::print_stderr, reason = "the full runs are read by people")]
-fn report(outcome: &Outcome) {
+fn report(outcome: &ReplayReport) {
     eprintln!("power cuts: {outcome}");
 }
 

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use quire_test_harness::programs::Running;
+use quire_test_harness::programs::ServerProcess;
 use quire_test_harness::skip;
 
 /// strace at work on a server; it lets go when dropped.
@@ -23,7 +23,11 @@ pub(crate) struct Strace {
 
 impl Strace {
     /// Attaches to `server` with these options and writes to `output`, or says why not.
-    pub(crate) fn attach(server: &Running, options: &[String], output: &Path) -> Option<Self> {
+    pub(crate) fn attach(
+        server: &ServerProcess,
+        options: &[String],
+        output: &Path,
+    ) -> Option<Self> {
         let mut command = Command::new("strace");
         command.args(["-f", "-y", "-s", "0", "-o"]).arg(output);
         command.args(options);

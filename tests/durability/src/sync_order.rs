@@ -13,7 +13,7 @@ use crate::strace::{Call, Strace};
 use crate::workload::Plan;
 use quire_test_harness::Tree;
 use quire_test_harness::client::stat;
-use quire_test_harness::programs::{Programs, Running};
+use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::server::STAGING;
 
 /// The calls that change something or make it durable, and the one that a `stat` makes.
@@ -23,13 +23,13 @@ const CALLS: &str = "trace=openat,write,writev,pwrite64,pwritev,copy_file_range,
 
 /// What isn't durable yet, by its path.
 #[derive(Debug, Default)]
-struct Unsynced {
+struct PendingChanges {
     /// Files and directories whose content or permissions changed, directories whose names did.
     paths: BTreeSet<String>,
     faults: Vec<String>,
 }
 
-impl Unsynced {
+impl PendingChanges {
     fn follow(&mut self, call: &Call, staging: &str) {
         if !call.succeeded() {
             return;
@@ -122,7 +122,10 @@ fn places(rest: &str) -> Vec<String> {
 
 /// Has each kind of change carried out, and gives what the server did in the wrong order. `None`
 /// where that can't be seen.
-async fn faults(programs: &Programs, serve: impl Fn(&Path) -> Running) -> Option<Vec<String>> {
+async fn faults(
+    programs: &Programs,
+    serve: impl Fn(&Path) -> ServerProcess,
+) -> Option<Vec<String>> {
     let mut faults = Vec::new();
     for plan in Plan::of_each_kind() {
         let tree = Tree::new();
@@ -146,7 +149,7 @@ async fn faults(programs: &Programs, serve: impl Fn(&Path) -> Running) -> Option
         client.close().await;
         let end = calls.iter().position(|call| call.rest.contains(AFTERWARDS));
         let staging = tree.path(STAGING).display().to_string();
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = PendingChanges::default();
         for call in &calls[..end.expect("the calls of the server are traced")] {
             unsynced.follow(call, &staging);
         }

@@ -27,15 +27,15 @@ pub(crate) use check::Found;
 #[derive(Debug)]
 pub(crate) struct Plan {
     worker: u64,
-    steps: Vec<Step>,
+    steps: Vec<PlannedStep>,
     /// Before the first step, after it, after the second, and so on.
-    states: Vec<State>,
+    states: Vec<NodesByName>,
     /// The length of each content there ever was, by its seed.
     lengths: BTreeMap<u64, usize>,
 }
 
 /// What there is under the names of one worker.
-type State = BTreeMap<String, Node>;
+type NodesByName = BTreeMap<String, Node>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
@@ -44,7 +44,7 @@ enum Node {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum PlannedStep {
     Put(String, Node),
     PutWithParents(String, Node),
     Rename(String, String),
@@ -61,7 +61,7 @@ impl Plan {
         let mut random = Random::new(seed ^ (worker << 32));
         let mut plan = Self::new(worker);
         // Something to rename, copy and delete.
-        plan.push(Step::Put(plan.slot(0), node(&mut random)));
+        plan.push(PlannedStep::Put(plan.slot(0), node(&mut random)));
         while plan.steps.len() < count {
             let step = plan.draw(&mut random);
             plan.push(step);
@@ -74,8 +74,8 @@ impl Plan {
     pub(crate) fn deletions(count: usize, seed: u64) -> Self {
         let (mut plan, mut random) = (Self::new(0), Random::new(seed));
         while plan.steps.len() < count {
-            plan.push(Step::Put("w0/f".to_owned(), node(&mut random)));
-            plan.push(Step::Delete("w0/f".to_owned()));
+            plan.push(PlannedStep::Put("w0/f".to_owned(), node(&mut random)));
+            plan.push(PlannedStep::Delete("w0/f".to_owned()));
         }
         plan
     }
@@ -85,9 +85,12 @@ impl Plan {
     pub(crate) fn copies(count: usize, seed: u64) -> Self {
         let (mut plan, mut random) = (Self::new(0), Random::new(seed));
         let files = (0..TREE_FILES).map(|number| (format!("w0/d/{number}"), node(&mut random)));
-        plan.push(Step::StoreTree("w0/d".to_owned(), files.collect()));
+        plan.push(PlannedStep::StoreTree("w0/d".to_owned(), files.collect()));
         for number in 1..count {
-            plan.push(Step::Copy("w0/d".to_owned(), format!("w0/c{number}")));
+            plan.push(PlannedStep::Copy(
+                "w0/d".to_owned(),
+                format!("w0/c{number}"),
+            ));
         }
         plan
     }
@@ -97,17 +100,17 @@ impl Plan {
         let file = |seed, len| Node::File { seed, len };
         let name = |text: &str| text.to_owned();
         let steps = [
-            Step::Put(name("s/w0-new"), file(10, 5000)),
-            Step::Put(name("w0/old"), file(11, 300 * 1024)),
-            Step::PutWithParents(name("w0/p/q/f"), file(12, 100)),
-            Step::Rename(name("w0/old"), name("s/w0-moved")),
-            Step::Rename(name("w0/old"), name("s/w0-old")),
-            Step::Delete(name("w0/old")),
-            Step::DeleteAll(name("w0/t")),
-            Step::MakeWithParents(name("w0/m/x/y")),
-            Step::Copy(name("w0/old"), name("s/w0-old")),
-            Step::Copy(name("w0/t"), name("w0/c")),
-            Step::StoreTree(
+            PlannedStep::Put(name("s/w0-new"), file(10, 5000)),
+            PlannedStep::Put(name("w0/old"), file(11, 300 * 1024)),
+            PlannedStep::PutWithParents(name("w0/p/q/f"), file(12, 100)),
+            PlannedStep::Rename(name("w0/old"), name("s/w0-moved")),
+            PlannedStep::Rename(name("w0/old"), name("s/w0-old")),
+            PlannedStep::Delete(name("w0/old")),
+            PlannedStep::DeleteAll(name("w0/t")),
+            PlannedStep::MakeWithParents(name("w0/m/x/y")),
+            PlannedStep::Copy(name("w0/old"), name("s/w0-old")),
+            PlannedStep::Copy(name("w0/t"), name("w0/c")),
+            PlannedStep::StoreTree(
                 name("w0/r"),
                 vec![
                     (name("w0/r/a"), file(13, 4096)),
@@ -152,7 +155,7 @@ impl Plan {
         Self {
             worker,
             steps: Vec::new(),
-            states: vec![State::from([(format!("w{worker}"), Node::Directory)])],
+            states: vec![NodesByName::from([(format!("w{worker}"), Node::Directory)])],
             lengths: BTreeMap::new(),
         }
     }
@@ -171,7 +174,7 @@ impl Plan {
         }
     }
 
-    fn draw(&self, random: &mut Random) -> Step {
+    fn draw(&self, random: &mut Random) -> PlannedStep {
         let now = &self.states[self.states.len() - 1];
         let slot = self.slot(random.below(SLOTS));
         let unused = format!("w{}/d{}", self.worker, self.steps.len());
@@ -186,27 +189,32 @@ impl Plan {
             .filter(|name| now[*name] == Node::Directory && name.matches('/').count() == 1);
         let tree = trees.next().cloned();
         match (random.below(12), file, tree) {
-            (0 | 1, Some(file), _) if file != slot => Step::Rename(file, slot),
-            (2, Some(file), _) => Step::Delete(file),
-            (3, Some(file), _) if file != slot => Step::Copy(file, slot),
-            (4, ..) => Step::MakeWithParents(format!("{unused}/x/y")),
-            (5, ..) => Step::PutWithParents(format!("{unused}/x/f"), node(random)),
+            (0 | 1, Some(file), _) if file != slot => PlannedStep::Rename(file, slot),
+            (2, Some(file), _) => PlannedStep::Delete(file),
+            (3, Some(file), _) if file != slot => PlannedStep::Copy(file, slot),
+            (4, ..) => PlannedStep::MakeWithParents(format!("{unused}/x/y")),
+            (5, ..) => PlannedStep::PutWithParents(format!("{unused}/x/f"), node(random)),
             (6, ..) => {
                 let name = |number| format!("{unused}/{}{number}", ["", "sub/"][number % 2]);
                 let files = (0..TREE_FILES).map(|number| (name(number), node(random)));
-                Step::StoreTree(unused.clone(), files.collect())
+                PlannedStep::StoreTree(unused.clone(), files.collect())
             }
-            (7, _, Some(tree)) => Step::Copy(tree, unused),
-            (8, _, Some(tree)) => Step::Rename(tree, unused),
-            (9, _, Some(tree)) => Step::DeleteAll(tree),
-            _ => Step::Put(slot, node(random)),
+            (7, _, Some(tree)) => PlannedStep::Copy(tree, unused),
+            (8, _, Some(tree)) => PlannedStep::Rename(tree, unused),
+            (9, _, Some(tree)) => PlannedStep::DeleteAll(tree),
+            _ => PlannedStep::Put(slot, node(random)),
         }
     }
 
-    fn push(&mut self, step: Step) {
+    fn push(&mut self, step: PlannedStep) {
         let mut state = self.states[self.states.len() - 1].clone();
         step.apply(&mut state);
-        for node in self.states.iter().chain([&state]).flat_map(State::values) {
+        for node in self
+            .states
+            .iter()
+            .chain([&state])
+            .flat_map(NodesByName::values)
+        {
             if let Node::File { seed, len } = node {
                 self.lengths.insert(*seed, *len);
             }
@@ -234,11 +242,11 @@ impl Plan {
     /// Whether the first step is several requests.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn is_many_changes(&self) -> bool {
-        matches!(self.steps.first(), Some(Step::StoreTree(..)))
+        matches!(self.steps.first(), Some(PlannedStep::StoreTree(..)))
     }
 }
 
-impl Step {
+impl PlannedStep {
     /// Whether it happens at once; else any part of it may have happened before its end.
     fn is_atomic(&self) -> bool {
         !matches!(
@@ -247,7 +255,7 @@ impl Step {
         )
     }
 
-    fn apply(&self, state: &mut State) {
+    fn apply(&self, state: &mut NodesByName) {
         match self {
             Self::Put(name, node) => {
                 state.insert(name.clone(), *node);
@@ -306,7 +314,7 @@ impl Step {
 }
 
 /// What there is at and below `name`, with the rest of its name.
-fn below(state: &State, name: &str) -> Vec<(String, Node)> {
+fn below(state: &NodesByName, name: &str) -> Vec<(String, Node)> {
     let rest = |full: &str| {
         let rest = full.strip_prefix(name)?;
         (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
@@ -317,7 +325,7 @@ fn below(state: &State, name: &str) -> Vec<(String, Node)> {
         .collect()
 }
 
-fn make_parents(state: &mut State, name: &str) {
+fn make_parents(state: &mut NodesByName, name: &str) {
     let own = name.find('/').unwrap() + 1;
     for (slash, _) in name.match_indices('/').filter(|(slash, _)| *slash >= own) {
         state.insert(name[..slash].to_owned(), Node::Directory);

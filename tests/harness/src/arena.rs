@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use super::client::fetch;
-use super::programs::{Programs, Running};
+use super::programs::{Programs, ServerProcess};
 use super::python::Python;
 use super::tree::Tree;
 use super::{KIB, content, within};
@@ -18,7 +18,7 @@ use super::{KIB, content, within};
 #[derive(Debug)]
 pub struct Arena {
     programs: Programs,
-    server: Running,
+    server: ServerProcess,
     python: Python,
     tree: Tree,
 }
@@ -68,7 +68,7 @@ impl Attack {
 
 /// What came of an attack.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct AttackReport {
     attack: Attack,
     /// What the script says.
     pub said: Value,
@@ -128,7 +128,7 @@ impl Arena {
     }
 
     /// Lets an attack run its course, while a good client goes on with its work.
-    pub async fn bear(&self, attack: Attack) -> Outcome {
+    pub async fn bear(&self, attack: Attack) -> AttackReport {
         let client = self.client().await;
         let idle = self.serve(&client, IDLE_GETS, std::future::pending()).await;
         let (memory_before, _) = self.memory();
@@ -160,7 +160,7 @@ impl Arena {
             panic!("{attack:?} failed\n{text}{errors}\n{}", self.log());
         };
         within("a close", client.close()).await;
-        Outcome {
+        AttackReport {
             attack,
             said,
             idle,
@@ -171,7 +171,7 @@ impl Arena {
     }
 
     /// Another server, with files of its own.
-    fn other(&self) -> (Running, Tree) {
+    fn other(&self) -> (ServerProcess, Tree) {
         let tree = Tree::new();
         let log = tree.outside().join("log");
         (self.programs.serve_logged(&tree.root(), &[], &log), tree)
@@ -214,7 +214,7 @@ pub fn status(pid: Pid, name: &str) -> u64 {
     number * if words.next() == Some("kB") { 1024 } else { 1 }
 }
 
-impl Outcome {
+impl AttackReport {
     /// Says what came of it, and that nobody was kept waiting for good nor all memory used.
     #[track_caller]
     pub fn check(self) -> Value {
@@ -230,7 +230,7 @@ pub fn say(figure: &str) {
     eprintln!("{figure}");
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttackReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Attack {
             script,

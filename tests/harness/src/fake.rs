@@ -1,6 +1,10 @@
-//! A server that does what a test tells it, to see how the client takes it.
+//! A fake server that does what a test tells it, to see how the client takes it.
+//!
+//! [`FakeServer`] plays a script in a task of its own; with [`FakeConnection`] the test plays both
+//! ends itself.
 
 use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig};
@@ -8,9 +12,12 @@ use quire_certs::{Fingerprint, Identity};
 use quire_client::Client;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
-use quire_shared::codec;
-use quire_shared::protocol::{Message, Request};
+use quire_shared::protocol::{Message, Reply, Request};
+use quire_shared::{Side, codec};
 use quire_transport::congestion::CongestionControl;
+use quire_transport::flow::ConnectionFlow;
+use quire_transport::flow::windows::WindowBudget;
+use quire_transport::stream::{Receiver, Sender};
 use tokio::task::JoinSet;
 
 use super::raw::message;
@@ -31,15 +38,7 @@ impl FakeServer {
     where
         F: Future<Output = ()> + Send,
     {
-        let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
-        let tls = quire_server::quic::tls::server_config(&identity).unwrap();
-        let mut config = ServerConfig::with_crypto(Arc::new(tls));
-        let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        config.transport_config(quire_transport::config::server(
-            any,
-            CongestionControl::default(),
-        ));
-        let endpoint = Endpoint::server(config, any).unwrap();
+        let (endpoint, identity) = listen();
         let address = endpoint.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -59,11 +58,8 @@ impl FakeServer {
 
     /// A client of it.
     pub async fn client(&self) -> Client {
-        let verifier = ServerVerifier::pinned(self.id.clone(), self.fingerprint);
         let identity = Identity::generate(&[]).unwrap();
-        Client::connect(&self.id, &identity, verifier)
-            .await
-            .unwrap()
+        connect(&self.id, self.fingerprint, &identity).await
     }
 
     /// Waits for the end of the script, once every client is gone.
@@ -73,6 +69,78 @@ impl FakeServer {
             .unwrap()
             .unwrap();
     }
+}
+
+/// A client, and the server's end of its connection.
+#[derive(Debug)]
+pub struct FakeConnection {
+    /// The client.
+    pub client: Client,
+    /// The fingerprint of the client's key.
+    pub fingerprint: String,
+    /// The server's end.
+    pub server: Connection,
+    // Kept, because a connection ends with its endpoint.
+    _endpoint: Endpoint,
+}
+
+impl FakeConnection {
+    /// Connects a client to a new endpoint.
+    pub async fn open() -> Self {
+        let (endpoint, identity) = listen();
+        let id = id_of(endpoint.local_addr().unwrap());
+        let own = Identity::generate(&[]).unwrap();
+        let accept = async { endpoint.accept().await.unwrap().await.unwrap() };
+        let (client, server) = tokio::join!(connect(&id, identity.fingerprint(), &own), accept);
+        Self {
+            client,
+            fingerprint: own.fingerprint().to_string(),
+            server,
+            _endpoint: endpoint,
+        }
+    }
+
+    /// The next request, with its stream.
+    pub async fn request(&self) -> (Request, Sender, Receiver) {
+        let (send, recv) = self.server.accept_bi().await.unwrap();
+        let flow = self.flow();
+        let mut receiver = Receiver::new(recv, &flow);
+        let request = receiver.receive().await.unwrap();
+        (request, Sender::new(send, &flow), receiver)
+    }
+
+    /// The flow control of the server's end, without a shared budget.
+    pub fn flow(&self) -> ConnectionFlow {
+        ConnectionFlow::new(self.server.clone(), Side::Server, &WindowBudget::new(0))
+    }
+
+    /// Answers the next request with one message, and returns the request.
+    pub async fn answer<R: Message>(&self, reply: Reply<R>) -> Request {
+        let (request, mut sender, _receiver) = self.request().await;
+        sender.send(&reply).await.unwrap();
+        sender.finish_and_wait().await.unwrap();
+        request
+    }
+}
+
+/// An endpoint with a new identity, which is configured as the real server's.
+fn listen() -> (Endpoint, Identity) {
+    let identity = Identity::generate(&["localhost".to_owned()]).unwrap();
+    let tls = quire_server::quic::tls::server_config(&identity).unwrap();
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config.transport_config(quire_transport::config::server(
+        address,
+        CongestionControl::default(),
+    ));
+    let endpoint = Endpoint::server(config, address).unwrap();
+    (endpoint, identity)
+}
+
+/// A client that takes only a server with this fingerprint.
+async fn connect(server: &ServerId, fingerprint: Fingerprint, own: &Identity) -> Client {
+    let verifier = ServerVerifier::pinned(server.clone(), fingerprint);
+    Client::connect(server, own, verifier).await.unwrap()
 }
 
 /// Accepts a stream and receives its request.

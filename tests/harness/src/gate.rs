@@ -24,13 +24,13 @@ pub enum Lets {
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<GateState>>,
     kept: watch::Sender<Vec<Vec<u8>>>,
     _task: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct State {
+struct GateState {
     server: SocketAddr,
     lets: Lets,
 }
@@ -41,7 +41,7 @@ impl Gate {
         let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         let address = socket.local_addr().unwrap();
         let lets = Lets::All;
-        let state = Arc::new(Mutex::new(State { server, lets }));
+        let state = Arc::new(Mutex::new(GateState { server, lets }));
         let kept = watch::Sender::default();
         let mut task = JoinSet::new();
         task.spawn(relay(socket, Arc::clone(&state), kept.clone()));
@@ -79,7 +79,7 @@ impl Gate {
 /// Gates for ever, with a socket of its own for each client.
 async fn relay(
     socket: Arc<UdpSocket>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<GateState>>,
     kept: watch::Sender<Vec<Vec<u8>>>,
 ) {
     let mut clients: HashMap<SocketAddr, (Arc<UdpSocket>, watch::Receiver<bool>)> = HashMap::new();
@@ -90,7 +90,7 @@ async fn relay(
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        let State { server, lets } = *lock(&state);
+        let GateState { server, lets } = *lock(&state);
         if let Entry::Vacant(entry) = clients.entry(client) {
             let upstream = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             upstream.connect(server).await.unwrap();
@@ -140,6 +140,6 @@ pub fn is_early_data(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & 0xb0 == 0x90)
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<GateState>) -> MutexGuard<'_, GateState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

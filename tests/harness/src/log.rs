@@ -109,7 +109,7 @@ impl Subscriber for Recorder {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let mut line = Line(format!("{} {}:", metadata.level(), metadata.target()));
+        let mut line = RecordLine(format!("{} {}:", metadata.level(), metadata.target()));
         event.record(&mut line);
         self.0.with(|records| {
             if *metadata.level() == Level::ERROR {
@@ -125,9 +125,9 @@ impl Subscriber for Recorder {
 }
 
 /// An event as one line of text.
-struct Line(String);
+struct RecordLine(String);
 
-impl Visit for Line {
+impl Visit for RecordLine {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         // Writing to a string can't fail.
         let _ = match field.name() {

@@ -44,12 +44,12 @@ impl Programs {
     }
 
     /// Starts a server of `root`, and returns when it listens.
-    pub fn serve(&self, root: &Path) -> Running {
+    pub fn serve(&self, root: &Path) -> ServerProcess {
         self.serve_with(root, &[])
     }
 
     /// The same with arguments.
-    pub fn serve_with(&self, root: &Path, arguments: &[&str]) -> Running {
+    pub fn serve_with(&self, root: &Path, arguments: &[&str]) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.args(arguments);
         self.start(command, root)
@@ -57,7 +57,7 @@ impl Programs {
 
     /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe
     /// that nobody reads would fill up and stop the server.
-    pub fn serve_logged(&self, root: &Path, arguments: &[&str], log: &Path) -> Running {
+    pub fn serve_logged(&self, root: &Path, arguments: &[&str], log: &Path) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.args(arguments);
         let log = std::fs::File::create(log).unwrap();
@@ -66,14 +66,18 @@ impl Programs {
 
     /// Starts a server that leaves out `fault`, if it was built so that it can.
     #[cfg(feature = "fault-injection")]
-    pub fn serve_faulty(&self, root: &Path, fault: quire_server::store::faults::Fault) -> Running {
+    pub fn serve_faulty(
+        &self,
+        root: &Path,
+        fault: quire_server::store::faults::Fault,
+    ) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.env("QUIRE_FAULTS", format!("{fault:?}"));
         self.start(command, root)
     }
 
     /// Serves with the calls that make changes durable written to `trace`, where there is strace.
-    pub fn serve_traced(&self, root: &Path, trace: &Path) -> Option<Running> {
+    pub fn serve_traced(&self, root: &Path, trace: &Path) -> Option<ServerProcess> {
         let is_there = Command::new("strace").arg("-V").output().is_ok();
         if !is_there {
             skip("there is no strace");
@@ -93,11 +97,11 @@ impl Programs {
         Some(self.start(command, root))
     }
 
-    fn start(&self, command: Command, root: &Path) -> Running {
+    fn start(&self, command: Command, root: &Path) -> ServerProcess {
         self.start_with(command, root, Stdio::piped())
     }
 
-    fn start_with(&self, mut command: Command, root: &Path, log: Stdio) -> Running {
+    fn start_with(&self, mut command: Command, root: &Path, log: Stdio) -> ServerProcess {
         command
             .arg(root)
             .args(["--listen", "127.0.0.1:0", "--state-dir"]);
@@ -113,7 +117,7 @@ impl Programs {
         let listening = lines.next().unwrap().unwrap();
         let address = listening.strip_prefix("listening on ").expect(&listening);
         let (_, port) = address.rsplit_once(':').unwrap();
-        Running {
+        ServerProcess {
             port: port.parse().unwrap(),
             child: Some(child),
         }
@@ -161,12 +165,12 @@ impl Programs {
     }
 
     /// A connection as the owner.
-    pub async fn client(&self, server: &Running) -> Client {
+    pub async fn client(&self, server: &ServerProcess) -> Client {
         self.try_client(server).await.unwrap()
     }
 
     /// A connection as the owner, if the server lives.
-    pub async fn try_client(&self, server: &Running) -> Result<Client, ClientError> {
+    pub async fn try_client(&self, server: &ServerProcess) -> Result<Client, ClientError> {
         let dir = StateDir::open(Some(&self.state_dir())).unwrap();
         let id = ServerId::new("127.0.0.1", server.port).unwrap();
         let identity = load_or_create(&dir, Role::Client).unwrap();
@@ -177,12 +181,12 @@ impl Programs {
 
 /// A server that runs; killed when dropped.
 #[derive(Debug)]
-pub struct Running {
+pub struct ServerProcess {
     port: u16,
     child: Option<Child>,
 }
 
-impl Running {
+impl ServerProcess {
     /// What stands before a path in the client's commands.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -224,7 +228,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

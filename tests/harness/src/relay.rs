@@ -13,7 +13,7 @@ use super::content::Random;
 
 /// What a path does to datagrams, each in so many of a hundred.
 #[derive(Debug, Clone, Copy)]
-pub struct Path {
+pub struct NetworkPath {
     /// Lost.
     pub lost: usize,
     /// Sent twice.
@@ -28,7 +28,7 @@ pub struct Path {
     pub rebinds_every: usize,
 }
 
-impl Path {
+impl NetworkPath {
     /// A path on which everything arrives once, in order.
     pub const GOOD: Self = Self {
         lost: 0,
@@ -44,14 +44,14 @@ impl Path {
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    path: watch::Sender<Path>,
+    path: watch::Sender<NetworkPath>,
     rebinding: watch::Sender<u32>,
     _task: JoinSet<()>,
 }
 
 impl Relay {
     /// Starts one to `server`; what it does follows from `seed`.
-    pub async fn start(server: SocketAddr, path: Path, seed: u64) -> Self {
+    pub async fn start(server: SocketAddr, path: NetworkPath, seed: u64) -> Self {
         let front = Arc::new(any_socket().await);
         let address = front.local_addr().unwrap();
         let (path, path_now) = watch::channel(path);
@@ -78,7 +78,7 @@ impl Relay {
     }
 
     /// Changes the path.
-    pub fn set(&self, path: Path) {
+    pub fn set(&self, path: NetworkPath) {
         self.path.send_replace(path);
     }
 
@@ -89,7 +89,7 @@ impl Relay {
 }
 
 struct Forwarder {
-    path: watch::Receiver<Path>,
+    path: watch::Receiver<NetworkPath>,
     random: Random,
     /// Datagrams since the path was set.
     come: usize,

@@ -29,7 +29,7 @@ pub const STAGING: &str = ".quire-staging";
 
 /// The keys of the clients of a test.
 #[derive(Debug, Clone)]
-pub struct Keys {
+pub struct TestKeys {
     /// May read and write.
     pub writer: Arc<Identity>,
     /// May read.
@@ -42,7 +42,7 @@ pub struct Keys {
 #[derive(Debug)]
 pub struct Builder {
     config: Config,
-    keys: Keys,
+    keys: TestKeys,
 }
 
 impl Builder {
@@ -113,7 +113,7 @@ impl Builder {
         let (running, stopped) = (Arc::clone(&server), stop.clone());
         let task = runtime.spawn(async move { running.run(stopped.cancelled()).await });
         Ok(TestServer {
-            parts: Some(Parts {
+            parts: Some(RunningParts {
                 runtime,
                 server,
                 task,
@@ -130,16 +130,16 @@ impl Builder {
 /// A server that runs. A test has to [stop](TestServer::stop) it.
 #[derive(Debug)]
 pub struct TestServer {
-    parts: Option<Parts>,
+    parts: Option<RunningParts>,
     stop: CancellationToken,
     log: Log,
     root: PathBuf,
     address: SocketAddr,
-    keys: Keys,
+    keys: TestKeys,
 }
 
 #[derive(Debug)]
-struct Parts {
+struct RunningParts {
     runtime: Runtime,
     server: Arc<Server>,
     task: JoinHandle<()>,
@@ -154,7 +154,7 @@ impl TestServer {
     /// A server of the directory `root`, not started yet.
     pub fn builder_at(root: &Path) -> Builder {
         let key = || Arc::new(Identity::generate(&[]).unwrap());
-        let keys = Keys {
+        let keys = TestKeys {
             writer: key(),
             reader: key(),
             stranger: key(),
@@ -194,7 +194,7 @@ impl TestServer {
     }
 
     /// The keys of its clients.
-    pub fn keys(&self) -> &Keys {
+    pub fn keys(&self) -> &TestKeys {
         &self.keys
     }
 
@@ -259,7 +259,7 @@ impl TestServer {
     /// As [`TestServer::stop`], for a test that provokes trouble that the operator has to hear of:
     /// each of `expected` must be part of an error that was logged, and of each error one of them.
     pub async fn stop_after_errors(mut self, expected: &[&str]) {
-        let Some(Parts {
+        let Some(RunningParts {
             runtime,
             server,
             task,

@@ -55,12 +55,12 @@ async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
 }
 
 /// What a source has sent and received.
-struct Source {
+struct SpoofedClient {
     socket: UdpSocket,
     sent: usize,
 }
 
-impl Source {
+impl SpoofedClient {
     /// Sends `datagram` from an address of its own.
     async fn send(number: usize, datagram: &[u8], server: SocketAddr) -> Self {
         let [.., high, low] = u32::try_from(number + 1).unwrap().to_be_bytes();
@@ -93,7 +93,7 @@ async fn a_flood_of_first_packets_keeps_nobody_out_and_is_not_amplified() {
         .await;
     let mut sources = Vec::new();
     for (number, datagram) in first_datagrams(FLOOD).await.iter().enumerate() {
-        let source = Source::send(number, datagram, server.address()).await;
+        let source = SpoofedClient::send(number, datagram, server.address()).await;
         sources.push(source);
     }
     // In the middle of it, while handshakes are under way that never end.
@@ -119,7 +119,7 @@ async fn a_flood_of_first_packets_keeps_nobody_out_and_is_not_amplified() {
     server.stop().await;
 }
 
-fn totals(sources: &[Source]) -> (usize, usize) {
+fn totals(sources: &[SpoofedClient]) -> (usize, usize) {
     let pairs = sources
         .iter()
         .map(|source| (source.sent, source.received()));
@@ -135,7 +135,7 @@ async fn an_address_that_has_to_be_proved_hears_no_more_than_it_sent() {
         .await;
     let mut sources = Vec::new();
     for (number, datagram) in first_datagrams(50).await.iter().enumerate() {
-        sources.push(Source::send(1000 + number, datagram, server.address()).await);
+        sources.push(SpoofedClient::send(1000 + number, datagram, server.address()).await);
     }
     let client = server.client().await;
     fetch(&client, "f").await.unwrap();
@@ -164,7 +164,7 @@ async fn an_address_that_says_one_thing_hears_three_times_as_much_at_most() {
         .await;
     let mut sources = Vec::new();
     for (number, datagram) in first_datagrams(5).await.iter().enumerate() {
-        sources.push(Source::send(2000 + number, datagram, server.address()).await);
+        sources.push(SpoofedClient::send(2000 + number, datagram, server.address()).await);
     }
     within("the end of the handshakes", async {
         while server.limits_met() != "handshake_time 5" {
@@ -187,9 +187,9 @@ async fn a_datagram_of_an_unknown_version_hears_less_than_it_says_and_a_short_on
     let server = TestServer::start(&tree).await;
     let mut datagram = first_datagrams(1).await.remove(0);
     datagram[1..5].copy_from_slice(&0x1a2a_3a4a_u32.to_be_bytes());
-    let short = Source::send(3000, &datagram[..100], server.address()).await;
-    let nearly = Source::send(3001, &datagram[..1199], server.address()).await;
-    let long = Source::send(3002, &datagram, server.address()).await;
+    let short = SpoofedClient::send(3000, &datagram[..100], server.address()).await;
+    let nearly = SpoofedClient::send(3001, &datagram[..1199], server.address()).await;
+    let long = SpoofedClient::send(3002, &datagram, server.address()).await;
     within("an answer", long.socket.readable()).await.unwrap();
     assert!((1..=datagram.len()).contains(&long.received()));
     // What came before has been looked at by then.

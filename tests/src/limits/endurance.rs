@@ -16,7 +16,7 @@ use quire_test_harness::client::{
     store_as,
 };
 use quire_test_harness::content::Random;
-use quire_test_harness::programs::{Programs, Running};
+use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
@@ -260,14 +260,14 @@ async fn ten_thousand_listings_while_files_come_and_go_show_each_permanent_file_
 }
 
 /// A number that the kernel keeps of a process, in KiB for memory.
-fn status(server: &Running, field: &str) -> u64 {
+fn status(server: &ServerProcess, field: &str) -> u64 {
     let path = format!("/proc/{}/status", server.pid().as_raw_pid());
     let status = std::fs::read_to_string(path).unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn open_files(server: &Running) -> usize {
+fn open_files(server: &ServerProcess) -> usize {
     let path = format!("/proc/{}/fd", server.pid().as_raw_pid());
     std::fs::read_dir(Path::new(&path)).unwrap().count()
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cddl_cat::cbor::validate_cbor_bytes;
 use cddl_cat::flatten::flatten_from_str;
-use document::{Document, Example, Line};
+use document::{Document, Example, ExchangeLine};
 use minicbor::Encoder;
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
@@ -163,7 +163,11 @@ fn exchanges_are_whole_streams() {
 }
 
 /// What travels on the stream of `request`, whose body has `length` bytes.
-fn sequence(request: &Request, length: usize, exchange: &[Line]) -> &'static [&'static str] {
+fn sequence(
+    request: &Request,
+    length: usize,
+    exchange: &[ExchangeLine],
+) -> &'static [&'static str] {
     match request {
         Request::Get(get) => {
             assert_eq!(get.length, Some(length as u64));

@@ -344,7 +344,7 @@ async fn a_refusal_comes_as_reply_end_and_stop_with_one_code() {
 // P18
 #[tokio::test]
 async fn a_put_that_fills_the_disk_leaves_the_old_file_and_room_as_before() {
-    let Some(disk) = SmallDisk::mount() else {
+    let Some(disk) = SmallTmpfs::mount() else {
         return;
     };
     std::fs::write(disk.root().join("f"), "old").unwrap();
@@ -369,9 +369,9 @@ async fn a_put_that_fills_the_disk_leaves_the_old_file_and_room_as_before() {
 }
 
 /// A file system of a few MiB, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
+struct SmallTmpfs(tempfile::TempDir);
 
-impl SmallDisk {
+impl SmallTmpfs {
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = std::process::Command::new("mount")
@@ -395,7 +395,7 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for SmallTmpfs {
     fn drop(&mut self) {
         let unmounted = std::process::Command::new("umount")
             .arg("-l")

@@ -23,7 +23,7 @@ use quire_shared::protocol::{
 use super::cut_gets::{answer, save_over};
 use super::cut_puts::{in_pieces, whole};
 use crate::tree::get_trees::fetch_tree;
-use crate::tree::put_trees::{Items, offer, outcomes};
+use crate::tree::put_trees::{PutItems, offer, outcomes};
 use quire_test_harness::arena::say;
 use quire_test_harness::client::{name, put};
 use quire_test_harness::content::Random;
@@ -89,13 +89,13 @@ fn drawn(random: &mut Random) -> u8 {
 
 /// Where the parts of a content are on its way: its bytes, then what proves them.
 #[derive(Debug, Clone, Copy)]
-struct Parts {
+struct Layout {
     body: usize,
     trailer: usize,
     end: usize,
 }
 
-impl Parts {
+impl Layout {
     /// Whether a change of the byte is found out by the digest.
     fn is_proved(self, at: usize) -> bool {
         let digest = self.end - DIGEST_BYTES..self.end;
@@ -133,10 +133,10 @@ fn answers(bytes: Vec<u8>, flips: Vec<Flip>, is_meant: fn(&Request) -> bool) -> 
 }
 
 /// Fetches a file with each of `flips` in turn.
-async fn get_flipped(body: &[u8], choose: impl FnOnce(Parts) -> Vec<Flip>) {
+async fn get_flipped(body: &[u8], choose: impl FnOnce(Layout) -> Vec<Flip>) {
     let whole = answer(body);
     let trailer = whole.len() - message(&Reply::Ok(trailer(body))).len();
-    let parts = Parts {
+    let parts = Layout {
         body: trailer - body.len(),
         trailer,
         end: whole.len(),
@@ -165,7 +165,7 @@ async fn get_flipped(body: &[u8], choose: impl FnOnce(Parts) -> Vec<Flip>) {
 #[tokio::test]
 async fn a_byte_of_a_get_that_changes_is_noticed() {
     get_flipped(&content(1, 300), |parts| flips(0..parts.end, Each::Byte)).await;
-    let some = |parts: Parts| some_flips(parts.body..parts.end, 50);
+    let some = |parts: Layout| some_flips(parts.body..parts.end, 50);
     get_flipped(&content(2, 300 * KIB), some).await;
 }
 
@@ -192,7 +192,7 @@ fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// A directory with two files, as it is answered, and where the content of the first of them is.
-fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Parts) {
+fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Layout) {
     let attributes = |kind, size: usize| Attributes {
         kind,
         size: size as u64,
@@ -214,7 +214,7 @@ fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Parts) {
     let proof = |body: &[u8]| message(&Reply::Ok(trailer(body)));
     let top = message(&Reply::Ok(attributes(EntryKind::Directory, 0)));
     let (header, first) = file("a", &bodies[0]);
-    let parts = Parts {
+    let parts = Layout {
         body: top.len() + header,
         trailer: top.len() + first.len(),
         end: top.len() + first.len() + proof(&bodies[0]).len(),
@@ -233,7 +233,7 @@ fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Parts) {
 }
 
 /// Fetches a directory of two files with each of `flips` in turn.
-async fn get_tree_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Parts, usize) -> Vec<Flip>) {
+async fn get_tree_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout, usize) -> Vec<Flip>) {
     let (whole, first) = tree_answer(&bodies);
     let flips = choose(first, whole.len());
     let is_tree = |request: &Request| matches!(request, Request::GetTree(_));
@@ -302,7 +302,7 @@ fn take_files(tree: &Tree) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Offers a file with each of `flips` in turn.
-async fn put_flipped(whole: &[u8], body: &[u8], parts: Parts, flips: &[Flip]) {
+async fn put_flipped(whole: &[u8], body: &[u8], parts: Layout, flips: &[Flip]) {
     let tree = Tree::new();
     let server = patient_server(&tree).await;
     let raw = server.raw().await;
@@ -331,10 +331,10 @@ async fn put_flipped(whole: &[u8], body: &[u8], parts: Parts, flips: &[Flip]) {
 }
 
 /// A put of `body` with its length ahead.
-fn declared(body: &[u8]) -> (Vec<u8>, Parts) {
+fn declared(body: &[u8]) -> (Vec<u8>, Layout) {
     let (request, whole) = (put("f", body.len()), whole(put("f", body.len()), body));
     let header = encoded(request).len();
-    let parts = Parts {
+    let parts = Layout {
         body: header,
         trailer: header + body.len(),
         end: whole.len(),
@@ -343,13 +343,13 @@ fn declared(body: &[u8]) -> (Vec<u8>, Parts) {
 }
 
 /// A put of `body` in pieces, whose lengths are as likely to be refused for what they say.
-fn pieces(body: &[u8], lengths: &[usize]) -> (Vec<u8>, Parts) {
+fn pieces(body: &[u8], lengths: &[usize]) -> (Vec<u8>, Layout) {
     let whole = in_pieces(put("f", 0), body, lengths);
     let header = encoded(Put {
         size: None,
         ..put("f", 0)
     });
-    let parts = Parts {
+    let parts = Layout {
         body: header.len(),
         trailer: header.len(),
         end: whole.len(),
@@ -375,21 +375,21 @@ async fn a_byte_of_a_put_that_changes_is_noticed() {
 }
 
 /// Offers two files on one stream with each of `flips` in the first of them.
-async fn put_many_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Parts) -> Vec<Flip>) {
+async fn put_many_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout) -> Vec<Flip>) {
     let header = message(&PutItem::File(put("a", bodies[0].len()))).len();
-    let end = Items::default().file("a", &bodies[0]).0.len();
-    let parts = Parts {
+    let end = PutItems::default().file("a", &bodies[0]).0.len();
+    let parts = Layout {
         body: header,
         trailer: header + bodies[0].len(),
         end,
     };
-    let items = Items::default().file("a", &bodies[0]);
-    let Items(whole) = items.file("b", &bodies[1]).last();
+    let items = PutItems::default().file("a", &bodies[0]);
+    let PutItems(whole) = items.file("b", &bodies[1]).last();
     let tree = Tree::new();
     let server = patient_server(&tree).await;
     let raw = server.raw().await;
     for flip in choose(parts) {
-        let mut recv = offer(&raw, Items(flip.of(&whole))).await;
+        let mut recv = offer(&raw, PutItems(flip.of(&whole))).await;
         if parts.is_proved(flip.at) {
             let codes = outcomes(&mut recv, 2).await;
             // The other isn't concerned.

@@ -10,11 +10,12 @@ use quire_client::{Client, ClientError};
 use quire_shared::path::RESERVED_PREFIX;
 use tokio::task::JoinSet;
 
+use crate::tree::FailedEntry;
 use crate::tree::get_trees::fetch_tree;
-use crate::tree::put_trees::{self, described, store_tree};
+use crate::tree::put_trees::{described, store_tree};
 use quire_test_harness::arena::say;
 use quire_test_harness::client::{fetch, list_names, store};
-use quire_test_harness::relay::{Path, Relay};
+use quire_test_harness::relay::{NetworkPath, Relay};
 use quire_test_harness::{KIB, TestServer, Tree, assert_same, content, within};
 
 async fn connect(server: &TestServer, relay: &Relay) -> Result<Client, ClientError> {
@@ -109,7 +110,7 @@ fn same_trees(
     from: &path::Path,
     to: &path::Path,
     transfer: &Transfer,
-    failed: &[put_trees::Failed],
+    failed: &[FailedEntry],
 ) -> Result<(), String> {
     let contents = |at: &path::Path| -> BTreeSet<_> {
         let found = if at.exists() {
@@ -138,14 +139,14 @@ fn same_trees(
 
 /// Does `operation` over `path`, says how long that took, and gives its error.
 async fn goes_over(
-    path: Path,
+    path: NetworkPath,
     operation: Operation,
     bytes: usize,
     seed: u64,
 ) -> Result<(), String> {
     let sides = Sides::start(bytes, seed).await;
     // A handshake has a limit of its own, which it may well meet where much of it is lost.
-    let relay = Relay::start(sides.server.address(), Path::GOOD, seed).await;
+    let relay = Relay::start(sides.server.address(), NetworkPath::GOOD, seed).await;
     let client = connect(&sides.server, &relay).await.unwrap();
     // An address may change once the handshake is over on both ends (RFC 9000, §9).
     client.ping().await.unwrap();
@@ -157,7 +158,7 @@ async fn goes_over(
         "{operation:?} of {bytes} bytes, {path:?}: {took:.1?}, {ended:?}"
     ));
     if path.ends_after == usize::MAX {
-        relay.set(Path::GOOD);
+        relay.set(NetworkPath::GOOD);
     }
     client.close().await;
     sides.server.stop().await;
@@ -166,7 +167,7 @@ async fn goes_over(
 
 /// Each operation over each of `paths`, all at once: how many arrived whole, and the errors of the
 /// others.
-async fn all_over(paths: Vec<(Path, usize)>) -> (usize, Vec<String>) {
+async fn all_over(paths: Vec<(NetworkPath, usize)>) -> (usize, Vec<String>) {
     let mut running = JoinSet::new();
     for (number, (path, bytes)) in paths.into_iter().enumerate() {
         for operation in OPERATIONS {
@@ -179,17 +180,17 @@ async fn all_over(paths: Vec<(Path, usize)>) -> (usize, Vec<String>) {
 }
 
 /// A path as wide as an Ethernet's, on which `lost` of a hundred datagrams are.
-const fn lossy(lost: usize) -> Path {
-    Path {
+const fn lossy(lost: usize) -> NetworkPath {
+    NetworkPath {
         lost,
         size_max: 1472,
-        ..Path::GOOD
+        ..NetworkPath::GOOD
     }
 }
 
 /// A path on which many datagrams come twice, late, and in another order.
-const fn mixed_up(lost: usize) -> Path {
-    Path {
+const fn mixed_up(lost: usize) -> NetworkPath {
+    NetworkPath {
         repeated: 10,
         held_up: 30,
         ..lossy(lost)
@@ -197,8 +198,8 @@ const fn mixed_up(lost: usize) -> Path {
 }
 
 /// A path that only the smallest datagrams pass that every path must let pass.
-const fn narrow(lost: usize) -> Path {
-    Path {
+const fn narrow(lost: usize) -> NetworkPath {
+    NetworkPath {
         size_max: 1200,
         ..lossy(lost)
     }
@@ -206,17 +207,17 @@ const fn narrow(lost: usize) -> Path {
 
 /// A path on which the client's address changes again and again, with as few datagrams as loopback
 /// needs: with those of Ethernet changes come within milliseconds, and some downloads are lost.
-const fn restless(lost: usize) -> Path {
-    Path {
+const fn restless(lost: usize) -> NetworkPath {
+    NetworkPath {
         lost,
         rebinds_every: 20,
-        ..Path::GOOD
+        ..NetworkPath::GOOD
     }
 }
 
 /// A path that ends in the middle of what is tried.
-const fn ending(lost: usize) -> Path {
-    Path {
+const fn ending(lost: usize) -> NetworkPath {
+    NetworkPath {
         ends_after: 20,
         ..narrow(lost)
     }
@@ -265,7 +266,7 @@ async fn a_client_whose_address_changes_goes_on() {
     let bytes = content(1, 4096 * KIB);
     let tree = Tree::new().file("f", &bytes);
     let server = TestServer::start(&tree).await;
-    let relay = Relay::start(server.address(), Path::GOOD, 1).await;
+    let relay = Relay::start(server.address(), NetworkPath::GOOD, 1).await;
     let client = connect(&server, &relay).await.unwrap();
     // An address may change once the handshake is over on both ends (RFC 9000, §9).
     client.ping().await.unwrap();

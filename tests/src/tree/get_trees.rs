@@ -18,6 +18,7 @@ use quire_shared::protocol::{
 };
 use quire_transport::error_code::to_quic;
 
+use super::FailedEntry;
 use quire_test_harness::client::{path, refusal, stat, store};
 use quire_test_harness::raw::{encoded, message, reply};
 use quire_test_harness::tree::{HOSTILE_NAMES, names, scratch};
@@ -36,7 +37,7 @@ pub(crate) async fn fetch_tree(
     client: &Client,
     from: &str,
     to: &Path,
-) -> (Arc<Transfer>, Vec<Failed>) {
+) -> (Arc<Transfer>, Vec<FailedEntry>) {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
@@ -61,11 +62,9 @@ pub(crate) async fn fetch_tree(
     (transfer, failed)
 }
 
-pub(crate) type Failed = (String, Option<ErrorCode>);
-
 /// What an answer said, one step at a time.
 #[derive(Debug, PartialEq)]
-enum Step {
+enum ReceivedItem {
     Described(String, EntryKind),
     /// A file that came whole, and its length.
     File(String, usize),
@@ -76,12 +75,12 @@ enum Step {
 }
 
 /// Receives a tree up to its end, checking each content.
-async fn steps(recv: &mut RecvStream) -> Vec<Step> {
+async fn steps(recv: &mut RecvStream) -> Vec<ReceivedItem> {
     let (mut steps, mut depth) = (Vec::new(), 1);
     while depth > 0 {
         steps.push(match message::<TreeItem>(recv).await.unwrap() {
             TreeItem::Described(entry) => {
-                Step::Described(entry.name.as_str().to_owned(), entry.attributes.kind)
+                ReceivedItem::Described(entry.name.as_str().to_owned(), entry.attributes.kind)
             }
             TreeItem::Enclosed(entry) => {
                 let name = entry.name.as_str().to_owned();
@@ -94,24 +93,24 @@ async fn steps(recv: &mut RecvStream) -> Vec<Step> {
                         hasher.update(&body);
                         // P30
                         assert_eq!(trailer.digest, hasher.finish(), "{name}");
-                        Step::File(name, size)
+                        ReceivedItem::File(name, size)
                     }
                     Reply::Failed(failure) => {
                         assert_eq!(failure.code(), ErrorCode::CHANGED);
-                        Step::Changed(name)
+                        ReceivedItem::Changed(name)
                     }
                 }
             }
             TreeItem::Entered(entry) => {
                 depth += 1;
-                Step::Entered(entry.name.as_str().to_owned())
+                ReceivedItem::Entered(entry.name.as_str().to_owned())
             }
             TreeItem::Missed(missed) => {
-                Step::Missed(missed.name.as_str().to_owned(), missed.failure.code())
+                ReceivedItem::Missed(missed.name.as_str().to_owned(), missed.failure.code())
             }
             TreeItem::Left(left) => {
                 depth -= 1;
-                Step::Left(left)
+                ReceivedItem::Left(left)
             }
         });
     }
@@ -218,23 +217,23 @@ async fn items_come_in_order_and_large_files_are_only_described() {
         };
         assert_eq!(top.kind, EntryKind::Directory);
         let file = |name: &str, size| match is_enclosed || size == 0 {
-            true => Step::File(name.to_owned(), size),
-            false => Step::Described(name.to_owned(), EntryKind::File),
+            true => ReceivedItem::File(name.to_owned(), size),
+            false => ReceivedItem::Described(name.to_owned(), EntryKind::File),
         };
         let expected = [
             file("a", 10),
-            Step::Entered("b".to_owned()),
-            Step::Described("x".to_owned(), EntryKind::File),
+            ReceivedItem::Entered("b".to_owned()),
+            ReceivedItem::Described("x".to_owned(), EntryKind::File),
             file("y", 0),
-            Step::Left(Left {
+            ReceivedItem::Left(Left {
                 unnameable: 1,
                 failure: None,
             }),
-            Step::Entered("c".to_owned()),
-            Step::Left(AT_END),
-            Step::Described("l".to_owned(), EntryKind::Symlink),
+            ReceivedItem::Entered("c".to_owned()),
+            ReceivedItem::Left(AT_END),
+            ReceivedItem::Described("l".to_owned(), EntryKind::Symlink),
             file("z", 9),
-            Step::Left(AT_END),
+            ReceivedItem::Left(AT_END),
         ];
         assert_eq!(steps(&mut recv).await, expected);
     }
@@ -304,11 +303,11 @@ async fn a_client_that_stands_still_delays_no_change_and_hears_what_became_of_th
         fs::remove_file(tree.path(&format!("d/a/{file:03}"))).unwrap();
     }
     let steps = steps(&mut recv).await;
-    let whole = |step: &&Step| matches!(step, Step::File(_, ENCLOSED_BYTES_MAX));
+    let whole = |step: &&ReceivedItem| matches!(step, ReceivedItem::File(_, ENCLOSED_BYTES_MAX));
     let sent = steps.iter().filter(whole).count();
     assert!(sent < files - 1, "{sent} of {files} were read ahead");
-    assert!(steps.contains(&Step::File(format!("{:03}", files - 1), 3)));
-    assert_eq!(steps.last(), Some(&Step::Left(AT_END)));
+    assert!(steps.contains(&ReceivedItem::File(format!("{:03}", files - 1), 3)));
+    assert_eq!(steps.last(), Some(&ReceivedItem::Left(AT_END)));
     assert_eq!(client.stat(stat(&last)).await.unwrap().size, 3);
     client.close().await;
     raw.close().await;
@@ -329,8 +328,8 @@ async fn a_directory_that_is_another_when_the_walk_comes_back_to_it_is_left() {
         unnameable: 0,
         failure: Some(Failure::new(ErrorCode::NOT_FOUND)),
     };
-    assert_eq!(steps.last(), Some(&Step::Left(missing)));
-    assert!(!steps.contains(&Step::Entered("b".to_owned())));
+    assert_eq!(steps.last(), Some(&ReceivedItem::Left(missing)));
+    assert!(!steps.contains(&ReceivedItem::Entered("b".to_owned())));
     assert!(tree.has("e/b"));
     raw.close().await;
     server.stop().await;

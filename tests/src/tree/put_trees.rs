@@ -19,11 +19,10 @@ use quire_shared::protocol::{
     SetAttributes, Trailer,
 };
 
+use super::FailedEntry;
 use quire_test_harness::client::{make_directory, path, put};
 use quire_test_harness::raw::{refusal_on, reply};
 use quire_test_harness::{KIB, Raw, TestServer, Tree, assert_same, content, within};
-
-pub(crate) type Failed = (String, Option<ErrorCode>);
 
 /// Stores the tree `from` as `to`, and gives the names and codes of what failed.
 pub(crate) async fn store_tree(
@@ -31,7 +30,7 @@ pub(crate) async fn store_tree(
     from: &Path,
     to: &str,
     overwrite: bool,
-) -> (Arc<Transfer>, Vec<Failed>) {
+) -> (Arc<Transfer>, Vec<FailedEntry>) {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
@@ -154,9 +153,9 @@ async fn what_is_there_is_kept_unless_asked_and_fails_alone() {
 
 /// Items as they travel.
 #[derive(Default)]
-pub(crate) struct Items(pub(crate) Vec<u8>);
+pub(crate) struct PutItems(pub(crate) Vec<u8>);
 
-impl Items {
+impl PutItems {
     fn message(mut self, message: &impl Message) -> Self {
         codec::append(message, &mut self.0).unwrap();
         self
@@ -182,7 +181,7 @@ impl Items {
 }
 
 /// Sends `items` and the end of the stream.
-pub(crate) async fn offer(raw: &Raw, items: Items) -> RecvStream {
+pub(crate) async fn offer(raw: &Raw, items: PutItems) -> RecvStream {
     let (mut send, recv) = raw.begin(PutMany {}).await;
     // A server that has seen enough stops the stream.
     let _ = send.write_all(&items.0).await;
@@ -233,7 +232,7 @@ async fn each_item_is_answered_by_itself() {
             mode: Some(0o700),
         })
     };
-    let items = Items::default()
+    let items = PutItems::default()
         .file("good", b"content")
         .put(&put("damaged", 3), b"abc", b"xyz")
         .put(&absent, b"new", b"new")
@@ -283,7 +282,7 @@ async fn a_stream_that_breaks_the_rules_is_refused_as_a_whole() {
         size: None,
         ..put("f", 0)
     };
-    let start = Items::default;
+    let start = PutItems::default;
     for (what, items, code) in [
         ("no end", start(), ErrorCode::MALFORMED),
         (
@@ -323,7 +322,7 @@ async fn rights_hold_for_each_item_and_a_drop_box_may_dress_what_it_made() {
     let server = TestServer::builder(&tree).anonymous(rules).start().await;
     let raw = Raw::connect(&server, &server.keys().stranger).await;
     let (mut send, mut recv) = raw.begin(PutMany {}).await;
-    let items = Items::default()
+    let items = PutItems::default()
         .message(&PutItem::Directory(make_directory("in/new")))
         .file("in/new/f", b"x")
         .file("out", b"x");
@@ -336,7 +335,7 @@ async fn rights_hold_for_each_item_and_a_drop_box_may_dress_what_it_made() {
         let expected = (outcome.index == 2).then_some(ErrorCode::NOT_AUTHORIZED);
         assert_eq!(code, expected);
     }
-    let mut rest = Items::default();
+    let mut rest = PutItems::default();
     for name in ["in/new", "in/old"] {
         rest = rest.message(&PutItem::Attributes(SetAttributes {
             path: path(name),

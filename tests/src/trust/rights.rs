@@ -19,12 +19,12 @@ use quire_test_harness::tree::scratch;
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
 /// An authorized-keys file that a test changes.
-struct Keys {
+struct KeysByRule {
     _directory: tempfile::TempDir,
     path: PathBuf,
 }
 
-impl Keys {
+impl KeysByRule {
     fn new(text: &str) -> Self {
         let directory = scratch();
         let path = directory.path().join("authorized-keys");
@@ -173,7 +173,7 @@ async fn parents_are_made_only_where_the_client_may_create() {
 #[tokio::test]
 async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     let tree = Tree::new().file("f", "content");
-    let keys = Keys::new("");
+    let keys = KeysByRule::new("");
     let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     keys.write(&format!("{} write\n", stranger.fingerprint()));
@@ -209,7 +209,7 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
 #[tokio::test]
 async fn a_key_that_was_taken_out_of_the_file_gets_nothing_when_it_comes_back() {
     let tree = Tree::new().file("f", "content");
-    let keys = Keys::new("");
+    let keys = KeysByRule::new("");
     let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     keys.write(&format!("{} write\n", stranger.fingerprint()));
@@ -232,7 +232,7 @@ async fn a_key_that_was_taken_out_of_the_file_gets_nothing_when_it_comes_back() 
 #[tokio::test]
 async fn rights_change_under_a_connection_that_keeps_some() {
     let tree = Tree::new().file("f", "content");
-    let keys = Keys::new("");
+    let keys = KeysByRule::new("");
     let server = keys.serve(&tree).await;
     let stranger = server.keys().stranger.clone();
     let grant = |rules: &str| keys.write(&format!("{} {rules}\n", stranger.fingerprint()));

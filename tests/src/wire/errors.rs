@@ -74,16 +74,16 @@ async fn every_code_is_provoked_or_excused() {
     }
 }
 
-type Seen = BTreeMap<u16, &'static str>;
+type ProvokedCodes = BTreeMap<u16, &'static str>;
 
 /// Notes that `code` came, which must be `expected`.
 #[track_caller]
-fn note(seen: &mut Seen, code: ErrorCode, expected: ErrorCode) {
+fn note(seen: &mut ProvokedCodes, code: ErrorCode, expected: ErrorCode) {
     assert_eq!(code, expected);
     seen.insert(code.number(), "provoked");
 }
 
-async fn provoke_by_requests(seen: &mut Seen) {
+async fn provoke_by_requests(seen: &mut ProvokedCodes) {
     let tree = Tree::new().file("f", "F").directory("d").fifo("fifo");
     let server = TestServer::start(&tree).await;
     let client = server.client().await;
@@ -148,7 +148,7 @@ async fn provoke_by_requests(seen: &mut Seen) {
     server.stop().await;
 }
 
-async fn provoke_by_limits(seen: &mut Seen) {
+async fn provoke_by_limits(seen: &mut ProvokedCodes) {
     let tree = Tree::new();
     let server = TestServer::builder(&tree)
         .limits(|limits| limits.daily_files = Limit(Some(0)))
@@ -164,7 +164,7 @@ async fn provoke_by_limits(seen: &mut Seen) {
     server.stop().await;
 }
 
-async fn provoke_by_bytes(seen: &mut Seen) {
+async fn provoke_by_bytes(seen: &mut ProvokedCodes) {
     let tree = Tree::new();
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
@@ -194,7 +194,7 @@ async fn provoke_by_bytes(seen: &mut Seen) {
     server.stop().await;
 }
 
-async fn provoke_by_rights(seen: &mut Seen) {
+async fn provoke_by_rights(seen: &mut ProvokedCodes) {
     let tree = Tree::new().file("f", "F");
     let server = TestServer::start(&tree).await;
     let reader = server.connect(&server.keys().reader).await.unwrap();
@@ -219,7 +219,7 @@ async fn provoke_by_rights(seen: &mut Seen) {
     server.stop().await;
 }
 
-async fn provoke_by_the_system(seen: &mut Seen) {
+async fn provoke_by_the_system(seen: &mut ProvokedCodes) {
     // The system's own files: a mount below the root, and one that can't be read at its beginning.
     let of_the_system =
         |root: &str| TestServer::builder_at(Path::new(root)).with(|config| config.read_only = true);

@@ -11,22 +11,22 @@ use std::rc::Rc;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
 /// What happened, in the order of time.
-pub(super) type History = Vec<Event>;
+pub(super) type History = Vec<Recorded>;
 
 /// A name.
-pub(super) type Name = usize;
+pub(super) type NameIndex = usize;
 
 /// The number of a version.
-type Version = usize;
+type VersionNumber = usize;
 
 /// A client asked for something, or heard what became of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Event {
-    Asked(usize, Kind),
-    Heard(usize, Outcome),
+pub(super) enum Recorded {
+    Asked(usize, Asked),
+    Heard(usize, Heard),
 }
 
-impl Event {
+impl Recorded {
     fn client(self) -> usize {
         let (Self::Asked(client, _) | Self::Heard(client, _)) = self;
         client
@@ -35,11 +35,11 @@ impl Event {
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    Get(Name),
-    Put(Name, u64, Condition),
-    Rename(Name, Name, Condition),
-    Delete(Name),
+pub(super) enum Asked {
+    Get(NameIndex),
+    Put(NameIndex, u64, Condition),
+    Rename(NameIndex, NameIndex, Condition),
+    Delete(NameIndex),
 }
 
 /// What must hold of the name that is written to.
@@ -47,14 +47,14 @@ pub(super) enum Kind {
 pub(super) enum Condition {
     Any,
     Absent,
-    Match(Version),
+    Match(VersionNumber),
 }
 
 /// What a client may hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Content(u64, Version),
-    Changed(Version),
+pub(super) enum Heard {
+    Content(u64, VersionNumber),
+    Changed(VersionNumber),
     Deleted,
     NotFound,
     Exists,
@@ -65,34 +65,34 @@ pub(super) enum Outcome {
 
 /// A step, told from all others by its number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Op {
+pub(super) struct Invocation {
     number: usize,
-    kind: Kind,
+    kind: Asked,
 }
 
 /// A file: its content, and its version unless nobody has heard it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct File {
+struct ModelFile {
     seed: u64,
-    version: Option<Version>,
+    version: Option<VersionNumber>,
 }
 
 /// Which steps were done, and what the names were then.
-type Tried = ([u128; 4], [Option<File>; NAMES]);
+type Visited = ([u128; 4], [Option<ModelFile>; NAMES]);
 
 /// The names, and what the judge has tried.
 #[derive(Debug, Clone)]
-struct Server {
-    names: [Option<File>; NAMES],
+struct ModelServer {
+    names: [Option<ModelFile>; NAMES],
     done: [u128; 4],
     /// The versions that files have or had: each is of one state of one file. Follows from `done`.
     versions: [u128; 4],
-    tried: Rc<RefCell<HashSet<Tried>>>,
+    tried: Rc<RefCell<HashSet<Visited>>>,
     /// Whether an earlier try has come this far and not to the end.
     is_hopeless: bool,
 }
 
-impl Server {
+impl ModelServer {
     fn new() -> Self {
         Self {
             names: [None; NAMES],
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Counts a step as done; says whether this is new.
-    fn advance(&mut self, op: &Op) -> bool {
+    fn advance(&mut self, op: &Invocation) -> bool {
         self.done[op.number / 128] |= 1 << (op.number % 128);
         let is_new = self.tried.borrow_mut().insert((self.done, self.names));
         self.is_hopeless |= !is_new;
@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// Counts a version as given to a file; says whether it was not before.
-    fn give(&mut self, version: Version) -> bool {
+    fn give(&mut self, version: VersionNumber) -> bool {
         let (word, bit) = (version / 128, 1 << (version % 128));
         let is_new = self.versions[word] & bit == 0;
         self.versions[word] |= bit;
@@ -120,7 +120,7 @@ impl Server {
     }
 
     /// Whether `condition` can hold of `name`.
-    fn may_hold(&self, name: Name, condition: Condition) -> bool {
+    fn may_hold(&self, name: NameIndex, condition: Condition) -> bool {
         match (condition, self.names[name]) {
             (Condition::Any, _) | (Condition::Absent, None) => true,
             (Condition::Absent, Some(_)) | (Condition::Match(_), None) => false,
@@ -131,52 +131,52 @@ impl Server {
     }
 
     /// Whether `condition` can fail to hold of `name`, with this outcome.
-    fn may_fail(&self, name: Name, condition: Condition, outcome: Outcome) -> bool {
+    fn may_fail(&self, name: NameIndex, condition: Condition, outcome: Heard) -> bool {
         match (condition, self.names[name]) {
-            (Condition::Absent, Some(_)) => outcome == Outcome::Exists,
-            (Condition::Match(_), None) => outcome == Outcome::Conflict,
+            (Condition::Absent, Some(_)) => outcome == Heard::Exists,
+            (Condition::Match(_), None) => outcome == Heard::Conflict,
             (Condition::Match(wanted), Some(file)) => {
-                outcome == Outcome::Conflict && file.version != Some(wanted)
+                outcome == Heard::Conflict && file.version != Some(wanted)
             }
             _ => false,
         }
     }
 
     /// Carries out a step whose outcome is known, if it can have that outcome.
-    fn step(&mut self, kind: Kind, outcome: Outcome) -> bool {
+    fn step(&mut self, kind: Asked, outcome: Heard) -> bool {
         match (kind, outcome) {
-            (Kind::Get(name) | Kind::Delete(name) | Kind::Rename(name, ..), Outcome::NotFound) => {
+            (Asked::Get(name) | Asked::Delete(name) | Asked::Rename(name, ..), Heard::NotFound) => {
                 self.names[name].is_none()
             }
-            (Kind::Get(name), Outcome::Content(seed, version)) => {
+            (Asked::Get(name), Heard::Content(seed, version)) => {
                 let Some(file) = self.names[name].filter(|file| file.seed == seed) else {
                     return false;
                 };
                 let known = Some(version);
-                self.names[name] = Some(File {
+                self.names[name] = Some(ModelFile {
                     version: known,
                     ..file
                 });
                 file.version == known || file.version.is_none() && self.give(version)
             }
-            (Kind::Put(name, seed, condition), Outcome::Changed(version)) => {
+            (Asked::Put(name, seed, condition), Heard::Changed(version)) => {
                 let can = self.may_hold(name, condition) && self.give(version);
                 let version = Some(version);
-                self.names[name] = Some(File { seed, version });
+                self.names[name] = Some(ModelFile { seed, version });
                 can
             }
-            (Kind::Rename(from, to, condition), Outcome::Changed(version)) => {
+            (Asked::Rename(from, to, condition), Heard::Changed(version)) => {
                 let can = self.may_hold(to, condition) && self.give(version);
                 let Some(file) = self.names[from].take() else {
                     return false;
                 };
                 let version = Some(version);
-                self.names[to] = Some(File { version, ..file });
+                self.names[to] = Some(ModelFile { version, ..file });
                 can
             }
-            (Kind::Delete(name), Outcome::Deleted) => self.names[name].take().is_some(),
-            (Kind::Put(name, _, condition), outcome) => self.may_fail(name, condition, outcome),
-            (Kind::Rename(from, to, condition), outcome) => {
+            (Asked::Delete(name), Heard::Deleted) => self.names[name].take().is_some(),
+            (Asked::Put(name, _, condition), outcome) => self.may_fail(name, condition, outcome),
+            (Asked::Rename(from, to, condition), outcome) => {
                 self.names[from].is_some() && self.may_fail(to, condition, outcome)
             }
             _ => false,
@@ -184,75 +184,77 @@ impl Server {
     }
 }
 
-impl SequentialSpec for Server {
-    type Op = Op;
-    type Ret = Outcome;
+impl SequentialSpec for ModelServer {
+    type Op = Invocation;
+    type Ret = Heard;
 
     /// A step of which nobody heard what became of it. Versions that nobody heard are unknown.
-    fn invoke(&mut self, op: &Op) -> Outcome {
+    fn invoke(&mut self, op: &Invocation) -> Heard {
         let before = self.names;
         match op.kind {
-            Kind::Put(name, seed, condition) if self.may_hold(name, condition) => {
+            Asked::Put(name, seed, condition) if self.may_hold(name, condition) => {
                 let version = None;
-                self.names[name] = Some(File { seed, version });
+                self.names[name] = Some(ModelFile { seed, version });
             }
-            Kind::Rename(from, to, condition) if self.may_hold(to, condition) => {
+            Asked::Rename(from, to, condition) if self.may_hold(to, condition) => {
                 if let Some(file) = self.names[from].take() {
                     let version = None;
-                    self.names[to] = Some(File { version, ..file });
+                    self.names[to] = Some(ModelFile { version, ..file });
                 }
             }
-            Kind::Delete(name) => self.names[name] = None,
-            Kind::Get(_) | Kind::Put(..) | Kind::Rename(..) => {}
+            Asked::Delete(name) => self.names[name] = None,
+            Asked::Get(_) | Asked::Put(..) | Asked::Rename(..) => {}
         }
         // Without an effect it need not have happened.
         self.is_hopeless |= self.names == before;
         self.advance(op);
-        Outcome::Other
+        Heard::Other
     }
 
-    fn is_valid_step(&mut self, op: &Op, outcome: &Outcome) -> bool {
+    fn is_valid_step(&mut self, op: &Invocation, outcome: &Heard) -> bool {
         !self.is_hopeless && self.step(op.kind, *outcome) && self.advance(op)
     }
 }
 
 /// Whether an order of single steps explains the history.
-pub(super) fn is_linearizable(history: &[Event]) -> bool {
+pub(super) fn is_linearizable(history: &[Recorded]) -> bool {
     // What was cut off need not have happened. Nearly always it is enough that those puts did whose
     // content was seen, which leaves far fewer orders to try.
     let is_seen = |put| {
         let mut heard = history.iter();
         heard.any(
-            |event| matches!(event, Event::Heard(_, Outcome::Content(seed, _)) if *seed == put),
+            |event| matches!(event, Recorded::Heard(_, Heard::Content(seed, _)) if *seed == put),
         )
     };
-    let was_seen = |kind| matches!(kind, Kind::Put(_, seed, _) if is_seen(seed));
+    let was_seen = |kind| matches!(kind, Asked::Put(_, seed, _) if is_seen(seed));
     explains(history, was_seen) || explains(history, |_| true)
 }
 
 /// Whether an order explains the history in which, of the steps that were cut off, only those
 /// happened that `may_happen`, or fewer.
-fn explains(history: &[Event], may_happen: impl Fn(Kind) -> bool) -> bool {
-    let is_heard = |client, later: &[Event]| {
+fn explains(history: &[Recorded], may_happen: impl Fn(Asked) -> bool) -> bool {
+    let is_heard = |client, later: &[Recorded]| {
         let mut of_client = later.iter().filter(|event| event.client() == client);
         of_client.next().is_some()
     };
-    let mut judge = LinearizabilityTester::new(Server::new());
+    let mut judge = LinearizabilityTester::new(ModelServer::new());
     for (number, event) in history.iter().enumerate() {
         match *event {
             // The judge tries clients in the order of their numbers: what may never have happened
             // comes last, as if somebody else had asked, or it would be tried everywhere first.
-            Event::Asked(client, kind) if !is_heard(client, &history[number + 1..]) => {
+            Recorded::Asked(client, kind) if !is_heard(client, &history[number + 1..]) => {
                 if may_happen(kind) {
                     judge
-                        .on_invoke(usize::MAX - client, Op { number, kind })
+                        .on_invoke(usize::MAX - client, Invocation { number, kind })
                         .unwrap();
                 }
             }
-            Event::Asked(client, kind) => {
-                judge.on_invoke(client, Op { number, kind }).unwrap();
+            Recorded::Asked(client, kind) => {
+                judge
+                    .on_invoke(client, Invocation { number, kind })
+                    .unwrap();
             }
-            Event::Heard(client, outcome) => {
+            Recorded::Heard(client, outcome) => {
                 judge.on_return(client, outcome).unwrap();
             }
         }
@@ -262,46 +264,49 @@ fn explains(history: &[Event], may_happen: impl Fn(Kind) -> bool) -> bool {
 
 #[test]
 fn the_judge_knows_right_from_wrong() {
-    let put = |name, seed, condition| Kind::Put(name, seed, condition);
+    let put = |name, seed, condition| Asked::Put(name, seed, condition);
     let first = [
-        Event::Asked(0, put(0, 7, Condition::Absent)),
-        Event::Asked(1, Kind::Get(0)),
-        Event::Heard(0, Outcome::Changed(0)),
+        Recorded::Asked(0, put(0, 7, Condition::Absent)),
+        Recorded::Asked(1, Asked::Get(0)),
+        Recorded::Heard(0, Heard::Changed(0)),
     ];
-    let with = |rest: &[Event]| is_linearizable(&[&first[..], rest].concat());
+    let with = |rest: &[Recorded]| is_linearizable(&[&first[..], rest].concat());
     // At the same time: before or after.
-    assert!(with(&[Event::Heard(1, Outcome::NotFound)]));
-    assert!(with(&[Event::Heard(1, Outcome::Content(7, 0))]));
-    assert!(!with(&[Event::Heard(1, Outcome::Content(8, 0))]));
-    assert!(!with(&[Event::Heard(1, Outcome::Content(7, 1))]));
+    assert!(with(&[Recorded::Heard(1, Heard::NotFound)]));
+    assert!(with(&[Recorded::Heard(1, Heard::Content(7, 0))]));
+    assert!(!with(&[Recorded::Heard(1, Heard::Content(8, 0))]));
+    assert!(!with(&[Recorded::Heard(1, Heard::Content(7, 1))]));
     // Afterwards: it is there.
     let late = [
-        Event::Heard(1, Outcome::NotFound),
-        Event::Asked(1, Kind::Get(0)),
+        Recorded::Heard(1, Heard::NotFound),
+        Recorded::Asked(1, Asked::Get(0)),
     ];
     assert!(!with(
-        &[&late[..], &[Event::Heard(1, Outcome::NotFound)]].concat()
+        &[&late[..], &[Recorded::Heard(1, Heard::NotFound)]].concat()
     ));
     // Of two changes of one version, one succeeds.
     let both = [
-        Event::Heard(1, Outcome::Content(7, 0)),
-        Event::Asked(0, put(0, 8, Condition::Match(0))),
-        Event::Asked(1, put(0, 9, Condition::Match(0))),
-        Event::Heard(0, Outcome::Changed(1)),
+        Recorded::Heard(1, Heard::Content(7, 0)),
+        Recorded::Asked(0, put(0, 8, Condition::Match(0))),
+        Recorded::Asked(1, put(0, 9, Condition::Match(0))),
+        Recorded::Heard(0, Heard::Changed(1)),
     ];
     assert!(with(
-        &[&both[..], &[Event::Heard(1, Outcome::Conflict)]].concat()
+        &[&both[..], &[Recorded::Heard(1, Heard::Conflict)]].concat()
     ));
     assert!(!with(
-        &[&both[..], &[Event::Heard(1, Outcome::Changed(2))]].concat()
+        &[&both[..], &[Recorded::Heard(1, Heard::Changed(2))]].concat()
     ));
     // One that was cut off may have happened or not.
     let cut = [
-        Event::Heard(1, Outcome::NotFound),
-        Event::Asked(1, Kind::Rename(0, 1, Condition::Any)),
+        Recorded::Heard(1, Heard::NotFound),
+        Recorded::Asked(1, Asked::Rename(0, 1, Condition::Any)),
     ];
-    for outcome in [Outcome::NotFound, Outcome::Content(7, 5)] {
-        let get = [Event::Asked(2, Kind::Get(1)), Event::Heard(2, outcome)];
+    for outcome in [Heard::NotFound, Heard::Content(7, 5)] {
+        let get = [
+            Recorded::Asked(2, Asked::Get(1)),
+            Recorded::Heard(2, outcome),
+        ];
         assert!(with(&[&cut[..], &get].concat()), "{outcome:?}");
     }
 }

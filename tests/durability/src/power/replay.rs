@@ -20,7 +20,7 @@ pub(crate) struct Replay {
     directory: TempDir,
     file_system: FileSystem,
     log: File,
-    entries: Vec<Entry>,
+    entries: Vec<LogRecord>,
     /// What is certainly on the disk: all before entry `flushed`.
     durable: Blocks,
     flushed: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Replay {
 
 /// One write, flush, discard or mark.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct LogRecord {
     sector: u64,
     sectors: u64,
     flags: u64,
@@ -121,7 +121,7 @@ impl Replay {
 
     /// What an entry writes, in pieces each of which a disk writes wholly or not at all.
     fn pieces(&self, entry: usize) -> Vec<(u64, Vec<u8>)> {
-        let Entry {
+        let LogRecord {
             sector,
             sectors,
             flags,
@@ -152,7 +152,7 @@ impl Replay {
     }
 }
 
-fn read_entries(log: &File) -> Vec<Entry> {
+fn read_entries(log: &File) -> Vec<LogRecord> {
     let words = |at: u64| {
         let mut bytes = [0; 32];
         log.read_exact_at(&mut bytes, at).unwrap();
@@ -173,7 +173,7 @@ fn read_entries(log: &File) -> Vec<Entry> {
             } else {
                 0
             };
-        Entry {
+        LogRecord {
             sector,
             sectors,
             flags,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Node, Plan, SHARED, State, Step, below};
+use super::{Node, NodesByName, Plan, PlannedStep, SHARED, below};
 use quire_test_harness::content::{content, seed_of};
 
 /// What is wrong with a disk.
@@ -52,7 +52,7 @@ impl Plan {
         });
         let (old, new) = (&self.states[before], &self.states[after]);
         let names: BTreeSet<_> = old.keys().chain(new.keys()).chain(there.keys()).collect();
-        let wrong = |state: &State| -> Vec<&String> {
+        let wrong = |state: &NodesByName| -> Vec<&String> {
             let is_wrong = |name: &&&String| !same(there.get(**name), state.get(**name));
             names.iter().filter(is_wrong).copied().collect()
         };
@@ -63,7 +63,9 @@ impl Plan {
             }
             _ if wrong(new).is_empty() => Vec::new(),
             _ if wrong(old).is_empty() => Vec::new(),
-            Some(step @ Step::Rename(from, _)) if wrong(&both(old, new, from)).is_empty() => {
+            Some(step @ PlannedStep::Rename(from, _))
+                if wrong(&both(old, new, from)).is_empty() =>
+            {
                 found
                     .two_names
                     .push(format!("{step:?} after {before} steps"));
@@ -101,7 +103,7 @@ impl Plan {
 }
 
 /// `new`, and what was at and below `from` in `old` still there as well.
-fn both(old: &State, new: &State, from: &str) -> State {
+fn both(old: &NodesByName, new: &NodesByName, from: &str) -> NodesByName {
     let left = below(old, from).into_iter();
     let left = left.map(|(below, node)| (format!("{from}{below}"), node));
     new.clone().into_iter().chain(left).collect()

@@ -10,7 +10,7 @@ pub(super) struct Document {
     pub(super) cddl: String,
     pub(super) examples: Vec<Example>,
     /// Whole streams, in the order of their lines.
-    pub(super) exchanges: Vec<Vec<Line>>,
+    pub(super) exchanges: Vec<Vec<ExchangeLine>>,
 }
 
 /// A message with its length prefix.
@@ -24,7 +24,7 @@ pub(super) struct Example {
 
 /// What one end sends at one point of an exchange.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct ExchangeLine {
     /// A CDDL rule, `body` or `piece`.
     pub(super) rule: String,
     pub(super) bytes: Vec<u8>,
@@ -46,7 +46,7 @@ impl Document {
             examples: Example::parse_all(&examples),
             exchanges: exchanges
                 .split("\n\n")
-                .map(|exchange| exchange.lines().map(Line::parse).collect())
+                .map(|exchange| exchange.lines().map(ExchangeLine::parse).collect())
                 .collect(),
             text,
         }
@@ -119,7 +119,7 @@ impl Example {
         let pairs = lines.chunks_exact(2);
         assert!(pairs.remainder().is_empty(), "an example has two lines");
         let parse = |pair: &[&str]| {
-            let Line { rule, bytes } = Line::parse(&format!("C {}", pair[0]));
+            let ExchangeLine { rule, bytes } = ExchangeLine::parse(&format!("C {}", pair[0]));
             let (diagnostic, title) = pair[1].split_once(" ; ").unwrap_or((pair[1], ""));
             let (diagnostic, title) = (diagnostic.trim().to_owned(), title.to_owned());
             Self {
@@ -133,7 +133,7 @@ impl Example {
     }
 }
 
-impl Line {
+impl ExchangeLine {
     fn parse(line: &str) -> Self {
         let mut words = line.split_whitespace();
         assert!(matches!(words.next(), Some("C" | "S")), "{line}");
