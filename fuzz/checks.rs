@@ -1,7 +1,7 @@
-//! What must hold for any bytes at all, one function for each decoder.
+//! Properties that must hold for any bytes: one function for each decoder.
 //!
-//! The fuzz targets call these with what the fuzzer makes up, and a plain test with the corpus
-//! that is kept, so that what was once found stays found without a nightly toolchain.
+//! The fuzz targets call them with generated inputs. A test of the workspace calls them with the
+//! stored corpus, so that old findings are checked on every run, without a nightly toolchain.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use quire_shared::protocol::{
 /// A check of one decoder.
 pub(crate) type Check = fn(&[u8]);
 
-/// All of them, by the names of their targets.
+/// All checks, by the name of their fuzz target.
 #[allow(dead_code, reason = "each fuzz target uses one of them alone")]
 pub(crate) const CHECKS: [(&str, Check); 4] = [
     ("request", request),
@@ -27,43 +27,44 @@ pub(crate) const CHECKS: [(&str, Check); 4] = [
     ("code", code),
 ];
 
-/// What decodes is encoded in a way that decodes to the same.
-fn survives<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+/// Checks that a message which decodes can be encoded, and decodes to the same message again.
+fn round_trips<M: Message + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     let Ok(message) = codec::decode::<M>(bytes) else {
         return;
     };
     let Ok(encoded) = codec::encode(&message) else {
-        // Longer in our words than in theirs, and over the limit only then.
+        // The peer's encoding may be shorter, for example with keys left out, so that only this one
+        // is over the limit.
         return;
     };
     let again = codec::decode::<M>(&encoded[PREFIX_BYTES..]);
     assert_eq!(again.ok().as_ref(), Some(&message));
 }
 
-/// A request, as a server receives it.
+/// Messages that a server receives.
 pub(crate) fn request(bytes: &[u8]) {
-    survives::<Request>(bytes);
-    survives::<Trailer>(bytes);
-    survives::<PutItem>(bytes);
+    round_trips::<Request>(bytes);
+    round_trips::<Trailer>(bytes);
+    round_trips::<PutItem>(bytes);
 }
 
-/// Any answer, as a client receives it.
+/// Messages that a client receives.
 pub(crate) fn reply(bytes: &[u8]) {
-    survives::<Reply<Pong>>(bytes);
-    survives::<Reply<GetHeader>>(bytes);
-    survives::<Reply<Trailer>>(bytes);
-    survives::<Reply<Changed>>(bytes);
-    survives::<Reply<Page>>(bytes);
-    survives::<Reply<Attributes>>(bytes);
-    survives::<Reply<Done>>(bytes);
-    survives::<Reply<Hashed>>(bytes);
-    survives::<Reply<CachePage>>(bytes);
-    survives::<Reply<Paired>>(bytes);
-    survives::<Reply<Outcome>>(bytes);
-    survives::<TreeItem>(bytes);
+    round_trips::<Reply<Pong>>(bytes);
+    round_trips::<Reply<GetHeader>>(bytes);
+    round_trips::<Reply<Trailer>>(bytes);
+    round_trips::<Reply<Changed>>(bytes);
+    round_trips::<Reply<Page>>(bytes);
+    round_trips::<Reply<Attributes>>(bytes);
+    round_trips::<Reply<Done>>(bytes);
+    round_trips::<Reply<Hashed>>(bytes);
+    round_trips::<Reply<CachePage>>(bytes);
+    round_trips::<Reply<Paired>>(bytes);
+    round_trips::<Reply<Outcome>>(bytes);
+    round_trips::<TreeItem>(bytes);
 }
 
-/// A file of authorized keys, rules, and a path as people type it.
+/// Texts that people write: a file of authorized keys, rules, and a path.
 pub(crate) fn keys(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -80,7 +81,7 @@ pub(crate) fn keys(bytes: &[u8]) {
     }
 }
 
-/// A pairing code as people type it.
+/// A pairing code as typed by a person.
 pub(crate) fn code(bytes: &[u8]) {
     if let Some(code) = std::str::from_utf8(bytes)
         .ok()

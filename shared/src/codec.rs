@@ -1,26 +1,27 @@
-//! Messages as bytes: a length of four bytes, big-endian, then that many bytes of CBOR (RFC 8949).
+//! Message encoding: a length of four bytes, big-endian, then that many bytes of CBOR (RFC 8949).
 //!
-//! The length is held against the message's own limit before anything is allocated, and a message
-//! is decoded whole or not at all. See PROTOCOL.md, "Messages".
+//! The length is compared with the limit of the message type before anything is allocated. A
+//! message is decoded as a whole or not at all. See PROTOCOL.md, "Messages".
 
 use crate::error_code::ErrorCode;
 use crate::path::PathError;
 use crate::protocol::Message;
 
-/// The bytes of a length prefix.
+/// Size of the length prefix, in bytes.
 pub const PREFIX_BYTES: usize = 4;
 
-/// The message with its length prefix.
+/// Encodes a message with its length prefix.
 ///
 /// # Errors
-/// If the message is longer than its own limit, which its sender has to prevent.
+/// [`DecodeError::TooLong`] if the message is over the limit of its type. Callers have to prevent
+/// that, for example by closing a page early.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, DecodeError> {
     let mut bytes = Vec::new();
     append(message, &mut bytes)?;
     Ok(bytes)
 }
 
-/// Adds the message with its length prefix to `bytes`, which are as before if that fails.
+/// Appends a message with its length prefix to `bytes`. After an error `bytes` is unchanged.
 ///
 /// # Errors
 /// As [`encode`].
@@ -38,8 +39,9 @@ fn append_unless_too_long<M: Message>(
     start: usize,
     bytes: &mut Vec<u8>,
 ) -> Result<(), DecodeError> {
+    // The length is known only after encoding, so the prefix is filled in afterwards.
     bytes.extend_from_slice(&[0; PREFIX_BYTES]);
-    // Writing to memory can't fail, and our own encoders never refuse.
+    // Can't fail: writing to a `Vec` is infallible, and no encoder of this crate returns an error.
     minicbor::encode(message, &mut *bytes).map_err(|_| DecodeError::Malformed)?;
     let length = bytes.len() - start - PREFIX_BYTES;
     let prefix = u32::try_from(length)
@@ -55,10 +57,10 @@ fn append_unless_too_long<M: Message>(
     Ok(())
 }
 
-/// The length that a prefix announces for an `M`.
+/// Decodes the length prefix of an `M`.
 ///
 /// # Errors
-/// If it is over the message's limit.
+/// [`DecodeError::TooLong`] if the length is over the limit of `M`.
 pub fn decode_length<M: Message>(prefix: [u8; PREFIX_BYTES]) -> Result<usize, DecodeError> {
     let limit = M::BYTES_MAX;
     let bytes = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
@@ -69,10 +71,10 @@ pub fn decode_length<M: Message>(prefix: [u8; PREFIX_BYTES]) -> Result<usize, De
     }
 }
 
-/// The message that `bytes`, without their length prefix, stand for.
+/// Decodes a message from `bytes`, which exclude the length prefix.
 ///
 /// # Errors
-/// What the other side did wrong.
+/// The rule of the protocol that the peer broke.
 pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     let mut decoder = minicbor::Decoder::new(bytes);
     let message = decoder
@@ -84,31 +86,31 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     Ok(message)
 }
 
-/// What the other side did wrong.
+/// A message that breaks a rule of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes end before the message does.
+    /// The bytes end in the middle of the message.
     #[error("message ends too early")]
     Truncated,
-    /// Bytes follow the message.
+    /// The message is followed by more bytes.
     #[error("bytes follow the message")]
     TrailingBytes,
-    /// The message is over its limit.
+    /// The message is over the limit of its type.
     #[error("message of {bytes} bytes, over its limit of {limit}")]
     TooLong {
-        /// The announced length.
+        /// The announced length, in bytes.
         bytes: usize,
-        /// The message's own limit.
+        /// The limit of the message type, in bytes.
         limit: usize,
     },
-    /// The kind of request or reply is none that this version knows.
+    /// This version doesn't know the kind of request, reply, digest or precondition.
     #[error("message of unknown kind")]
     UnknownKind,
-    /// A path breaks a rule.
+    /// A path or a name breaks a rule of [`path`](crate::path).
     #[error("invalid path")]
     InvalidPath(#[source] PathError),
-    /// Anything else that isn't the expected message.
+    /// The bytes are not CBOR, or not the expected message.
     #[error("malformed message")]
     Malformed,
 }
@@ -122,6 +124,7 @@ impl DecodeError {
         if error.is_unknown_variant() {
             return Self::UnknownKind;
         }
+        // The decoder of paths hides its own error in minicbor's.
         match error
             .source()
             .and_then(|source| source.downcast_ref::<PathError>())
@@ -131,7 +134,7 @@ impl DecodeError {
         }
     }
 
-    /// The code that the sender of the message hears.
+    /// Returns the error code to answer the sender with.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Truncated | Self::TrailingBytes | Self::Malformed => ErrorCode::MALFORMED,

@@ -1,15 +1,16 @@
-//! Error codes: one table of number, name and meaning.
+//! Error codes: the table of numbers, names and phrases.
 //!
-//! A code travels in a [`Failure`](crate::protocol::Failure) message, in `RESET_STREAM` and
-//! `STOP_SENDING` (RFC 9000, §19.4 and §19.5), and in `CONNECTION_CLOSE`. The peer hears the code
-//! and its fixed phrase; what exactly went wrong stays in the log. See PROTOCOL.md, "Error codes".
+//! A code travels in a [`Failure`](crate::protocol::Failure) message, and as the application error
+//! code of `RESET_STREAM`, `STOP_SENDING` and `CONNECTION_CLOSE` (RFC 9000, §19.4, §19.5, §19.19).
+//! The peer gets the code and its fixed phrase; details stay in the log, because they may reveal
+//! what the peer may not know. See PROTOCOL.md, "Error codes".
 
 use std::fmt;
 
-/// Declares the codes once; constants, names and phrases follow from the table.
+/// Generates constants, names and phrases from one table.
 macro_rules! error_codes {
     ($($number:literal $name:ident $phrase:literal;)*) => {
-        /// Why a request or a connection failed. Numbers that this version doesn't know are kept.
+        /// Why a request or a connection failed. Keeps numbers that this version doesn't know.
         #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct ErrorCode(u16);
 
@@ -20,7 +21,7 @@ macro_rules! error_codes {
             /// All codes of this version, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The code's name in PROTOCOL.md, if this version knows it.
+            /// Returns the name of the code in PROTOCOL.md, or `None` for an unknown code.
             pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some(stringify!($name)),)*
@@ -28,7 +29,7 @@ macro_rules! error_codes {
                 }
             }
 
-            /// What the code means, as a clause that can follow a name and a colon.
+            /// Returns the meaning of the code as a clause that can follow a name and a colon.
             pub fn phrase(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some($phrase),)*
@@ -72,12 +73,12 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// The code for a number from the wire, known or not.
+    /// Returns the code for a number from the wire, known or not.
     pub const fn from_number(number: u16) -> Self {
         Self(number)
     }

@@ -1,7 +1,7 @@
-//! Limits both ends must agree on. Changing one is a change of the protocol.
+//! Limits that both ends must agree on. Changing one changes the protocol.
 //!
-//! What an operator may choose lives in the `Config` of each program; what only one file
-//! needs lives at the bottom of that file. See PROTOCOL.md, "Limits".
+//! Values that an operator may choose are in the `Config` of each program. Constants of a single
+//! file are at the bottom of that file. See PROTOCOL.md, "Limits".
 
 /// Longest name of one path component, in bytes: `NAME_MAX` of Linux, macOS and most file systems.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -10,39 +10,40 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// counts a closing NUL that never travels.
 pub const PATH_BYTES_MAX: usize = 4095;
 
-/// Most components of a path. Each one is a lock that every request below it takes.
+/// Most components of a path. A request locks each of them, so this bounds the locks of a request.
 pub const PATH_COMPONENTS_MAX: usize = 255;
 
 /// Longest request message, in bytes: two paths of full length and their framing, with room for
 /// fields that a later version adds.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
-/// Longest message that answers with a fixed set of fields, in bytes.
+/// Longest reply with a fixed set of fields, in bytes.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024;
 
-/// Longest message of a listing, in bytes. A sender closes a page before it gets there.
+/// Longest page of a listing, in bytes. The server starts a new page before it reaches this.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest version token, in bytes.
 pub const VERSION_BYTES_MAX: usize = 64;
 
-/// Longest digest, in bytes: that of the longest kind, with room for a later 512-bit one.
+/// Longest digest, in bytes: room for a 512-bit digest in a later version.
 pub const DIGEST_BYTES_MAX: usize = 64;
 
 /// Longest piece of a body whose size was not declared, in bytes.
 pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest content of a file among many on one stream, in bytes: its receiver has to hold it in
-/// memory until its digest has come. What is longer is worth a stream of its own.
+/// Longest file that is sent among many on one stream, in bytes. The receiver keeps it in memory
+/// until its digest has arrived; a longer file gets a stream of its own.
 pub const ENCLOSED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest fixed phrase that travels beside an error code, in bytes.
+/// Longest phrase beside an error code, in bytes.
 pub const PHRASE_BYTES_MAX: usize = 200;
 
-/// Streams a client may have open at once: `initial_max_streams_bidi` of RFC 9000, §18.2.
+/// Streams that a client may have open at once: `initial_max_streams_bidi` (RFC 9000, §18.2).
 pub const STREAMS_MAX: u32 = 100;
 
 const _: () = assert!(2 * (PATH_BYTES_MAX + 2 * PATH_COMPONENTS_MAX) < REQUEST_BYTES_MAX);
+// A page holds at least some of the largest entries.
 const _: () = assert!(NAME_BYTES_MAX * 8 < PAGE_BYTES_MAX);
-// A cache entry carries a whole path.
+// An entry of the cache listing carries a whole path.
 const _: () = assert!(2 * (PATH_BYTES_MAX + 2 * PATH_COMPONENTS_MAX) < PAGE_BYTES_MAX);

@@ -1,10 +1,10 @@
-//! How a client and a server that never met prove to each other that a person gave both one code.
+//! Pairing: mutual proof of a one-time code that a person carries from the server to the client.
 //!
-//! The code is a secret of 80 random bits, which nobody guesses nor searches through, so it needs
-//! no protocol that protects short ones. Each end proves that it knows the code by a keyed digest
-//! over keying material of the TLS connection between them (RFC 8446, §7.5): somebody in the
-//! middle has two connections with different material, and no use for a proof made for one of
-//! them. See PROTOCOL.md, "pair".
+//! The code is a secret of 80 random bits. It can't be guessed or searched, so no PAKE is needed to
+//! protect it. Each end proves that it knows the code with a keyed digest over keying material of
+//! the TLS connection (an exporter, RFC 8446, §7.5). A machine in the middle has two connections
+//! with different keying material, so a proof for one of them is useless on the other. See
+//! PROTOCOL.md, "pair".
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,21 +15,21 @@ use crate::limits::REPLY_BYTES_MAX;
 use crate::protocol::Message;
 use crate::side::Side;
 
-/// Asks to be let in, by proof of a code.
+/// Asks the server to authorize the client's key, with proof of a pairing code.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Pair {
-    /// That the client knows the code.
+    /// Proof that the client knows the code.
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
     pub proof: Proof,
 }
 
-/// Says that the client's key is let in from now on.
+/// Confirms that the client's key is authorized from now on.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Paired {
-    /// That the server knows the code.
+    /// Proof that the server knows the code.
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
     pub proof: Proof,
@@ -39,40 +39,40 @@ impl Message for Paired {
     const BYTES_MAX: usize = REPLY_BYTES_MAX;
 }
 
-/// A keyed digest.
+/// A keyed BLAKE3 digest over keying material.
 pub type Proof = [u8; 32];
 
-/// Without the proof, which belongs into no log.
+/// Omits the proof, which must not be logged.
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pair")
     }
 }
 
-/// Without the proof, which belongs into no log.
+/// Omits the proof, which must not be logged.
 impl fmt::Debug for Paired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Paired")
     }
 }
 
-/// A code that a person carries from the server to the client.
+/// The one-time code that a person carries from the server to the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PairingCode([u8; CODE_BYTES]);
 
 impl PairingCode {
-    /// A code of these random bytes.
+    /// Makes a code of random bytes, which must come from the system's random generator.
     pub fn new(random: [u8; CODE_BYTES]) -> Self {
         Self(random)
     }
 
-    /// What proofs are made with.
+    /// Derives the key that proofs are made with.
     pub fn key(&self) -> PairingKey {
         PairingKey(blake3::derive_key(KEY_CONTEXT, &self.0))
     }
 }
 
-/// In groups of four characters, as people read them out.
+/// Shows the code in groups of four characters, which are easy to read aloud.
 impl fmt::Display for PairingCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self
@@ -97,7 +97,7 @@ impl fmt::Debug for PairingCode {
     }
 }
 
-/// Takes what people make of a code: any case, with or without dashes, and letters for digits.
+/// Accepts the code in any case, with or without dashes, and with O, I and L for 0, 1 and 1.
 impl FromStr for PairingCode {
     type Err = CodeError;
 
@@ -115,6 +115,7 @@ impl FromStr for PairingCode {
             bits = bits << 5 | value as u128;
             count += 1;
         }
+        // 16 characters of 5 bits are exactly 80 bits; the second test guards that arithmetic.
         if count != CHARACTERS || bits >> (8 * CODE_BYTES) != 0 {
             return Err(CodeError);
         }
@@ -124,33 +125,34 @@ impl FromStr for PairingCode {
     }
 }
 
-/// The text is no code.
+/// The error for a text that is no pairing code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a code has 16 letters and digits, as in 7K3M-9QWX-2HRT-B4NP")]
 pub struct CodeError;
 
-/// What proofs are made with: all that the server keeps of a code.
+/// The key that proofs are made with. The server stores this instead of the code.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PairingKey([u8; 32]);
 
 impl PairingKey {
-    /// A key that was kept.
+    /// Restores a stored key.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The key, to be kept.
+    /// Returns the key for storage.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The proof of the code for one end of a connection, by that end's keying `material`.
+    /// Computes the proof for one end of a connection from the keying `material` of that end.
     pub fn proof(&self, material: &[u8; MATERIAL_BYTES]) -> Proof {
         *blake3::keyed_hash(&self.0, material).as_bytes()
     }
 
-    /// Whether `proof` is that for `material`, in a time that tells nothing.
+    /// Whether `proof` is the proof for `material`. Compares in constant time.
     pub fn proves(&self, material: &[u8; MATERIAL_BYTES], proof: Proof) -> bool {
+        // `blake3::Hash` compares in constant time; arrays don't.
         blake3::Hash::from(self.proof(material)) == blake3::Hash::from(proof)
     }
 }
@@ -162,8 +164,8 @@ impl fmt::Debug for PairingKey {
 }
 
 impl Side {
-    /// The context of the TLS exporter for this end (RFC 8446, §7.5). Each end proves with keying
-    /// material of its own, so that neither can echo the proof of the other.
+    /// Returns the context of the TLS exporter for this end (RFC 8446, §7.5). Each end proves with
+    /// keying material of its own, so that neither can echo the proof of the other.
     pub fn context(self) -> &'static [u8] {
         match self {
             Self::Client => b"client",
@@ -172,21 +174,21 @@ impl Side {
     }
 }
 
-/// 80 bits.
+/// Size of a code, in bytes: 80 bits.
 pub const CODE_BYTES: usize = 10;
 
 const CHARACTERS: usize = CODE_BYTES * 8 / 5;
 
-/// Crockford's base 32: without letters that look like digits, nor U.
+/// Crockford's base 32: no letters that look like digits, and no U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// The label of RFC 8446, §7.5, for the proofs of pairing.
+/// The label of the TLS exporter for pairing (RFC 8446, §7.5).
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-quire-pairing";
 
-/// Bytes of keying material in a proof.
+/// Keying material of a proof, in bytes.
 pub const MATERIAL_BYTES: usize = 32;
 
-/// What sets this use of BLAKE3 apart from others.
+/// The context string of BLAKE3's key derivation, which no other use of BLAKE3 may share.
 const KEY_CONTEXT: &str = "quire/1 pairing code";
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The only way to name something on the server.
+//! Names and paths of files on the server.
 //!
-//! A [`RemotePath`] is a list of [`Name`]s below the served root. Both can only be built by a
-//! constructor that checks them, and the decoder is such a constructor: no handler ever sees an
-//! unchecked path. One spelling exists for each path, so the same value serves for rights, locks,
-//! cache and the open itself. See PROTOCOL.md, "Paths".
+//! A [`RemotePath`] is a list of [`Name`]s below the served root. Every constructor checks the
+//! rules, and so does the decoder, so no code ever handles an unchecked path. A path has exactly
+//! one spelling. Rights, locks, cache and the file system can therefore all use the same value. See
+//! PROTOCOL.md, "Paths".
 
 use std::fmt;
 
@@ -11,11 +11,11 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX};
 
-/// Names that begin so belong to quire itself (staged uploads, the lock of a root, unfinished
-/// downloads) and can't be named by a peer.
+/// Prefix of names that quire uses itself: staged uploads, the lock file of a root, unfinished
+/// downloads. A peer can't name them.
 pub const RESERVED_PREFIX: &str = ".quire-";
 
-/// One component of a path: a name within a directory.
+/// One component of a path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<str>);
 
@@ -46,7 +46,7 @@ impl Name {
         Ok(Self(name))
     }
 
-    /// The name as it stands in the file system.
+    /// Returns the name as it is in the file system.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -58,7 +58,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Shows the name with everything a terminal could take for a command escaped.
+/// Shows the name with control characters escaped, so that it can't command a terminal.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Escaped(&self.0))
@@ -83,7 +83,7 @@ impl<'b, C> Decode<'b, C> for Name {
     }
 }
 
-/// A path below the served root; without components it is the root itself.
+/// A path below the served root. Without components it is the root itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RemotePath(Vec<Name>);
 
@@ -91,8 +91,8 @@ impl RemotePath {
     /// The served root.
     pub const ROOT: Self = Self(Vec::new());
 
-    /// Reads a path as people type it: components between slashes. Slashes at the start, at the
-    /// end and doubled ones are taken for one; `.` and `..` are refused, not resolved.
+    /// Parses a path that a person typed: components between slashes. Leading, trailing and doubled
+    /// slashes are ignored. `.` and `..` are refused, not resolved.
     ///
     /// # Errors
     /// The rule that a component or the whole path breaks.
@@ -104,7 +104,7 @@ impl RemotePath {
         Self::from_names(names.collect::<Result<_, _>>()?)
     }
 
-    /// Checks the limits that concern the path as a whole.
+    /// Makes a path of names, and checks the limits of the path as a whole.
     ///
     /// # Errors
     /// If there are too many components or too many bytes in all.
@@ -123,7 +123,7 @@ impl RemotePath {
         Ok(Self(names))
     }
 
-    /// The components, outermost first.
+    /// Returns the components, outermost first.
     pub fn names(&self) -> &[Name] {
         &self.0
     }
@@ -133,21 +133,21 @@ impl RemotePath {
         self.0.is_empty()
     }
 
-    /// The last component, unless this is the root.
+    /// Returns the last component; `None` for the root.
     pub fn name(&self) -> Option<&Name> {
         self.0.last()
     }
 
-    /// The directory that holds this path, unless this is the root.
+    /// Returns the directory that contains this path; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         let (_, parent) = self.0.split_last()?;
         Some(Self(parent.to_vec()))
     }
 
-    /// This path with one more component.
+    /// Appends a component.
     ///
     /// # Errors
-    /// If the longer path passes a limit.
+    /// If the longer path is over a limit.
     pub fn join(&self, name: Name) -> Result<Self, PathError> {
         let mut names = self.0.clone();
         names.push(name);
@@ -159,7 +159,7 @@ impl RemotePath {
         other.0.starts_with(&self.0)
     }
 
-    /// The components between slashes, for system calls relative to the root; `.` for the root.
+    /// Joins the components with slashes, for system calls relative to the root. The root is `.`.
     pub fn to_relative(&self) -> String {
         if self.is_root() {
             return ".".to_owned();
@@ -178,7 +178,7 @@ impl fmt::Debug for RemotePath {
     }
 }
 
-/// Shows the path with a leading slash, control characters escaped.
+/// Shows the path with a leading slash and with control characters escaped.
 impl fmt::Display for RemotePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_root() {
@@ -203,6 +203,7 @@ impl<'b, C> Decode<'b, C> for RemotePath {
         let position = d.position();
         let mut names = Vec::new();
         for name in d.array_iter_with(context)? {
+            // Checked here and not after the loop: the array may be endless.
             if names.len() == PATH_COMPONENTS_MAX {
                 return Err(minicbor::decode::Error::custom(PathError::TooDeep).at(position));
             }
@@ -210,13 +211,9 @@ impl<'b, C> Decode<'b, C> for RemotePath {
         }
         Self::from_names(names).map_err(|error| minicbor::decode::Error::custom(error).at(position))
     }
-
-    fn nil() -> Option<Self> {
-        None
-    }
 }
 
-/// The rule that a name or path breaks.
+/// A rule that a name or a path breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
@@ -238,13 +235,13 @@ pub enum PathError {
     /// A component is longer than [`NAME_BYTES_MAX`].
     #[error("a name has {bytes} bytes, more than {NAME_BYTES_MAX}")]
     NameTooLong {
-        /// Its length.
+        /// The length, in bytes.
         bytes: usize,
     },
     /// The path is longer than [`PATH_BYTES_MAX`].
     #[error("the path has {bytes} bytes, more than {PATH_BYTES_MAX}")]
     TooLong {
-        /// Its length.
+        /// The length, in bytes.
         bytes: usize,
     },
     /// The path has more than [`PATH_COMPONENTS_MAX`] components.
@@ -252,8 +249,8 @@ pub enum PathError {
     TooDeep,
 }
 
-/// Text from the other side, made safe for a terminal or a log: control characters, those that
-/// change the direction of text, and line separators appear as escapes.
+/// Text from the peer, made safe for a terminal or a log. Control characters, characters that
+/// change the direction of text, and line separators are shown as escapes.
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a str);
 
@@ -262,9 +259,11 @@ impl fmt::Display for Escaped<'_> {
         use fmt::Write;
         for character in self.0.chars() {
             match character {
+                // Marks of direction, and the byte order mark.
                 '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{FEFF}' => {
                     write!(f, "{}", character.escape_unicode())?;
                 }
+                // Overrides and isolates of direction; line and paragraph separator.
                 '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => {
                     write!(f, "{}", character.escape_unicode())?;
                 }
@@ -283,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typed_paths_are_read_with_any_number_of_slashes() {
+    fn typed_paths_may_have_any_number_of_slashes() {
         let shown = |text: &str| RemotePath::parse(text).unwrap().to_string();
         assert_eq!(shown(""), "/");
         assert_eq!(shown("///"), "/");
@@ -301,7 +300,7 @@ mod tests {
             assert_eq!(RemotePath::parse(text), Err(PathError::Relative), "{text}");
         }
         // P34
-        // Nothing decodes these: they are names like any other, and stay within the root.
+        // No layer decodes these: they are ordinary names, and stay below the root.
         for text in [
             "..%2f", "%2e%2e", "...", "..\\..", "C:\\a", "~", "a:b", "aux.rs",
         ] {
@@ -363,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_can_not_command_a_terminal(text in any::<String>()) {
+        fn shown_text_can_not_command_a_terminal(text in any::<String>()) {
             let shown = Escaped(&text).to_string();
             let commands = |character: char| {
                 character.is_control() || "\u{2028}\u{2029}\u{202e}\u{2066}".contains(character)
@@ -374,7 +373,7 @@ mod tests {
 
     // P35
     #[test]
-    fn what_turns_or_breaks_lines_is_escaped() {
+    fn characters_that_turn_or_break_lines_are_escaped() {
         let text = "a\u{202e}b\u{2028}c\u{200f}d\u{feff}\r\u{7f}\u{85}é";
         let shown = Escaped(text).to_string();
         assert_eq!(

@@ -1,11 +1,15 @@
-//! The conversation: every message, in the order in which they travel.
+//! Messages: requests, replies, and the types that both use.
 //!
-//! One request is one client-initiated bidirectional stream. The client sends a [`Request`], the
-//! server a [`Reply`] to it; `Get` and `Put` carry a body as raw bytes between messages. Messages
-//! are CBOR maps with integer keys: unknown keys are skipped and missing optional ones defaulted,
-//! so that ends of different age work together. Requests and what both sides name stand here, the
-//! answers in `replies`, and what carries many files on one stream in `many`. See PROTOCOL.md,
+//! Each request has a client-initiated bidirectional stream of its own. The client sends a
+//! [`Request`], and the server answers with a [`Reply`]. [`Get`] and [`Put`] carry the bytes of a
+//! file between messages.
+//!
+//! Messages are CBOR maps with integer keys. A decoder skips unknown keys and gives missing
+//! optional keys their defaults, so that different versions work together. See PROTOCOL.md,
 //! "Messages".
+//!
+//! Requests are in this file, replies in `replies`, and the parts of requests for many files in
+//! `many`.
 
 mod many;
 mod replies;
@@ -29,37 +33,37 @@ pub use replies::{
     Page, Pong, Reply, Trailer,
 };
 
-/// The protocol's name in TLS (RFC 7301); it carries the version.
+/// The ALPN identifier of the protocol (RFC 7301), which includes its version.
 pub const ALPN: &[u8] = b"quire/1";
 
-/// The UDP port a server listens on, and a client connects to, unless told otherwise.
+/// The default UDP port.
 pub const PORT: u16 = 4433;
 
-/// Something that travels as one length-prefixed message.
+/// A type that is sent as one length-prefixed message.
 pub trait Message: Encode<()> + for<'b> Decode<'b, ()> {
-    /// The most bytes its encoding may have, checked before anything is allocated.
+    /// Limit of the encoding, in bytes. Receivers check it before they allocate.
     const BYTES_MAX: usize;
 }
 
-/// A message that is a request, and the first message of the answer to it.
+/// The message of a request.
 pub trait RequestMessage: Into<Request> {
-    /// What the server's first [`Reply`] carries if it doesn't refuse.
+    /// The content of the first [`Reply`] if the server doesn't refuse.
     type Answer: Message;
 }
 
-/// Declares each request once: its number on the wire, its message, the first message of the
-/// answer, and whether it may be sent as early data.
+/// Declares each request once: its number on the wire, its message, the content of the first reply,
+/// and whether it may be sent as early data.
 macro_rules! requests {
     ($($number:literal $name:ident -> $answer:ty, early: $early:literal, $doc:literal;)*) => {
         tagged! {
-            /// What a client asks for: the first message on a stream.
+            /// A request: the first message on a stream.
             Request {
                 $($number $name($name) $doc;)*
             }
         }
 
         impl Request {
-            /// The name of the request in PROTOCOL.md and in logs.
+            /// Returns the name of the request for logs.
             pub const fn name(&self) -> &'static str {
                 match self {
                     $(Self::$name(_) => stringify!($name),)*
@@ -92,65 +96,65 @@ macro_rules! requests {
 }
 
 requests! {
-    1 Ping -> Pong, early: true, "Is the server there, and what is it?";
-    2 Get -> GetHeader, early: true, "The content of a file, or a range of it.";
-    3 Put -> Changed, early: false, "A new content for a file.";
-    4 List -> Page, early: true, "The entries of a directory.";
-    5 Stat -> Attributes, early: true, "What is known of a file or directory.";
-    6 Rename -> Changed, early: false, "A new name for a file or directory.";
-    7 Delete -> Done, early: false, "The end of a file or directory.";
-    8 MakeDirectory -> Changed, early: false, "A new directory.";
-    9 Copy -> Changed, early: false, "A second file or directory, made by the server.";
-    10 Hash -> Hashed, early: false, "The digest of a file, computed by the server.";
-    11 ListCache -> CachePage, early: true, "What the server's memory cache holds.";
-    12 GetTree -> Attributes, early: false, "A directory with all that is below it.";
-    13 PutMany -> Outcome, early: false, "Many files and directories.";
-    22 Pair -> Paired, early: false, "Let this key in, by proof of a code.";
+    1 Ping -> Pong, early: true, "Checks that the server answers, and describes it.";
+    2 Get -> GetHeader, early: true, "Downloads a file, or a range of it.";
+    3 Put -> Changed, early: false, "Uploads a file.";
+    4 List -> Page, early: true, "Lists a directory.";
+    5 Stat -> Attributes, early: true, "Reads the metadata of a file or directory.";
+    6 Rename -> Changed, early: false, "Renames a file or directory.";
+    7 Delete -> Done, early: false, "Deletes a file or directory.";
+    8 MakeDirectory -> Changed, early: false, "Creates a directory.";
+    9 Copy -> Changed, early: false, "Copies a file or directory on the server.";
+    10 Hash -> Hashed, early: false, "Computes the digest of a file on the server.";
+    11 ListCache -> CachePage, early: true, "Lists the memory cache of the server.";
+    12 GetTree -> Attributes, early: false, "Downloads a directory with everything below it.";
+    13 PutMany -> Outcome, early: false, "Uploads many files and directories.";
+    22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 
 impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;
 }
 
-/// Asks for nothing but an answer.
+/// Checks that the server answers. Reply: [`Pong`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Ping {}
 
-/// Asks for bytes of a file. Reply: [`GetHeader`], then that many raw bytes, then a second reply,
-/// with a [`Trailer`].
+/// Downloads a file or a range of it. Reply: [`GetHeader`], the bytes that it announces, then a
+/// second reply with a [`Trailer`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Get {
     /// The file.
     #[n(0)]
     pub path: RemotePath,
-    /// The first byte wanted.
+    /// Offset of the first byte.
     #[n(1)]
     #[cbor(default)]
     pub offset: u64,
-    /// How many bytes are wanted; all to the end if absent.
+    /// Number of bytes; up to the end of the file if absent.
     #[n(2)]
     pub length: Option<u64>,
-    /// The digest that the trailer shall carry.
+    /// The kind of digest in the trailer of the server.
     #[n(3)]
     #[cbor(default)]
     pub digest: DigestKind,
-    /// What must hold for the file. A range that continues an earlier one names its version.
+    /// Condition on the file. A range that continues an earlier one names the version of that.
     #[n(4)]
     #[cbor(default)]
     pub precondition: Precondition,
 }
 
-/// Offers a new content for a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], once
-/// the content is durable and visible under its name.
+/// Uploads a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], after the content is
+/// durable and visible under its name.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Put {
     /// The file.
     #[n(0)]
     pub path: RemotePath,
-    /// The length of the body. If absent, the body comes in length-prefixed pieces.
+    /// The size of the body, in bytes. If absent, the body is sent in length-prefixed pieces.
     #[n(1)]
     pub size: Option<u64>,
     /// The modification time to set; the time of the request if absent.
@@ -159,34 +163,33 @@ pub struct Put {
     /// The permission bits to set; the server's default if absent.
     #[n(3)]
     pub mode: Option<u32>,
-    /// The digest that the trailer will carry.
+    /// The kind of digest in the trailer of the client.
     #[n(4)]
     #[cbor(default)]
     pub digest: DigestKind,
-    /// What must hold for the file that has the name now.
+    /// Condition on what has this path now.
     #[n(5)]
     #[cbor(default)]
     pub precondition: Precondition,
-    /// Whether missing parent directories are made.
+    /// Whether to create missing parent directories.
     #[n(6)]
     #[cbor(default)]
     pub make_parents: bool,
 }
 
-/// Asks for the entries of a directory, in the order of their names' bytes. Reply: one [`Page`]
-/// after another, until one says that it is the last.
+/// Lists a directory in the order of the names' bytes. Reply: [`Page`]s up to the last.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct List {
     /// The directory.
     #[n(0)]
     pub path: RemotePath,
-    /// Only names after this one.
+    /// Lists only names after this one.
     #[n(1)]
     pub after: Option<Name>,
 }
 
-/// Asks what is known of a file or directory. Reply: [`Attributes`].
+/// Reads the metadata of a file or directory. Reply: [`Attributes`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Stat {
@@ -195,86 +198,87 @@ pub struct Stat {
     pub path: RemotePath,
 }
 
-/// Asks for a new name, anywhere below the root. Reply: [`Changed`].
+/// Renames a file or directory; the new path may be anywhere below the root. Reply: [`Changed`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Rename {
-    /// The name it has.
+    /// The current path.
     #[n(0)]
     pub from: RemotePath,
-    /// The name it shall have.
+    /// The new path.
     #[n(1)]
     pub to: RemotePath,
-    /// What must hold for what is renamed.
+    /// Condition on what is renamed.
     #[n(2)]
     #[cbor(default)]
     pub source: Precondition,
-    /// What must hold for what has the new name now; it is replaced if this allows it.
+    /// Condition on what has the new path now. It is replaced if the condition allows it.
     #[n(3)]
     #[cbor(default)]
     pub target: Precondition,
 }
 
-/// Asks for the end of a file or directory. Reply: [`Done`].
+/// Deletes a file or directory. Reply: [`Done`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Delete {
     /// The file or directory.
     #[n(0)]
     pub path: RemotePath,
-    /// Whether a directory goes, with all that is below it.
+    /// Whether to delete a directory with everything below it.
     #[n(1)]
     #[cbor(default)]
     pub recursive: bool,
-    /// What must hold for it.
+    /// Condition on the file or directory.
     #[n(2)]
     #[cbor(default)]
     pub precondition: Precondition,
 }
 
-/// Asks for a new directory. Reply: [`Changed`]. With [`Precondition::Any`] a directory that is
-/// there already is as good as a new one.
+/// Creates a directory. Reply: [`Changed`]. With [`Precondition::Any`] the request also succeeds if
+/// the directory exists.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct MakeDirectory {
     /// The directory.
     #[n(0)]
     pub path: RemotePath,
-    /// Whether missing parent directories are made.
+    /// Whether to create missing parent directories.
     #[n(1)]
     #[cbor(default)]
     pub make_parents: bool,
-    /// What must hold for what has the name now.
+    /// Condition on what has this path now.
     #[n(2)]
     #[cbor(default)]
     pub precondition: Precondition,
 }
 
-/// Asks the server to copy a file or directory without sending it. Reply: [`Changed`].
+/// Copies a file or directory on the server. Reply: [`Changed`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Copy {
-    /// What is copied.
+    /// The path of the original.
     #[n(0)]
     pub from: RemotePath,
-    /// The name of the copy.
+    /// The path of the copy.
     #[n(1)]
     pub to: RemotePath,
-    /// Whether a directory is copied, with all that is below it.
+    /// Whether to copy a directory with everything below it.
     #[n(2)]
     #[cbor(default)]
     pub recursive: bool,
-    /// What must hold for what is copied.
+    /// Condition on the original.
     #[n(3)]
     #[cbor(default)]
     pub source: Precondition,
-    /// What must hold for what has the copy's name now; a file is replaced if this allows it.
+    /// Condition on what has the path of the copy now. A file is replaced if the condition allows
+    /// it.
     #[n(4)]
     #[cbor(default)]
     pub target: Precondition,
 }
 
-/// Asks for the digest of a file. Reply: [`Hashed`].
+/// Computes the digest of a file on the server. Reply: [`Hashed`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Hash {
@@ -287,20 +291,20 @@ pub struct Hash {
     pub digest: DigestKind,
 }
 
-/// Asks what the memory cache holds. Reply: one [`CachePage`] after another, until the last.
+/// Lists the memory cache of the server. Reply: [`CachePage`]s up to the last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct ListCache {}
 
-/// What must hold for a name before a request touches it; checked again under its lock.
+/// A condition on what has a path. The server checks it again while it holds the lock of the path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Precondition {
-    /// Nothing: whatever is there, or isn't.
+    /// No condition.
     #[default]
     Any,
-    /// Nothing has this name.
+    /// Nothing has this path.
     Absent,
-    /// What has this name is exactly this version.
+    /// A file or directory of exactly this version has this path.
     Match(Version),
 }
 
@@ -319,8 +323,8 @@ impl<C> Encode<C> for Precondition {
     }
 }
 
-/// By hand, because a derived decoder of a flat enum leaves surplus elements of the array to be
-/// taken for what follows it.
+/// Written by hand: a derived decoder of a flat enum doesn't read surplus elements of the array, so
+/// they would be taken for the next key of the surrounding map.
 impl<'b, C> Decode<'b, C> for Precondition {
     fn decode(d: &mut Decoder<'b>, context: &mut C) -> Result<Self, minicbor::decode::Error> {
         let position = d.position();
@@ -356,7 +360,7 @@ pub struct Time {
     /// Whole seconds, negative before 1970.
     #[n(0)]
     pub seconds: i64,
-    /// Nanoseconds after that second; what is 10⁹ or more is taken for 10⁹ − 1.
+    /// Nanoseconds after that second. Receivers take values of 10⁹ and above for 10⁹ − 1.
     #[n(1)]
     pub nanoseconds: u32,
 }

@@ -1,7 +1,8 @@
-//! Many files on one stream: the parts of which such a request or its answer is made.
+//! Messages of the requests that carry many files on one stream.
 //!
-//! Each part is a message of its own, and each file has its own header, bytes, digest and status,
-//! so that one bad file fails alone. See PROTOCOL.md, "Many files on one stream".
+//! A stream costs a round trip of latency and some packets, which is too much for thousands of
+//! small files. Each file still has a header, a digest and a status of its own, so that one bad
+//! file fails alone. See PROTOCOL.md, "Many files on one stream".
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
@@ -12,32 +13,32 @@ use crate::digest::DigestKind;
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::path::{Name, RemotePath};
 
-/// Asks for a directory with all that is below it. Reply: [`Attributes`](super::Attributes) of the
-/// directory, then one [`TreeItem`] after another up to the [`Left`] of the directory itself.
+/// Downloads a directory with everything below it. Reply: [`Attributes`](super::Attributes) of the
+/// directory, then [`TreeItem`]s up to the [`Left`] of the directory itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct GetTree {
     /// The directory.
     #[n(0)]
     pub path: RemotePath,
-    /// The digest that the files' trailers shall carry.
+    /// The kind of digest in the trailers of the files.
     #[n(1)]
     #[cbor(default)]
     pub digest: DigestKind,
-    /// The size of the largest file whose content is sent along, in bytes.
+    /// The largest file whose content is sent on this stream, in bytes.
     #[n(2)]
     #[cbor(default)]
     pub enclose_max: u64,
 }
 
 tagged! {
-    /// A step of the walk through a directory.
+    /// A step of the server's walk through the directory.
     TreeItem {
-        0 Described(Entry) "Something whose content isn't sent along.";
+        0 Described(Entry) "A file or other entry without its content.";
         1 Enclosed(Entry) "A file: its content follows as raw bytes, then a reply with a trailer.";
         2 Entered(Entry) "A directory: what follows is in it, up to its `Left`.";
-        3 Missed(Missed) "Something that can't be sent.";
-        4 Left(Left) "The end of the directory at hand.";
+        3 Missed(Missed) "An entry that can't be sent.";
+        4 Left(Left) "The end of the current directory.";
     }
 }
 
@@ -45,14 +46,14 @@ impl Message for TreeItem {
     const BYTES_MAX: usize = REPLY_BYTES_MAX;
 }
 
-/// A name in a directory, and why what has it can't be sent.
+/// An entry that can't be sent, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Missed {
     /// The name.
     #[n(0)]
     pub name: Name,
-    /// Why.
+    /// The reason.
     #[n(1)]
     pub failure: Failure,
 }
@@ -61,28 +62,28 @@ pub struct Missed {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Left {
-    /// How many of its names can't travel, because they aren't UTF-8.
+    /// Number of entries that are left out because their names aren't UTF-8.
     #[n(0)]
     #[cbor(default)]
     pub unnameable: u64,
-    /// Why the rest of it is missing, if it is.
+    /// Why the rest of the directory is missing, if it is.
     #[n(1)]
     pub failure: Option<Failure>,
 }
 
-/// Offers many files and directories: one [`PutItem`] after another follows, up to the last.
-/// Reply: an [`Outcome`] for each that is answered, in the order in which they are completed.
+/// Uploads many files and directories: [`PutItem`]s follow, up to [`PutItem::Last`]. Reply: an
+/// [`Outcome`] for each item that is answered, in the order of their completion.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct PutMany {}
 
 tagged! {
-    /// One of many things that are put.
+    /// An item of an upload of many files.
     PutItem {
-        0 File(Put) "A file, whose size is told: its content follows as raw bytes, then a trailer.";
-        1 Directory(MakeDirectory) "A directory to be made before any later item is carried out.";
+        0 File(Put) "A file with a declared size: its content follows as raw bytes, then a trailer.";
+        1 Directory(MakeDirectory) "A directory to create before any later item is carried out.";
         2 Attributes(SetAttributes) "Times and permissions of a directory.";
-        3 Last(LastItem) "No more come.";
+        3 Last(LastItem) "The end of the items.";
     }
 }
 
@@ -90,17 +91,17 @@ impl Message for PutItem {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;
 }
 
-/// Asks for times and permissions of a directory.
+/// Sets time and permissions of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct SetAttributes {
     /// The directory.
     #[n(0)]
     pub path: RemotePath,
-    /// The modification time to set; left as it is if absent.
+    /// The modification time to set; unchanged if absent.
     #[n(1)]
     pub modified: Option<Time>,
-    /// The permission bits to set; left as they are if absent.
+    /// The permission bits to set; unchanged if absent.
     #[n(2)]
     pub mode: Option<u32>,
 }
@@ -110,17 +111,17 @@ pub struct SetAttributes {
 #[cbor(map)]
 pub struct LastItem {}
 
-/// What became of one of many things that were put.
+/// The result of one item of an upload of many files.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Outcome {
-    /// Which: 0 is the first that came.
+    /// Number of the item: 0 is the first on the stream.
     #[n(0)]
     pub index: u64,
-    /// What a request for it alone would have been answered.
+    /// The answer that a request for this item alone would have got.
     #[n(1)]
     pub result: Reply<Changed>,
-    /// Whether it is a directory that was there already.
+    /// Whether the item is a directory that existed already.
     #[n(2)]
     #[cbor(default)]
     pub existed: bool,

@@ -1,4 +1,4 @@
-//! The second half of the conversation: what a server answers, in the order of the requests.
+//! Messages from the server, in the order of the requests.
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
@@ -8,20 +8,21 @@ use crate::error_code::ErrorCode;
 use crate::limits::{PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
 use crate::path::{Name, RemotePath};
 
-/// What every request is answered with: what it asked for, or why not.
+/// The answer to a request: its result, or the reason for a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply<T> {
     /// The request was carried out, or its body follows.
     Ok(T),
-    /// It was not, and nothing has changed; only after a `DISK` error that is unknown.
+    /// The request was not carried out, and nothing has changed. Only after [`ErrorCode::DISK`] it
+    /// is unknown whether something has changed.
     Failed(Failure),
 }
 
 impl<T> Reply<T> {
-    /// The reply as a result.
+    /// Converts the reply to a result.
     ///
     /// # Errors
-    /// The failure that the other side reported.
+    /// The failure that the peer reported.
     pub fn into_result(self) -> Result<T, Failure> {
         match self {
             Self::Ok(value) => Ok(value),
@@ -62,7 +63,7 @@ impl<T: Message> Message for Reply<T> {
     const BYTES_MAX: usize = T::BYTES_MAX;
 }
 
-/// Why a request was not carried out: a code, and its fixed phrase for readers that don't know it.
+/// Why a request was not carried out: a code, and a phrase for readers that don't know the code.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Failure {
@@ -76,7 +77,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with this version's phrase for `code`.
+    /// Makes a failure with this version's phrase for `code`.
     pub fn new(code: ErrorCode) -> Self {
         Self {
             number: code.number(),
@@ -84,17 +85,18 @@ impl Failure {
         }
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> ErrorCode {
         ErrorCode::from_number(self.number)
     }
 
-    /// Our own phrase for the code where this version knows it, else that of the other side, which
-    /// is text from the other side and has to be escaped where it is shown.
+    /// Returns this version's phrase for the code, or the peer's phrase for an unknown code. The
+    /// latter is untrusted text: wrap it in [`Escaped`](crate::Escaped) to show it.
     pub fn phrase(&self) -> &str {
         match self.code().phrase() {
             Some(phrase) => phrase,
             None => {
+                // The limit may fall into the middle of a character.
                 let end = self.phrase.floor_char_boundary(PHRASE_BYTES_MAX);
                 self.phrase.get(..end).unwrap_or_default()
             }
@@ -102,7 +104,7 @@ impl Failure {
     }
 }
 
-/// Declares which replies have the limit for fixed sets of fields.
+/// Gives replies with a fixed set of fields their limit.
 macro_rules! replies {
     ($($name:ident)*) => {
         $(impl Message for $name {
@@ -113,11 +115,11 @@ macro_rules! replies {
 
 replies! { Pong GetHeader Trailer Changed Done Attributes Hashed }
 
-/// What the server says of itself.
+/// Describes the server.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Pong {
-    /// Name and version of the server program, for people.
+    /// Name and version of the server program, for display only.
     #[n(0)]
     #[cbor(default)]
     pub software: String,
@@ -127,11 +129,11 @@ pub struct Pong {
     pub writable: bool,
 }
 
-/// What precedes the bytes of a file.
+/// The header before the bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct GetHeader {
-    /// The version that these bytes belong to.
+    /// The version of the file that these bytes belong to.
     #[n(0)]
     pub version: Version,
     /// The size of the whole file, in bytes.
@@ -140,7 +142,7 @@ pub struct GetHeader {
     /// How many raw bytes follow.
     #[n(2)]
     pub length: u64,
-    /// When the content was last modified.
+    /// The time of the last modification of the content.
     #[n(3)]
     pub modified: Time,
     /// The permission bits.
@@ -148,7 +150,8 @@ pub struct GetHeader {
     pub mode: u32,
 }
 
-/// What follows a body: proof that it was sent whole. The end of a stream alone proves nothing.
+/// The trailer after a body, which proves that all of it was sent. The end of a stream proves
+/// nothing, because quinn also finishes the stream of a sender that gave up.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Trailer {
@@ -157,21 +160,21 @@ pub struct Trailer {
     pub digest: Digest,
 }
 
-/// Something was made, replaced or renamed, and that is durable.
+/// Confirms that something was created, replaced or renamed, durably.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Changed {
-    /// The version that the name has now.
+    /// The new version of what has the name.
     #[n(0)]
     pub version: Version,
 }
 
-/// Something was carried out, and that is durable.
+/// Confirms that a change was carried out, durably.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Done {}
 
-/// What a name stands for.
+/// The type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(index_only)]
 pub enum EntryKind {
@@ -189,42 +192,42 @@ pub enum EntryKind {
     Other,
 }
 
-/// What is known of a file or directory.
+/// Metadata of a file or directory.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Attributes {
-    /// What it is.
+    /// The type of the entry.
     #[n(0)]
     pub kind: EntryKind,
-    /// The size of a file's content in bytes, else 0.
+    /// The size of a file in bytes; 0 for everything else.
     #[n(1)]
     #[cbor(default)]
     pub size: u64,
-    /// When the content was last modified.
+    /// The time of the last modification of the content.
     #[n(2)]
     pub modified: Time,
     /// The permission bits.
     #[n(3)]
     #[cbor(default)]
     pub mode: u32,
-    /// The version it has now.
+    /// The current version.
     #[n(4)]
     pub version: Version,
 }
 
-/// A name in a directory, and what it stands for.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Entry {
     /// The name.
     #[n(0)]
     pub name: Name,
-    /// What it stands for.
+    /// Metadata of the entry.
     #[n(1)]
     pub attributes: Attributes,
 }
 
-/// Some entries of a directory.
+/// A page of a directory listing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Page {
@@ -232,11 +235,11 @@ pub struct Page {
     #[n(0)]
     #[cbor(default)]
     pub entries: Vec<Entry>,
-    /// How many names of the directory can't travel, because they aren't UTF-8. On the last page.
+    /// Number of entries that are left out because their names aren't UTF-8. On the last page only.
     #[n(1)]
     #[cbor(default)]
     pub unnameable: u64,
-    /// Whether no page follows.
+    /// Whether this is the last page.
     #[n(2)]
     #[cbor(default)]
     pub last: bool,
@@ -246,7 +249,7 @@ impl Message for Page {
     const BYTES_MAX: usize = PAGE_BYTES_MAX;
 }
 
-/// The digest of a file as the server computed it.
+/// The digest of a file, computed by the server.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Hashed {
@@ -261,25 +264,25 @@ pub struct Hashed {
     pub version: Version,
 }
 
-/// A file in the memory cache.
+/// A file in the memory cache of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct CacheEntry {
-    /// The name under which it was last fetched.
+    /// The path by which the file was last downloaded.
     #[n(0)]
     pub path: RemotePath,
     /// The size of its content, in bytes.
     #[n(1)]
     pub bytes: u64,
-    /// How often it was served from memory.
+    /// Number of downloads that were served from memory.
     #[n(2)]
     pub hits: u64,
-    /// How many requests are sending it right now.
+    /// Number of requests that are sending the file now.
     #[n(3)]
     pub readers: u64,
 }
 
-/// Some entries of the memory cache.
+/// A page of the listing of the memory cache.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct CachePage {
@@ -287,11 +290,11 @@ pub struct CachePage {
     #[n(0)]
     #[cbor(default)]
     pub entries: Vec<CacheEntry>,
-    /// The most bytes the cache may hold; 0 if it is off.
+    /// Capacity of the cache, in bytes; 0 if it is off.
     #[n(1)]
     #[cbor(default)]
     pub limit: u64,
-    /// Whether no page follows.
+    /// Whether this is the last page.
     #[n(2)]
     #[cbor(default)]
     pub last: bool,

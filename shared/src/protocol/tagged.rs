@@ -1,6 +1,9 @@
-//! One of several messages, told apart by a number: `[number, message]` on the wire.
+//! Tagged unions of messages: `[number, message]` on the wire.
 
-/// Declares such a choice once: number on the wire, variant, and the message that it carries.
+/// Declares a tagged union: for each variant its number on the wire and the message in it.
+///
+/// Not derived: the `flat` representation of minicbor has the same bytes, but doesn't refuse
+/// surplus elements of the array.
 macro_rules! tagged {
     ($(#[$meta:meta])* $choice:ident { $($number:literal $name:ident($message:ty) $doc:literal;)* }) => {
         $(#[$meta])*

@@ -1,5 +1,4 @@
-//! What holds for every message: it survives the wire, fits its limit, and nothing else passes
-//! for it.
+//! Properties of every message: encoding round trips, limits, and refusal of damaged bytes.
 
 mod many;
 mod messages;
@@ -20,7 +19,7 @@ use crate::path::PathError;
 
 use messages::{attributes, cache_page, digest, get_header, hashed, page, reply, request, version};
 
-/// Runs the properties of one message, which is long enough to be cut at every byte.
+/// Checks the properties of one message, including a cut at every byte.
 fn check<M: Message + Debug + PartialEq>(message: &M) {
     let bytes = encode(message).unwrap();
     let (prefix, cbor) = bytes.split_first_chunk::<PREFIX_BYTES>().unwrap();
@@ -39,7 +38,7 @@ fn check<M: Message + Debug + PartialEq>(message: &M) {
     assert_eq!(decode::<M>(&longer), Err(DecodeError::TrailingBytes));
 }
 
-/// `message` with one more key in its outermost map, which stands at `map` in its bytes.
+/// Checks that a decoder skips an unknown key, added to the map at position `map` of the bytes.
 fn check_unknown_key<M: Message + Debug + PartialEq>(message: &M, map: usize, key: u16) {
     let mut cbor = encode(message).unwrap().split_off(PREFIX_BYTES);
     assert!(
@@ -49,7 +48,7 @@ fn check_unknown_key<M: Message + Debug + PartialEq>(message: &M, map: usize, ke
     cbor[map] += 1;
     let mut more = Encoder::new(&mut cbor);
     more.u16(key).unwrap();
-    // Something nested, of every type there is.
+    // A nested value with every CBOR type.
     more.array(3)
         .unwrap()
         .map(1)
@@ -116,8 +115,8 @@ proptest! {
     }
 }
 
-/// Whatever `bytes` are, the decoder answers; and what it takes, it would send in a form that it
-/// takes again.
+/// Checks that decoding any bytes ends, and that a decoded message can be encoded and decoded
+/// again.
 fn check_any<M: Message + Debug + PartialEq>(bytes: &[u8]) {
     if let Ok(message) = decode::<M>(bytes) {
         let again = encode(&message).unwrap();
@@ -171,7 +170,7 @@ fn minimal(kind: u8) -> Result<Request, DecodeError> {
     decode(&[0x82, kind, 0xa1, 0x00, 0x81, 0x61, b'a'])
 }
 
-/// The same with the paths `a` and `b` under the keys 0 and 1.
+/// As [`minimal`], with the paths `a` and `b` under the keys 0 and 1.
 fn minimal_pair(kind: u8) -> Result<Request, DecodeError> {
     decode(&[
         0x82, kind, 0xa2, 0x00, 0x81, 0x61, b'a', 0x01, 0x81, 0x61, b'b',
@@ -270,7 +269,7 @@ fn missing_required_keys_are_malformed() {
 
 // P15
 #[test]
-fn what_a_later_version_may_add_is_unknown_and_not_malformed() {
+fn additions_of_a_later_version_are_unknown_and_not_malformed() {
     let get_with = |key: u8, value: &[u8]| {
         let head = [0x82, 2, 0xa2, 0x00, 0x81, 0x61, b'a', key];
         decode::<Request>(&[&head, value].concat())
@@ -293,7 +292,7 @@ fn what_a_later_version_may_add_is_unknown_and_not_malformed() {
 // P12
 #[test]
 fn a_precondition_with_surplus_elements_is_malformed() {
-    // The surplus would be the rest of this map, were it not counted.
+    // Without a check of the length, the surplus elements would be read as the rest of the map.
     for precondition in [&[0x83, 0x00, 0x06, 0xf5][..], &[0x83, 0x01, 0x06, 0xf5]] {
         let head = [0x82, 3, 0xa3, 0x00, 0x81, 0x61, b'a', 0x05];
         let request = decode::<Request>(&[&head, precondition].concat());
@@ -330,7 +329,7 @@ fn a_message_over_its_limit_is_not_sent() {
     assert_eq!(error.code(), ErrorCode::MESSAGE_TOO_LONG);
 }
 
-/// The two extremes of a path of full length: few long names, and as many names as there may be.
+/// Both extremes of a path of full length: few long names, and as many names as allowed.
 fn longest_paths() -> [RemotePath; 2] {
     let path_of = |count: usize| {
         let names = PATH_BYTES_MAX - (count - 1);
@@ -450,7 +449,7 @@ fn a_path_that_breaks_a_rule_is_refused_by_the_decoder() {
     assert!(stat(&names).is_ok());
     let names = [&names[..], &["x"]].concat();
     refused(&names, PathError::TooLong { bytes: 4097 });
-    // A count of components that the message can't hold is no reason to allocate for them.
+    // The announced count of components must not cause an allocation.
     let endless = [
         0x82, 5, 0xa1, 0x00, 0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
     ];

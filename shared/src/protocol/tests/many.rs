@@ -1,4 +1,4 @@
-//! What holds for the parts of requests and answers that carry many files.
+//! Properties of the messages that carry many files on one stream.
 
 use proptest::option;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Generators of every message, for the properties that hold for all of them.
+//! Generators of every message for property tests.
 
 use std::fmt::Debug;
 
