@@ -8,6 +8,7 @@ mod error;
 mod fingerprint;
 mod identity;
 mod pem;
+pub mod replace_file;
 mod state_dir;
 mod store;
 
@@ -15,5 +16,6 @@ pub use error::CertsError;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use identity::{Identity, local_names};
 pub use pem::load_certificates;
-pub use state_dir::{StateDir, StateLock};
+pub use replace_file::FileLock;
+pub use state_dir::StateDir;
 pub use store::{Role, load, load_or_create, replace};

@@ -4,15 +4,14 @@
 //! file into it decides whom this user trusts. Files in it appear whole or not at all.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Write},
+    fs::{self, DirBuilder, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use etcetera::BaseStrategy as _;
-use tempfile::NamedTempFile;
 
-use crate::{CertsError, pem::io_error};
+use crate::{CertsError, FileLock, pem::io_error, replace_file};
 
 /// A directory that exists, belongs to this user and is closed to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,75 +92,29 @@ impl StateDir {
     /// Names the file or directory that could not be written.
     pub fn create(&self, name: &str, content: &[u8]) -> Result<bool, CertsError> {
         let path = self.file(name);
-        match self.stage(content)?.persist_noclobber(&path) {
-            Ok(_file) => self.sync().map(|()| true),
-            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(io_error(&path, "create it", error.error)),
-        }
+        replace_file::create(&path, content).map_err(|error| io_error(&path, "create it", error))
     }
 
     /// Stores `content` durably as the file `name`, in place of what was there.
     ///
     /// # Errors
     ///
-    /// Names the file or directory that could not be written.
+    /// Names the file that could not be written.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), CertsError> {
         let path = self.file(name);
-        self.stage(content)?
-            .persist(&path)
-            .map_err(|error| io_error(&path, "replace it", error.error))?;
-        self.sync()
+        replace_file::replace(&path, content).map_err(|error| io_error(&path, "replace it", error))
     }
 
     /// Waits for the exclusive right to change the file `name` and holds it until dropped.
-    /// For whoever reads, alters and [replaces](Self::replace) a file that others alter too.
+    /// For a program that reads, edits and [replaces](Self::replace) a file that others edit too.
     ///
     /// # Errors
     ///
-    /// Names the lock file when it can't be made or locked.
-    pub fn lock(&self, name: &str) -> Result<StateLock, CertsError> {
-        // A file of its own, because the one to be changed is replaced and takes its lock along.
-        let path = self.file(&format!("{name}{LOCK_SUFFIX}"));
-        let file = open_lock_file(&path).map_err(|error| io_error(&path, "open it", error))?;
-        file.lock()
-            .map_err(|error| io_error(&path, "lock it", error))?;
-        Ok(StateLock { _file: file })
+    /// Names the file whose lock can't be made or taken.
+    pub fn lock(&self, name: &str) -> Result<FileLock, CertsError> {
+        let path = self.file(name);
+        FileLock::acquire(&path).map_err(|error| io_error(&path, "lock it", error))
     }
-
-    /// `content` on disk under a temporary random name, readable by this user alone.
-    fn stage(&self, content: &[u8]) -> Result<NamedTempFile, CertsError> {
-        let write = || {
-            let mut staged = tempfile::Builder::new()
-                .prefix(STAGED_PREFIX)
-                .tempfile_in(&self.path)?;
-            staged.write_all(content)?;
-            staged.as_file().sync_all()?;
-            Ok(staged)
-        };
-        write().map_err(|error| io_error(&self.path, "write a file in it", error))
-    }
-
-    /// Makes the names in the directory durable.
-    fn sync(&self) -> Result<(), CertsError> {
-        sync_dir(&self.path).map_err(|error| io_error(&self.path, "sync it", error))
-    }
-}
-
-/// The exclusive right to change a file of the [`StateDir`], until dropped.
-#[derive(Debug)]
-pub struct StateLock {
-    _file: File,
-}
-
-fn open_lock_file(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(FILE_MODE);
-    }
-    options.open(path)
 }
 
 /// Makes the directory and its parents; what stands there already is for the caller to judge.
@@ -210,17 +163,6 @@ fn check_private(_: &Path, _: &fs::Metadata, _: u32) -> Result<(), CertsError> {
     Ok(())
 }
 
-#[cfg(unix)]
-fn sync_dir(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Elsewhere a directory can't be opened as a file, and its journal orders renames.
-#[cfg(not(unix))]
-fn sync_dir(_: &Path) -> std::io::Result<()> {
-    Ok(())
-}
-
 /// The directory's name below the platform's directory for state.
 const DIR_NAME: &str = "quire";
 
@@ -237,12 +179,6 @@ const OTHERS_BITS: u32 = 0o077;
 /// The part of `st_mode` that `chmod` sets.
 #[cfg(unix)]
 const PERMISSION_BITS: u32 = 0o7777;
-
-/// Starts the names of files that are being written.
-const STAGED_PREFIX: &str = ".new-";
-
-/// Ends the names of lock files.
-const LOCK_SUFFIX: &str = ".lock";
 
 #[cfg(test)]
 mod tests {

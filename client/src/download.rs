@@ -4,17 +4,17 @@
 //! and digest have proved right; whatever goes wrong before leaves nothing behind. Nothing here
 //! takes a local path from the server. See PROTOCOL.md, "Get".
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
+use quire_certs::replace_file::StagedFile;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::path::RESERVED_PREFIX;
 use quire_shared::protocol::{Attributes, GetHeader, Time, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
-use tempfile::NamedTempFile;
 
 use crate::attributes;
 use crate::blocking::blocking;
@@ -171,7 +171,7 @@ pub enum WriteToError {
 /// thread that writes to it.
 #[derive(Debug)]
 struct Unfinished {
-    file: NamedTempFile,
+    file: StagedFile,
     target: PathBuf,
     options: SaveOptions,
 }
@@ -191,11 +191,8 @@ impl Unfinished {
             }
             Ok(_) | Err(_) => {}
         }
-        let file = tempfile::Builder::new()
-            .prefix(RESERVED_PREFIX)
-            .rand_bytes(RANDOM_CHARACTERS)
-            .tempfile_in(parent(target))
-            .map_err(|error| ClientError::disk(target, "create", without_path(&error)))?;
+        let file = StagedFile::create(target, RESERVED_PREFIX)
+            .map_err(|error| ClientError::disk(target, "create", error))?;
         Ok(Self {
             file,
             target: target.to_owned(),
@@ -210,77 +207,32 @@ impl Unfinished {
             target,
             options,
         } = self;
-        attributes::set_mode(file.as_file(), mode)
-            .and_then(|()| attributes::set_modified(file.as_file(), modified))
+        attributes::set_mode(file.file(), mode)
+            .and_then(|()| attributes::set_modified(file.file(), modified))
             .map_err(|error| ClientError::disk(&target, "set the attributes of", error))?;
-        if options.sync {
-            file.as_file()
-                .sync_all()
-                .map_err(|error| ClientError::disk(&target, "sync", error))?;
-        }
-        let named = if options.overwrite {
-            file.persist(&target)
-        } else {
-            file.persist_noclobber(&target)
-        };
-        match named {
-            Ok(_) => {}
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(ClientError::LocalExists(target));
+        match file.publish(&target, options.overwrite, options.sync) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(ClientError::LocalExists(target))
             }
-            Err(error) => return Err(ClientError::disk(&target, "create", error.error)),
+            Err(error) => Err(ClientError::disk(&target, "create", error)),
         }
-        if options.sync {
-            sync_directory(parent(&target))
-                .map_err(|error| ClientError::disk(&target, "sync", error))?;
-        }
-        Ok(())
     }
 }
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.as_file_mut().write(bytes)
+        self.file.file_mut().write(bytes)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.as_file_mut().write_vectored(slices)
+        self.file.file_mut().write_vectored(slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_file_mut().flush()
+        self.file.file_mut().flush()
     }
 }
-
-/// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// The system's own error: `tempfile` adds the temporary name, which tells the user nothing.
-fn without_path(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(
-        || io::Error::from(error.kind()),
-        io::Error::from_raw_os_error,
-    )
-}
-
-#[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Elsewhere a directory can't be opened as a file, and its journal orders renames.
-#[cfg(not(unix))]
-fn sync_directory(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-/// Random characters of a temporary name, each worth almost six bits: 95 bits can't be guessed.
-const RANDOM_CHARACTERS: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -7,15 +7,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use quinn::Connection;
-use quire_certs::{CertsError, Fingerprint, StateDir};
+use quire_certs::{CertsError, Fingerprint, StateDir, replace_file};
 use quire_shared::Side;
 use quire_shared::pairing::{CODE_BYTES, Pair, Paired, PairingCode, PairingKey};
 use quire_transport::pairing as bound;
@@ -112,7 +111,7 @@ impl Pairing {
             }
             files.take_away(&wrong)?;
             let proof = bound::proof(&offer.key, Side::Server, &connection).map_err(material)?;
-            let added = files.keys.let_in(client, &offer.line);
+            let added = files.keys.authorize(client, &offer.line);
             added.map_err(RequestError::system("adding to the authorized keys"))?;
             info!(key = %client, rights = offer.line, "paired");
             Ok(Paired { proof })
@@ -191,38 +190,22 @@ impl Offer {
 }
 
 impl KeysFile {
-    /// Gives `key` the rights and comment `rest`, in place of what it has, durably and in one step.
+    /// Gives `key` the rights and comment `rest`, in place of the line it has, durably and under
+    /// the file's lock.
     ///
     /// # Errors
     /// If the system refuses.
-    fn let_in(&self, key: Fingerprint, rest: &str) -> io::Result<()> {
-        // What a link leads to is replaced, not the link.
-        let path = fs::canonicalize(self.path());
-        let path = path.unwrap_or_else(|_| self.path().to_owned());
-        let (before, mode) = match fs::read_to_string(&path) {
-            Ok(before) => (before, fs::metadata(&path)?.permissions().mode() & 0o777),
-            Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), FILE_MODE),
-            Err(error) => return Err(error),
-        };
+    fn authorize(&self, key: Fingerprint, rest: &str) -> io::Result<()> {
         let key = key.to_string();
-        let is_its = |line: &&str| line.split_whitespace().next() == Some(&key);
-        let mut text = String::new();
-        for line in before.lines().filter(|line| !is_its(line)) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        let _ = writeln!(text, "{key} {rest}");
-        let new = path.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(mode);
-        let mut file = options.open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        let directory = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        fs::File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+        replace_file::edit(self.path(), |before| {
+            let is_its = |line: &&str| line.split_whitespace().next() == Some(&key);
+            let mut text = String::new();
+            for line in before.lines().filter(|line| !is_its(line)) {
+                text.push_str(line);
+                text.push('\n');
+            }
+            text + &format!("{key} {rest}\n")
+        })
     }
 }
 
@@ -232,15 +215,14 @@ const OFFER: &str = "pairing";
 /// More than any offer has.
 const OFFER_BYTES_MAX: u64 = 64 * 1024;
 
-/// A new authorized-keys file is for its owner alone.
-const FILE_MODE: u32 = 0o600;
-
 /// Wrong proofs after which an offer ends. Mistyped codes fail at the client already, by their
 /// length or alphabet; nobody can guess one, so this only says when somebody tries.
 const WRONG_MAX: u32 = 5;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -290,22 +272,44 @@ mod tests {
         let keys = KeysFile::optional(path.clone());
         let key = || quire_certs::Identity::generate(&[]).unwrap().fingerprint();
         let (one, other) = (key(), key());
-        keys.let_in(one, "read Ann").unwrap();
+        keys.authorize(one, "read Ann").unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         fs::write(&path, format!("# no end\n{one} read Ann")).unwrap();
-        keys.let_in(other, "write Bob").unwrap();
+        keys.authorize(other, "write Bob").unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
             text,
             format!("# no end\n{one} read Ann\n{other} write Bob\n")
         );
-        keys.let_in(one, "write Ann").unwrap();
+        keys.authorize(one, "write Ann").unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
             text,
             format!("# no end\n{other} write Bob\n{one} write Ann\n")
         );
+        // Beside the lock nothing is left.
+        fs::remove_file(directory.path().join("keys.lock")).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keys_that_are_let_in_at_once_are_all_authorize() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    // Each as a server of its own has it.
+                    let keys = KeysFile::optional(path.clone());
+                    let key = quire_certs::Identity::generate(&[]).unwrap().fingerprint();
+                    start.wait();
+                    keys.authorize(key, "read").unwrap();
+                });
+            }
+        });
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 8, "{text}");
     }
 }
