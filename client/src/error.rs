@@ -4,7 +4,6 @@
 //! other side is escaped. [`ClientError::exit`] is the one mapping to exit codes.
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use quire_certs::{CertsError, Fingerprint};
 use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
 use quire_shared::protocol::Failure;
-use quire_shared::{ErrorCode, Escaped};
+use quire_shared::{ErrorChain, ErrorCode, Escaped};
 
 use crate::connect::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
@@ -42,22 +41,22 @@ pub enum ClientError {
         tried: Attempts,
     },
     /// The server is not known to be the one that the user means.
-    #[error("{}{}", Sentence(.0.as_ref()), trust_hint(.0))]
+    #[error("{}{}", ErrorChain(.0.as_ref()), trust_hint(.0))]
     NotTrusted(#[from] Box<Refusal>),
     /// Who is trusted can't be told.
-    #[error("{}", Sentence(.0))]
+    #[error("{}", ErrorChain(.0))]
     Trust(#[from] TrustError),
     /// A server can't be remembered.
-    #[error("{}", Sentence(.0))]
+    #[error("{}", ErrorChain(.0))]
     KnownServers(#[from] KnownServersError),
     /// This client's own key can't be had.
-    #[error("{}", Sentence(.0))]
+    #[error("{}", ErrorChain(.0))]
     Identity(#[from] CertsError),
     /// This client's own key can't be used.
-    #[error("{}", Sentence(.0))]
+    #[error("{}", ErrorChain(.0))]
     Tls(#[from] TlsSetupError),
     /// The system gives us no UDP socket.
-    #[error("{}", Sentence(.0.as_ref()))]
+    #[error("{}", ErrorChain(.0.as_ref()))]
     Socket(#[source] Box<dyn Error + Send + Sync>),
     /// The server does not let this client's key in.
     #[error(
@@ -307,22 +306,6 @@ fn trust_hint(refusal: &Refusal) -> &'static str {
 /// A local path, safe to show.
 pub fn shown(path: &Path) -> String {
     Escaped(&path.to_string_lossy()).to_string()
-}
-
-/// An error with all its causes in one line, what may come from elsewhere escaped.
-struct Sentence<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Sentence<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut error = Some(self.0);
-        let mut separator = "";
-        while let Some(cause) = error {
-            write!(f, "{separator}{}", Escaped(&cause.to_string()))?;
-            separator = ": ";
-            error = cause.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

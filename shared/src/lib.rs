@@ -31,6 +31,7 @@
 
 pub mod codec;
 pub mod digest;
+pub mod error_chain;
 pub mod error_code;
 pub mod limits;
 mod octets;
@@ -39,6 +40,7 @@ pub mod path;
 pub mod protocol;
 mod side;
 
+pub use error_chain::ErrorChain;
 pub use error_code::ErrorCode;
 pub use path::{Escaped, Name, RemotePath};
 pub use side::Side;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use quire_certs::CertsError;
+use quire_shared::ErrorChain;
 use quire_transport::socket::SocketError;
 
 use crate::auth::authorized_keys::AuthorizedKeysError;
@@ -59,13 +60,6 @@ pub enum StartError {
 impl StartError {
     /// The error and its causes in one line.
     pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            line.push_str(": ");
-            line.push_str(&error.to_string());
-            cause = error.source();
-        }
-        line
+        ErrorChain(self).to_string()
     }
 }

@@ -1,0 +1,50 @@
+//! One line for an error and its causes.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::Escaped;
+
+/// Shows an error and all its causes, joined by colons, in one line. Texts are [`Escaped`], because
+/// file names and messages of the other side can be part of them.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut next = Some(self.0);
+        let mut separator = "";
+        while let Some(error) = next {
+            write!(f, "{separator}{}", Escaped(&error.to_string()))?;
+            separator = ": ";
+            next = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Step {
+        text: &'static str,
+        source: Option<Box<Self>>,
+    }
+
+    #[test]
+    fn an_error_and_its_causes_are_one_line() {
+        let cause = Step {
+            text: "two\nlines",
+            source: None,
+        };
+        let error = Step {
+            text: "f: cannot open it",
+            source: Some(Box::new(cause)),
+        };
+        let shown = ErrorChain(&error).to_string();
+        assert_eq!(shown, "f: cannot open it: two\\nlines");
+    }
+}
