@@ -78,7 +78,7 @@ struct ModelFile {
 }
 
 /// Which steps were done, and what the names were then.
-type Visited = ([u128; 4], [Option<ModelFile>; NAMES]);
+type ExploredState = ([u128; 4], [Option<ModelFile>; NAMES]);
 
 /// The names, and what the judge has tried.
 #[derive(Debug, Clone)]
@@ -87,7 +87,7 @@ struct ModelServer {
     done: [u128; 4],
     /// The versions that files have or had: each is of one state of one file. Follows from `done`.
     versions: [u128; 4],
-    tried: Rc<RefCell<HashSet<Visited>>>,
+    tried: Rc<RefCell<HashSet<ExploredState>>>,
     /// Whether an earlier try has come this far and not to the end.
     is_hopeless: bool,
 }
