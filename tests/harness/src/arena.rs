@@ -1,4 +1,4 @@
-//! A server as its users run it, an attack on it, and somebody who wants to be served meanwhile.
+//! A server with default settings, an attack on it, and an honest client that uses it meanwhile.
 
 use std::fmt;
 use std::fs;
@@ -23,28 +23,28 @@ pub struct Arena {
     tree: Tree,
 }
 
-/// What an attack is, as its script is told.
+/// The parameters of an attack, as its script receives them.
 #[derive(Debug, Clone, Copy)]
 pub struct Attack {
     /// The script.
     pub script: &'static str,
     /// Which of its attacks, if it has several.
     pub which: &'static str,
-    /// How long it goes on, in seconds.
+    /// Duration in seconds.
     pub seconds: u32,
-    /// How much of what it counts it does in a second.
+    /// Rate per second of whatever the script counts.
     pub rate: u32,
-    /// How many clients it plays.
+    /// Number of clients that the script plays.
     pub clients: u32,
-    /// Whether it has the key of a client that may do all.
+    /// Whether the attacker has the key of a client with all rights.
     pub is_authorized: bool,
-    /// Whether it goes at another server on the same machine: what the good client sees then is what
-    /// attackers do to it by their use of the processors.
+    /// Whether the attack goes to another server on the same machine. The honest client then sees only
+    /// the effect of the processor time that the attack takes.
     pub is_elsewhere: bool,
 }
 
 impl Attack {
-    /// An attack of one authorized client with as much as it can.
+    /// An attack at full strength by one authorized client.
     pub const fn new(script: &'static str, which: &'static str, seconds: u32) -> Self {
         Self {
             script,
@@ -66,21 +66,21 @@ impl Attack {
     }
 }
 
-/// What came of an attack.
+/// The result of an attack.
 #[derive(Debug)]
 pub struct AttackReport {
     attack: Attack,
-    /// What the script says.
+    /// The last line of the script's output.
     pub said: Value,
     idle: Served,
-    /// What the good client saw while it went on.
+    /// What the honest client measured during the attack.
     pub meanwhile: Served,
     memory_before: u64,
-    /// The most memory that the server has had, in bytes.
+    /// Peak memory of the server, in bytes.
     pub memory_peak: u64,
 }
 
-/// How long a good client waited.
+/// Times that the honest client measured.
 #[derive(Debug, Default)]
 pub struct Served {
     gets: Vec<Duration>,
@@ -88,13 +88,13 @@ pub struct Served {
 }
 
 impl Arena {
-    /// Starts a server, or says what is missing.
+    /// Starts a server, or reports what is missing.
     pub fn open(arguments: &[&str]) -> Option<Self> {
         let (programs, python) = (Programs::find()?, Python::find()?);
         let tree = Tree::new()
             .file("small", content(1, 4 * KIB))
             .file("big", []);
-        // More than the cache holds, and nothing on the disk.
+        // Larger than the cache, and sparse on the disk.
         let big = fs::File::options().write(true).open(tree.path("big"));
         big.unwrap().set_len(BIG_BYTES).unwrap();
         let log = tree.outside().join("log");
@@ -107,12 +107,12 @@ impl Arena {
         })
     }
 
-    /// Its client, which may do all.
+    /// A client with all rights.
     pub async fn client(&self) -> Client {
         within("a connection", self.programs.client(&self.server)).await
     }
 
-    /// The memory that the server has now, and the most that it has had, in bytes.
+    /// Current and peak memory of the server, in bytes.
     pub fn memory(&self) -> (u64, u64) {
         (
             status(self.server.pid(), "VmRSS"),
@@ -120,14 +120,14 @@ impl Arena {
         )
     }
 
-    /// The last lines that the server has logged.
+    /// The last lines of the server's log.
     fn log(&self) -> String {
         let log = fs::read_to_string(self.tree.outside().join("log")).unwrap();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Lets an attack run its course, while a good client goes on with its work.
+    /// Runs an attack to its end while an honest client uses the server.
     pub async fn bear(&self, attack: Attack) -> AttackReport {
         let client = self.client().await;
         let idle = self.serve(&client, IDLE_GETS, std::future::pending()).await;
@@ -177,7 +177,7 @@ impl Arena {
         (self.programs.serve_logged(&tree.root(), &[], &log), tree)
     }
 
-    /// Has a good client fetch a file again and again, and connect anew now and then.
+    /// Fetches a file repeatedly as an honest client, and reconnects now and then.
     async fn serve(&self, client: &Client, gets: usize, end: impl Future<Output = ()>) -> Served {
         let mut served = Served::default();
         let work = async {
@@ -204,7 +204,7 @@ impl Arena {
     }
 }
 
-/// A figure in the kernel's account of a process, in bytes, or as it is if that isn't its unit.
+/// A field of `/proc/PID/status`: in bytes if it is in kB there, else as it is.
 pub fn status(pid: Pid, name: &str) -> u64 {
     let path = format!("/proc/{}/status", pid.as_raw_nonzero());
     let status = fs::read_to_string(path).unwrap();
@@ -215,7 +215,7 @@ pub fn status(pid: Pid, name: &str) -> u64 {
 }
 
 impl AttackReport {
-    /// Says what came of it, and that nobody was kept waiting for good nor all memory used.
+    /// Prints the result, and checks that memory stayed below its limit.
     #[track_caller]
     pub fn check(self) -> Value {
         say(&self.to_string());
@@ -224,7 +224,7 @@ impl AttackReport {
     }
 }
 
-/// Says a figure, for those who run the test by hand.
+/// Prints a figure for a run by hand.
 #[expect(clippy::print_stderr, reason = "figures are what such a run is for")]
 pub fn say(figure: &str) {
     eprintln!("{figure}");
@@ -274,20 +274,20 @@ impl fmt::Display for Served {
     }
 }
 
-/// What the server may have of memory under any attack.
+/// Memory limit of the server under any attack.
 pub const MEMORY_MAX: u64 = 512 * 1024 * 1024;
 
-/// Lines of the log that a failure shows.
+/// Log lines that a failure shows.
 const LOG_LINES: usize = 20;
 
-/// A file that no window and no cache holds.
+/// Larger than any window and any cache.
 const BIG_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Gets that show how long one takes without an attack.
+/// Gets before an attack, for comparison.
 const IDLE_GETS: usize = 200;
 
-/// A connection is made after so many gets.
+/// Gets between two reconnects.
 const GETS_PER_CONNECT: usize = 20;
 
-/// Between two gets, so that a good client isn't a flood itself.
+/// Pause between two gets, so that the honest client isn't a flood itself.
 const PAUSE: Duration = Duration::from_millis(5);

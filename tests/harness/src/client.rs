@@ -1,4 +1,4 @@
-//! Shorthands for what nearly every case asks of a client.
+//! Shorthands for common requests of a client.
 
 use std::io::Cursor;
 use std::sync::atomic::AtomicU64;
@@ -15,19 +15,19 @@ use quire_shared::{ErrorCode, Name, RemotePath};
 
 use super::within;
 
-/// The path that `text` stands for.
+/// The path `text`.
 #[track_caller]
 pub fn path(text: &str) -> RemotePath {
     RemotePath::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
-/// The name that `text` stands for.
+/// The name `text`.
 #[track_caller]
 pub fn name(text: &str) -> Name {
     Name::new(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
-/// Asks for the whole of a file.
+/// A get of a whole file.
 pub fn get(file: &str) -> Get {
     Get {
         path: path(file),
@@ -38,7 +38,7 @@ pub fn get(file: &str) -> Get {
     }
 }
 
-/// Offers `size` bytes for a file, whatever is there.
+/// A put of `size` bytes, whether or not the name is taken.
 pub fn put(file: &str, size: usize) -> Put {
     Put {
         path: path(file),
@@ -51,12 +51,12 @@ pub fn put(file: &str, size: usize) -> Put {
     }
 }
 
-/// Asks what is known of something.
+/// A stat.
 pub fn stat(file: &str) -> Stat {
     Stat { path: path(file) }
 }
 
-/// Asks for a new name, whatever has it.
+/// A rename that replaces a file.
 pub fn rename(from: &str, to: &str) -> Rename {
     Rename {
         from: path(from),
@@ -66,7 +66,7 @@ pub fn rename(from: &str, to: &str) -> Rename {
     }
 }
 
-/// Asks for the end of a file.
+/// A delete of one file.
 pub fn delete(file: &str) -> Delete {
     Delete {
         path: path(file),
@@ -75,7 +75,7 @@ pub fn delete(file: &str) -> Delete {
     }
 }
 
-/// Asks for the end of a directory and all below it.
+/// A recursive delete.
 pub fn delete_all(directory: &str) -> Delete {
     Delete {
         recursive: true,
@@ -83,7 +83,7 @@ pub fn delete_all(directory: &str) -> Delete {
     }
 }
 
-/// Asks for a directory.
+/// A make-directory.
 pub fn make_directory(directory: &str) -> MakeDirectory {
     MakeDirectory {
         path: path(directory),
@@ -92,7 +92,7 @@ pub fn make_directory(directory: &str) -> MakeDirectory {
     }
 }
 
-/// Asks for a copy of a file, whatever has the name.
+/// A copy that replaces a file.
 pub fn copy(from: &str, to: &str) -> Copy {
     Copy {
         from: path(from),
@@ -103,7 +103,7 @@ pub fn copy(from: &str, to: &str) -> Copy {
     }
 }
 
-/// Asks for a file's digest.
+/// A hash.
 pub fn hash(file: &str, digest: DigestKind) -> Hash {
     Hash {
         path: path(file),
@@ -111,17 +111,17 @@ pub fn hash(file: &str, digest: DigestKind) -> Hash {
     }
 }
 
-/// Fetches the whole of a file into memory.
+/// Fetches a whole file into memory.
 pub async fn fetch(client: &Client, file: &str) -> Result<Vec<u8>, ClientError> {
     fetch_as(client, get(file)).await
 }
 
-/// Fetches what `get` asks for into memory.
+/// Fetches into memory what `get` asks for.
 pub async fn fetch_as(client: &Client, get: Get) -> Result<Vec<u8>, ClientError> {
     Ok(receive(client.get(get).await?).await?.0)
 }
 
-/// Receives a content into memory.
+/// Receives a download into memory.
 pub async fn receive(download: Download) -> Result<(Vec<u8>, Fetched), ClientError> {
     match within(
         "a content",
@@ -135,18 +135,18 @@ pub async fn receive(download: Download) -> Result<(Vec<u8>, Fetched), ClientErr
     }
 }
 
-/// Stores `bytes` under a name, whatever has it.
+/// Stores `bytes` under a name, and replaces a file.
 pub async fn store(client: &Client, file: &str, bytes: &[u8]) -> Result<Stored, ClientError> {
     store_as(client, put(file, bytes.len()), bytes).await
 }
 
-/// Stores `bytes` as `put` says.
+/// Stores `bytes` with the options of `put`.
 pub async fn store_as(client: &Client, put: Put, bytes: &[u8]) -> Result<Stored, ClientError> {
     let content = UploadBody::stream(Cursor::new(bytes.to_vec()), "memory");
     client.put(put, content, &AtomicU64::new(0)).await
 }
 
-/// All the entries of a directory.
+/// All entries of a directory.
 pub async fn list(client: &Client, directory: &str) -> Result<Vec<Entry>, ClientError> {
     let mut listing = client
         .list(List {
@@ -161,7 +161,7 @@ pub async fn list(client: &Client, directory: &str) -> Result<Vec<Entry>, Client
     Ok(entries)
 }
 
-/// The names of all the entries of a directory.
+/// All names in a directory.
 pub async fn list_names(client: &Client, directory: &str) -> Result<Vec<String>, ClientError> {
     let entries = list(client, directory).await?;
     Ok(entries
@@ -170,7 +170,7 @@ pub async fn list_names(client: &Client, directory: &str) -> Result<Vec<String>,
         .collect())
 }
 
-/// What the server's memory cache holds, and its limit.
+/// The entries of the server's memory cache, and its limit.
 pub async fn cached(client: &Client) -> Result<(Vec<CacheEntry>, u64), ClientError> {
     let mut listing = client.cache().await?;
     let mut entries = Vec::new();
@@ -180,12 +180,12 @@ pub async fn cached(client: &Client) -> Result<(Vec<CacheEntry>, u64), ClientErr
     Ok((entries, listing.limit()))
 }
 
-/// The version that a name has now.
+/// The current version of a name.
 pub async fn version(client: &Client, file: &str) -> Version {
     client.stat(stat(file)).await.unwrap().version
 }
 
-/// The code with which the server refused, however it came.
+/// The code of the server's refusal, as a reply or as a reset.
 #[track_caller]
 pub fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ErrorCode {
     match result {

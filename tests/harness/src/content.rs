@@ -1,14 +1,14 @@
-//! Contents of files that say which they are, and a comparison that explains a difference.
+//! File contents that identify themselves, and a comparison that explains a difference.
 //!
-//! A content begins with its seed, from which all of it follows: whoever receives one can tell
-//! that it is whole and of one version without knowing which was sent.
+//! A content begins with its seed, and the rest follows from the seed. So a receiver can tell that a
+//! content is complete and of one version without knowing which was sent.
 
 use quire_shared::Side;
 use quire_shared::digest::DigestKind;
 use quire_transport::flow::windows::stream_window;
 
-/// Sizes around every buffer boundary: pieces begin with 64 KiB and grow to 512 KiB, and some
-/// MiB are more than what is read ahead and more than a stream's window.
+/// Sizes around every buffer boundary: pieces grow from 64 KiB to 512 KiB, and a few MiB exceed the
+/// read-ahead and a stream's window.
 pub const SIZES: &[usize] = &[
     0,
     1,
@@ -22,14 +22,14 @@ pub const SIZES: &[usize] = &[
     5 * KIB * KIB + 3,
 ];
 
-/// More than a client's windows hold together with what the server reads ahead, so that some MiB
-/// of it are still on the server's disk while nobody receives it.
+/// More than a client's windows and the server's read-ahead hold together: a few MiB stay on the
+/// server's disk while the client doesn't read.
 pub const LARGE: usize = stream_window(Side::Client) as usize + 8 * KIB * KIB;
 
 /// A kibibyte.
 pub const KIB: usize = 1024;
 
-/// `len` bytes that follow from `seed`, which stands at their beginning as far as it fits.
+/// `len` bytes that follow from `seed`; the seed is at their beginning as far as it fits.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + size_of::<u64>());
     bytes.extend_from_slice(&seed.to_be_bytes());
@@ -42,7 +42,7 @@ pub fn content(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Numbers that follow from a seed and look as if they were drawn.
+/// Pseudorandom numbers from a seed (SplitMix64).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -63,7 +63,7 @@ impl Random {
         usize::try_from(self.next_u64() % bound as u64).unwrap()
     }
 
-    /// One of `all`.
+    /// A random element of `all`.
     pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
@@ -76,13 +76,13 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The seed that all of `bytes` follow from, if they are one whole content.
+/// The seed of `bytes`, if they are one complete content.
 pub fn seed_of(bytes: &[u8]) -> Option<u64> {
     let seed = u64::from_be_bytes(*bytes.first_chunk()?);
     (content(seed, bytes.len()) == bytes).then_some(seed)
 }
 
-/// Fails unless the two are the same, saying by how much and from where on they are not.
+/// Fails unless both are the same, and reports how much and from where on they differ.
 #[track_caller]
 pub fn assert_same(got: impl AsRef<[u8]>, want: impl AsRef<[u8]>) {
     let (got, want) = (got.as_ref(), want.as_ref());

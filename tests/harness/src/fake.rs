@@ -45,7 +45,7 @@ impl FakeServer {
             let incoming = endpoint.accept().await.unwrap();
             let connection = incoming.await.unwrap();
             script(connection.clone()).await;
-            // The client has seen what it had to see when it closes; until then nothing is cut.
+            // Only the client closes the connection, so nothing that it has still to read is cut off.
             connection.closed().await;
             endpoint.wait_idle().await;
         });
@@ -62,7 +62,7 @@ impl FakeServer {
         connect(&self.id, self.fingerprint, &identity).await
     }
 
-    /// Waits for the end of the script, once every client is gone.
+    /// Waits for the end of the script, after every client has gone.
     pub async fn stop(mut self) {
         within("the end of a script", self.script.join_next())
             .await
@@ -80,7 +80,7 @@ pub struct FakeConnection {
     pub fingerprint: String,
     /// The server's end.
     pub server: Connection,
-    // Kept, because a connection ends with its endpoint.
+    // Kept because a connection ends with its endpoint.
     _endpoint: Endpoint,
 }
 
@@ -137,7 +137,7 @@ fn listen() -> (Endpoint, Identity) {
     (endpoint, identity)
 }
 
-/// A client that takes only a server with this fingerprint.
+/// A client that trusts only a server with this fingerprint.
 async fn connect(server: &ServerId, fingerprint: Fingerprint, own: &Identity) -> Client {
     let verifier = ServerVerifier::pinned(server.clone(), fingerprint);
     Client::connect(server, own, verifier).await.unwrap()

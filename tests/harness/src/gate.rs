@@ -1,4 +1,4 @@
-//! A gate between clients and a server, which relays datagrams or keeps back what clients send.
+//! A relay between clients and a server that can hold back the clients' datagrams.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,18 +9,18 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What of a client's datagrams reaches the server.
+/// Which of the clients' datagrams pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lets {
     /// All.
     All,
-    /// What it sends before it has heard anything, or could have sent then.
+    /// Those that a client sends before it has received anything.
     FirstFlights,
     /// None.
     Nothing,
 }
 
-/// A gate. It ends when it is dropped.
+/// A gate, closed when dropped.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
@@ -36,7 +36,7 @@ struct GateState {
 }
 
 impl Gate {
-    /// Begins to relay to `server`.
+    /// Starts to relay to `server`.
     pub async fn to(server: SocketAddr) -> Self {
         let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         let address = socket.local_addr().unwrap();
@@ -53,12 +53,12 @@ impl Gate {
         }
     }
 
-    /// Where it listens.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sends clients that come from now on to another server.
+    /// Relays new clients to another server.
     pub fn lead_to(&self, server: SocketAddr) {
         lock(&self.state).server = server;
     }
@@ -68,7 +68,7 @@ impl Gate {
         lock(&self.state).lets = lets;
     }
 
-    /// What was kept back, once `are_enough` finds the datagrams to be so.
+    /// The datagrams held back, once `are_enough` accepts them.
     pub async fn kept(&self, are_enough: impl FnMut(&Vec<Vec<u8>>) -> bool) -> Vec<Vec<u8>> {
         let mut kept = self.kept.subscribe();
         let waited = super::within("datagrams", kept.wait_for(are_enough)).await;
@@ -76,7 +76,7 @@ impl Gate {
     }
 }
 
-/// Gates for ever, with a socket of its own for each client.
+/// Relays until dropped, with one socket per client.
 async fn relay(
     socket: Arc<UdpSocket>,
     state: Arc<Mutex<GateState>>,
@@ -86,7 +86,7 @@ async fn relay(
     let mut ways_back = JoinSet::new();
     let mut buffer = vec![0; 65536];
     loop {
-        // Errors are those of earlier datagrams to clients that are gone.
+        // Errors belong to earlier datagrams to clients that are gone.
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
@@ -134,8 +134,8 @@ async fn way_back(
     }
 }
 
-/// Whether the datagram begins with a packet of early data (RFC 9000, §17.2: the form and the type
-/// of a long header).
+/// Whether the datagram begins with a 0-RTT packet, by the form and type of its long header (RFC 9000,
+/// §17.2).
 pub fn is_early_data(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & 0xb0 == 0x90)
 }

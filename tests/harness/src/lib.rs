@@ -1,6 +1,6 @@
-//! What the cases stand on: servers, clients, directories, and ways to compare.
+//! Test harness: servers, clients, directories, network paths, and comparisons.
 //!
-//! Every wait has a limit that says what was waited for, so that a test that hangs explains itself.
+//! Every wait has a limit and names what it waits for, so that a test that hangs explains itself.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ pub use raw::Raw;
 pub use server::TestServer;
 pub use tree::Tree;
 
-/// Waits for `future`, and fails the test when it takes too long to be still under way.
+/// Waits for `future`, and fails the test after [`DEADLINE`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -39,7 +39,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Says that something can't be tried here, and why.
+/// Reports that a test can't run here, and why.
 #[expect(
     clippy::print_stderr,
     reason = "a test that tries nothing must not look like a success"
@@ -48,7 +48,7 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Whether this process may do everything, so that permissions stop nothing.
+/// Whether this process runs as root, so that permissions stop nothing.
 pub fn is_superuser() -> bool {
     rustix::process::geteuid().is_root()
 }

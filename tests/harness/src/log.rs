@@ -1,8 +1,7 @@
-//! What one server says while it runs, however many of them run in this process.
+//! The log of one server, while several run in this process.
 //!
-//! Each server has a runtime of its own, so its threads are its own too, and a record is known to
-//! be of this server by the thread that it is made on. That holds for panics as well, which a hook
-//! records before the runtime catches them.
+//! Each server has a runtime and threads of its own, so the thread of a record tells its server. That
+//! holds for panics as well, which a hook records before the runtime catches them.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -26,7 +25,7 @@ struct Records {
 }
 
 impl Log {
-    /// Takes down what the current thread records from now on.
+    /// Records what the current thread logs from now on.
     pub fn attach(&self) {
         static HOOK: Once = Once::new();
         HOOK.call_once(install_hook);
@@ -34,17 +33,17 @@ impl Log {
         ATTACHED.with_borrow_mut(|attached| *attached = Some((self.clone(), guard)));
     }
 
-    /// Lets the current thread go.
+    /// Stops recording the current thread.
     pub fn detach() {
         ATTACHED.with_borrow_mut(Option::take);
     }
 
-    /// What was recorded as an error.
+    /// Records at level ERROR.
     pub fn errors(&self) -> Vec<String> {
         self.with(|records| records.errors.clone())
     }
 
-    /// The panics, each with its message and place.
+    /// Panics, each with its message and place.
     pub fn panics(&self) -> Vec<String> {
         self.with(|records| records.panics.clone())
     }
@@ -54,7 +53,7 @@ impl Log {
         self.with(|records| records.lines.clone())
     }
 
-    /// The last records, for a test that fails.
+    /// The last records, for the message of a failed test.
     pub fn tail(&self) -> String {
         self.with(|records| {
             let from = records.lines.len().saturating_sub(TAIL_LINES);
@@ -71,7 +70,7 @@ thread_local! {
     static ATTACHED: RefCell<Option<(Log, DefaultGuard)>> = const { RefCell::new(None) };
 }
 
-/// Records panics of attached threads, and then does what was done before.
+/// Records panics of attached threads, then runs the previous hook.
 fn install_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -86,7 +85,7 @@ fn install_hook() {
     }));
 }
 
-/// Puts events into a [`Log`]; spans are of no interest to it.
+/// Records events in a [`Log`]; spans are ignored.
 struct Recorder(Log);
 
 impl Subscriber for Recorder {
@@ -137,5 +136,5 @@ impl Visit for RecordLine {
     }
 }
 
-/// Records shown when a test fails: the story of its last few requests.
+/// Number of records shown when a test fails.
 const TAIL_LINES: usize = 40;

@@ -1,6 +1,6 @@
-//! The programs themselves, as processes of their own that can be killed and traced.
+//! The programs as separate processes that can be killed and traced.
 //!
-//! cargo tells only a package's own tests where its programs are, so they are looked for where
+//! cargo tells only a package's own tests where its programs are. So they are looked for where
 //! `cargo test --workspace` puts them: two directories above this test.
 
 use std::io::{BufRead, BufReader, read_to_string};
@@ -25,7 +25,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds both, or says that they are missing.
+    /// Finds both, or reports that they are missing.
     pub fn find() -> Option<Self> {
         let test = std::env::current_exe().unwrap();
         let directory = test.parent().unwrap().parent().unwrap().to_owned();
@@ -38,7 +38,7 @@ impl Programs {
         Some(Self { directory, state })
     }
 
-    /// Where keys and trust of both are.
+    /// The state directory of both.
     pub fn state_dir(&self) -> PathBuf {
         self.state.path().join("state")
     }
@@ -48,15 +48,15 @@ impl Programs {
         self.serve_with(root, &[])
     }
 
-    /// The same with arguments.
+    /// As [`serve`](Self::serve), with more arguments.
     pub fn serve_with(&self, root: &Path, arguments: &[&str]) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.args(arguments);
         self.start(command, root)
     }
 
-    /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe
-    /// that nobody reads would fill up and stop the server.
+    /// As [`serve`](Self::serve), with more arguments, and with the log in the file `log`: a pipe that
+    /// is never read would fill up and stop the server.
     pub fn serve_logged(&self, root: &Path, arguments: &[&str], log: &Path) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.args(arguments);
@@ -64,7 +64,7 @@ impl Programs {
         self.start_with(command, root, log.into())
     }
 
-    /// Starts a server that leaves out `fault`, if it was built so that it can.
+    /// Starts a server that leaves out `fault`, if it was built with faults.
     #[cfg(feature = "fault-injection")]
     pub fn serve_faulty(
         &self,
@@ -76,7 +76,7 @@ impl Programs {
         self.start(command, root)
     }
 
-    /// Serves with the calls that make changes durable written to `trace`, where there is strace.
+    /// Traces the calls that make changes durable to the file `trace`, if there is strace.
     pub fn serve_traced(&self, root: &Path, trace: &Path) -> Option<ServerProcess> {
         let is_there = Command::new("strace").arg("-V").output().is_ok();
         if !is_there {
@@ -84,7 +84,7 @@ impl Programs {
             return None;
         }
         let mut command = Command::new("strace");
-        // As a grandchild, so that the child is the server itself.
+        // With `-D`, strace is the grandchild, and the server is the child.
         command.args([
             "-D",
             "-f",
@@ -123,7 +123,7 @@ impl Programs {
         }
     }
 
-    /// Starts the client and doesn't wait for its end.
+    /// Starts the client without waiting for it.
     pub fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = self.command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -148,7 +148,7 @@ impl Programs {
         command
     }
 
-    /// Runs the client, which must end with this status.
+    /// Runs the client, which must exit with this status.
     #[track_caller]
     pub fn expect(&self, status: i32, arguments: &[&str]) -> String {
         let output = self.quire(arguments);
@@ -164,12 +164,12 @@ impl Programs {
         stdout
     }
 
-    /// A connection as the owner.
+    /// A connection with the owner's key.
     pub async fn client(&self, server: &ServerProcess) -> Client {
         self.try_client(server).await.unwrap()
     }
 
-    /// A connection as the owner, if the server lives.
+    /// A connection with the owner's key, or the error if the server is gone.
     pub async fn try_client(&self, server: &ServerProcess) -> Result<Client, ClientError> {
         let dir = StateDir::open(Some(&self.state_dir())).unwrap();
         let id = ServerId::new("127.0.0.1", server.port).unwrap();
@@ -179,7 +179,7 @@ impl Programs {
     }
 }
 
-/// A server that runs; killed when dropped.
+/// A running server, killed when dropped.
 #[derive(Debug)]
 pub struct ServerProcess {
     port: u16,
@@ -187,27 +187,27 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// What stands before a path in the client's commands.
+    /// The host part of the client's operands.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Its process.
+    /// The process ID.
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().unwrap())
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     #[cfg(feature = "fault-injection")]
     pub async fn gone(&mut self) {
         let child = self.child.as_mut().unwrap();
@@ -216,7 +216,7 @@ impl ServerProcess {
         }
     }
 
-    /// Waits for the end, of which it gives the exit status and what was logged.
+    /// Waits for the end; returns the exit status and the log.
     pub async fn end(mut self) -> (Option<i32>, String) {
         let mut child = self.child.take().unwrap();
         let ending = tokio::task::spawn_blocking(move || {

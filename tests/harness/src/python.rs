@@ -1,7 +1,7 @@
-//! Scripts of `tests/adversary`, and the Python that they run in, with packages of its own.
+//! The scripts of `tests/adversary`, and a Python environment with the packages they need.
 //!
-//! The environment is made once, beside what cargo builds, from pinned versions; making it takes
-//! the network. Where it can't be made, the test that asks says why and is skipped.
+//! The environment is created once, beside cargo's build output, from pinned versions; that needs the
+//! network. Where it can't be created, the test reports why and is skipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 
 use super::skip;
 
-/// A Python with the packages that the scripts need.
+/// A Python interpreter with the packages that the scripts need.
 #[derive(Debug, Clone)]
 pub struct Python(PathBuf);
 
 impl Python {
-    /// Makes one, or uses what an earlier run has made.
+    /// Creates the environment, or takes that of an earlier run.
     pub fn find() -> Option<Self> {
         static MADE: OnceLock<Result<Python, String>> = OnceLock::new();
         match MADE.get_or_init(Self::make) {
@@ -36,7 +36,7 @@ impl Python {
         if fs::read_to_string(place.join(REQUIREMENTS)).is_ok_and(|has| has == wanted) {
             return Ok(made);
         }
-        // Beside its place, so that nobody finds half of it.
+        // Created under another name first, so that an incomplete environment is never found.
         let new = tempfile::tempdir_in(target).unwrap();
         run(Command::new("python3").args(["-m", "venv"]).arg(new.path()))?;
         run(Command::new(new.path().join("bin/python"))
@@ -57,7 +57,7 @@ impl Python {
         Ok(made)
     }
 
-    /// A script, to be given arguments and to be run.
+    /// A command that runs a script; the caller adds arguments.
     pub fn script(&self, name: &str) -> Command {
         let mut command = Command::new(&self.0);
         command

@@ -1,4 +1,4 @@
-//! A connection without a client: whatever a peer may send, a test can send.
+//! A QUIC connection without the client library, for tests that send arbitrary bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Raw {
             .unwrap()
     }
 
-    /// Connects with a key or without, and names a protocol.
+    /// Connects with or without a key, and with any ALPN identifier.
     pub async fn try_connect(
         server: &TestServer,
         identity: Option<&Identity>,
@@ -54,8 +54,8 @@ impl Raw {
         Self::try_connect_with(server, quic_config(server, config)).await
     }
 
-    /// Connects twice with the key `identity`, the second time through `gate` as the continuation
-    /// of the first, without waiting for the end of the handshake.
+    /// Connects twice with the key `identity`: the second time through `gate`, as a resumption of the
+    /// first, without waiting for the end of the handshake.
     pub async fn connect_again(server: &TestServer, identity: &Identity, gate: SocketAddr) -> Self {
         let mut config = tls_config(server)
             .with_client_auth_cert(identity.chain().to_vec(), identity.private_key())
@@ -66,7 +66,7 @@ impl Raw {
         let first = Self::try_connect_with(server, config.clone())
             .await
             .unwrap();
-        // What the session needs to be continued comes with the first packets that follow.
+        // The session ticket comes with the first packets after the handshake.
         first
             .ask::<Pong>(&encoded(Ping {}))
             .await
@@ -82,7 +82,7 @@ impl Raw {
         }
     }
 
-    /// Connects with a certificate and a key that perhaps don't belong together.
+    /// Connects with a certificate and a key that may not belong together.
     pub async fn try_connect_as(
         server: &TestServer,
         key: CertifiedKey,
@@ -113,7 +113,7 @@ impl Raw {
         within("a stream", self.connection.open_bi()).await.unwrap()
     }
 
-    /// Opens a stream and sends a request on it, which is not the end of the sending half.
+    /// Opens a stream and sends a request on it, without finishing the sending half.
     pub async fn begin(&self, request: impl Into<Request>) -> (SendStream, RecvStream) {
         let (mut send, recv) = self.open().await;
         send.write_all(&codec::encode(&request.into()).unwrap())
@@ -122,7 +122,7 @@ impl Raw {
         (send, recv)
     }
 
-    /// Sends `bytes` and the end of the stream, and receives a reply.
+    /// Sends `bytes` and FIN, and receives a reply.
     pub async fn ask<M: Message>(&self, bytes: &[u8]) -> Reply<M> {
         let (mut send, mut recv) = self.open().await;
         // A server that has read enough may stop the rest.
@@ -131,7 +131,7 @@ impl Raw {
         reply(&mut recv).await.expect("a reply")
     }
 
-    /// Sends `bytes` and the end of the stream, and receives the code of the refusal.
+    /// Sends `bytes` and FIN, and receives the code of the refusal.
     pub async fn refusal(&self, bytes: &[u8]) -> ErrorCode {
         match self.ask::<Done>(bytes).await {
             Reply::Ok(_) => panic!("expected a refusal of {bytes:02x?}"),
@@ -139,7 +139,7 @@ impl Raw {
         }
     }
 
-    /// Closes the connection as a client that is done.
+    /// Closes the connection as a client that has finished.
     pub async fn close(self) {
         close::close(&self.connection, 0_u32.into(), b"");
         within("the end of a connection", self.endpoint.wait_idle()).await;
@@ -171,12 +171,12 @@ pub fn framed(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A request as it travels.
+/// A request with its length prefix.
 pub fn encoded(request: impl Into<Request>) -> Vec<u8> {
     codec::encode(&request.into()).unwrap()
 }
 
-/// Receives one message, or the error that came instead.
+/// Receives one message, or the error in its place.
 pub async fn message<M: Message>(recv: &mut RecvStream) -> Result<M, quinn::ReadExactError> {
     let receiving = async {
         let mut prefix = [0; PREFIX_BYTES];
@@ -188,7 +188,7 @@ pub async fn message<M: Message>(recv: &mut RecvStream) -> Result<M, quinn::Read
     within("a message", receiving).await
 }
 
-/// Receives one reply, or the error that came instead.
+/// Receives one reply, or the error in its place.
 pub async fn reply<M: Message>(recv: &mut RecvStream) -> Result<Reply<M>, quinn::ReadExactError> {
     message(recv).await
 }

@@ -1,5 +1,5 @@
-//! A path between a client and a server on which datagrams are lost, repeated, held up, and come
-//! in another order, and whose client gets another address in the middle.
+//! A relay that loses, repeats, delays and reorders datagrams between a client and a server, and that
+//! changes the client's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use tokio::task::JoinSet;
 
 use super::content::Random;
 
-/// What a path does to datagrams, each in so many of a hundred.
+/// What a path does to datagrams; rates are per hundred.
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkPath {
     /// Lost.
     pub lost: usize,
     /// Sent twice.
     pub repeated: usize,
-    /// Held up for as long as some of those that follow.
+    /// Delayed until some later datagrams have passed.
     pub held_up: usize,
-    /// Larger ones never arrive, in bytes.
+    /// Largest datagram that passes, in bytes.
     pub size_max: usize,
-    /// After so many none arrives.
+    /// Number of datagrams after which none passes.
     pub ends_after: usize,
-    /// The client gets another address each time that it has sent so many.
+    /// Number of the client's datagrams after which its address changes.
     pub rebinds_every: usize,
 }
 
 impl NetworkPath {
-    /// A path on which everything arrives once, in order.
+    /// A path that passes everything once, in order.
     pub const GOOD: Self = Self {
         lost: 0,
         repeated: 0,
@@ -50,7 +50,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts one to `server`; what it does follows from `seed`.
+    /// Starts a relay to `server`; what it does to datagrams follows from `seed`.
     pub async fn start(server: SocketAddr, path: NetworkPath, seed: u64) -> Self {
         let front = Arc::new(any_socket().await);
         let address = front.local_addr().unwrap();
@@ -72,7 +72,7 @@ impl Relay {
         }
     }
 
-    /// Where the client finds it.
+    /// The address for the client.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -82,7 +82,7 @@ impl Relay {
         self.path.send_replace(path);
     }
 
-    /// Gives the client another address, as the server sees it.
+    /// Changes the client's address, as the server sees it.
     pub fn rebind(&self) {
         self.rebinding.send_modify(|times| *times += 1);
     }
@@ -91,7 +91,7 @@ impl Relay {
 struct Forwarder {
     path: watch::Receiver<NetworkPath>,
     random: Random,
-    /// Datagrams since the path was set.
+    /// Number of datagrams since the path was set.
     come: usize,
     held_up: JoinSet<()>,
 }
@@ -109,10 +109,10 @@ impl Forwarder {
         loop {
             tokio::select! {
                 received = front.recv_from(&mut there) => {
-                    // An error tells of a datagram that was sent to a socket that is gone.
+                    // The error is about a datagram that was sent to a closed socket.
                     let Ok((length, from)) = received else { continue };
-                    // A client of ours also asks, from a socket of its own and without a
-                    // datagram of QUIC, whether anybody listens.
+                    // Our client also probes, from a socket of its own and without a
+                    // QUIC datagram, whether a server listens.
                     if length >= FIRST_DATAGRAM_BYTES {
                         client = Some(from);
                     }
@@ -166,8 +166,8 @@ async fn any_socket() -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
 }
 
-/// Every client begins with a datagram of at least so many bytes (RFC 9000, §14.1).
+/// Smallest first datagram of a client (RFC 9000, §14.1).
 const FIRST_DATAGRAM_BYTES: usize = 1200;
 
-/// Long enough for many datagrams to overtake one that is held up.
+/// Long enough for many datagrams to overtake a delayed one.
 const HELD_UP: Duration = Duration::from_millis(5);

@@ -1,4 +1,4 @@
-//! The real server, in a runtime of its own, and what must hold when it has come to its end.
+//! The real server in a runtime of its own, and the checks at its end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use super::log::Log;
 use super::raw::Raw;
 use super::tree::Tree;
 
-/// The name of the staging directory, which only stays while a server runs.
+/// The name of the staging directory, which exists only while a server runs.
 pub const STAGING: &str = ".quire-staging";
 
 /// The keys of the clients of a test.
@@ -34,11 +34,11 @@ pub struct TestKeys {
     pub writer: Arc<Identity>,
     /// May read.
     pub reader: Arc<Identity>,
-    /// Stands nowhere.
+    /// Has no rights.
     pub stranger: Arc<Identity>,
 }
 
-/// A server to be started.
+/// Builder of a [`TestServer`].
 #[derive(Debug)]
 pub struct Builder {
     config: Config,
@@ -46,13 +46,13 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// With the configuration changed.
+    /// Changes the configuration.
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
     }
 
-    /// With a cache of `bytes`, which takes files up to its own size.
+    /// Sets a cache of `bytes`, which takes files up to its own size.
     pub fn cache(self, bytes: u64) -> Self {
         self.with(|config| {
             config.cache.limit = bytes;
@@ -60,18 +60,18 @@ impl Builder {
         })
     }
 
-    /// With limits changed.
+    /// Changes limits.
     pub fn limits(self, change: impl FnOnce(&mut Limits)) -> Self {
         self.with(|config| change(&mut config.limits))
     }
 
-    /// With rights for those who show no key or an unknown one.
+    /// Grants rights to clients with no key or an unknown one.
     pub fn anonymous(self, rules: &str) -> Self {
         let rules: Rules = rules.parse().unwrap();
         self.with(|config| config.access = config.access.clone().with_anonymous(rules))
     }
 
-    /// With faults that the test has to notice.
+    /// Adds faults that the test has to notice.
     pub fn faults(self, faults: Faults) -> Self {
         self.with(|config| config.faults = faults)
     }
@@ -83,7 +83,7 @@ impl Builder {
             .unwrap_or_else(|error| panic!("no start: {}", error.chain()))
     }
 
-    /// Starts it, or says why not.
+    /// Starts it, or returns why it can't start.
     pub async fn try_start(self) -> Result<TestServer, StartError> {
         let Self { config, keys } = self;
         let log = Log::default();
@@ -127,7 +127,7 @@ impl Builder {
     }
 }
 
-/// A server that runs. A test has to [stop](TestServer::stop) it.
+/// A running server, which a test has to [stop](TestServer::stop).
 #[derive(Debug)]
 pub struct TestServer {
     parts: Option<RunningParts>,
@@ -146,12 +146,12 @@ struct RunningParts {
 }
 
 impl TestServer {
-    /// A server of `tree`, not started yet.
+    /// A builder for a server of `tree`.
     pub fn builder(tree: &Tree) -> Builder {
         Self::builder_at(&tree.root())
     }
 
-    /// A server of the directory `root`, not started yet.
+    /// A builder for a server of the directory `root`.
     pub fn builder_at(root: &Path) -> Builder {
         let key = || Arc::new(Identity::generate(&[]).unwrap());
         let keys = TestKeys {
@@ -173,22 +173,22 @@ impl TestServer {
         }
     }
 
-    /// A server of `tree` with defaults.
+    /// Starts a server of `tree` with defaults.
     pub async fn start(tree: &Tree) -> Self {
         Self::builder(tree).start().await
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How clients call it.
+    /// Its name for clients.
     pub fn id(&self) -> ServerId {
         id_of(self.address)
     }
 
-    /// Its key.
+    /// The fingerprint of its key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.server().fingerprint()
     }
@@ -198,12 +198,12 @@ impl TestServer {
         &self.keys
     }
 
-    /// How many paths are locked right now.
+    /// Number of paths that are locked now.
     pub fn locked_paths(&self) -> usize {
         self.server().locked_paths()
     }
 
-    /// How many bytes the cache keeps in memory right now.
+    /// Bytes that the cache holds now.
     pub fn cached_bytes(&self) -> u64 {
         self.server().cached_bytes()
     }
@@ -228,36 +228,36 @@ impl TestServer {
         super::within("the end of all connections", self.server().idle()).await;
     }
 
-    /// What it records, also after its end.
+    /// Its log, also after its end.
     pub fn log(&self) -> Log {
         self.log.clone()
     }
 
-    /// What it takes to connect to it again and again with the key `identity`, by way of `address`.
+    /// A connector that connects repeatedly with the key `identity`, through `address`.
     pub fn connector(&self, address: SocketAddr, identity: &Identity) -> Connector {
         let id = id_of(address);
         let verifier = ServerVerifier::pinned(id.clone(), self.fingerprint());
         Connector::new(&id, identity, verifier, CongestionControl::default()).unwrap()
     }
 
-    /// A connection of one that may read and write, for bytes of the test's own.
+    /// A raw connection with the writer's key.
     pub async fn raw(&self) -> Raw {
         Raw::connect(self, &self.keys.writer).await
     }
 
-    /// Tells it to stop, and waits for nothing.
+    /// Starts the stop without waiting.
     pub fn begin_stop(&self) {
         self.stop.cancel();
     }
 
-    /// Waits until every client has gone, stops the server, and fails the test if anything is not
-    /// as it must be then.
+    /// Waits until every client has gone, stops the server, and fails the test if any check of its end
+    /// fails.
     pub async fn stop(self) {
         self.stop_after_errors(&[]).await;
     }
 
-    /// As [`TestServer::stop`], for a test that provokes trouble that the operator has to hear of:
-    /// each of `expected` must be part of an error that was logged, and of each error one of them.
+    /// As [`TestServer::stop`], for a test that provokes errors in the log: each of `expected` must be
+    /// part of a logged error, and each logged error must contain one of them.
     pub async fn stop_after_errors(mut self, expected: &[&str]) {
         let Some(RunningParts {
             runtime,
@@ -334,12 +334,12 @@ impl Drop for TestServer {
     }
 }
 
-/// How clients call what listens at `address`.
+/// The name for clients of what listens at `address`.
 pub fn id_of(address: SocketAddr) -> ServerId {
     ServerId::new(&address.ip().to_string(), address.port()).unwrap()
 }
 
-/// What is wrong with the staging directory of a server that has ended.
+/// What is wrong with the staging directory of a stopped server.
 fn left_in_staging(root: &Path) -> Option<String> {
     let staging = root.join(STAGING);
     if !staging.exists() {
@@ -351,8 +351,8 @@ fn left_in_staging(root: &Path) -> Option<String> {
     ))
 }
 
-/// Threads for a server's tasks: two, so that tasks do run at the same time.
+/// Threads for a server's tasks: two, so that tasks do run in parallel.
 const WORKERS: usize = 2;
 
-/// How long each step of a stop may take before the test fails.
+/// Limit of each step of a stop, before the test fails.
 const STOP_LIMIT: Duration = Duration::from_secs(10);

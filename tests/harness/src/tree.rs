@@ -1,7 +1,7 @@
-//! Directories to serve, built for one test and gone with it.
+//! Directories to serve, created for one test and removed with it.
 //!
-//! They lie in memory where the system offers that, since most tests wait for the disk otherwise:
-//! the server answers when a change is durable.
+//! They are in memory (tmpfs) where the system has that, because most tests would wait for the disk
+//! otherwise: the server answers when a change is durable.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::content::{SIZES, content};
 
-/// A directory to serve, and one beside it that nobody may get to.
+/// A directory to serve, and one beside it that must not be reachable.
 #[derive(Debug)]
 pub struct Tree {
     directory: TempDir,
@@ -46,30 +46,30 @@ impl Tree {
         self.directory.path().join("outside")
     }
 
-    /// The local path of `name` in the directory to serve.
+    /// The local path of `name` in the served directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
 
-    /// With a file, and the directories that lead to it.
+    /// Adds a file, and its parent directories.
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
         self.write(name, content);
         self
     }
 
-    /// With a directory.
+    /// Adds a directory.
     pub fn directory(self, name: &str) -> Self {
         fs::create_dir_all(self.path(name)).unwrap();
         self
     }
 
-    /// With a symbolic link.
+    /// Adds a symbolic link.
     pub fn link(self, name: &str, target: impl AsRef<Path>) -> Self {
         symlink(target, self.path(name)).unwrap();
         self
     }
 
-    /// With a FIFO.
+    /// Adds a FIFO.
     pub fn fifo(self, name: &str) -> Self {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
         let mode = Mode::from_raw_mode(0o600);
@@ -77,27 +77,27 @@ impl Tree {
         self
     }
 
-    /// With the permission bits of `name` set.
+    /// Sets the permission bits of `name`.
     pub fn mode(self, name: &str, mode: u32) -> Self {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
         self
     }
 
-    /// With one file of each of [`SIZES`], named after its size; the seed is the size.
+    /// Adds one file of each of [`SIZES`], named after its size; the seed is the size.
     pub fn with_sizes(self) -> Self {
         SIZES.iter().fold(self, |tree, &size| {
             tree.file(&format!("size-{size}"), content(size as u64, size))
         })
     }
 
-    /// Writes a file in place of what has the name, as another program of this machine would.
+    /// Replaces a file as another program on this machine would.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    /// Overwrites a file's bytes from `offset` on, in place.
+    /// Overwrites bytes of a file from `offset` on, in place.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
         use std::os::unix::fs::FileExt;
         let file = fs::File::options()
@@ -131,12 +131,12 @@ impl Tree {
         fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Whether anything has the name.
+    /// Whether the name exists.
     pub fn has(&self, name: &str) -> bool {
         fs::symlink_metadata(self.path(name)).is_ok()
     }
 
-    /// The names in a directory, sorted by their bytes; those of quire itself included.
+    /// The names in a directory, sorted by their bytes, including those of quire itself.
     pub fn names(&self, name: &str) -> Vec<String> {
         names(&self.path(name))
     }
@@ -165,10 +165,10 @@ pub fn scratch() -> TempDir {
     made.unwrap()
 }
 
-/// Where Linux has a file system in memory.
+/// Where Linux mounts a tmpfs.
 const MEMORY: &str = "/dev/shm";
 
-/// Names that a file may have and that somebody somewhere takes for something else.
+/// Legal file names that some program or system treats specially.
 pub const HOSTILE_NAMES: &[&str] = &[
     " ",
     " leading and trailing ",
