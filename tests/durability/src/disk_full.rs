@@ -1,8 +1,9 @@
-//! Disks that are full, out of inodes or read-only for real, and a server that has no handle left:
-//! nothing is acknowledged, what was there stays, the space comes back, and when there is room
-//! again the next put works.
+//! Disks that are really full, out of inodes or read-only, and a server without file handles.
 //!
-//! `each_call` has the same errors in every system call, injected; EDQUOT only there, since kernels
+//! Nothing is acknowledged, the old content stays, the space is freed, and the next put works as soon
+//! as there is room.
+//!
+//! `each_call` injects the same errors into every system call. EDQUOT is only there, because kernels
 //! without quotas are common.
 
 use std::fmt::Debug;
@@ -25,7 +26,7 @@ use quire_test_harness::server::STAGING;
 use quire_test_harness::tree::names;
 use quire_test_harness::{TestServer, Tree, assert_same, content, within};
 
-/// Expects a refusal for one of these reasons, and says how long it took.
+/// Expects a refusal for one of these reasons; returns how long it took.
 #[expect(clippy::print_stderr, reason = "the full runs are read by people")]
 async fn refused<T: Debug>(
     what: &str,
@@ -55,8 +56,7 @@ fn assert_nothing_staged(root: &Path) {
     assert!(left.is_empty(), "left in staging: {left:?}");
 }
 
-/// Takes all space but `left` bytes, as another program would; deleting the file `filler` gives it
-/// back.
+/// Takes all space but `left` bytes, as another program would; deleting the file `filler` frees it.
 fn fill(root: &Path, left: u64) {
     let found = statvfs(root).unwrap();
     let take = found.f_bavail * found.f_frsize - left;
@@ -65,7 +65,7 @@ fn fill(root: &Path, left: u64) {
     filler.sync_all().unwrap();
 }
 
-/// A body whose length nobody announced, as from a pipe.
+/// A body of unknown length, as from a pipe.
 fn undeclared(file: &str) -> Put {
     Put {
         size: None,
@@ -73,7 +73,7 @@ fn undeclared(file: &str) -> Put {
     }
 }
 
-/// A server of `root` with the file `f`, all that it makes by its first put made, and a client.
+/// A server of `root` with the file `f` and its staging directory made, and a client.
 async fn serve(root: &Path) -> (TestServer, Client) {
     std::fs::write(root.join("f"), "old").unwrap();
     let server = TestServer::builder_at(root).start().await;
@@ -82,7 +82,7 @@ async fn serve(root: &Path) -> (TestServer, Client) {
     (server, client)
 }
 
-/// What was refused can be done now.
+/// Checks that the refused changes succeed now.
 async fn works_again(server: TestServer, client: Client) {
     store(&client, "f", b"new").await.unwrap();
     assert_same(fetch(&client, "f").await.unwrap(), "new");
@@ -152,7 +152,7 @@ async fn on_a_disk_without_a_block_nothing_is_stored_and_room_can_be_made() {
     refused("a copy", full, copying).await;
     assert_nothing_staged(&root);
     assert_same(fetch(&client, "f").await.unwrap(), "old");
-    // Neither needs room.
+    // Neither needs space.
     client.rename(rename("f", "moved")).await.unwrap();
     client.delete(delete("filler")).await.unwrap();
     works_again(server, client).await;
@@ -227,10 +227,10 @@ async fn a_disk_that_gives_up_in_mid_body_has_the_old_content_when_it_comes_back
         }
     })
     .await;
-    // As the kernel does with a disk whose journal it can't write.
+    // The kernel does this to a disk whose journal it can't write.
     disk.remount("abort");
     let rest = std::thread::spawn(move || {
-        // Fails as soon as the client has heard enough.
+        // Fails as soon as the client has the answer it needs.
         let _ = std::io::Write::write_all(&mut body, &bytes);
     });
     let codes = &[ErrorCode::DISK, ErrorCode::READ_ONLY];
@@ -252,7 +252,7 @@ async fn a_disk_that_gives_up_in_mid_body_has_the_old_content_when_it_comes_back
     drop(server);
 }
 
-/// Lets the server have so many handles and no more.
+/// Limits the number of the server's file handles.
 fn limit_handles(server: &ServerProcess, handles: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {

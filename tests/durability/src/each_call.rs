@@ -1,7 +1,7 @@
-//! Each system call of each change, killed in or failing with each error that it may have.
+//! Each system call of each change, killed in, or failing with each error that it may return.
 //!
-//! Found by counting the calls of a change that goes well, then carried out once for each of them
-//! on a new directory. This needs strace, and a server that does all file work in one thread.
+//! The calls are counted in a change that succeeds; then the change is repeated on a new directory once
+//! for each of them. This needs strace, and a server that does all file work in one thread.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::server::STAGING;
 use quire_test_harness::{Tree, within};
 
-/// The calls of file work, without those of the network and of threads.
+/// System calls of file work, without those of the network and of threads.
 const CALLS: &[&str] = &[
     "openat",
     "openat2",
@@ -42,7 +42,7 @@ const CALLS: &[&str] = &[
     "ioctl",
 ];
 
-/// Calls that may need space which isn't there.
+/// Calls that may need space that isn't there.
 const TAKE_SPACE: &[&str] = &[
     "openat",
     "mkdirat",
@@ -53,8 +53,8 @@ const TAKE_SPACE: &[&str] = &[
     "fsync",
 ];
 
-/// The errors of a broken disk, and those of a full or read-only one, with the calls that may have
-/// them. Not `write`: by that the runtime wakes its threads, and contents are written by `writev`.
+/// Errors of a broken disk, and of a full or read-only one, with the calls that may return them.
+/// Not `write`: the runtime wakes its threads by that, and contents are written by `writev`.
 const ERRORS: &[(&str, &[&str])] = &[
     (
         "EIO",
@@ -90,7 +90,7 @@ const ERRORS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What is done to the n-th call of a name.
+/// The fault in the n-th call of a name.
 #[derive(Debug, Clone, Copy)]
 enum CallFault {
     Kill,
@@ -121,7 +121,7 @@ impl Trial<'_> {
         self.plan.lay_out(&tree.root());
         let mut server = self.programs.serve(&tree.root());
         let client = self.programs.client(&server).await;
-        // The threads are there then: strace may miss one that begins while it attaches.
+        // The threads exist by then: strace may miss one that starts while it attaches.
         client.stat(stat("w0")).await.unwrap();
         let (call, number) = (self.call, self.number);
         let fault = match self.fault {
@@ -151,10 +151,10 @@ impl Trial<'_> {
         })
     }
 
-    /// Kills the server in the call; what was acknowledged must be there, and nothing torn.
+    /// Kills the server in the call; acknowledged changes must be there, and nothing torn.
     async fn kill(&self) -> Option<()> {
         let ended = self.run().await?;
-        // Kills it if it came through, since the call was not made this time.
+        // Kills a server that survived because the call was not made this time.
         drop(ended.server);
         let mut found = Found::default();
         let acknowledged = u64::from(ended.outcome.is_ok());
@@ -168,7 +168,7 @@ impl Trial<'_> {
         Some(())
     }
 
-    /// Lets the call fail; gives how long the answer took.
+    /// Lets the call fail; returns how long the answer took.
     async fn fail(&self) -> Option<Duration> {
         let ended = self.run().await?;
         let client = self.programs.client(&ended.server).await;
@@ -176,7 +176,7 @@ impl Trial<'_> {
         let mut found = Found::default();
         match &ended.outcome {
             Ok(()) => self.plan.check(&ended.tree.root(), 1, &mut found),
-            // Visible but perhaps not durable: the server has to change nothing any more.
+            // Visible but perhaps not durable: the server must refuse all further changes.
             Err(_) if code(&next) == Some(ErrorCode::READ_ONLY) => {
                 let is_late = matches!(self.call, "fsync" | "statx" | "fchmod");
                 assert!(is_late, "{self:?} made the server read-only");
@@ -197,8 +197,8 @@ impl Trial<'_> {
         if !is_over {
             next.unwrap_or_else(|error| panic!("{self:?}: the next put: {error}"));
         }
-        // What couldn't be removed waits for the next start, and so does a deleted directory whose
-        // deletion is in doubt.
+        // Files that couldn't be removed wait for the next start, and so does a deleted directory whose
+        // deletion may not be durable.
         if !is_over && self.call != "unlinkat" && ended.tree.has(STAGING) {
             let left = ended.tree.names(STAGING);
             assert!(left.is_empty(), "{self:?} left {left:?}");
@@ -212,7 +212,7 @@ fn code<T>(result: &Result<T, ClientError>) -> Option<ErrorCode> {
     result.as_ref().err().and_then(ClientError::code)
 }
 
-/// How often a change makes each call, when nothing goes wrong.
+/// How often a successful change makes each call.
 async fn calls(programs: &Programs, plan: &Plan) -> Option<Vec<(&'static str, usize)>> {
     let tree = Tree::new();
     plan.lay_out(&tree.root());

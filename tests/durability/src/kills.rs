@@ -1,5 +1,5 @@
 //! `kill -9`, and a stop, at any moment of a mixed load: nothing torn, nothing acknowledged lost,
-//! nothing left.
+//! nothing left over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use quire_test_harness::programs::Programs;
 use quire_test_harness::server::STAGING;
 use quire_test_harness::{Tree, assert_same, within};
 
-/// Sends the signal to a server under load, `rounds` times, and gives how long the starts after that
-/// took, the shortest first.
+/// Sends the signal to a server under load, `rounds` times; returns the durations of the starts
+/// afterwards, sorted.
 async fn end(programs: &Programs, rounds: u64, signal: Signal) -> Vec<Duration> {
     let mut starts = Vec::new();
     for seed in 0..rounds {
@@ -38,8 +38,8 @@ async fn end(programs: &Programs, rounds: u64, signal: Signal) -> Vec<Duration> 
     starts
 }
 
-/// Lets workers work until the server gets the signal, after a random number of steps and a random time;
-/// gives how many steps each had acknowledged.
+/// Runs workers until the server gets the signal, after a random number of steps and a random time;
+/// returns how many steps each had acknowledged.
 async fn work_until(
     signal: Signal,
     programs: &Programs,
@@ -70,13 +70,13 @@ async fn work_until(
         });
     }
     within("enough steps", reached.notified()).await;
-    // Somewhere within the steps that are under way.
+    // Somewhere within the steps in progress.
     tokio::time::sleep(Duration::from_micros(random.below(LAST_STEP_MICROS) as u64)).await;
     server.signal(signal);
     let ended = tokio::time::timeout(STOP_LIMIT, server.end()).await;
     let (status, _) = ended.expect("the server waits for what never ends");
     if signal == Signal::TERM {
-        // What was under way was answered or cut off; either way nothing of it is left.
+        // Requests in progress were answered or cut off; either way nothing of them is left.
         assert_eq!(status, Some(0));
         assert!(!tree.has(STAGING), "left: {:?}", tree.names(STAGING));
     }
@@ -88,7 +88,7 @@ async fn work_until(
         .collect()
 }
 
-/// Starts a server where another was killed, which has to leave nothing of it; gives how long it
+/// Starts a server where another was killed, which must leave nothing of it; returns how long it
 /// took to listen.
 async fn start_again(programs: &Programs, tree: &Tree) -> Duration {
     let start = Instant::now();
@@ -137,7 +137,7 @@ async fn two_hundred_stops_under_load_lose_nothing() {
 /// Clients at once.
 const WORKERS: u64 = 3;
 
-/// A stop lets what runs come to its end, which here is never far.
+/// A stop lets running requests finish, which doesn't take long here.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Most steps of each before the kill.

@@ -1,9 +1,9 @@
-//! Histories of many clients on few names: every one is as if all had happened one after another.
+//! Histories of many clients on few names are linearizable: each is as if all requests had happened one
+//! after another.
 //!
-//! What each client asked and heard is recorded in the order of time, and stateright's checker
-//! looks for an order of single steps that explains it. A kill of the server leaves steps of which
-//! nobody knows whether they happened; the checker may place them anywhere after their beginning,
-//! or nowhere.
+//! Each client's requests and answers are recorded in the order of time, and stateright's checker looks
+//! for an order of single steps that explains them. After a kill of the server the outcome of some steps
+//! is unknown; the checker may place them anywhere after their start, or nowhere.
 
 mod model;
 
@@ -24,7 +24,7 @@ use quire_test_harness::{TestServer, Tree, within};
 
 /// One client of a history.
 struct Actor {
-    /// Its number; after a kill it goes on as somebody else.
+    /// Its number; after a kill it continues under another.
     id: usize,
     client: Client,
     random: Random,
@@ -35,9 +35,9 @@ struct Actor {
 struct SharedHistory {
     /// In the order of time.
     history: Mutex<History>,
-    /// Before its names, so that histories don't meet.
+    /// Prefix of its names, so that histories don't share any.
     prefix: String,
-    /// The versions that were heard of, and of which names; their numbers stand for them.
+    /// Versions that clients received, with their names; the index stands for the version.
     versions: Mutex<Vec<(NameIndex, Version)>>,
 }
 
@@ -63,7 +63,7 @@ impl SharedHistory {
         })
     }
 
-    /// The version of a name that was heard of last.
+    /// The version of a name that was received last.
     fn last_of(&self, name: NameIndex) -> Option<usize> {
         let versions = self.versions.lock().unwrap();
         versions.iter().rposition(|(known, _)| *known == name)
@@ -89,7 +89,7 @@ impl SharedHistory {
 }
 
 impl Actor {
-    /// Does `count` steps, or as many as there is a server for.
+    /// Does `count` steps, or fewer if the server ends.
     async fn act(mut self, count: usize) {
         for _ in 0..count {
             let kind = self.draw();
@@ -109,7 +109,7 @@ impl Actor {
         let (kind, absent) = (random.below(10), random.below(4) == 0);
         let condition = |name| match self.shared.last_of(name) {
             _ if absent => Condition::Absent,
-            // Others have heard of it as well, and only one of them can have it.
+            // Others have received it as well, and only one of them can succeed.
             Some(version) if kind % 2 == 0 => Condition::Match(version),
             _ => Condition::Any,
         };
@@ -121,7 +121,7 @@ impl Actor {
         }
     }
 
-    /// What the server says; `None` if it says nothing any more.
+    /// The server's answer; `None` if it no longer answers.
     async fn ask(&self, kind: Asked) -> Option<Heard> {
         let (client, shared) = (&self.client, &self.shared);
         let changed = |name, version: &Version| Heard::Changed(shared.number_of(name, version));
@@ -174,8 +174,8 @@ fn length(seed: u64) -> usize {
     [8, 4096, 70_000][usize::try_from(seed % 3).unwrap()]
 }
 
-/// How many of `count` histories, of a server with these faults, can't be explained. One is enough
-/// where there are faults.
+/// Runs `count` histories on a server with these faults; returns how many can't be explained. With
+/// faults, one is enough.
 async fn violations(count: u64, root: &Path, faults: Faults) -> u64 {
     let server = TestServer::builder_at(root).faults(faults).start().await;
     let mut clients = Vec::new();
@@ -208,7 +208,7 @@ async fn violations(count: u64, root: &Path, faults: Faults) -> u64 {
     violations
 }
 
-/// How many of `count` histories in the middle of which the server is killed can't be explained.
+/// Runs `count` histories during which the server is killed; returns how many can't be explained.
 async fn violations_with_kills(programs: &Programs, count: u64) -> u64 {
     let mut violations = 0;
     for number in 0..count {
@@ -276,10 +276,10 @@ async fn five_hundred_histories_with_kills_are_linearizable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_locks_is_found_out() {
     use quire_server::store::faults::Fault;
-    // Not in memory: where a sync takes its time, so does what locks protect.
+    // On a disk rather than in memory: while a sync takes time, the section that locks protect is long.
     let root = tempfile::tempdir().unwrap();
     let violations = violations(1000, root.path(), Faults::only(Fault::Locks)).await;
-    assert!(violations > 0, "nobody noticed that the locks are off");
+    assert!(violations > 0, "the missing locks went unnoticed");
 }
 
 /// Clients of a history.
@@ -288,5 +288,5 @@ const CLIENTS: usize = 8;
 /// Steps of each.
 const STEPS: usize = 12;
 
-/// Names that they fight about.
+/// Names that the clients compete for.
 const NAMES: usize = 4;

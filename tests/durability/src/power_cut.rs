@@ -1,7 +1,7 @@
-//! Power cuts at every moment that matters: what was acknowledged is there, and nothing is torn.
+//! Power cuts at every moment that matters: acknowledged changes are there, and nothing is torn.
 //!
 //! Each run is seeded, and its log is replayed to every flush and to a point between each two. The
-//! negative controls leave out one sync each and must be found out.
+//! negative controls leave out one sync each, and the test must notice.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::workload::{Found, Plan};
 use quire_test_harness::TestServer;
 use quire_test_harness::server::STAGING;
 
-/// What many power cuts left.
+/// The result of many power cuts.
 #[derive(Debug)]
 struct ReplayReport {
     file_system: FileSystem,
@@ -76,7 +76,7 @@ impl fmt::Display for ReplayReport {
     }
 }
 
-/// Cuts the power until there were `disks` of them, in runs of a few steps each.
+/// Cuts the power until `disks` of them were checked, in runs of a few steps each.
 async fn cut(file_system: FileSystem, disks: usize) -> Option<ReplayReport> {
     let plans = |seed| {
         let workers = 0..WORKERS;
@@ -87,7 +87,7 @@ async fn cut(file_system: FileSystem, disks: usize) -> Option<ReplayReport> {
     cut_plans(file_system, disks, plans, Faults::default()).await
 }
 
-/// As [`cut`], with what the workers of each run do, and with faults.
+/// As [`cut`], with the steps of each run's workers, and with faults.
 async fn cut_plans(
     file_system: FileSystem,
     disks: usize,
@@ -109,7 +109,7 @@ async fn cut_plans(
     Some(outcome)
 }
 
-/// Lets all workers work at once on a server whose root is on `disk`.
+/// Runs all workers at once on a server whose root is on `disk`.
 async fn work(disk: &LoggedDisk, plans: &[Arc<Plan>], faults: Faults) {
     let root = disk.root();
     plans.iter().for_each(|plan| plan.lay_out(&root));
@@ -129,7 +129,7 @@ async fn work(disk: &LoggedDisk, plans: &[Arc<Plan>], faults: Faults) {
     server.stop().await;
 }
 
-/// Looks at the disk of each moment until there were enough.
+/// Checks the disk of each moment until there were enough.
 fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &mut ReplayReport) {
     let at = |name: &str| replay.scratch().join(name);
     let (image, target) = (at("image"), at("left"));
@@ -149,12 +149,12 @@ fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &m
         };
         let acknowledged = replay.acknowledged(moment);
         for (plan, worker) in plans.iter().zip(0..) {
-            // A worker that had not begun has nothing to lose.
+            // A worker that hadn't started has nothing to lose.
             if let Some(count) = acknowledged.get(&worker) {
                 plan.check(&target, *count, &mut outcome.found);
             }
         }
-        // A server that starts there clears away what was not complete.
+        // A server that starts there removes what was incomplete.
         drop(Root::open(&target, RootOptions::default()).unwrap());
         assert!(
             !target.join(STAGING).exists(),
@@ -164,7 +164,7 @@ fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &m
     }
 }
 
-/// Says how many disks a run has looked at, for those who read along.
+/// Prints how many disks a run has checked.
 #[expect(clippy::print_stderr, reason = "the full runs are read by people")]
 fn report(outcome: &ReplayReport) {
     eprintln!("power cuts: {outcome}");
@@ -210,8 +210,8 @@ mod controls {
         is_found_out_on(FileSystem::Ext4, fault, plan).await;
     }
 
-    /// With one worker, since the syncs of others would make up for those left out; and more than
-    /// once, since one hit may be chance.
+    /// With one worker, because the syncs of others would make up for those left out; and repeatedly,
+    /// because one hit may be chance.
     async fn is_found_out_on(file_system: FileSystem, fault: Fault, plan: impl Fn(u64) -> Plan) {
         let plans = |seed| vec![plan(seed)];
         let outcome = cut_plans(file_system, 150, plans, Faults::only(fault)).await;
@@ -268,14 +268,14 @@ mod controls {
         Plan::copies(STEPS, seed)
     }
 
-    /// The least that a sync left out has to show among 150 disks.
+    /// Fewest violations that a missing sync must show among 150 disks.
     const HITS: usize = 10;
 }
 
-/// How many of what is wrong are shown.
+/// Most violations that are printed.
 const SHOWN: usize = 10;
 
-/// Workers at once.
+/// Parallel workers.
 const WORKERS: u64 = 3;
 
 /// Steps of each worker between two disks: few, so that there is a moment after each flush.

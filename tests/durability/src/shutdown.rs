@@ -1,4 +1,4 @@
-//! The end of a server: what runs is finished, nothing new begins, and the next one starts clean.
+//! Shutdown of a server: running requests finish, no new ones start, and the next server starts clean.
 
 use quinn::ConnectionError;
 use quire_shared::ErrorCode;
@@ -22,7 +22,7 @@ async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
     let download = client.get(get("f")).await.unwrap();
     let (mut send, mut recv) = raw.begin(put("g", new.len())).await;
     send.write_all(&new[..1000]).await.unwrap();
-    // The put is under way when its staged file is there.
+    // The put is in progress when its staged file exists.
     let staged = async {
         while !tree.has(STAGING) || tree.names(STAGING).is_empty() {
             client.ping().await.unwrap();
@@ -31,14 +31,14 @@ async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
     within("the staged file", staged).await;
 
     server.begin_stop();
-    // Who has nothing under way is sent away, which shows that the stop is under way.
+    // A connection without requests is closed first, which shows that the shutdown is in progress.
     let gone = async { while idle.ping().await.is_ok() {} };
     within("the stop", gone).await;
     let (stranger, keys) = (server.address(), server.keys().writer.clone());
     let refused = tokio::select! {
         biased;
         connected = Raw::try_connect(&server, Some(&keys), b"quire/1") => connected.map(drop),
-        // A server that says nothing takes nothing either.
+        // A server that sends nothing accepts nothing either.
         () = receive_rest(download, &old) => Ok(()),
     };
     assert!(
@@ -117,7 +117,7 @@ async fn a_second_server_on_the_same_root_serves_but_does_not_write() {
     );
     assert_same(fetch(&late, "f").await.unwrap(), "new");
     assert_eq!(list_names(&late, "").await.unwrap(), ["f"]);
-    // The first one's staging is as it was.
+    // The first server's staging directory is unchanged.
     store(&writer, "f", b"newer").await.unwrap();
     writer.close().await;
     one.stop().await;

@@ -1,8 +1,8 @@
-//! strace on a running server: what it asks of the system, and faults in the answers.
+//! strace on a running server: it records system calls, and injects faults into them.
 //!
-//! It is attached after the start, so that its counts begin with what the test asks for. strace
-//! counts the calls of each thread by themselves; a server of a build with `fault-injection` does
-//! all file work in one thread.
+//! It attaches after the start, so that its counts begin with the requests of the test. strace counts
+//! the calls of each thread separately; a server built with `fault-injection` does all file work in one
+//! thread.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use quire_test_harness::programs::ServerProcess;
 use quire_test_harness::skip;
 
-/// strace at work on a server; it lets go when dropped.
+/// strace attached to a server; it detaches when dropped.
 #[derive(Debug)]
 pub(crate) struct Strace {
     child: Child,
@@ -22,7 +22,7 @@ pub(crate) struct Strace {
 }
 
 impl Strace {
-    /// Attaches to `server` with these options and writes to `output`, or says why not.
+    /// Attaches to `server` with these options and writes to `output`, or reports why it can't.
     pub(crate) fn attach(
         server: &ServerProcess,
         options: &[String],
@@ -46,7 +46,7 @@ impl Strace {
         let mut said = String::new();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         lines.read_line(&mut said).unwrap();
-        // Kept open, since strace goes on saying things.
+        // Kept open, because strace continues to print.
         child.stderr = Some(lines.into_inner());
         if !said.contains("attached") {
             child.wait().unwrap();
@@ -59,7 +59,7 @@ impl Strace {
         })
     }
 
-    /// Lets go of the server, and gives the calls that were made, in order.
+    /// Detaches; returns the calls in order.
     pub(crate) fn detach(mut self) -> Vec<Call> {
         self.let_go();
         let text = std::fs::read_to_string(&self.output).unwrap();
@@ -81,7 +81,7 @@ impl Drop for Strace {
     }
 }
 
-/// A call of the system.
+/// A system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
     /// The thread.
@@ -93,13 +93,13 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Whether the system carried it out.
+    /// Whether it succeeded.
     pub(crate) fn succeeded(&self) -> bool {
         !self.rest.contains(") = -1 ") && !self.rest.ends_with(") = ?")
     }
 }
 
-/// How often a thread makes each of the calls, the most of all threads.
+/// How often each call was made by a thread, as the maximum over all threads.
 pub(crate) fn count(calls: &[Call]) -> BTreeMap<String, usize> {
     let mut of_threads: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for call in calls {
@@ -113,8 +113,8 @@ pub(crate) fn count(calls: &[Call]) -> BTreeMap<String, usize> {
     most
 }
 
-/// The calls in strace's output. One that another thread interrupted is in two pieces there, and
-/// counts where its second is.
+/// The calls in strace's output. A call that another thread interrupted is in two lines there; it
+/// counts where its second line is.
 fn calls(text: &str) -> Vec<Call> {
     let mut begun: BTreeMap<&str, &str> = BTreeMap::new();
     let mut calls = Vec::new();
@@ -135,7 +135,7 @@ fn calls(text: &str) -> Vec<Call> {
             }
             None => rest.to_owned(),
         };
-        // The result stands in a column of its own where the line is short.
+        // The result is in a column of its own where the line is short.
         if let Some((name, rest)) = whole.split_once('(')
             && let Some((arguments, result)) = rest.rsplit_once(" = ")
         {

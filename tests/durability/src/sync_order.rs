@@ -1,10 +1,9 @@
-//! What is durable when a change is acknowledged, by the letter of the system calls.
+//! The order of sync calls: what is durable when a change is acknowledged.
 //!
-//! Journaling file systems make more durable than a sync asks for, so power cuts on them can't show
-//! that each sync is needed. What POSIX promises is less: a file is durable once it was synced, a
-//! name once its directory was. Here the calls of a server are read in their order and held to
-//! that: nothing gets its name before it is durable itself, and after each acknowledgement no
-//! directory has a change that is not.
+//! Journaling file systems make more durable than a sync asks for, so power cuts on them can't show that
+//! each sync is needed. POSIX promises less: a file is durable once it was synced, a name once its
+//! directory was. This test reads a server's calls in order and checks them against that: no file gets
+//! its name before it is durable, and after each acknowledgement no directory has a change that isn't.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,15 +15,15 @@ use quire_test_harness::client::stat;
 use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::server::STAGING;
 
-/// The calls that change something or make it durable, and the one that a `stat` makes.
+/// Calls that change something or make it durable, and the one that a `stat` makes.
 const CALLS: &str = "trace=openat,write,writev,pwrite64,pwritev,copy_file_range,ftruncate,\
                      fallocate,fchmod,utimensat,mkdirat,renameat,renameat2,linkat,unlinkat,fsync,\
                      fdatasync,syncfs,statx,newfstatat";
 
-/// What isn't durable yet, by its path.
+/// Changes that aren't durable yet, by path.
 #[derive(Debug, Default)]
 struct PendingChanges {
-    /// Files and directories whose content or permissions changed, directories whose names did.
+    /// Files and directories with changed content or permissions; directories with changed names.
     paths: BTreeSet<String>,
     faults: Vec<String>,
 }
@@ -35,7 +34,7 @@ impl PendingChanges {
             return;
         }
         let named = match call.name.as_str() {
-            // What follows is what was written, which may look like anything.
+            // The rest is written data, which may look like anything.
             "write" | "writev" | "pwrite64" | "pwritev" => call.rest.split(", ").next(),
             _ => Some(call.rest.as_str()),
         };
@@ -80,8 +79,8 @@ impl PendingChanges {
         }
     }
 
-    /// The names in the directory that `path` is in change. The staging directory and the names
-    /// in it don't matter: nobody is told of them.
+    /// Records that names in the parent of `path` change. The staging directory and its names don't
+    /// matter, because no client knows of them.
     fn change_names_around(&mut self, path: &str, staging: &str) {
         let (directory, _) = path.rsplit_once('/').unwrap_or_default();
         if directory != staging && path != staging {
@@ -89,7 +88,7 @@ impl PendingChanges {
         }
     }
 
-    /// The client has heard of success now.
+    /// The client has received success now.
     fn acknowledged(&mut self, what: &Plan, staging: &str) {
         let below = format!("{staging}/");
         let visible = self.paths.iter().filter(|path| !path.starts_with(&below));
@@ -101,7 +100,7 @@ impl PendingChanges {
     }
 }
 
-/// The paths that a call names: of a file handle its own, of a handle and a name both together.
+/// The paths of a call: that of a file handle, or of a handle and a name together.
 fn places(rest: &str) -> Vec<String> {
     let mut places: Vec<String> = Vec::new();
     let arguments = rest
@@ -120,8 +119,8 @@ fn places(rest: &str) -> Vec<String> {
     places
 }
 
-/// Has each kind of change carried out, and gives what the server did in the wrong order. `None`
-/// where that can't be seen.
+/// Carries out each kind of change; returns what the server did in the wrong order. `None` where the
+/// calls can't be traced.
 async fn faults(
     programs: &Programs,
     serve: impl Fn(&Path) -> ServerProcess,
@@ -132,7 +131,7 @@ async fn faults(
         plan.lay_out(&tree.root());
         let server = serve(&tree.root());
         let client = programs.client(&server).await;
-        // The threads are there then: strace may miss one that begins while it attaches.
+        // The threads exist by then: strace may miss one that starts while it attaches.
         client.stat(stat("w0")).await.unwrap();
         let output = programs.state.path().join("trace");
         let options = [
@@ -143,7 +142,7 @@ async fn faults(
         ];
         let strace = Strace::attach(&server, &options, &output)?;
         plan.carry_out(&client, |_| {}).await.unwrap();
-        // Seen among the calls, after all that came before the answer.
+        // Marks this point among the calls, after all that came before the answer.
         client.stat(stat(AFTERWARDS)).await.unwrap_err();
         let calls = strace.detach();
         client.close().await;
@@ -189,5 +188,5 @@ async fn each_sync_that_is_left_out_is_found_out() {
     assert!(unnoticed.is_empty(), "{unnoticed:?}");
 }
 
-/// A name that the client asks about when it has heard of success.
+/// A name that the client stats after each success.
 const AFTERWARDS: &str = "afterwards";

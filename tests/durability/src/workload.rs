@@ -1,8 +1,8 @@
-//! Work for a server that will come to an end, and what has to be there afterwards.
+//! A workload for a server that will be killed, and the state that must be left.
 //!
 //! Each worker carries out its steps one after another, on names of its own in directories that it
 //! shares with others, and counts acknowledgements. So whenever the end comes, all its acknowledged
-//! steps have happened, the next one perhaps, and no other.
+//! steps have happened, perhaps the next one, and no other.
 
 mod check;
 
@@ -23,18 +23,18 @@ use quire_test_harness::tree::scratch;
 
 pub(crate) use check::Found;
 
-/// What one worker does, and the states that it leads through.
+/// The steps of one worker, and the states between them.
 #[derive(Debug)]
 pub(crate) struct Plan {
     worker: u64,
     steps: Vec<PlannedStep>,
-    /// Before the first step, after it, after the second, and so on.
+    /// The state before the first step, after it, after the second, and so on.
     states: Vec<NodesByName>,
-    /// The length of each content there ever was, by its seed.
+    /// The length of each content that ever existed, by seed.
     lengths: BTreeMap<u64, usize>,
 }
 
-/// What there is under the names of one worker.
+/// The nodes under the names of one worker.
 type NodesByName = BTreeMap<String, Node>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Plan {
         plan
     }
 
-    /// Deletions, each of a file that was put just before.
+    /// Deletions, each of a file that was just put.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn deletions(count: usize, seed: u64) -> Self {
         let (mut plan, mut random) = (Self::new(0), Random::new(seed));
@@ -95,7 +95,7 @@ impl Plan {
         plan
     }
 
-    /// Every kind of step once, each as a plan of its own for the same directory.
+    /// One plan for each kind of step, all for the same directory.
     pub(crate) fn of_each_kind() -> Vec<Self> {
         let file = |seed, len| Node::File { seed, len };
         let name = |text: &str| text.to_owned();
@@ -137,7 +137,7 @@ impl Plan {
         steps.map(plan).into()
     }
 
-    /// Makes what is there before the first step, as another program would.
+    /// Creates the state before the first step, as another program would.
     pub(crate) fn lay_out(&self, root: &Path) {
         for directory in self.directories() {
             std::fs::create_dir_all(root.join(directory)).unwrap();
@@ -160,12 +160,12 @@ impl Plan {
         }
     }
 
-    /// The directories that have to be there from the start.
+    /// The directories that must exist from the start.
     fn directories(&self) -> [String; 2] {
         [SHARED.to_owned(), format!("w{}", self.worker)]
     }
 
-    /// Where a file may be: in a directory of the worker's own, or in the one of all.
+    /// A name for a file: in a directory of the worker's own, or in the shared one.
     fn slot(&self, number: usize) -> String {
         let worker = self.worker;
         match number % 2 {
@@ -223,10 +223,10 @@ impl Plan {
         self.steps.push(step);
     }
 
-    /// Carries out all steps, and tells `acknowledged` after each how many there were.
+    /// Carries out all steps, and calls `acknowledged` after each with their number.
     ///
     /// # Errors
-    /// The first that a client hears; what follows isn't tried.
+    /// The first error of a step; the remaining steps are not tried.
     pub(crate) async fn carry_out(
         &self,
         client: &Client,
@@ -239,7 +239,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether the first step is several requests.
+    /// Whether the first step consists of several requests.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn is_many_changes(&self) -> bool {
         matches!(self.steps.first(), Some(PlannedStep::StoreTree(..)))
@@ -247,7 +247,7 @@ impl Plan {
 }
 
 impl PlannedStep {
-    /// Whether it happens at once; else any part of it may have happened before its end.
+    /// Whether it is atomic; else any part of it may have happened before its end.
     fn is_atomic(&self) -> bool {
         !matches!(
             self,
@@ -313,7 +313,7 @@ impl PlannedStep {
     }
 }
 
-/// What there is at and below `name`, with the rest of its name.
+/// The nodes at and below `name`, with the rest of their names.
 fn below(state: &NodesByName, name: &str) -> Vec<(String, Node)> {
     let rest = |full: &str| {
         let rest = full.strip_prefix(name)?;
@@ -392,7 +392,7 @@ impl Node {
     }
 }
 
-/// A file that is unlike all others.
+/// A file unlike all others.
 fn node(random: &mut Random) -> Node {
     Node::File {
         seed: random.next_u64(),
@@ -400,7 +400,7 @@ fn node(random: &mut Random) -> Node {
     }
 }
 
-/// The directory in which all workers have names.
+/// The directory that all workers share.
 const SHARED: &str = "s";
 
 /// Names for files, for each worker.
@@ -409,5 +409,5 @@ const SLOTS: usize = 6;
 /// Files in a stored tree.
 const TREE_FILES: usize = 8;
 
-/// From nothing to a size for which the server reserves space.
+/// From empty to a size for which the server reserves space.
 const LENGTHS: &[usize] = &[0, 1, 100, 4096, 5000, 96 * 1024, 300 * 1024];

@@ -1,8 +1,8 @@
-//! What a server with a few names does if nobody disturbs it, and the judge of histories.
+//! The sequential model of a server with a few names, and the checker of histories.
 //!
-//! The judge is stateright's `LinearizabilityTester`. It tries orders one by one and remembers
-//! none, which takes for ever where there is no right one; so the model remembers for it which sets
-//! of steps it has tried in which state, and refuses to go there twice.
+//! The checker is stateright's `LinearizabilityTester`. It tries orders one by one and remembers none,
+//! which takes forever where no order is right. So the model remembers which sets of steps were tried in
+//! which state, and refuses to enter one twice.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
-/// What happened, in the order of time.
+/// Events in the order of time.
 pub(super) type History = Vec<Recorded>;
 
 /// A name.
@@ -19,7 +19,7 @@ pub(super) type NameIndex = usize;
 /// The number of a version.
 type VersionNumber = usize;
 
-/// A client asked for something, or heard what became of it.
+/// A request, or the answer to it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Recorded {
     Asked(usize, Asked),
@@ -33,7 +33,7 @@ impl Recorded {
     }
 }
 
-/// What a client may ask for.
+/// A request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asked {
     Get(NameIndex),
@@ -42,7 +42,7 @@ pub(super) enum Asked {
     Delete(NameIndex),
 }
 
-/// What must hold of the name that is written to.
+/// A precondition on the name that is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Condition {
     Any,
@@ -50,7 +50,7 @@ pub(super) enum Condition {
     Match(VersionNumber),
 }
 
-/// What a client may hear.
+/// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
     Content(u64, VersionNumber),
@@ -59,28 +59,28 @@ pub(super) enum Heard {
     NotFound,
     Exists,
     Conflict,
-    /// Something that never follows from what was asked.
+    /// An answer that is never right.
     Other,
 }
 
-/// A step, told from all others by its number.
+/// A step, distinguished from all others by its number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Invocation {
     number: usize,
     kind: Asked,
 }
 
-/// A file: its content, and its version unless nobody has heard it.
+/// A file: its content, and its version unless no client has received it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ModelFile {
     seed: u64,
     version: Option<VersionNumber>,
 }
 
-/// Which steps were done, and what the names were then.
+/// Which steps were done, and the state of the names then.
 type ExploredState = ([u128; 4], [Option<ModelFile>; NAMES]);
 
-/// The names, and what the judge has tried.
+/// The names, and what the checker has tried.
 #[derive(Debug, Clone)]
 struct ModelServer {
     names: [Option<ModelFile>; NAMES],
@@ -88,7 +88,7 @@ struct ModelServer {
     /// The versions that files have or had: each is of one state of one file. Follows from `done`.
     versions: [u128; 4],
     tried: Rc<RefCell<HashSet<ExploredState>>>,
-    /// Whether an earlier try has come this far and not to the end.
+    /// Whether an earlier attempt came this far and failed.
     is_hopeless: bool,
 }
 
@@ -103,7 +103,7 @@ impl ModelServer {
         }
     }
 
-    /// Counts a step as done; says whether this is new.
+    /// Marks a step as done; returns whether this state is new.
     fn advance(&mut self, op: &Invocation) -> bool {
         self.done[op.number / 128] |= 1 << (op.number % 128);
         let is_new = self.tried.borrow_mut().insert((self.done, self.names));
@@ -111,7 +111,7 @@ impl ModelServer {
         !self.is_hopeless
     }
 
-    /// Counts a version as given to a file; says whether it was not before.
+    /// Marks a version as given to a file; returns whether it was unused.
     fn give(&mut self, version: VersionNumber) -> bool {
         let (word, bit) = (version / 128, 1 << (version % 128));
         let is_new = self.versions[word] & bit == 0;
@@ -142,7 +142,7 @@ impl ModelServer {
         }
     }
 
-    /// Carries out a step whose outcome is known, if it can have that outcome.
+    /// Carries out a step with a known outcome, if that outcome is possible.
     fn step(&mut self, kind: Asked, outcome: Heard) -> bool {
         match (kind, outcome) {
             (Asked::Get(name) | Asked::Delete(name) | Asked::Rename(name, ..), Heard::NotFound) => {
@@ -188,7 +188,7 @@ impl SequentialSpec for ModelServer {
     type Op = Invocation;
     type Ret = Heard;
 
-    /// A step of which nobody heard what became of it. Versions that nobody heard are unknown.
+    /// A step with an unknown outcome. Versions that no client received are unknown.
     fn invoke(&mut self, op: &Invocation) -> Heard {
         let before = self.names;
         match op.kind {
@@ -218,8 +218,8 @@ impl SequentialSpec for ModelServer {
 
 /// Whether an order of single steps explains the history.
 pub(super) fn is_linearizable(history: &[Recorded]) -> bool {
-    // What was cut off need not have happened. Nearly always it is enough that those puts did whose
-    // content was seen, which leaves far fewer orders to try.
+    // Steps that were cut off need not have happened. Nearly always it is enough to assume those puts
+    // whose content was read, which leaves far fewer orders to try.
     let is_seen = |put| {
         let mut heard = history.iter();
         heard.any(
@@ -230,8 +230,8 @@ pub(super) fn is_linearizable(history: &[Recorded]) -> bool {
     explains(history, was_seen) || explains(history, |_| true)
 }
 
-/// Whether an order explains the history in which, of the steps that were cut off, only those
-/// happened that `may_happen`, or fewer.
+/// Whether an order explains the history if, of the steps that were cut off, at most those happened
+/// that `may_happen` accepts.
 fn explains(history: &[Recorded], may_happen: impl Fn(Asked) -> bool) -> bool {
     let is_heard = |client, later: &[Recorded]| {
         let mut of_client = later.iter().filter(|event| event.client() == client);
@@ -240,8 +240,8 @@ fn explains(history: &[Recorded], may_happen: impl Fn(Asked) -> bool) -> bool {
     let mut judge = LinearizabilityTester::new(ModelServer::new());
     for (number, event) in history.iter().enumerate() {
         match *event {
-            // The judge tries clients in the order of their numbers: what may never have happened
-            // comes last, as if somebody else had asked, or it would be tried everywhere first.
+            // The checker tries clients in the order of their numbers. Steps that may not have happened
+            // come last, as another client's, because they would be tried everywhere first otherwise.
             Recorded::Asked(client, kind) if !is_heard(client, &history[number + 1..]) => {
                 if may_happen(kind) {
                     judge

@@ -1,4 +1,4 @@
-//! A disk that logs what is written to it, with a file system on it.
+//! A disk with a file system on it that logs all writes.
 //!
 //! The disk is a file that qemu's storage daemon exports through FUSE, behind its filter
 //! `blklogwrites`; a loop device makes a block device of it. All of it lies in memory.
@@ -41,7 +41,7 @@ impl FileSystem {
         }
     }
 
-    /// Whether a power cut leaves what is being renamed under one of its names alone.
+    /// Whether a power cut leaves a file that is being renamed under only one of its names.
     pub(crate) fn renames_in_one_step(self) -> bool {
         match self {
             Self::Ext4 | Self::Xfs => true,
@@ -50,19 +50,19 @@ impl FileSystem {
         }
     }
 
-    /// How images of it are mounted.
+    /// Mount options of its images.
     fn options(self) -> &'static str {
         match self {
             Self::Ext4 | Self::Btrfs => "loop,noatime",
-            // All images have one identity, by which XFS would refuse the next while the one before
-            // is still mounted in the namespace that another test has made meanwhile.
+            // All images have one identity, so XFS would refuse the next while the one before is still
+            // mounted in the namespace that another test has created meanwhile.
             Self::Xfs => "loop,noatime,nouuid",
         }
     }
 
     fn make(self, device: &Path) -> Result<(), String> {
         let options: &[&str] = match self {
-            // Nothing left for the kernel to do later, which would only fill the log.
+            // No deferred work for the kernel, which would only fill the log.
             Self::Ext4 => &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
             Self::Xfs => &["-q"],
             Self::Btrfs => &["-q", "-f"],
@@ -80,12 +80,12 @@ pub(crate) struct LoggedDisk {
     daemon: Child,
     device: String,
     mounted: Option<Mounted>,
-    /// What is written here gets its place in the log.
+    /// Writes here get their place in the log.
     exported: File,
 }
 
 impl LoggedDisk {
-    /// Makes one, or says what is missing here.
+    /// Creates one, or reports what is missing here.
     pub(crate) fn start(file_system: FileSystem) -> Option<Self> {
         match Self::try_start(file_system) {
             Ok(disk) => Some(disk),
@@ -113,7 +113,7 @@ impl LoggedDisk {
             .args(["--sparse=always"])
             .arg(at(DISK))
             .arg(at(DISK_BEFORE)))?;
-        // Room for acknowledgements, which the loop device doesn't reach.
+        // Room for acknowledgements, outside the loop device.
         let disk = File::options().write(true).open(at(DISK));
         disk.and_then(|disk| disk.set_len(file_system.size() + MARK_BYTES as u64))
             .map_err(|error| error.to_string())?;
@@ -151,7 +151,7 @@ impl LoggedDisk {
         self.directory.path().join(MOUNT_POINT)
     }
 
-    /// A handle through which acknowledgements can be logged from any thread.
+    /// A handle that logs acknowledgements from any thread.
     pub(crate) fn marks(&self) -> Marks {
         Marks {
             exported: self.exported.try_clone().unwrap(),
@@ -159,7 +159,7 @@ impl LoggedDisk {
         }
     }
 
-    /// Unmounts, and gives the directory with [`DISK_BEFORE`] and [`LOG`].
+    /// Unmounts it; returns the directory with [`DISK_BEFORE`] and [`LOG`].
     pub(crate) fn finish(mut self) -> TempDir {
         drop(self.mounted.take());
         // The daemon counts its entries in the log when it flushes.
@@ -174,7 +174,7 @@ impl LoggedDisk {
             let detached = run(Command::new("losetup").arg("-d").arg(&self.device));
             detached.unwrap();
             self.device.clear();
-            // Quits once nobody uses the export.
+            // Exits once the export is unused.
             self.exported = File::open("/dev/null").unwrap();
             quit(&mut self.daemon);
         }
@@ -187,7 +187,7 @@ impl Drop for LoggedDisk {
     }
 }
 
-/// Where acknowledgements go, so that the log has them among the writes of the file system.
+/// Logs acknowledgements among the writes of the file system.
 #[derive(Debug)]
 pub(crate) struct Marks {
     exported: File,
@@ -195,7 +195,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Logs that `worker` had `count` of its steps acknowledged.
+    /// Logs that `count` steps of `worker` were acknowledged.
     pub(crate) fn acknowledged(&self, worker: u64, count: u64) {
         let mut sector = [0; MARK_BYTES];
         sector[..8].copy_from_slice(&worker.to_le_bytes());
@@ -218,7 +218,7 @@ impl Mounted {
         Ok(Self { target })
     }
 
-    /// Mounts the file `image`, or says why that can't be done.
+    /// Mounts the file `image`, or returns why it can't.
     pub(crate) fn image(
         image: &Path,
         file_system: FileSystem,
@@ -240,7 +240,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// One with ext4, of this many bytes and inodes, or says what is missing here.
+    /// Creates one with ext4, of this many bytes and inodes, or reports what is missing here.
     pub(crate) fn new(bytes: u64, inodes: u32) -> Option<Self> {
         match Self::make(bytes, inodes) {
             Ok(disk) => Some(disk),
@@ -260,7 +260,7 @@ impl SmallDisk {
         let file = File::create(&image).map_err(|error| error.to_string())?;
         file.set_len(bytes).map_err(|error| error.to_string())?;
         let mut mkfs = Command::new("mkfs.ext4");
-        // All blocks are for everybody, also for those that aren't the superuser.
+        // No blocks reserved for root.
         mkfs.args(["-q", "-m", "0", "-N", &inodes.to_string()]);
         run(mkfs.arg(&image))?;
         std::fs::create_dir(directory.path().join(MOUNT_POINT)).unwrap();
@@ -297,7 +297,7 @@ impl SmallDisk {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let mut unmounted = Ok(String::new());
-        // Another test that starts a program has our open files for the moment before its exec.
+        // Another test that starts a program has our open files until its exec.
         for _ in 0..UNMOUNT_ATTEMPTS {
             unmounted = run(Command::new("umount").arg(&self.target));
             if unmounted.is_ok() {
@@ -310,7 +310,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Starts the daemon, and returns when its export is there.
+/// Starts the daemon, and returns when its export exists.
 fn start_daemon(directory: &Path) -> Result<Child, String> {
     let at = |name: &str| directory.join(name).display().to_string();
     let mut command = Command::new("qemu-storage-daemon");
@@ -326,7 +326,7 @@ fn start_daemon(directory: &Path) -> Result<Child, String> {
         at(EXPORT)
     );
     command.args(["--export", &export]);
-    // Options are carried out in their order: the monitor greets when the export is there.
+    // Options are applied in order: the monitor greets when the export exists.
     command.args([
         "--chardev",
         "stdio,id=monitor",
@@ -344,7 +344,7 @@ fn start_daemon(directory: &Path) -> Result<Child, String> {
     let mut lines = BufReader::new(daemon.stdout.take().unwrap());
     lines.read_line(&mut greeting).unwrap();
     if greeting.contains("QMP") {
-        // Kept open, or the daemon's answers would be its end.
+        // Kept open, because closing it would end the daemon's answers.
         daemon.stdout = Some(lines.into_inner());
         return Ok(daemon);
     }
@@ -370,7 +370,7 @@ fn attach(file: &Path, size: u64) -> Result<String, String> {
     run(losetup.arg(file)).map(|device| device.trim().to_owned())
 }
 
-/// Runs a program to its end and gives what it printed, or what it complained about.
+/// Runs a program to its end; returns its output, or its error message.
 fn run(command: &mut Command) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -393,12 +393,12 @@ pub(crate) const LOG: &str = "log";
 /// Bytes of an acknowledgement in the log: a sector.
 pub(crate) const MARK_BYTES: usize = 512;
 
-/// Each takes the milliseconds of starting a program, and the wait is for less than one of them.
+/// Each iteration takes the milliseconds of starting a program; the wait is shorter than one of them.
 const UNMOUNT_ATTEMPTS: usize = 100;
 
 const DISK: &str = "disk";
 const EXPORT: &str = "export";
 const MOUNT_POINT: &str = "mnt";
 
-/// More than the log of any test gets; only what is written takes memory.
+/// More than the log of any test; only written blocks take memory.
 const LOG_BYTES: u64 = 8 << 30;

@@ -1,4 +1,4 @@
-//! The log of a disk, and the disks that power cuts may leave.
+//! The log of a disk, and the states that power cuts may leave.
 //!
 //! The format is that of the kernel's dm-log-writes: a superblock, then each entry as a sector of
 //! its own with the data behind it.
@@ -14,14 +14,14 @@ use tempfile::TempDir;
 use super::disk::{DISK_BEFORE, FileSystem, LOG, MARK_BYTES};
 use quire_test_harness::content::Random;
 
-/// A disk that goes through its log, forwards only.
+/// A disk rebuilt from its log, forwards only.
 #[derive(Debug)]
 pub(crate) struct Replay {
     directory: TempDir,
     file_system: FileSystem,
     log: File,
     entries: Vec<LogRecord>,
-    /// What is certainly on the disk: all before entry `flushed`.
+    /// The state that is certainly on the disk: all before entry `flushed`.
     durable: Blocks,
     flushed: usize,
     random: Random,
@@ -33,15 +33,15 @@ struct LogRecord {
     sector: u64,
     sectors: u64,
     flags: u64,
-    /// Where its data are in the log, in bytes.
+    /// Offset of its data in the log, in bytes.
     data: u64,
 }
 
-/// Blocks of a disk that were ever written.
+/// Numbers of the blocks that were ever written.
 #[derive(Debug, Clone, Default)]
 struct Blocks(BTreeMap<u64, Box<[u8; BLOCK]>>);
 
-/// A moment of a power cut: after so many entries of the log.
+/// The moment of a power cut: after so many entries of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(usize);
 
@@ -62,8 +62,8 @@ impl Replay {
         }
     }
 
-    /// The moments to look at, in order: just after each flush since the first acknowledgement, and
-    /// one at random before the next flush.
+    /// The moments to check, in order: just after each flush since the first acknowledgement, and one at
+    /// random before the next flush.
     pub(crate) fn moments(&mut self) -> Vec<Moment> {
         let entries = 0..self.entries.len();
         let Some(first) = entries.clone().find(|entry| self.mark(*entry).is_some()) else {
@@ -88,7 +88,7 @@ impl Replay {
         (0..moment.0).filter_map(|entry| self.mark(entry)).collect()
     }
 
-    /// Writes to `image` a disk as the power cut may leave it. Moments have to come in order.
+    /// Writes to `image` a disk as the power cut may leave it. Moments must come in order.
     pub(crate) fn write_image(&mut self, moment: Moment, image: &Path) {
         let last_flush = (self.flushed..moment.0)
             .rev()
@@ -114,12 +114,12 @@ impl Replay {
         left.write_to(image, self.file_system.size());
     }
 
-    /// Where images may be written.
+    /// The directory for images.
     pub(crate) fn scratch(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What an entry writes, in pieces each of which a disk writes wholly or not at all.
+    /// The writes of an entry, in pieces that a disk writes completely or not at all.
     fn pieces(&self, entry: usize) -> Vec<(u64, Vec<u8>)> {
         let LogRecord {
             sector,
@@ -139,7 +139,7 @@ impl Replay {
         at.zip(bytes.chunks(BLOCK).map(<[u8]>::to_vec)).collect()
     }
 
-    /// The acknowledgement that an entry is, if it is one.
+    /// The acknowledgement in an entry, if it is one.
     fn mark(&self, entry: usize) -> Option<(u64, u64)> {
         let entry = self.entries[entry];
         if entry.sector * SECTOR != self.file_system.size() || entry.sectors == 0 {
@@ -203,7 +203,7 @@ impl Blocks {
         blocks
     }
 
-    /// Writes within as many blocks as it takes.
+    /// Writes in units of blocks.
     fn write(&mut self, mut at: u64, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let within = usize::try_from(at % BLOCK as u64).unwrap();
@@ -226,7 +226,7 @@ impl Blocks {
     }
 }
 
-/// Bytes that a disk writes in one go.
+/// Bytes that a disk writes atomically.
 const BLOCK: usize = 4096;
 
 const SECTOR: u64 = 512;

@@ -1,4 +1,4 @@
-//! What has to be there when the end came, compared with what is.
+//! Compares the state after the end with the states that are allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,38 +6,38 @@ use std::path::Path;
 use super::{Node, NodesByName, Plan, PlannedStep, SHARED, below};
 use quire_test_harness::content::{content, seed_of};
 
-/// What is wrong with a disk.
+/// Violations found on a disk.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Files that are no whole version of anything.
+    /// Files that are no complete version of any content.
     pub(crate) torn: Vec<String>,
-    /// Names that are not as the acknowledged steps left them.
+    /// Names that differ from the state after the acknowledged steps.
     pub(crate) missing: Vec<String>,
-    /// Renames without an answer after which what was renamed has both names.
+    /// Unanswered renames that left both names.
     pub(crate) two_names: Vec<String>,
 }
 
 impl Found {
-    /// Whether all is as it has to be.
+    /// Whether there is no violation.
     pub(crate) fn is_nothing(&self) -> bool {
         self.torn.is_empty() && self.missing.is_empty() && self.two_names.is_empty()
     }
 }
 
 impl Plan {
-    /// Compares what is below `root` with what has to be there once `acknowledged` steps were.
+    /// Compares the files below `root` with the state after `acknowledged` steps.
     pub(crate) fn check(&self, root: &Path, acknowledged: u64, found: &mut Found) {
         let before = usize::try_from(acknowledged).unwrap();
         self.compare(root, before, (before + 1).min(self.steps.len()), found);
     }
 
-    /// Compares what is below `root` with what was there before the first step.
+    /// Compares the files below `root` with the state before the first step.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn check_untouched(&self, root: &Path, found: &mut Found) {
         self.compare(root, 0, 0, found);
     }
 
-    /// Compares what is below `root` with the state after `before` steps, or that after `after`.
+    /// Compares the files below `root` with the state after `before` steps, or that after `after`.
     fn compare(&self, root: &Path, before: usize, after: usize, found: &mut Found) {
         let mut there = BTreeMap::new();
         read(root, "", &mut there);
@@ -89,11 +89,11 @@ impl Plan {
         }
     }
 
-    /// Whether these bytes are a content that one of the steps had.
+    /// Whether these bytes are a content of one of the steps.
     fn is_whole(&self, bytes: &[u8]) -> bool {
         match seed_of(bytes) {
             Some(seed) => self.lengths.get(&seed) == Some(&bytes.len()),
-            // Too short to say its seed.
+            // Too short for its seed.
             None => self
                 .lengths
                 .iter()
@@ -102,21 +102,21 @@ impl Plan {
     }
 }
 
-/// `new`, and what was at and below `from` in `old` still there as well.
+/// `new`, with the nodes at and below `from` in `old` still there.
 fn both(old: &NodesByName, new: &NodesByName, from: &str) -> NodesByName {
     let left = below(old, from).into_iter();
     let left = left.map(|(below, node)| (format!("{from}{below}"), node));
     new.clone().into_iter().chain(left).collect()
 }
 
-/// The names below `directory`, with the bytes of those that are files. Staged files don't count:
-/// nobody was told of them.
+/// The names below `directory`, with the bytes of files. Staged files don't count, because no client
+/// knows of them.
 fn read(directory: &Path, above: &str, there: &mut BTreeMap<String, Option<Vec<u8>>>) {
     let entries = std::fs::read_dir(directory);
     let entries = match entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(error) => {
-            // As with a file, see below: this is what nobody has stored.
+            // As with a file, see below: a node that no step stored.
             let name = format!("{above}what can't be read");
             there.insert(name, Some(error.to_string().into()));
             return;
@@ -132,7 +132,7 @@ fn read(directory: &Path, above: &str, there: &mut BTreeMap<String, Option<Vec<u
             read(&entry.path(), &format!("{name}/"), there);
             there.insert(name, None);
         } else {
-            // What can't be read is no whole version either.
+            // An unreadable file is no complete version either.
             let bytes =
                 std::fs::read(entry.path()).unwrap_or_else(|error| error.to_string().into());
             there.insert(name, Some(bytes));
