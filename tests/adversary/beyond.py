@@ -1,4 +1,4 @@
-"""Frames for streams that nobody may open: each must end the connection with STREAM_LIMIT_ERROR
+"""Frames for streams beyond the limit: each must end the connection with STREAM_LIMIT_ERROR
 (RFC 9000, §4.6), and open nothing on the way there."""
 
 import peer

@@ -34,8 +34,8 @@ attacks = {
     "STOP_SENDING of a one-way stream": peer.frame(0x05, 2, 0),
     "nothing": b"",
 }
-# Which may be borne, for RFC 9000 doesn't ask for an error, or leaves it to the receiver.
-BORNE = {
+# May be accepted: RFC 9000 asks for no error, or leaves it to the receiver.
+ACCEPTED = {
     "PATH_RESPONSE never asked for",
     "STREAM after its end",
     "STOP_SENDING of a one-way stream",
@@ -47,9 +47,9 @@ codes, survived = {}, []
 def attack(name, frames):
     client = peer.connected(arguments)
     client.send(frames)
-    client.wait_for_close(0.3 if name in BORNE else 60)
+    client.wait_for_close(0.3 if name in ACCEPTED else 60)
     codes[name] = client.closed["code"] if client.closed else None
-    if client.closed is None and name not in BORNE:
+    if client.closed is None and name not in ACCEPTED:
         survived.append(name)
     if client.closed is None:
         client.send(peer.frame(0x1D, 0, 0))

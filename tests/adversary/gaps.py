@@ -15,8 +15,8 @@ end = time.monotonic() + arguments.seconds
 
 
 def pieces():
-    """One byte in every two, the first of each stream left out: of many streams as many as are
-    borne and fit the window, and then of one as many as aren't."""
+    """One byte in every two, without the first of each stream: on many streams as many as are
+    accepted and fit the window, and then on one stream more than that."""
     if which == "crypto":
         yield from (peer.frame(peer.CRYPTO, offset, 1, b"x") for offset in range(1, 1 << 20, 2))
         return

@@ -59,7 +59,7 @@ after = {
     "KeyUpdate": KEY_UPDATE,
     "Finished": FINISHED,
     "ClientHello": b"\x01\0\0\x26" + b"h" * 38,
-    "a certificate that nobody asked for": b"\x0b\0\0\4\0\0\0\0",
+    "an unrequested certificate": b"\x0b\0\0\4\0\0\0\0",
     "EndOfEarlyData": b"\x05\0\0\0",
     "a session ticket from a client": b"\x04\0\0\x0e" + b"\0" * 14,
 }

@@ -59,12 +59,12 @@ attacks = {
     "nothing at all": lambda data: b"",
 }
 # What must be overlooked: numbers that are kept free for this, and an empty unknown one.
-BORNE = {
+ACCEPTED = {
     "a reserved parameter": having(31 * 7 + 27, b"anything"),
     "an unknown parameter": having(0x3FFF, b""),
 }
 codes, connected = {}, []
-for name, spoil in (attacks | BORNE).items():
+for name, spoil in (attacks | ACCEPTED).items():
 
     def adjust(quic, spoil=spoil):
         right = quic._serialize_transport_parameters
@@ -75,4 +75,4 @@ for name, spoil in (attacks | BORNE).items():
     if client.is_connected:
         connected.append(name)
         client.send(peer.frame(0x1D, 0, 0))
-peer.report(codes=codes, connected=connected, borne=list(BORNE))
+peer.report(codes=codes, connected=connected, accepted=list(ACCEPTED))

@@ -3,7 +3,7 @@ go on, a request that comes byte by byte, a file that does, one that is taken by
 beginning on ("shut") or after the first mebibyte ("window"), or one that is taken but never
 acknowledged.
 
-How long each was borne is counted from its request, or from the last byte that it took: a thousand
+The time until each is cut off counts from its request, or from the last byte that it took: a thousand
 clients in one process take their first mebibyte in some twenty seconds."""
 
 import collections

@@ -54,12 +54,12 @@ enum Measurement {
         /// HOST[:PORT]/PATH of the directory, which may be the root.
         #[arg(value_parser = Remote::parse)]
         directory: Remote,
-        /// A local file, large enough to be under way for a while.
+        /// A local file, large enough to take a while.
         file: PathBuf,
     },
     /// Gets FILE, dropping its bytes, and lists its directory again and again meanwhile.
     ListDuringGet {
-        /// HOST[:PORT]/PATH of a file, large enough to be under way for a while.
+        /// HOST[:PORT]/PATH of a file, large enough to take a while.
         #[arg(value_parser = Remote::parse_below_root)]
         file: Remote,
     },

@@ -128,7 +128,7 @@ impl Arena {
     }
 
     /// Runs an attack to its end while an honest client uses the server.
-    pub async fn bear(&self, attack: Attack) -> AttackReport {
+    pub async fn run(&self, attack: Attack) -> AttackReport {
         let client = self.client().await;
         let idle = self.serve(&client, IDLE_GETS, std::future::pending()).await;
         let (memory_before, _) = self.memory();

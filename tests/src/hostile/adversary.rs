@@ -1,21 +1,20 @@
-//! What a hostile client of an independent QUIC stack does to the server, by the scripts of
-//! `tests/adversary`, while a good client must be served and memory is bounded.
+//! Attacks by an independent QUIC stack (scripts in `tests/adversary`): an honest client is served
+//! meanwhile, and memory stays bounded.
 //!
-//! Here each attack lasts a second or two. At full length and rate they are
-//! `cargo test --release --workspace -- --ignored --nocapture adversary`, which says what it
-//! measured.
+//! Here each attack lasts a second or two. At full length and rate they run with
+//! `cargo test --release --workspace -- --ignored --nocapture adversary`, which prints the figures.
 
 use serde_json::{Value, json};
 
 use quire_test_harness::arena::{Arena, Attack};
 
-/// Runs one attack on a server of its own, and gives what the script says.
-async fn bear(attack: Attack) -> Option<Value> {
+/// Runs one attack on a server of its own; returns the script's output.
+async fn run_attack(attack: Attack) -> Option<Value> {
     let arena = Arena::open(&[])?;
-    Some(arena.bear(attack).await.check())
+    Some(arena.run(attack).await.check())
 }
 
-/// The codes of RFC 9000, §20.1, that a script saw, by what it tried.
+/// The codes (RFC 9000, §20.1) that a script received, by what it tried.
 fn codes(said: &Value) -> impl Iterator<Item = (&str, Option<u64>)> {
     let codes = said["codes"].as_object().unwrap();
     codes
@@ -24,7 +23,7 @@ fn codes(said: &Value) -> impl Iterator<Item = (&str, Option<u64>)> {
 }
 
 async fn gaps(which: &'static str, seconds: u32) {
-    let Some(said) = bear(Attack::new("gaps.py", which, seconds)).await else {
+    let Some(said) = run_attack(Attack::new("gaps.py", which, seconds)).await else {
         return;
     };
     let codes = said["codes"].as_object().unwrap();
@@ -43,7 +42,7 @@ async fn pieces_with_gaps_in_the_handshake_end_the_connection() {
 
 #[tokio::test]
 async fn frames_of_streams_beyond_the_limit_end_the_connection() {
-    let Some(said) = bear(Attack::new("beyond.py", "", 1)).await else {
+    let Some(said) = run_attack(Attack::new("beyond.py", "", 1)).await else {
         return;
     };
     for (name, code) in codes(&said) {
@@ -55,7 +54,7 @@ async fn frames_of_streams_beyond_the_limit_end_the_connection() {
 
 async fn floods(kinds: &[&'static str], seconds: u32) {
     for which in kinds {
-        let Some(said) = bear(Attack::new("floods.py", which, seconds)).await else {
+        let Some(said) = run_attack(Attack::new("floods.py", which, seconds)).await else {
             return;
         };
         let frames = said["frames"].as_u64().unwrap();
@@ -64,52 +63,52 @@ async fn floods(kinds: &[&'static str], seconds: u32) {
 }
 
 #[tokio::test]
-async fn floods_of_control_frames_are_borne() {
+async fn floods_of_control_frames_do_no_harm() {
     floods(ANSWERED, 1).await;
     floods(NOTED, 1).await;
 }
 
-/// Frames that the server has to answer with others, and keep these until they are acknowledged.
+/// Frames that the server has to answer, and whose answers it keeps until they are acknowledged.
 const ANSWERED: &[&str] = &[
     "new-connection-id",
     "retire-connection-id",
     "path-challenge",
 ];
 
-/// Frames that it only takes note of.
+/// Frames that the server only takes note of.
 const NOTED: &[&str] = &["max-stream-data", "max-data", "stream-data-blocked", "ping"];
 
 async fn resets(seconds: u32, limits: &[&str]) {
     let Some(arena) = Arena::open(limits) else {
         return;
     };
-    let outcome = arena.bear(Attack::new("resets.py", "", seconds)).await;
+    let outcome = arena.run(Attack::new("resets.py", "", seconds)).await;
     let said = outcome.check();
     let limit = quire_shared::ErrorCode::LIMIT.number().to_string();
     let codes = said["codes"].as_object().unwrap();
-    // The close may be lost on its way to a client that is busy, which hears of a reset then.
+    // The close may be lost on its way to a busy client, which receives a reset then.
     let is_told = |code: &String| [limit.as_str(), "-1"].contains(&code.as_str());
     assert!(codes.keys().all(is_told), "{said}");
 }
 
 #[tokio::test]
 async fn streams_opened_and_reset_without_end_end_the_connection() {
-    // Of those that even a busy machine opens in a second.
+    // As many as even a busy machine opens in a second.
     resets(2, &["--abort-rate", "50"]).await;
 }
 
 #[tokio::test]
 async fn packets_acknowledged_before_they_were_sent_end_the_connection() {
     for which in ["unsent", "all"] {
-        let Some(said) = bear(Attack::new("acks.py", which, 60)).await else {
+        let Some(said) = run_attack(Attack::new("acks.py", which, 60)).await else {
             return;
         };
         assert!(is_sent_away(&said), "{said}");
     }
 }
 
-/// Whether a client was told that it broke a rule, or heard of a reset as the close was lost on its
-/// way, among all the rest that was sent.
+/// Whether a client received the code of a broken rule, or a reset where the close was lost on its way,
+/// among all the rest.
 fn is_sent_away(said: &Value) -> bool {
     let code = &said["closed"]["code"];
     *code == PROTOCOL_VIOLATION || *code == -1
@@ -117,7 +116,7 @@ fn is_sent_away(said: &Value) -> bool {
 
 #[tokio::test]
 async fn frames_that_do_not_exist_end_the_connection() {
-    let Some(said) = bear(Attack::new("frames.py", "", 1)).await else {
+    let Some(said) = run_attack(Attack::new("frames.py", "", 1)).await else {
         return;
     };
     assert_eq!(said["survived"], Value::Array(Vec::new()), "{said}");
@@ -125,15 +124,15 @@ async fn frames_that_do_not_exist_end_the_connection() {
 
 #[tokio::test]
 async fn transport_parameters_that_cannot_be_end_the_handshake() {
-    let Some(said) = bear(Attack::new("parameters.py", "", 1)).await else {
+    let Some(said) = run_attack(Attack::new("parameters.py", "", 1)).await else {
         return;
     };
     for (name, code) in codes(&said) {
-        let is_borne = said["borne"].as_array().unwrap().contains(&name.into());
-        let expected = (!is_borne).then_some(TRANSPORT_PARAMETER_ERROR);
+        let is_accepted = said["accepted"].as_array().unwrap().contains(&name.into());
+        let expected = (!is_accepted).then_some(TRANSPORT_PARAMETER_ERROR);
         assert_eq!(code, expected, "{name}: {said}");
     }
-    assert_eq!(said["connected"], said["borne"], "{said}");
+    assert_eq!(said["connected"], said["accepted"], "{said}");
 }
 
 #[tokio::test]
@@ -142,10 +141,10 @@ async fn messages_of_the_handshake_where_they_do_not_belong_end_the_connection()
     let Some(arena) = Arena::open(&["--handshake-time", "1"]) else {
         return;
     };
-    let said = arena.bear(Attack::new("levels.py", "", 1)).await.check();
+    let said = arena.run(Attack::new("levels.py", "", 1)).await.check();
     assert_eq!(said["connected"], Value::Array(Vec::new()), "{said}");
     for (name, code) in codes(&said) {
-        let code = code.unwrap_or_else(|| panic!("{name} was borne: {said}"));
+        let code = code.unwrap_or_else(|| panic!("{name} was accepted: {said}"));
         let is_alert = (CRYPTO_ERROR..=CRYPTO_ERROR + 0xff).contains(&code);
         let is_late = code == APPLICATION_ERROR && said["dropped"] == name;
         assert!(
@@ -166,7 +165,7 @@ async fn tokens_prove_one_address_and_first_packets_can_be_repeated() {
     let Some(arena) = Arena::open(&limits) else {
         return;
     };
-    let said = arena.bear(Attack::new("tokens.py", "", 1)).await.check();
+    let said = arena.run(Attack::new("tokens.py", "", 1)).await.check();
     let expected = json!({
         "of another address": [format!("closed {INVALID_TOKEN:#x}")],
         "changed": ["asked"],
@@ -186,7 +185,7 @@ async fn first_packets(seconds: u32) {
         is_authorized: false,
         ..Attack::new("initials.py", "", seconds)
     };
-    let Some(said) = bear(attack).await else {
+    let Some(said) = run_attack(attack).await else {
         return;
     };
     let bytes = |name: &str| said[name].as_u64().unwrap();
@@ -194,12 +193,12 @@ async fn first_packets(seconds: u32) {
 }
 
 #[tokio::test]
-async fn two_thousand_first_packets_a_second_keep_nobody_out() {
+async fn two_thousand_first_packets_a_second_lock_no_client_out() {
     first_packets(2).await;
 }
 
-/// First packets that end their connections, which quinn then keeps until they are idle: an address
-/// has to be proved before it can have many of them, as with handshakes that don't go on.
+/// First packets that end their connections, which quinn then keeps until they are idle. An address has
+/// to be validated before it can have many of them, as with handshakes that don't go on.
 #[tokio::test]
 async fn first_packets_that_close_take_no_more_than_those_that_open() {
     let attack = Attack {
@@ -207,7 +206,7 @@ async fn first_packets_that_close_take_no_more_than_those_that_open() {
         is_authorized: false,
         ..Attack::new("initials.py", "close", 2)
     };
-    let Some(said) = bear(attack).await else {
+    let Some(said) = run_attack(attack).await else {
         return;
     };
     // A token for nearly each.
@@ -215,18 +214,18 @@ async fn first_packets_that_close_take_no_more_than_those_that_open() {
     assert!(bytes("received") >= bytes("sent") / 20, "{said}");
 }
 
-/// Clients that each take as long as they can; `limits` say how long that is. Gives the server.
+/// Clients that each take as long as they can, up to `limits`. Returns the server.
 async fn slow(which: &'static str, seconds: u32, clients: u32, limits: &[&str]) -> Option<Arena> {
     let arena = Arena::open(limits)?;
     let attack = Attack {
         clients,
         ..Attack::new("slow.py", which, seconds)
     };
-    let said = arena.bear(attack).await.check();
+    let said = arena.run(attack).await.check();
     if which == "handshake" {
         assert_eq!(said["codes"]["went on"], 0, "{said}");
     } else {
-        // On a busy machine a handshake may take longer than it may.
+        // On a busy machine a handshake may exceed its limit.
         let number = |name: &str| said[name].as_u64().unwrap();
         assert!(number("connected") >= u64::from(clients) / 2, "{said}");
         assert_eq!(number("cut"), number("connected"), "{said}");
@@ -241,52 +240,52 @@ async fn slow_clients_are_cut_off() {
     slow("body", 20, 20, &["--stall-time", "1"]).await;
     slow("shut", 20, 20, &["--stall-time", "1"]).await;
     slow("unacknowledged", 20, 20, &["--stall-time", "1"]).await;
-    // Enough for what each has in its windows to be more than the server's memory.
+    // Enough that all their windows together exceed the server's memory limit.
     slow("window", 40, 250, &["--stall-time", "5"]).await;
 }
 
 // Codes of RFC 9000, §20.1.
 
-/// The server takes no more connections, of this address or at all.
+/// The server accepts no more connections, from this address or at all.
 const CONNECTION_REFUSED: u64 = 0x02;
 
 /// Too many streams.
 const STREAM_LIMIT_ERROR: u64 = 0x04;
 
-/// Transport parameters that can't be.
+/// Invalid transport parameters.
 const TRANSPORT_PARAMETER_ERROR: u64 = 0x08;
 
-/// An error that has no code of its own.
+/// An error without a code of its own.
 const PROTOCOL_VIOLATION: u64 = 0x0a;
 
-/// A token that isn't of this address, or too old.
+/// A token of another address, or an expired one.
 const INVALID_TOKEN: u64 = 0x0b;
 
 /// The application closed before the handshake was over.
 const APPLICATION_ERROR: u64 = 0x0c;
 
-/// The first of those that carry an alert of TLS.
+/// The first of the codes that carry a TLS alert.
 const CRYPTO_ERROR: u64 = 0x100;
 
 mod full_length {
-    //! As the same attacks are described where their figures are: rate and length in full.
+    //! The same attacks at full rate and length, as SECURITY.md describes them.
 
     use std::time::Duration;
 
     use quire_test_harness::arena::{Attack, say};
 
-    /// How much comes to those that acknowledge what they haven't until they are sent away, and to
-    /// an honest client in the same time.
+    /// How much is sent to clients that acknowledge missing packets until they are disconnected, and to an
+    /// honest client in the same time.
     #[tokio::test]
     #[ignore = "20 s"]
     async fn acknowledgements() {
-        let Some(honest) = super::bear(Attack::new("acks.py", "honest", 2)).await else {
+        let Some(honest) = super::run_attack(Attack::new("acks.py", "honest", 2)).await else {
             return;
         };
         let number = |value: &super::Value| value.as_f64().unwrap();
         let honest: Vec<_> = honest["arrived"].as_array().unwrap().iter().collect();
         for which in ["unsent", "all"].repeat(5) {
-            let said = super::bear(Attack::new("acks.py", which, 60))
+            let said = super::run_attack(Attack::new("acks.py", which, 60))
                 .await
                 .unwrap();
             assert!(super::is_sent_away(&said), "{said}");
@@ -299,8 +298,7 @@ mod full_length {
         }
     }
 
-    /// A thousand slow clients, and what the server has of memory when they have been gone for a
-    /// minute.
+    /// A thousand slow clients, and the server's memory a minute after they have gone.
     async fn slow_thousand(which: &'static str) {
         if let Some(arena) = super::slow(which, 240, 1000, &[]).await {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -309,13 +307,13 @@ mod full_length {
         }
     }
 
-    /// What the same does to somebody whose server isn't attacked, only the machine busy.
+    /// The effect on the client of another server on the same, busy machine.
     #[tokio::test]
     #[ignore = "30 s each"]
     async fn gaps_elsewhere() {
         for which in ["stream", "crypto"] {
             let attack = Attack::new("gaps.py", which, 30);
-            super::bear(attack.elsewhere()).await;
+            super::run_attack(attack.elsewhere()).await;
         }
     }
 

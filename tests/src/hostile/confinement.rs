@@ -1,5 +1,4 @@
-//! Nothing outside the root is reached, whatever is asked for and whoever changes the root
-//! meanwhile.
+//! Nothing outside the root is reached, whatever the request and however the root changes meanwhile.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -27,16 +26,16 @@ use quire_test_harness::client::{
 use quire_test_harness::tree::names;
 use quire_test_harness::{TestServer, Tree};
 
-/// What must never come out.
+/// Content that must never be sent.
 const CANARY: &str = "what lies outside";
 
-/// Rounds of the race that each of its tasks goes at least.
+/// Fewest rounds of each task of the race.
 const ROUNDS_MIN: u32 = 150;
 
-/// A name that stands nowhere inside.
+/// A name that exists nowhere inside the root.
 const HIDDEN: &str = "hidden";
 
-/// Names that lead somewhere in one program or another, and some that lead nowhere.
+/// Names that some programs treat specially, and some that lead nowhere.
 const NAMES: &[&str] = &[
     "a",
     "b",
@@ -79,7 +78,7 @@ const NAMES: &[&str] = &[
     "d\u{301}",
 ];
 
-/// A root with every kind of way out, and a directory beside it with a canary.
+/// A root with every kind of way out, and a directory with a canary beside it.
 fn tree() -> Tree {
     let tree = Tree::new()
         .file("a", "inside")
@@ -145,8 +144,7 @@ fn request(kind: u8, from: &[String], to: &[String]) -> Vec<u8> {
     bytes
 }
 
-/// Does what the server would do with a request; what comes of it is of no interest but for the
-/// bytes that come out.
+/// Carries out a request as the server would; only the bytes that come out matter.
 fn carry_out(root: &Root, request: Request) {
     let any = Precondition::Any;
     let read = |path: &RemotePath| {
@@ -240,13 +238,13 @@ fn of_a_hundred_thousand_paths_none_leads_out() {
     assert_untouched(&tree.outside());
 }
 
-/// Exchanges a directory for a link that leads out, and back, until told to stop.
+/// Replaces a directory by a link that leads out, and back, until told to stop.
 fn flip(tree: &Tree, is_over: &mpsc::Receiver<()>) {
     let (directory, link) = (tree.path("d"), tree.path("absolute"));
     while is_over.try_recv() == Err(mpsc::TryRecvError::Empty) {
         let here = rustix::fs::CWD;
         let flags = rustix::fs::RenameFlags::EXCHANGE;
-        // Fails while the server has the directory in its hands.
+        // Fails while the server holds the directory.
         let _ = rustix::fs::renameat_with(here, &directory, here, &link, flags);
     }
 }
@@ -264,8 +262,8 @@ async fn a_directory_that_turns_into_a_link_and_back_leads_nowhere_for_a_minute(
     race(Duration::from_secs(60)).await;
 }
 
-/// Asks for everything in a directory that is exchanged for a link, and back, all the time: some
-/// rounds, and for so long.
+/// Sends every request for a directory that is replaced by a link and back all the time, for at least
+/// some rounds and this long.
 async fn race(time: Duration) {
     let end = Instant::now() + time;
     let tree = tree();

@@ -1,4 +1,4 @@
-//! First packets by the hundred from addresses that never go on, and what they cost.
+//! Floods of first packets from addresses that never continue, and what they cost.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +18,7 @@ use tokio::net::UdpSocket;
 use quire_test_harness::client::fetch;
 use quire_test_harness::{TestServer, Tree, within};
 
-/// First datagrams of so many connections, as a client sends them.
+/// First datagrams of this many connections, as a client sends them.
 async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let sink = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = sink.local_addr().unwrap();
@@ -35,7 +35,7 @@ async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
     let mut datagrams = Vec::new();
     let mut connections = HashSet::new();
-    // One that is dropped would say so, in a datagram that begins nothing.
+    // A dropped client would send a close, in a datagram that begins nothing.
     let mut kept = Vec::new();
     let mut buffer = vec![0; 2048];
     while datagrams.len() < count {
@@ -54,7 +54,7 @@ async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// What a source has sent and received.
+/// Datagrams sent and received by one address.
 struct SpoofedClient {
     socket: UdpSocket,
     sent: usize,
@@ -70,7 +70,7 @@ impl SpoofedClient {
         Self { socket, sent }
     }
 
-    /// How many bytes have come back so far.
+    /// Bytes received so far.
     fn received(&self) -> usize {
         let mut buffer = vec![0; 65536];
         let mut received = 0;
@@ -82,7 +82,7 @@ impl SpoofedClient {
 }
 
 #[tokio::test]
-async fn a_flood_of_first_packets_keeps_nobody_out_and_is_not_amplified() {
+async fn a_flood_of_first_packets_locks_no_client_out_and_is_not_amplified() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::builder(&tree)
         .limits(|limits| {
@@ -96,7 +96,7 @@ async fn a_flood_of_first_packets_keeps_nobody_out_and_is_not_amplified() {
         let source = SpoofedClient::send(number, datagram, server.address()).await;
         sources.push(source);
     }
-    // In the middle of it, while handshakes are under way that never end.
+    // In the middle of the flood, while handshakes are in progress that never end.
     let client = server.client().await;
     fetch(&client, "f").await.unwrap();
     let met = server.limits_met();
@@ -113,7 +113,7 @@ async fn a_flood_of_first_packets_keeps_nobody_out_and_is_not_amplified() {
         }
     })
     .await;
-    // Most hear no more than that they have to prove their address.
+    // Most receive only a Retry.
     let (sent, received) = totals(&sources);
     assert!(received < sent, "{received} bytes for {sent}");
     server.stop().await;
@@ -127,7 +127,7 @@ fn totals(sources: &[SpoofedClient]) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn an_address_that_has_to_be_proved_hears_no_more_than_it_sent() {
+async fn an_address_that_has_to_be_validated_is_sent_no_more_than_it_sent() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::builder(&tree)
         .limits(|limits| limits.prove_addresses = Prove::Always)
@@ -152,12 +152,12 @@ async fn an_address_that_has_to_be_proved_hears_no_more_than_it_sent() {
 }
 
 #[tokio::test]
-async fn an_address_that_says_one_thing_hears_three_times_as_much_at_most() {
+async fn an_address_with_one_first_packet_is_sent_three_times_as_much_at_most() {
     let tree = Tree::new();
     let server = TestServer::builder(&tree)
         .limits(|limits| {
             limits.prove_addresses = Prove::UnderLoad;
-            // Long enough for the server to say it again, and once more.
+            // Long enough for two retransmissions by the server.
             limits.handshake_time = Seconds(Duration::from_secs(4));
         })
         .start()
@@ -174,7 +174,7 @@ async fn an_address_that_says_one_thing_hears_three_times_as_much_at_most() {
     .await;
     for source in &sources {
         let (sent, received) = (source.sent, source.received());
-        // That it was answered shows that it was taken for a client's.
+        // An answer shows that it was taken for a client's first packet.
         assert!(received > sent, "{received} bytes for {sent}");
         assert!(received <= 3 * sent, "{received} bytes for {sent}");
     }
@@ -182,7 +182,7 @@ async fn an_address_that_says_one_thing_hears_three_times_as_much_at_most() {
 }
 
 #[tokio::test]
-async fn a_datagram_of_an_unknown_version_hears_less_than_it_says_and_a_short_one_nothing() {
+async fn a_datagram_of_an_unknown_version_gets_a_smaller_answer_and_a_short_one_none() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::start(&tree).await;
     let mut datagram = first_datagrams(1).await.remove(0);
@@ -192,10 +192,10 @@ async fn a_datagram_of_an_unknown_version_hears_less_than_it_says_and_a_short_on
     let long = SpoofedClient::send(3002, &datagram, server.address()).await;
     within("an answer", long.socket.readable()).await.unwrap();
     assert!((1..=datagram.len()).contains(&long.received()));
-    // What came before has been looked at by then.
+    // The server has handled the earlier datagrams by then.
     assert_eq!(short.received() + nearly.received(), 0);
     server.stop().await;
 }
 
-/// More than can be in a handshake, and more than that by far.
+/// More than a handshake can have, by far.
 const FLOOD: usize = 400;

@@ -1,5 +1,4 @@
-//! Names that do harm where they aren't taken as they are: they are refused, or they go there and
-//! back unchanged, and no terminal is sent anything of theirs but text.
+//! Harmful names: each is refused or travels unchanged, and a terminal receives only text of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +13,7 @@ use quire_test_harness::content::Random;
 use quire_test_harness::programs::Programs;
 use quire_test_harness::tree::{names, scratch};
 
-/// What names are made of: what commands terminals, shells and file systems, and what doesn't.
+/// Parts of names: those with a meaning for terminals, shells and file systems, and harmless ones.
 const PIECES: &[&str] = &[
     "a",
     "b",

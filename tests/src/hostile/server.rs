@@ -1,5 +1,5 @@
-//! A server that answers with whatever it likes: nothing is written outside the directory that was
-//! chosen, nothing in it is more than a plain file or directory, and the client goes on.
+//! A malicious server: nothing is written outside the chosen directory, everything in it is a plain file
+//! or directory, and the client continues.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +26,7 @@ use quire_test_harness::raw::framed;
 use quire_test_harness::tree::{names, scratch};
 use quire_test_harness::within;
 
-/// Names that no file may get, and names of others' files.
+/// Names that no file may get, and names of other files.
 const NAMES: &[&str] = &[
     "",
     ".",
@@ -46,11 +46,11 @@ const NAMES: &[&str] = &[
     "\u{202e}fdp.exe",
 ];
 
-/// Bytes that a server might send, of one seed.
+/// Bytes of a malicious server, from one seed.
 struct Hostile(Random);
 
 impl Hostile {
-    /// The answer to a `get-tree`, with something wrong.
+    /// The answer to a `get-tree`, with one fault.
     fn tree(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for _ in 0..self.0.below(6) {
@@ -110,7 +110,7 @@ impl Hostile {
         }
     }
 
-    /// A message about "aa", with another name in its place.
+    /// A message about "aa" with another name in its place.
     fn renamed<M: Message>(&mut self, item: &M) -> Vec<u8> {
         let mut payload = message(item).split_off(PREFIX_BYTES);
         let other = match self.0.below(3) {
@@ -126,7 +126,7 @@ impl Hostile {
         framed(&payload)
     }
 
-    /// Flips, cuts, repeats or adds some of the bytes, or leaves them as they are.
+    /// Flips, cuts, repeats or adds some of the bytes, or leaves them.
     fn spoil(&mut self, bytes: &mut Vec<u8>) {
         let at = self.0.below(bytes.len() + 1);
         match self.0.below(6) {
@@ -168,7 +168,7 @@ fn message<M: Message>(message: &M) -> Vec<u8> {
     codec::encode(message).unwrap()
 }
 
-/// Answers every request of a connection with what follows from `seed`.
+/// Answers every request of a connection with bytes from `seed`.
 async fn play(connection: Connection, seed: u64) {
     let mut streams = JoinSet::new();
     let mut number = seed;
@@ -183,7 +183,7 @@ async fn play(connection: Connection, seed: u64) {
     }
 }
 
-/// Fetches directories, files and lists, whatever comes of it.
+/// Fetches directories, files and lists; ignores the results.
 async fn ask(client: &Client, to: &Path) {
     let transfer = Transfer::new(|_| {});
     let item = DownloadJob {
@@ -205,7 +205,7 @@ async fn ask(client: &Client, to: &Path) {
     within("the end of hostile answers", others).await;
 }
 
-/// What is below `directory`: plain files and directories, with no more than permission bits.
+/// The tree below `directory`: plain files and directories, with permission bits only.
 fn check(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
@@ -258,11 +258,11 @@ async fn a_client_writes_nothing_elsewhere_whatever_a_server_answers() {
 #[tokio::test]
 #[ignore = "a minute"]
 async fn a_client_writes_nothing_elsewhere_in_ten_thousand_answers() {
-    // Four requests a round.
+    // Four requests per round.
     survive(2500).await;
 }
 
-/// What was asked for has come whole, and what follows is nobody's.
+/// The requested content has arrived; what follows it belongs to no request.
 #[tokio::test]
 async fn what_follows_an_answer_without_end_is_not_taken() {
     let fake = FakeServer::start(async |connection| {

@@ -1,7 +1,7 @@
-//! Long runs, and figures that only long runs have: locks, cache, listings, leaks.
+//! Long runs, for figures that only long runs show: locks, cache, listings, leaks.
 //!
-//! Ignored by default; CONTRIBUTING.md has the command. What they look for is proven in small by
-//! the cases of each subject.
+//! Ignored by default; CONTRIBUTING.md has the command. The tests of each subject check the same in
+//! small.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
-/// Says a figure, for those who read along.
+/// Prints a figure for a run by hand.
 #[expect(clippy::print_stderr, reason = "these runs are read by people")]
 fn report(text: &str) {
     eprintln!("{text}");
@@ -40,7 +40,7 @@ async fn a_hundred_thousand_renames_in_all_directions_get_through() {
             for _ in 0..100_000 / 16 {
                 let (from, to) = (*random.one_of(NAMES), *random.one_of(NAMES));
                 let start = Instant::now();
-                // Many of them find nothing there, or something in the way.
+                // Many of them find the source missing, or the target taken.
                 if let Err(error) = client.rename(rename(from, to)).await {
                     assert!(error.code().is_some(), "{from} to {to}: {error}");
                 }
@@ -69,7 +69,7 @@ async fn after_a_million_paths_no_lock_is_left() {
             for number in 0..1_000_000 / 32 {
                 let name = format!("d/{task}/{number}");
                 match number % 10 {
-                    // Given up as soon as it was asked.
+                    // Cancelled right after it was sent.
                     0 => tokio::select! {
                         biased;
                         _ = client.stat(stat(&name)) => {}
@@ -92,7 +92,7 @@ async fn after_a_million_paths_no_lock_is_left() {
     server.stop().await;
 }
 
-/// The time below which 99 of 100 puts of a small file stay.
+/// The 99th percentile of puts of a small file.
 async fn put_p99(client: &Client) -> Duration {
     let mut times = Vec::new();
     for number in 0..1000_u64 {
@@ -104,7 +104,7 @@ async fn put_p99(client: &Client) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// Waits until the windows of all `readers` are full, and nothing moves any more.
+/// Waits until the windows of all `readers` are full and no data moves.
 async fn stand_still(readers: &[Client]) {
     let sent = || -> u64 {
         let each = readers.iter().map(|reader| reader.path().sent_packets);
@@ -124,7 +124,7 @@ async fn stand_still(readers: &[Client]) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures time"]
-async fn puts_beside_readers_that_stand_still() {
+async fn puts_beside_stalled_readers() {
     let tree = Tree::new().file("d/f", content(1, LARGE));
     // More connections than one address may have.
     let server = TestServer::builder(&tree)
@@ -187,7 +187,7 @@ async fn after_ten_thousand_changes_no_byte_is_stale() {
     assert_eq!(stale, 0);
 }
 
-/// Gives a file another content of the same length, in one of seven ways.
+/// Changes a file's content, keeping its length, in one of seven ways.
 async fn change(tree: &Tree, client: &Client, kind: u64, name: &str, new: &[u8]) {
     match kind {
         0 => drop(store(client, name, new).await.unwrap()),
@@ -199,8 +199,8 @@ async fn change(tree: &Tree, client: &Client, kind: u64, name: &str, new: &[u8])
             client.delete(delete(name)).await.unwrap();
             store(client, name, new).await.unwrap();
         }
-        // By other programs: in place, by another file, by one that may get the old inode's
-        // number, and under another name of it.
+        // By other programs: in place, by another file, by one that may get the old inode
+        // number, and under another name.
         3 => tree.overwrite(name, 0, new),
         4 => {
             tree.write("next", new);
@@ -259,7 +259,7 @@ async fn ten_thousand_listings_while_files_come_and_go_show_each_permanent_file_
     server.stop().await;
 }
 
-/// A number that the kernel keeps of a process, in KiB for memory.
+/// A field of `/proc/PID/status`, in KiB for memory.
 fn status(server: &ServerProcess, field: &str) -> u64 {
     let path = format!("/proc/{}/status", server.pid().as_raw_pid());
     let status = std::fs::read_to_string(path).unwrap();
@@ -279,7 +279,7 @@ async fn after_many_requests_and_aborts_no_handle_and_no_thread_is_left() {
         return;
     };
     let tree = Tree::new().file("f", content(1, LARGE));
-    // So many aborts would end the connection.
+    // So many aborts would close the connection.
     let server = programs.serve_with(&tree.root(), &["--abort-rate", "none"]);
     let client = programs.client(&server).await;
     store(&client, "warm", b"x").await.unwrap();
@@ -310,7 +310,7 @@ async fn after_many_requests_and_aborts_no_handle_and_no_thread_is_left() {
         });
     }
     tasks.join_all().await;
-    // Threads for file work end when they had none for some seconds.
+    // Threads for file work end after some idle seconds.
     let settled = async {
         loop {
             let now = (open_files(&server), status(&server, "Threads"));
@@ -376,7 +376,7 @@ async fn files_that_take_turns_in_the_cache_take_no_more_memory_each_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
-async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
+async fn stalled_readers_keep_no_more_than_the_cache_limit() {
     const FILES: u64 = 256;
     let (tree, name) = (Tree::new(), |file: u64| file.to_string());
     (0..FILES).for_each(|file| tree.write(&name(file), content(file, 1 << 20)));
@@ -390,7 +390,7 @@ async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
         assert!(live <= limit, "{live} of {limit} bytes");
         most = live.max(most);
     };
-    // All at once on one connection, whose window is soon full, and nobody reads on.
+    // All at once on one connection, whose window is soon full, without reading on.
     let mut readers = JoinSet::new();
     for file in 0..FILES {
         let (reader, get) = (reader.clone(), get(&name(file)));
@@ -408,7 +408,7 @@ async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
         }
     })
     .await;
-    // Forgotten by the cache, though some of them are still held; others come in.
+    // The cache evicts them, although some are still being sent; others enter.
     for file in 0..FILES {
         let new = content(FILES + file, 1 << 20);
         store(&other, &name(file), &new).await.unwrap();
@@ -436,7 +436,7 @@ async fn readers_that_stand_still_do_not_keep_more_than_the_cache_may_have() {
 #[ignore = "measures time"]
 async fn ten_thousand_small_files_stored_as_a_tree_and_one_at_a_time() {
     const FILES: u64 = 10_000;
-    // Not in memory: what is measured is durable on a disk.
+    // Not in memory, because the figure is about durable writes.
     let (root, local) = (tempfile::tempdir().unwrap(), scratch());
     for file in 0..FILES {
         std::fs::write(local.path().join(file.to_string()), content(file, 4096)).unwrap();
@@ -466,7 +466,7 @@ async fn ten_thousand_small_files_stored_as_a_tree_and_one_at_a_time() {
     ));
 }
 
-/// Stores a directory of files under the name `to`, which nobody has.
+/// Stores a directory of files under the unused name `to`.
 async fn store_directory(client: &Client, from: &Path, to: &str) {
     let item = UploadJob {
         from: from.to_owned(),

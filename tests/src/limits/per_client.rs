@@ -1,4 +1,4 @@
-//! What a client may take of the server, and what it hears when that is too much.
+//! Limits on one client, and the answers when it exceeds them.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use quire_test_harness::client::{copy, fetch, get, make_directory, put, refusal,
 use quire_test_harness::raw::{encoded, refusal_on};
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
-/// The shortest time that a limit may have.
+/// The shortest time that a limit can be set to.
 const SECOND: Seconds = Seconds(Duration::from_secs(1));
 
 async fn closing_code(raw: &Raw) -> VarInt {
@@ -47,7 +47,7 @@ async fn a_put_whose_client_stalls_is_cut_off_and_leaves_nothing() {
         within("a reply", refusal_on(&mut other)).await,
         ErrorCode::TIMEOUT
     );
-    // The connection itself is as good as before.
+    // The connection itself still works.
     let pong = raw.ask::<Pong>(&encoded(Ping {})).await;
     pong.into_result().unwrap();
     assert_eq!(tree.read("f"), b"old");
@@ -78,7 +78,7 @@ async fn what_no_request_asks_for_is_not_kept() {
     let tree = Tree::new().file("f", vec![7; 64 << 20]);
     let server = TestServer::start(&tree).await;
     let raw = Raw::connect(&server, &server.keys().reader).await;
-    // The answer isn't read, so the request goes on, and what follows it has no reader.
+    // The answer isn't read, so the request continues, and the data after it has no reader.
     let (mut send, _recv) = raw.begin(get("f")).await;
     let mut sent = 0;
     within("the end of the window", async {
@@ -152,7 +152,7 @@ async fn an_address_has_so_many_connections_and_proves_itself_for_the_second_hal
     );
     assert_eq!(server.limits_met(), "connections_per_address 1, retries 2");
     first.close().await;
-    // The server has to see the end of the first one, which takes a moment.
+    // The server needs a moment to see the end of the first one.
     let again = within("room", async {
         loop {
             if let Ok(client) = server.connect(&server.keys().writer).await {
@@ -166,7 +166,7 @@ async fn an_address_has_so_many_connections_and_proves_itself_for_the_second_hal
 }
 
 #[tokio::test]
-async fn a_client_that_keeps_giving_up_requests_is_sent_away() {
+async fn a_client_that_keeps_cancelling_requests_is_disconnected() {
     let tree = Tree::new();
     let server = TestServer::builder(&tree)
         .limits(|limits| limits.abort_rate = Limit(Some(10)))
@@ -209,7 +209,7 @@ async fn all_requests_may_be_begun_once_the_rights_are_known() {
     server.stop().await;
 }
 
-/// What takes at least so long, however fast the machine is.
+/// Checks that `what` takes at least this long, however fast the machine is.
 async fn at_least(least: Duration, what: impl Future<Output = ()>) {
     let start = Instant::now();
     what.await;
@@ -278,7 +278,7 @@ async fn of_many_puts_at_once_none_passes_the_quota() {
         puts.spawn(async move {
             let content = vec![7; 900];
             let put = Put {
-                // Half of them don't say how much will come.
+                // Half of them don't declare a size.
                 size: (number % 4 < 2).then_some(900),
                 ..put(&format!("f{number}"), 900)
             };
@@ -298,7 +298,7 @@ async fn of_many_puts_at_once_none_passes_the_quota() {
             .count()
             <= 1
     );
-    // What was refused has been given back.
+    // The reservations of refused puts were returned.
     let rest = 1000 - 900 * stored.len();
     store(&one, "rest", &vec![7; rest]).await.unwrap();
     assert_eq!(refusal(store(&one, "more", b"x").await), ErrorCode::QUOTA);

@@ -1,4 +1,4 @@
-//! What is done to names: stat, rename, delete, make-directory, copy and hash.
+//! Changes to names: stat, rename, delete, make-directory, copy and hash.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -84,7 +84,7 @@ async fn a_file_is_renamed_within_and_between_directories() {
         assert_same(tree.read(to), "F");
         assert_eq!(version(&client, to).await, changed.version);
     }
-    // A name that it has already.
+    // Renamed to its own name.
     client.rename(rename("f", "f")).await.unwrap();
     assert_same(tree.read("f"), "F");
     client.rename(rename("f", "g")).await.unwrap();
@@ -280,7 +280,7 @@ async fn a_directory_is_made_with_its_parents_only_if_asked() {
     let client = server.client().await;
     let changed = client.make_directory(make_directory("new")).await.unwrap();
     assert_eq!(version(&client, "new").await, changed.version);
-    // One that is there is as good as a new one, unless it must be new.
+    // An existing one is as good as a new one, unless it must be new.
     client.make_directory(make_directory("new")).await.unwrap();
     client.make_directory(make_directory("")).await.unwrap();
     let new = |name| MakeDirectory {
@@ -326,7 +326,7 @@ async fn a_copy_of_a_file_has_its_content_and_leaves_it_alone() {
     client.copy(copy("size-1", "private")).await.unwrap();
     let mode = |name| fs::metadata(tree.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("private"), 0o600);
-    // A copy is a file of its own.
+    // A copy is independent of its source.
     tree.append("copy", b"more");
     let largest = *SIZES.last().unwrap();
     assert_eq!(tree.read(&format!("size-{largest}")).len(), largest);

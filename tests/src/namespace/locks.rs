@@ -1,4 +1,5 @@
-//! Requests that meet at one path: who wins, who hears what, and that nobody waits without need.
+//! Requests that meet at one path: which succeeds, what the others are answered, and that none waits
+//! without need.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ fn code<T>(result: &Result<T, ClientError>) -> Option<ErrorCode> {
 
 // P26
 #[tokio::test]
-async fn of_two_clients_that_rename_one_file_one_succeeds_and_one_hears_not_found() {
+async fn of_two_clients_that_rename_one_file_one_succeeds_and_one_gets_not_found() {
     const ROUNDS: usize = 1000;
     let tree = Tree::new().file("f", "content");
     let server = TestServer::start(&tree).await;
@@ -64,7 +65,7 @@ async fn renames_in_opposite_directions_neither_block_each_other_nor_lose_a_file
         .await;
         first.unwrap();
         second.unwrap();
-        // Whichever came first, the second one brought that file back to where it was.
+        // Whichever came first, the second one moved that file back.
         match (tree.has("a"), tree.has("b")) {
             (true, false) => assert_same(tree.read("a"), "A"),
             (false, true) => assert_same(tree.read("b"), "B"),
@@ -107,7 +108,7 @@ async fn directories_renamed_into_each_other_at_once_end_with_one_in_the_other()
 
 // P21
 #[tokio::test]
-async fn a_reader_that_stands_still_delays_no_change_of_its_file() {
+async fn a_stalled_reader_delays_no_change_of_its_file() {
     let (old, new) = (content(1, LARGE), content(2, 1000));
     let tree = Tree::new().file("d/f", &old);
     let server = TestServer::builder(&tree).cache(0).start().await;
@@ -130,7 +131,7 @@ async fn a_reader_that_stands_still_delays_no_change_of_its_file() {
 }
 
 #[tokio::test]
-async fn a_sender_that_stands_still_delays_no_change_of_its_path() {
+async fn a_stalled_sender_delays_no_change_of_its_path() {
     let tree = Tree::new().file("d/f", "old");
     let server = TestServer::start(&tree).await;
     let (raw, client) = (server.raw().await, server.client().await);
@@ -143,7 +144,7 @@ async fn a_sender_that_stands_still_delays_no_change_of_its_path() {
         .await
         .unwrap();
     assert_same(tree.read("e/f"), "new");
-    // What was under way had a name in a directory that is gone.
+    // Requests in progress had a name in a directory that is gone.
     send.write_all(&content(1, 1000)[500..]).await.unwrap();
     let mut hasher = quire_shared::digest::DigestKind::Xxh3.hasher();
     hasher.update(&content(1, 1000));
@@ -267,7 +268,7 @@ async fn a_path_in_use_for_longer_than_the_limit_is_busy() {
     let limit = |config: &mut quire_server::Config| config.lock_limit = Duration::ZERO;
     let server = TestServer::builder(&tree).with(limit).start().await;
     let clients = [server.client().await, server.client().await];
-    // Who finds the path free gets it even so, hence as often as it takes until two meet.
+    // A free path is locked at once, so this repeats until two requests meet.
     let met = async {
         loop {
             let mut renames = JoinSet::new();
@@ -321,7 +322,7 @@ async fn a_rename_under_conditions_is_one_step() {
         .unwrap();
     assert!(!tree.has("f"));
     assert_same(tree.read("g"), "F");
-    // A message that nobody reads to its end is no trouble for those that follow.
+    // A message that is never read to its end doesn't disturb those that follow.
     let raw = server.raw().await;
     let (mut send, recv) = raw.open().await;
     send.write_all(&encoded(stat("g"))).await.unwrap();

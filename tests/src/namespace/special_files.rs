@@ -1,5 +1,5 @@
-//! What isn't a file or directory, or isn't the one that was asked for: an error at once, and no
-//! thread that waits for what never comes.
+//! Special files, and files of another kind than requested: an error at once, and no thread that waits
+//! forever.
 
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use quire_test_harness::client::{
 use quire_test_harness::programs::Programs;
 use quire_test_harness::{Tree, is_superuser, within};
 
-/// Waits for the answer to a request, and notes how long the slowest has taken.
+/// Awaits the answer to a request, and records the slowest.
 async fn timed<T>(slowest: &mut Duration, answer: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let answer = within("a refusal", answer).await;
@@ -35,7 +35,7 @@ async fn what_is_no_file_is_refused_a_thousand_times() {
     refusals(1000).await;
 }
 
-/// So many rounds of some ten requests about each file that is none.
+/// This many rounds of some ten requests about each special file.
 async fn refusals(rounds: usize) {
     let Some(programs) = Programs::find() else {
         return;
@@ -54,7 +54,7 @@ async fn refusals(rounds: usize) {
         }
         refused_in_between(&client, &mut slowest).await;
     }
-    // One that waits in each of some thousand requests would show.
+    // A thread stuck in one of some thousand requests would show.
     let after = threads();
     say(&format!(
         "{rounds} rounds about {special:?} and others: the slowest refusal after {slowest:.1?}, \
@@ -68,12 +68,12 @@ async fn refusals(rounds: usize) {
     client.close().await;
 }
 
-/// Makes what this user may make beside the socket, and gives the names of all.
+/// Creates the special files that this user may create, beside the socket; returns all names.
 fn make_special(tree: &Tree) -> Vec<&'static str> {
     let mode = Mode::from_raw_mode(0o666);
     mknodat(CWD, tree.path("fifo"), FileType::Fifo, mode, 0).unwrap();
     let mut special = vec!["fifo", "socket"];
-    // A terminal of nobody's, which waits for a line when it is opened and read.
+    // A terminal of its own, which waits for a line when it is opened and read.
     let terminal = rustix::fs::makedev(5, 0);
     let kind = FileType::CharacterDevice;
     let made = mknodat(CWD, tree.path("tty"), kind, mode, terminal);
@@ -83,7 +83,7 @@ fn make_special(tree: &Tree) -> Vec<&'static str> {
     special
 }
 
-/// Has the server refuse all that can be asked about `name`, and below it.
+/// Checks that the server refuses all requests about `name`, and below it.
 async fn refused(client: &Client, name: &str, slowest: &mut Duration) {
     let codes = [
         refusal(timed(slowest, fetch(client, name)).await),
@@ -106,7 +106,7 @@ async fn refused(client: &Client, name: &str, slowest: &mut Duration) {
     }
 }
 
-/// Has the server refuse a file for a directory, and the other way round.
+/// Checks that the server refuses a file for a directory, and the reverse.
 async fn refused_in_between(client: &Client, slowest: &mut Duration) {
     for name in ["f/x", "f/x/y"] {
         let code = refusal(timed(slowest, fetch(client, name)).await);
@@ -118,5 +118,5 @@ async fn refused_in_between(client: &Client, slowest: &mut Duration) {
     assert_eq!(code, ErrorCode::NOT_DIRECTORY);
 }
 
-/// Threads for file work that are kept for the next.
+/// Threads that are kept for further file work.
 const THREADS_MORE: u64 = 20;

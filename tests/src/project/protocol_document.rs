@@ -1,5 +1,5 @@
-//! PROTOCOL.md against the code: whatever the document states as a figure, a table, a grammar or
-//! an example is read out of it here and compared with what the implementation does.
+//! PROTOCOL.md against the code: every figure, table, grammar and example in the document is read here
+//! and compared with the implementation.
 
 mod diagnostic;
 mod document;
@@ -21,10 +21,10 @@ use quire_shared::protocol::{
 };
 use quire_shared::{limits, path};
 
-/// Decodes the CBOR bytes of a message, and encodes what that gave.
+/// Decodes the CBOR bytes of a message, and encodes the result.
 type Recode = fn(&[u8]) -> Result<Vec<u8>, DecodeError>;
 
-/// The CDDL rules of everything that travels with a length prefix.
+/// The CDDL rules of every message with a length prefix.
 const MESSAGES: &[(&str, Recode)] = &[
     ("request", recode::<Request>),
     ("pong-reply", recode::<Reply<Pong>>),
@@ -105,7 +105,7 @@ fn kind_of(request: &[u8]) -> u16 {
     decoder.u16().unwrap()
 }
 
-/// Whether this version has a request of this kind, whatever it demands of it.
+/// Whether this version has a request with this number, whatever rights it needs.
 fn is_known(kind: u16) -> bool {
     let mut cbor = Vec::new();
     Encoder::new(&mut cbor)
@@ -162,7 +162,7 @@ fn exchanges_are_whole_streams() {
     assert_eq!(bodies.len(), 5, "get, two kinds of put, get-tree, put-many");
 }
 
-/// What travels on the stream of `request`, whose body has `length` bytes.
+/// The parts on the stream of `request`, whose body has `length` bytes.
 fn sequence(
     request: &Request,
     length: usize,
@@ -202,13 +202,13 @@ fn sequence(
     }
 }
 
-/// The kind of the digest in the trailer.
+/// The digest kind of the trailer.
 fn digest_of(request: &Request) -> DigestKind {
     match request {
         Request::Get(get) => get.digest,
         Request::Put(put) => put.digest,
         Request::GetTree(get) => get.digest,
-        // Each item says it; those of the example leave it at that.
+        // Each item says it; the example's items use the default.
         Request::PutMany(_) => DigestKind::Xxh3,
         other => panic!("{} has no trailer", other.name()),
     }
@@ -223,9 +223,9 @@ fn the_grammar_takes_every_example() {
     }
 }
 
-/// Each byte of each example is replaced by some other values. What comes of that is a message to
-/// the grammar exactly if it is one to the decoder, but for what only the prose says,
-/// and for maps with a key twice, which no sender makes.
+/// Each byte of each example is replaced by some other values. The grammar and the decoder must agree on
+/// the result, except for rules that only the prose states, and for maps with a key twice, which no
+/// sender writes.
 #[test]
 fn the_grammar_and_the_decoder_agree_on_damaged_examples() {
     let document = Document::read();
@@ -263,10 +263,10 @@ fn the_grammar_and_the_decoder_agree_on_damaged_examples() {
     );
 }
 
-/// What is changed in a byte: values nearby, and the type of the item that it begins.
+/// Changes of a byte: nearby values, and the type of the item that it begins.
 const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x20, 0x60, 0xff];
 
-/// Rules that the grammar doesn't state: those of names, and bytes behind the message.
+/// Rules that the grammar doesn't state: those of names, and bytes after the message.
 fn is_prose(error: &DecodeError) -> bool {
     matches!(
         error,

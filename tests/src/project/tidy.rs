@@ -1,4 +1,4 @@
-//! What the project promises about itself: files, documents and manifests that agree.
+//! Promises of the project about itself: files, documents and manifests agree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,12 +9,12 @@ use quire_client::Exit;
 /// Most lines of a source file.
 const LINES_MAX: usize = 500;
 
-/// Names of modules that say nothing of what is in them.
+/// Names of modules that don't tell their content.
 const EMPTY_NAMES: &[&str] = &[
     "common", "core", "helper", "helpers", "manager", "misc", "types", "util", "utils",
 ];
 
-/// Where the repository begins.
+/// The root of the repository.
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -101,7 +101,7 @@ fn every_requirement_of_the_protocol_is_cited_by_a_test() {
                 continue;
             };
             let numbers = comment.split(", P").map(|number| number.parse::<u32>());
-            // A comment that merely begins with a P is none.
+            // A comment that merely begins with a P.
             if let Ok(numbers) = numbers.collect::<Result<Vec<_>, _>>() {
                 cited.extend(numbers);
             }
@@ -117,7 +117,7 @@ fn every_requirement_of_the_protocol_is_cited_by_a_test() {
 }
 
 #[test]
-fn every_dependency_is_defended_in_a_line() {
+fn every_dependency_has_its_reason_in_a_comment() {
     let manifest = read("Cargo.toml");
     let (_, section) = manifest.split_once("[workspace.dependencies]").unwrap();
     let section = section.split("\n[").next().unwrap();
@@ -200,7 +200,7 @@ fn the_readme_lists_the_commands_of_the_client() {
         let is_listed = listed
             .split(|c: char| !c.is_alphanumeric())
             .any(|word| word == command);
-        // `key` stands in the section that says what it is for.
+        // `key` is in the section that explains it.
         let is_told = read("README.md").contains(&format!("`quire {command}`"));
         assert!(
             is_listed || is_told,

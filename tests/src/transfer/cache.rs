@@ -1,5 +1,5 @@
-//! The server's memory cache, as clients see it: what is in it, what is not, and that it and the
-//! disk always agree.
+//! The server's memory cache, as clients see it: which files it holds, and that it always agrees with
+//! the disk.
 
 use quire_client::Client;
 use quire_shared::protocol::{CacheEntry, Get};
@@ -10,8 +10,8 @@ use quire_test_harness::client::{
 use quire_test_harness::content::KIB;
 use quire_test_harness::{LARGE, SIZES, TestServer, Tree, assert_same, content, within};
 
-/// Waits until all that is in `tree` is old enough to be cached: until a file that was written
-/// last is. It is gone afterwards.
+/// Waits until all files in `tree` are old enough to be cached, by a file that is written last and
+/// deleted afterwards.
 async fn settle(tree: &Tree, client: &Client) {
     const LAST: &str = "written last";
     tree.write(LAST, "1");
@@ -61,7 +61,7 @@ async fn fetched_files_are_cached_and_hits_equal_the_disk() {
             );
             let entries = entries(&client).await;
             let entry = entries.iter().find(|entry| entry.path == path(&name));
-            // There is nothing to save about an empty file.
+            // An empty file saves nothing.
             assert_eq!(entry.is_some(), size > 0, "{name}");
             if let Some(entry) = entry {
                 assert_eq!((entry.bytes, entry.hits), (size as u64, round), "{name}");
@@ -101,7 +101,7 @@ async fn the_least_recently_used_files_go_first_as_many_as_needed() {
     fetch(&client, "a").await.unwrap();
     fetch(&client, "d").await.unwrap();
     assert_eq!(paths(&client).await, ["d", "a", "c"]);
-    // Two have to go for this one, and then the one that is left and it itself.
+    // Two are evicted for this one, and then the remaining one and this one itself.
     fetch(&client, "large").await.unwrap();
     assert_eq!(paths(&client).await, ["large", "d"]);
     for (name, seed) in [("b", 2), ("a", 1)] {
@@ -268,7 +268,7 @@ async fn an_entry_that_is_being_sent_stays_and_keeps_its_bytes() {
     let client = server.client().await;
     settle(&tree, &client).await;
     fetch(&client, "large").await.unwrap();
-    // Nobody receives this one yet, and it is larger than what can be under way.
+    // No client reads this one yet, and it exceeds all windows.
     let download = client.get(get("large")).await.unwrap();
     assert_same(fetch(&client, "other").await.unwrap(), &other);
     let entries = entries(&client).await;

@@ -1,4 +1,4 @@
-//! Both programs together, as people run them.
+//! Both programs together, run from the command line.
 
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -293,11 +293,11 @@ async fn a_put_is_answered_when_content_names_and_new_directories_are_synced() {
         ..put("d/e/f", 3)
     };
     store_as(&client, request, b"abc").await.unwrap();
-    // At once: what is not in the trace had not been done when the answer came.
+    // At once: a call missing from the trace had not been made before the answer.
     server.signal(Signal::KILL);
     server.end().await;
     let trace = std::fs::read_to_string(trace).unwrap();
-    // A call may stand on two lines, of which the second has its result.
+    // A call may take two lines, of which the second has its result.
     let calls: Vec<_> = trace
         .lines()
         .filter(|line| line.ends_with("= 0"))

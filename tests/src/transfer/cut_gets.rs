@@ -1,4 +1,4 @@
-//! Gets that break off or arrive wrong: the client says so, and has nothing under the final name.
+//! Downloads that break off or arrive wrong: the client reports it, and the final name has nothing.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn trailer(body: &[u8]) -> Reply<Trailer> {
     })
 }
 
-/// All that a server sends for a get.
+/// All bytes that a server sends for a get.
 pub(crate) fn answer(body: &[u8]) -> Vec<u8> {
     let length = body.len() as u64;
     let header = codec::encode(&Reply::Ok(header(length, length))).unwrap();
@@ -73,8 +73,8 @@ impl Cut {
     }
 }
 
-/// Saves a file in place of another, and gives what is there then. After an error there must be no
-/// trace of it, and what was there before must be there still.
+/// Saves a file over another; returns the content found then. After an error there must be no trace of
+/// the download, and the old content must be there still.
 pub(crate) async fn save_over(client: &Client) -> Result<Vec<u8>, ClientError> {
     let local = scratch();
     let target = local.path().join("f");
@@ -92,7 +92,7 @@ pub(crate) async fn save_over(client: &Client) -> Result<Vec<u8>, ClientError> {
     };
     let saved = within("a download", saving).await;
     assert_eq!(names(local.path()), ["f"]);
-    // The server says which bits it has, and may have said that nobody can read it.
+    // The server chooses the mode, and may have made the file unreadable.
     let ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&target, ours).unwrap();
     let there = std::fs::read(&target).unwrap();
@@ -102,12 +102,12 @@ pub(crate) async fn save_over(client: &Client) -> Result<Vec<u8>, ClientError> {
     saved.map(|_| there)
 }
 
-/// Saves a file and returns the error that there must be.
+/// Saves a file; returns the error that must come.
 pub(crate) async fn fail_to_save(client: &Client) -> ClientError {
     save_over(client).await.expect_err("it must not succeed")
 }
 
-/// A server that answers with `part` of what it has to say.
+/// A server that sends only `part` of its answer.
 pub(crate) fn breaks_off(part: &[u8], cut: Cut) -> FakeServer {
     let part = part.to_vec();
     FakeServer::start(async move |connection| {
@@ -234,7 +234,7 @@ async fn an_answer_that_is_wrong_leaves_nothing() {
     }
 }
 
-/// An answer whose trailer has these bytes as its digest.
+/// An answer with these bytes as its digest.
 fn answer_with_digest(body: &[u8], digest: &[u8]) -> Vec<u8> {
     let mut payload = vec![
         0x82,
@@ -277,7 +277,7 @@ async fn a_server_that_ends_in_the_middle_of_a_get_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_loses_interest_in_a_get_is_no_trouble() {
+async fn a_get_that_its_client_cancels_leaves_the_connection_usable() {
     let bytes = content(1, LARGE);
     let tree = Tree::new().file("f", &bytes);
     for cache in [0, 64 << 20] {

@@ -1,4 +1,4 @@
-//! Puts that break off: at every stage, in every way, and what is left of them then.
+//! Uploads that break off: at every stage, in every way, and what is left of them.
 
 use std::io::Read;
 use std::sync::atomic::AtomicU64;
@@ -25,13 +25,13 @@ fn trailer(kind: DigestKind, body: &[u8]) -> Vec<u8> {
     .unwrap()
 }
 
-/// All that a client sends for a put with a declared length.
+/// All bytes that a client sends for a put with a declared length.
 pub(super) fn whole(request: Put, body: &[u8]) -> Vec<u8> {
     let trailer = trailer(request.digest, body);
     [encoded(request), body.to_vec(), trailer].concat()
 }
 
-/// All that a client sends for a put in pieces of these lengths.
+/// All bytes that a client sends for a put in pieces of these lengths.
 pub(super) fn in_pieces(request: Put, body: &[u8], pieces: &[usize]) -> Vec<u8> {
     let trailer = trailer(request.digest, body);
     let mut bytes = encoded(Put {
@@ -51,7 +51,7 @@ pub(super) fn in_pieces(request: Put, body: &[u8], pieces: &[usize]) -> Vec<u8> 
     bytes
 }
 
-/// A put with a body that is small enough to cut it at each of its bytes.
+/// Puts with a body small enough to cut at each byte.
 fn samples() -> [Vec<u8>; 2] {
     let body = content(1, 300);
     [
@@ -78,7 +78,7 @@ async fn a_put_that_ends_early_at_any_byte_publishes_nothing() {
         }
         assert_same(tree.read("f"), "old");
     }
-    // What is not cut is published, so it was the cut that was refused.
+    // The uncut upload is published, so the cut was the reason for the refusal.
     for bytes in samples() {
         raw.ask::<Changed>(&bytes).await.into_result().unwrap();
         assert_same(tree.read("f"), content(1, 300));
@@ -94,7 +94,7 @@ async fn a_put_that_is_reset_at_any_byte_publishes_nothing() {
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
     for bytes in samples() {
-        // At the very end too: all of it has been sent, but not its end.
+        // At the very end too: all data was sent, but not FIN.
         for cut in 0..=bytes.len() {
             let (mut send, mut recv) = raw.open().await;
             send.write_all(&bytes[..cut]).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_put_whose_connection_ends_at_any_stage_publishes_nothing() {
 // P24
 #[tokio::test]
 async fn a_client_that_gives_up_a_put_in_the_middle_publishes_nothing() {
-    /// Gives bytes until it has given enough, and then none, and no end either.
+    /// Yields a number of bytes, and then blocks without ending.
     struct Stuck(std::sync::mpsc::Receiver<()>, usize);
     impl Read for Stuck {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -245,7 +245,7 @@ async fn a_put_that_is_followed_by_anything_is_not_published() {
     server.stop().await;
 }
 
-/// A source that never ends.
+/// An endless source.
 fn endless() -> UploadBody<std::io::Repeat> {
     UploadBody::stream(std::io::repeat(b'x'), "endless")
 }
@@ -305,7 +305,7 @@ async fn a_put_that_can_be_refused_at_once_is_answered_while_its_body_is_still_b
     };
     assert_eq!(refused_early(&client, too_large).await, ErrorCode::NO_SPACE);
     assert_same(tree.read("f"), "old");
-    // The connection is as good as before.
+    // The connection still works.
     store(&client, "f", b"new").await.unwrap();
     client.close().await;
     reader.close().await;
@@ -355,7 +355,7 @@ async fn a_put_that_fills_the_disk_leaves_the_old_file_and_room_as_before() {
         ..put("f", 0)
     };
     assert_eq!(refused_early(&client, too_large).await, ErrorCode::NO_SPACE);
-    // Of unknown size it shows only when the disk is full.
+    // With an unknown size it shows only when the disk is full.
     let endless = Put {
         size: None,
         ..put("f", 0)
@@ -368,7 +368,7 @@ async fn a_put_that_fills_the_disk_leaves_the_old_file_and_room_as_before() {
     server.stop().await;
 }
 
-/// A file system of a few MiB, gone when dropped.
+/// A tmpfs of a few MiB, unmounted when dropped.
 struct SmallTmpfs(tempfile::TempDir);
 
 impl SmallTmpfs {

@@ -1,5 +1,5 @@
-//! Transfers cut at random bytes, a thousand each way, and by killed programs: nothing of them is
-//! left, and soon. In small, at every byte, `cut_puts` and `cut_gets` show the same.
+//! Transfers cut at random bytes, a thousand each way, and by killed programs: nothing of them is left
+//! after a short time. `cut_puts` and `cut_gets` check the same at every byte of small files.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn is_staged(tree: &Tree) -> bool {
     tree.has(STAGING) && !tree.names(STAGING).is_empty()
 }
 
-/// Waits until nothing is staged in `tree`, and says how long that took.
+/// Waits until nothing is staged in `tree`; returns how long that took.
 async fn until_nothing_is_staged(tree: &Tree) -> Duration {
     let start = Instant::now();
     let empty = async {
@@ -40,7 +40,7 @@ async fn until_nothing_is_staged(tree: &Tree) -> Duration {
     start.elapsed()
 }
 
-/// Gives how long a staged file stayed at most, and how many there were when their upload was cut.
+/// Returns the longest time that a staged file remained, and how many existed when their upload was cut.
 async fn cut_puts(count: usize) -> (Duration, usize) {
     let tree = Tree::new().file("f", "old");
     let server = TestServer::start(&tree).await;
@@ -71,7 +71,7 @@ async fn cut_puts(count: usize) -> (Duration, usize) {
             1 => send.reset(to_quic(ErrorCode::CANCELLED)).unwrap(),
             2 => {
                 recv.stop(to_quic(ErrorCode::CANCELLED)).unwrap();
-                // What a client's task does that vanishes.
+                // As when a client's task is dropped.
                 drop(send);
             }
             _ => drop(closing.spawn(raw.take().unwrap().close())),
@@ -82,7 +82,7 @@ async fn cut_puts(count: usize) -> (Duration, usize) {
         if let Some(raw) = raw {
             raw.close().await;
         }
-        // What the server came to only now is gone as well.
+        // Uploads that the server started only now are gone as well.
         until_nothing_is_staged(&tree).await;
         assert_same(tree.read("f"), "old");
     }
@@ -202,11 +202,11 @@ async fn downloads_whose_server_was_killed_leave_nothing() {
     let failed = failed.into_iter().filter(|failed| *failed).count();
     let left = names(local.path());
     report(&format!(
-        "{failed} of {DOWNLOADS} downloads were under way when the server was killed"
+        "{failed} of {DOWNLOADS} downloads were in progress when the server was killed"
     ));
     assert!(failed > 0, "all were complete before the kill");
     assert_eq!(left.len(), DOWNLOADS - failed, "{left:?}");
 }
 
-/// A connection of which nothing is heard ends after half a minute; some seconds for the machine.
+/// A silent connection ends after half a minute; the rest is for a busy machine.
 const IDLE_LIMIT: Duration = Duration::from_secs(35);

@@ -1,4 +1,4 @@
-//! Files on their way in both directions: whole, in part, and with their attributes.
+//! Single files in both directions: whole, in part, and with their attributes.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn digest_of(kind: DigestKind, bytes: &[u8]) -> quire_shared::digest::Digest {
 #[tokio::test]
 async fn a_file_of_any_size_is_fetched_as_it_is() {
     let tree = Tree::new().with_sizes();
-    // Without a cache, and with one that is filled by the first round and serves the second.
+    // Without a cache, and with one that the first round fills and the second reads.
     for cache in [0, 64 << 20] {
         let server = TestServer::builder(&tree).cache(cache).start().await;
         let client = server.client().await;
@@ -315,7 +315,7 @@ async fn a_local_file_is_stored_with_its_attributes() {
     server.stop().await;
 }
 
-/// A source that runs dry before the length that was announced for it.
+/// A source shorter than its declared length.
 #[tokio::test]
 async fn a_local_source_that_is_too_short_is_not_published() {
     let tree = Tree::new().file("f", "old");

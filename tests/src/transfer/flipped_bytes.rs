@@ -1,8 +1,8 @@
-//! Single bytes that change between the making of a digest and its comparison, at every place: a
-//! content or a digest that isn't what it was is always noticed, and no file comes of it.
+//! Single bytes that change between the computation of a digest and its comparison, at every position:
+//! a changed content or digest is always noticed, and no file is written.
 //!
-//! What stands before a content has no digest: a change there may go unnoticed, as of a mode, but
-//! no other content comes of it.
+//! Data before a content has no digest: a change there, for instance of a mode, may go unnoticed, but
+//! the content stays right.
 
 use std::fs;
 use std::ops::Range;
@@ -47,12 +47,12 @@ impl Flip {
     }
 }
 
-/// How thoroughly bytes are tried.
+/// How many changes are tried.
 #[derive(Debug, Clone, Copy)]
 enum Each {
-    /// One change of each.
+    /// One change per byte.
     Byte,
-    /// Every change of each.
+    /// Every change of every byte.
     Value,
 }
 
@@ -82,12 +82,12 @@ fn some_flips(range: Range<usize>, count: usize) -> Vec<Flip> {
     (0..count).map(|_| flip()).collect()
 }
 
-/// Some bits, never none.
+/// Some bits, at least one.
 fn drawn(random: &mut Random) -> u8 {
     1 + u8::try_from(random.below(255)).unwrap()
 }
 
-/// Where the parts of a content are on its way: its bytes, then what proves them.
+/// The positions of a content in a message: its bytes, then its digest.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     body: usize,
@@ -96,7 +96,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Whether a change of the byte is found out by the digest.
+    /// Whether the digest detects a change of this byte.
     fn is_proved(self, at: usize) -> bool {
         let digest = self.end - DIGEST_BYTES..self.end;
         (self.body..self.trailer).contains(&at) || digest.contains(&at)
@@ -115,8 +115,8 @@ fn trailer(body: &[u8]) -> Trailer {
     }
 }
 
-/// A server that answers what `is_meant` with `bytes`, each time with another change, and refuses
-/// what else is asked of it.
+/// A server that answers requests accepted by `is_meant` with `bytes`, each time with another change,
+/// and refuses all others.
 fn answers(bytes: Vec<u8>, flips: Vec<Flip>, is_meant: fn(&Request) -> bool) -> FakeServer {
     FakeServer::start(async move |connection| {
         let mut flips = flips.into_iter();
@@ -169,7 +169,7 @@ async fn a_byte_of_a_get_that_changes_is_noticed() {
     get_flipped(&content(2, 300 * KIB), some).await;
 }
 
-/// The files below `directory`, by their names, as far as they were let be read.
+/// The readable files below `directory`, by name.
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let unlock = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o700));
@@ -191,7 +191,7 @@ fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// A directory with two files, as it is answered, and where the content of the first of them is.
+/// The answer with a directory of two files, and the position of the first file's content.
 fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Layout) {
     let attributes = |kind, size: usize| Attributes {
         kind,
@@ -248,7 +248,7 @@ async fn get_tree_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout, usiz
             assert!(bodies.contains(body), "{flip:?} is in {name}");
         }
         if first.is_proved(flip.at) {
-            // The other isn't concerned.
+            // The other file isn't affected.
             assert_eq!(transfer.exit(), Exit::Damaged, "{flip:?}");
             assert_eq!(found, [("b".to_owned(), bodies[1].clone())], "{flip:?}");
         } else if (first.trailer..first.end).contains(&flip.at) {
@@ -269,14 +269,14 @@ async fn a_byte_of_a_fetched_tree_that_changes_is_noticed() {
     get_tree_flipped(large, |first, _| some_flips(first.body..first.end, 50)).await;
 }
 
-/// A server on which as many requests may be garbled as one likes.
+/// A server without a limit for malformed requests.
 async fn patient_server(tree: &Tree) -> TestServer {
     let server = TestServer::builder(tree);
     let server = server.limits(|limits| limits.abort_rate = Limit(None));
     server.start().await
 }
 
-/// Sends `bytes` and the end of the stream, and receives whatever is answered.
+/// Sends `bytes` and FIN, and receives any answer.
 async fn send_anything(raw: &Raw, bytes: &[u8]) {
     let (mut send, mut recv) = raw.open().await;
     let _ = send.write_all(bytes).await;
@@ -284,7 +284,7 @@ async fn send_anything(raw: &Raw, bytes: &[u8]) {
     let _ = within("any answer", recv.read_to_end(64 * KIB)).await;
 }
 
-/// What clients have stored in `tree`, which is empty then.
+/// The files that clients stored in `tree`, which is empty afterwards.
 fn take_files(tree: &Tree) -> Vec<(String, Vec<u8>)> {
     let mut taken = Vec::new();
     for name in tree.names("") {
@@ -301,7 +301,7 @@ fn take_files(tree: &Tree) -> Vec<(String, Vec<u8>)> {
     taken
 }
 
-/// Offers a file with each of `flips` in turn.
+/// Puts a file with each of `flips` in turn.
 async fn put_flipped(whole: &[u8], body: &[u8], parts: Layout, flips: &[Flip]) {
     let tree = Tree::new();
     let server = patient_server(&tree).await;
@@ -323,14 +323,14 @@ async fn put_flipped(whole: &[u8], body: &[u8], parts: Layout, flips: &[Flip]) {
         assert!(expected.contains(&code), "{flip:?}: {code:?}");
         assert_eq!(take_files(&tree), [], "{flip:?}");
     }
-    // It was the changes that were refused.
+    // The changes were the reason for the refusals.
     raw.ask::<Changed>(whole).await.into_result().unwrap();
     assert_same(tree.read("f"), body);
     raw.close().await;
     server.stop().await;
 }
 
-/// A put of `body` with its length ahead.
+/// A put of `body` with a declared length.
 fn declared(body: &[u8]) -> (Vec<u8>, Layout) {
     let (request, whole) = (put("f", body.len()), whole(put("f", body.len()), body));
     let header = encoded(request).len();
@@ -342,7 +342,7 @@ fn declared(body: &[u8]) -> (Vec<u8>, Layout) {
     (whole, parts)
 }
 
-/// A put of `body` in pieces, whose lengths are as likely to be refused for what they say.
+/// A put of `body` in pieces, whose lengths are as likely to be the reason for a refusal.
 fn pieces(body: &[u8], lengths: &[usize]) -> (Vec<u8>, Layout) {
     let whole = in_pieces(put("f", 0), body, lengths);
     let header = encoded(Put {
@@ -374,7 +374,7 @@ async fn a_byte_of_a_put_that_changes_is_noticed() {
     }
 }
 
-/// Offers two files on one stream with each of `flips` in the first of them.
+/// Puts two files on one stream with each of `flips` in the first of them.
 async fn put_many_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout) -> Vec<Flip>) {
     let header = message(&PutItem::File(put("a", bodies[0].len()))).len();
     let end = PutItems::default().file("a", &bodies[0]).0.len();
@@ -392,7 +392,7 @@ async fn put_many_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout) -> V
         let mut recv = offer(&raw, PutItems(flip.of(&whole))).await;
         if parts.is_proved(flip.at) {
             let codes = outcomes(&mut recv, 2).await;
-            // The other isn't concerned.
+            // The other file isn't affected.
             assert_eq!(codes, [Some(ErrorCode::DAMAGED), None], "{flip:?}");
             let stored = take_files(&tree);
             assert_eq!(stored, [("b".to_owned(), bodies[1].clone())], "{flip:?}");
@@ -434,7 +434,7 @@ async fn every_change_of_every_byte_is_noticed() {
 /// Bytes of an XXH3-128 digest, with which each trailer ends.
 const DIGEST_BYTES: usize = 16;
 
-/// How a garbled offer may be refused.
+/// Codes with which a changed upload may be refused.
 const REFUSALS: &[ErrorCode] = &[
     ErrorCode::DAMAGED,
     ErrorCode::MALFORMED,

@@ -1,5 +1,5 @@
-//! Paths that lose, repeat, reorder and hold up what is sent, or change: what arrives is whole, or
-//! there is an error in good time.
+//! Network paths that lose, repeat, reorder and delay datagrams, or change: data arrives whole, or an
+//! error comes in time.
 
 use std::collections::BTreeSet;
 use std::path;
@@ -23,7 +23,7 @@ async fn connect(server: &TestServer, relay: &Relay) -> Result<Client, ClientErr
     connector.connect().await
 }
 
-/// What goes over a path.
+/// The operations over a path.
 #[derive(Debug, Clone, Copy)]
 enum Operation {
     Get,
@@ -41,7 +41,7 @@ const OPERATIONS: [Operation; 5] = [
     Operation::List,
 ];
 
-/// What is there before an operation, on either side.
+/// The files on both sides before an operation.
 struct Sides {
     server: TestServer,
     tree: Tree,
@@ -50,7 +50,7 @@ struct Sides {
 }
 
 impl Sides {
-    /// Contents of `bytes` in one file or several, and names of as many at most.
+    /// Contents of `bytes` in one file or several, and at most as many names.
     async fn start(bytes: usize, seed: u64) -> Self {
         let content = content(seed, bytes);
         let tree = Tree::new().file("down", &content).directory("many");
@@ -71,7 +71,7 @@ impl Sides {
         }
     }
 
-    /// Does `operation`, and says how it failed, if it did. What arrived is checked either way.
+    /// Runs `operation`; returns its error, if any. What arrived is checked either way.
     async fn perform(&self, operation: Operation, client: &Client) -> Result<(), String> {
         let shown = |error: ClientError| error.to_string();
         match operation {
@@ -105,7 +105,7 @@ impl Sides {
     }
 }
 
-/// Checks that each file in `to` is as in `from`, and all of them are there unless some failed.
+/// Checks that each file in `to` equals that in `from`, and that all exist unless some failed.
 fn same_trees(
     from: &path::Path,
     to: &path::Path,
@@ -119,7 +119,7 @@ fn same_trees(
             Vec::new()
         };
         let contents = found.into_iter().map(|(path, .., content)| (path, content));
-        // What the server hasn't cleared away yet.
+        // Files that the server hasn't removed yet.
         contents
             .filter(|(path, _)| !path.contains(RESERVED_PREFIX))
             .collect()
@@ -137,7 +137,7 @@ fn same_trees(
     Ok(())
 }
 
-/// Does `operation` over `path`, says how long that took, and gives its error.
+/// Runs `operation` over `path`, prints its duration, and returns its error.
 async fn goes_over(
     path: NetworkPath,
     operation: Operation,
@@ -145,10 +145,10 @@ async fn goes_over(
     seed: u64,
 ) -> Result<(), String> {
     let sides = Sides::start(bytes, seed).await;
-    // A handshake has a limit of its own, which it may well meet where much of it is lost.
+    // A handshake has a limit of its own, which it may exceed where many datagrams are lost.
     let relay = Relay::start(sides.server.address(), NetworkPath::GOOD, seed).await;
     let client = connect(&sides.server, &relay).await.unwrap();
-    // An address may change once the handshake is over on both ends (RFC 9000, §9).
+    // An address may change once the handshake is confirmed on both ends (RFC 9000, §9).
     client.ping().await.unwrap();
     relay.set(path);
     let start = Instant::now();
@@ -165,8 +165,8 @@ async fn goes_over(
     ended
 }
 
-/// Each operation over each of `paths`, all at once: how many arrived whole, and the errors of the
-/// others.
+/// Runs each operation over each of `paths`, all at once; returns how many arrived whole, and the errors
+/// of the others.
 async fn all_over(paths: Vec<(NetworkPath, usize)>) -> (usize, Vec<String>) {
     let mut running = JoinSet::new();
     for (number, (path, bytes)) in paths.into_iter().enumerate() {
@@ -179,7 +179,7 @@ async fn all_over(paths: Vec<(NetworkPath, usize)>) -> (usize, Vec<String>) {
     (whole, ended.into_iter().filter_map(Result::err).collect())
 }
 
-/// A path as wide as an Ethernet's, on which `lost` of a hundred datagrams are.
+/// A path with Ethernet's MTU that loses `lost` of a hundred datagrams.
 const fn lossy(lost: usize) -> NetworkPath {
     NetworkPath {
         lost,
@@ -188,7 +188,7 @@ const fn lossy(lost: usize) -> NetworkPath {
     }
 }
 
-/// A path on which many datagrams come twice, late, and in another order.
+/// A path that repeats, delays and reorders many datagrams.
 const fn mixed_up(lost: usize) -> NetworkPath {
     NetworkPath {
         repeated: 10,
@@ -197,7 +197,7 @@ const fn mixed_up(lost: usize) -> NetworkPath {
     }
 }
 
-/// A path that only the smallest datagrams pass that every path must let pass.
+/// A path that passes only the smallest MTU that QUIC requires.
 const fn narrow(lost: usize) -> NetworkPath {
     NetworkPath {
         size_max: 1200,
@@ -205,8 +205,8 @@ const fn narrow(lost: usize) -> NetworkPath {
     }
 }
 
-/// A path on which the client's address changes again and again, with as few datagrams as loopback
-/// needs: with those of Ethernet changes come within milliseconds, and some downloads are lost.
+/// A path that changes the client's address repeatedly, with as few datagrams as loopback needs: with
+/// Ethernet's MTU changes come within milliseconds, and some downloads are lost.
 const fn restless(lost: usize) -> NetworkPath {
     NetworkPath {
         lost,
@@ -215,7 +215,7 @@ const fn restless(lost: usize) -> NetworkPath {
     }
 }
 
-/// A path that ends in the middle of what is tried.
+/// A path that ends in the middle of an operation.
 const fn ending(lost: usize) -> NetworkPath {
     NetworkPath {
         ends_after: 20,
@@ -223,7 +223,7 @@ const fn ending(lost: usize) -> NetworkPath {
     }
 }
 
-/// As much as goes over a path of which so many of a hundred datagrams are lost.
+/// Amount of data for a path that loses this many of a hundred datagrams.
 const fn size_for(lost: usize) -> usize {
     if lost < 30 { 512 * KIB } else { 64 * KIB }
 }
@@ -247,7 +247,7 @@ async fn what_goes_over_any_bad_path_arrives_whole() {
             "{whole} whole, {} errors: {errors:?}",
             errors.len()
         ));
-        // Where nearly a third is lost, a limit may be met that is meant for slow clients.
+        // At nearly a third of loss, limits for slow clients may be exceeded.
         assert!(whole >= 20, "{errors:?}");
     }
 }
@@ -257,7 +257,7 @@ async fn what_goes_over_any_bad_path_arrives_whole() {
 async fn a_path_that_ends_is_an_error_at_the_idle_timeout() {
     let paths = [0, 1, 5, 10, 30].map(|lost| (ending(lost), size_for(lost)));
     let (whole, errors) = all_over(paths.to_vec()).await;
-    // Nothing arrives any more, and nothing waits for it for good.
+    // Nothing arrives any more, and nothing waits for it forever.
     assert_eq!((whole, errors.len()), (0, 25), "{errors:?}");
 }
 
@@ -268,7 +268,7 @@ async fn a_client_whose_address_changes_goes_on() {
     let server = TestServer::start(&tree).await;
     let relay = Relay::start(server.address(), NetworkPath::GOOD, 1).await;
     let client = connect(&server, &relay).await.unwrap();
-    // An address may change once the handshake is over on both ends (RFC 9000, §9).
+    // An address may change once the handshake is confirmed on both ends (RFC 9000, §9).
     client.ping().await.unwrap();
     for _ in 0..5 {
         relay.rebind();
@@ -289,5 +289,5 @@ const FILES: usize = 9;
 /// About as many bytes as an entry of a list takes.
 const BYTES_PER_NAME: usize = 64;
 
-/// Names that take many datagrams to be listed.
+/// Names whose listing takes many datagrams.
 const NAMES_MAX: usize = 2000;

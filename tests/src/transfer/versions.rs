@@ -1,4 +1,4 @@
-//! One download, one version: whatever happens to a file while it is being sent.
+//! One download, one version: files that change while they are being sent.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use quire_test_harness::content::seed_of;
 use quire_test_harness::tree::{names, scratch};
 use quire_test_harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
-/// A file that was written long ago, so that a change of it is sure to show in its times.
+/// A file written long ago, so that any change of it shows in its times.
 fn old_file(tree: Tree, name: &str, bytes: &[u8]) -> Tree {
     let tree = tree.file(name, bytes);
     let file = File::options().write(true).open(tree.path(name)).unwrap();
@@ -146,7 +146,7 @@ async fn a_file_changed_in_place_while_it_is_sent_ends_in_changed_and_no_file() 
 #[tokio::test]
 async fn a_file_changed_in_place_while_it_is_hashed_is_told() {
     let tree = Tree::new().file("f", "");
-    // So large, and so empty, that hashing takes a while and making it doesn't.
+    // Large and sparse, so that hashing takes a while and creating it doesn't.
     tree.truncate("f", 64 << 20);
     let server = TestServer::start(&tree).await;
     let client = server.client().await;
@@ -201,7 +201,7 @@ async fn every_state_of_a_name_has_a_version_of_its_own() {
     let client = server.client().await;
     let mut seen = std::collections::HashSet::new();
     for round in 0..200_u64 {
-        // Same length and, as far as a client can bring that about, same times.
+        // Same length and, as far as a client can set them, same times.
         let stored = store(&client, "f", &content(round, 100)).await.unwrap();
         assert!(seen.insert(stored.version.clone()), "a version came again");
         assert_eq!(version(&client, "f").await, stored.version);

@@ -1,4 +1,4 @@
-//! Whole trees on one stream: what arrives, in which order, and what happens to it on the way.
+//! Download of directory trees: contents, order, and changes during the transfer.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -32,7 +32,7 @@ fn get_tree(directory: &str, enclose_max: usize) -> GetTree {
     }
 }
 
-/// Fetches the tree `from` to `to`, and gives the names and codes of what failed.
+/// Fetches the tree `from` to `to`; returns the names and codes of failures.
 pub(crate) async fn fetch_tree(
     client: &Client,
     from: &str,
@@ -62,7 +62,7 @@ pub(crate) async fn fetch_tree(
     (transfer, failed)
 }
 
-/// What an answer said, one step at a time.
+/// One item of a received tree.
 #[derive(Debug, PartialEq)]
 enum ReceivedItem {
     Described(String, EntryKind),
@@ -74,7 +74,7 @@ enum ReceivedItem {
     Left(Left),
 }
 
-/// Receives a tree up to its end, checking each content.
+/// Receives a tree to its end, and checks each content.
 async fn steps(recv: &mut RecvStream) -> Vec<ReceivedItem> {
     let (mut steps, mut depth) = (Vec::new(), 1);
     while depth > 0 {
@@ -268,7 +268,7 @@ async fn what_is_no_directory_is_refused_and_fetched_as_what_it_is() {
     server.stop().await;
 }
 
-/// A tree of more than what windows and reading ahead hold, as `d/a/000` and so on.
+/// A tree larger than all windows and read-ahead, with names such as `d/a/000`.
 fn large() -> (Tree, usize) {
     let files = LARGE / ENCLOSED_BYTES_MAX + 8;
     let tree = Tree::new().directory("d/b");
@@ -279,7 +279,7 @@ fn large() -> (Tree, usize) {
     (tree, files)
 }
 
-/// The stream of the tree `d`, which the server has begun to send.
+/// The stream of the tree `d`, which the server has started to send.
 async fn walking(raw: &Raw) -> RecvStream {
     let (mut send, mut recv) = raw.begin(get_tree("d", ENCLOSED_BYTES_MAX)).await;
     send.finish().unwrap();
@@ -290,7 +290,7 @@ async fn walking(raw: &Raw) -> RecvStream {
 
 // P21
 #[tokio::test]
-async fn a_client_that_stands_still_delays_no_change_and_hears_what_became_of_the_rest() {
+async fn a_stalled_client_delays_no_change_and_learns_what_became_of_the_rest() {
     let (tree, files) = large();
     let server = TestServer::start(&tree).await;
     let (raw, client) = (server.raw().await, server.client().await);
@@ -320,7 +320,7 @@ async fn a_directory_that_is_another_when_the_walk_comes_back_to_it_is_left() {
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
     let mut recv = walking(&raw).await;
-    // The walk is in `d/a`, whose files are more than can be under way.
+    // The walk is in `d/a`, whose files exceed all windows.
     fs::rename(tree.path("d"), tree.path("e")).unwrap();
     let tree = tree.directory("d/b");
     let steps = steps(&mut recv).await;

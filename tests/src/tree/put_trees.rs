@@ -1,4 +1,4 @@
-//! Many files and directories put on one stream: what is stored, answered and refused.
+//! Upload of many files and directories on one stream: what is stored, answered and refused.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +24,7 @@ use quire_test_harness::client::{make_directory, path, put};
 use quire_test_harness::raw::{refusal_on, reply};
 use quire_test_harness::{KIB, Raw, TestServer, Tree, assert_same, content, within};
 
-/// Stores the tree `from` as `to`, and gives the names and codes of what failed.
+/// Stores the tree `from` as `to`; returns the names and codes of failures.
 pub(crate) async fn store_tree(
     client: &Client,
     from: &Path,
@@ -151,7 +151,7 @@ async fn what_is_there_is_kept_unless_asked_and_fails_alone() {
     server.stop().await;
 }
 
-/// Items as they travel.
+/// Encoded items.
 #[derive(Default)]
 pub(crate) struct PutItems(pub(crate) Vec<u8>);
 
@@ -180,7 +180,7 @@ impl PutItems {
     }
 }
 
-/// Sends `items` and the end of the stream.
+/// Sends `items` and FIN.
 pub(crate) async fn offer(raw: &Raw, items: PutItems) -> RecvStream {
     let (mut send, recv) = raw.begin(PutMany {}).await;
     // A server that has seen enough stops the stream.
@@ -189,7 +189,7 @@ pub(crate) async fn offer(raw: &Raw, items: PutItems) -> RecvStream {
     recv
 }
 
-/// The codes of `count` outcomes, in the order of the items, and the end.
+/// The codes of `count` outcomes, in the order of the items, and then FIN.
 pub(crate) async fn outcomes(recv: &mut RecvStream, count: usize) -> Vec<Option<ErrorCode>> {
     let mut codes = vec![None; count];
     let mut indices = Vec::new();
@@ -316,7 +316,7 @@ async fn a_stream_that_breaks_the_rules_is_refused_as_a_whole() {
 
 // P16
 #[tokio::test]
-async fn rights_hold_for_each_item_and_a_drop_box_may_dress_what_it_made() {
+async fn rights_hold_for_each_item_and_a_drop_box_may_set_attributes_of_what_it_made() {
     let tree = Tree::new().directory("in/old");
     let rules = "read,/in=create";
     let server = TestServer::builder(&tree).anonymous(rules).start().await;

@@ -1,4 +1,4 @@
-//! Who is let in, who is believed, and what is said to those who are not.
+//! Authentication of both ends, and the answers to those that fail it.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ async fn a_server_is_unknown_until_accepted_and_known_from_then_on() {
     };
     assert_eq!(seen, server.fingerprint());
 
-    // Trust on first use is to pin the key that was shown, and to remember it.
+    // Trust on first use pins the key that was shown, and remembers it.
     let verifier = ServerVerifier::pinned(server.id(), seen);
     let pinned = Client::connect(&server.id(), &server.keys().writer, verifier)
         .await
@@ -91,7 +91,7 @@ async fn a_server_whose_key_has_changed_is_refused_with_both_fingerprints() {
 }
 
 #[tokio::test]
-async fn ones_own_server_is_trusted_by_the_shared_state_directory() {
+async fn a_server_with_the_same_state_directory_is_trusted() {
     let tree = Tree::new();
     let directory = scratch();
     let dir = state_dir(&directory);
@@ -103,7 +103,7 @@ async fn ones_own_server_is_trusted_by_the_shared_state_directory() {
     let client = connect(&server, &dir).await.unwrap();
     client.ping().await.unwrap();
     client.close().await;
-    // With another identity in its place the running server is a stranger.
+    // With another identity in its place the running server is unknown.
     replace(&dir, Role::Server).unwrap();
     let refusal = refusal_of(connect(&server, &dir).await);
     assert!(matches!(refusal, Refusal::Unknown { .. }), "{refusal}");
@@ -111,11 +111,11 @@ async fn ones_own_server_is_trusted_by_the_shared_state_directory() {
 }
 
 #[tokio::test]
-async fn an_authority_vouches_alone_and_only_for_the_right_name() {
+async fn an_authority_is_enough_and_only_for_the_right_name() {
     let tree = Tree::new();
     let directory = scratch();
     let dir = state_dir(&directory);
-    // A certificate that vouches for itself.
+    // A self-signed certificate.
     let own = load_or_create(&dir, Role::Server).unwrap();
     let ca = Role::Server.path(&dir);
     let server = TestServer::builder(&tree)
@@ -159,7 +159,7 @@ async fn a_server_with_a_certificate_for_another_name_is_refused() {
 
 // P3
 #[tokio::test]
-async fn a_key_that_stands_nowhere_is_sent_away_with_its_fingerprint() {
+async fn an_unknown_key_is_refused_with_its_fingerprint() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::start(&tree).await;
     let stranger = &server.keys().stranger;
@@ -226,7 +226,7 @@ async fn a_client_without_a_certificate_has_the_rights_of_the_anonymous() {
             _ => drop(store(&client, "f", b"content").await.unwrap()),
         }
         client.close().await;
-        // Nor does the right of everybody take one from somebody who is known.
+        // Nor does a right of all clients take one from a known client.
         let reader = server.connect(&server.keys().reader).await.unwrap();
         fetch(&reader, "f").await.unwrap();
         reader.close().await;
@@ -291,7 +291,7 @@ async fn a_client_of_another_protocol_is_refused_in_the_handshake() {
 async fn a_key_is_known_by_itself_and_not_by_its_certificate() {
     let tree = Tree::new();
     let server = TestServer::start(&tree).await;
-    // The certificate of one that may write, with the key of one that may not.
+    // The certificate of a client that may write, with the key of one that may not.
     let (writer, stranger) = (&server.keys().writer, &server.keys().stranger);
     let signer = rustls::crypto::ring::sign::any_supported_type(&stranger.private_key()).unwrap();
     let stolen = rustls::sign::CertifiedKey::new(writer.chain().to_vec(), signer);
@@ -300,7 +300,7 @@ async fn a_key_is_known_by_itself_and_not_by_its_certificate() {
     match refused {
         Err(ConnectionError::ConnectionClosed(_) | ConnectionError::TransportError(_)) => {}
         Err(error) => panic!("{error}"),
-        // A handshake is over for the client before the server has seen its signature.
+        // The handshake is complete for the client before the server has checked its signature.
         Ok(raw) => {
             let reason = within("the end", raw.connection.closed()).await;
             assert!(

@@ -1,4 +1,4 @@
-//! Being let in by a code, and who can't be.
+//! Pairing by a code, and attempts without one.
 
 use std::fs;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use quire_test_harness::raw::encoded;
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
-/// A server with a state directory, in which codes are offered.
+/// A server with a state directory in which codes are offered.
 struct Host {
     server: TestServer,
     state: StateDir,
@@ -88,7 +88,7 @@ async fn a_code_lets_one_key_in_for_good() {
 
 // P3
 #[tokio::test]
-async fn who_has_no_code_gets_nothing_and_spoils_it_after_a_few_tries() {
+async fn a_client_without_the_code_gets_nothing_and_a_few_tries_invalidate_it() {
     let tree = Tree::new().file("f", "content");
     let host = Host::start(&tree).await;
     let code = host.offer("write");
@@ -118,11 +118,11 @@ async fn who_has_no_code_gets_nothing_and_spoils_it_after_a_few_tries() {
 
 // P3
 #[tokio::test]
-async fn who_sits_in_the_middle_gets_nothing_from_a_proof() {
+async fn an_attacker_in_the_middle_gains_nothing_from_a_proof() {
     let tree = Tree::new();
     let host = Host::start(&tree).await;
     let code = host.offer("write");
-    // Somebody who passes on to the server what the client says, and back what the server says.
+    // An attacker that relays the messages of client and server to each other.
     let middle = Raw::connect(&host.server, &host.server.keys().stranger).await;
     let (told, hears) = tokio::sync::oneshot::channel();
     let fake = FakeServer::start(async move |connection| {
@@ -133,7 +133,7 @@ async fn who_sits_in_the_middle_gets_nothing_from_a_proof() {
         let answer = middle.ask::<Paired>(&encoded(pair.clone())).await;
         told.send(matches!(answer, Reply::Failed(_))).unwrap();
         middle.close().await;
-        // Its best guess: the client's own proof back.
+        // Its best guess: the client's own proof, reflected.
         let echo = Paired { proof: pair.proof };
         fake::send(&mut send, &Reply::Ok(echo)).await;
         let _ = send.finish();
@@ -149,7 +149,7 @@ async fn who_sits_in_the_middle_gets_nothing_from_a_proof() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_waiting_sends_everybody_away() {
+async fn a_server_without_a_pending_code_refuses_every_client() {
     let fake = FakeServer::start(async |connection| {
         let (_, mut send, _recv) = fake::request(&connection).await;
         let failure = Failure::new(ErrorCode::NOT_AUTHORIZED);

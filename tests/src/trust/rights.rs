@@ -1,4 +1,4 @@
-//! What rules by path let through, as clients see it, and how they change under a connection.
+//! Rights by path, as clients see them, and how they change during a connection.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use quire_test_harness::client::{
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
-/// An authorized-keys file that a test changes.
+/// An authorized-keys file that a test edits.
 struct KeysByRule {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -43,7 +43,7 @@ impl KeysByRule {
         fs::rename(new, &self.path).unwrap();
     }
 
-    /// A server of `tree` that goes by this file.
+    /// A server of `tree` that uses this file.
     async fn serve(&self, tree: &Tree) -> TestServer {
         let file = KeysFile::required(self.path.clone());
         let server = TestServer::builder(tree);
@@ -52,7 +52,7 @@ impl KeysByRule {
     }
 }
 
-/// A server of `tree` that grants its stranger `rules`, and a connection of that stranger.
+/// A server of `tree` that grants `rules` to an unknown key, and a connection with that key.
 async fn with_rules(tree: &Tree, rules: &str) -> (TestServer, Client) {
     let server = TestServer::builder(tree).anonymous(rules).start().await;
     let client = server.connect(&server.keys().stranger).await.unwrap();
@@ -61,12 +61,12 @@ async fn with_rules(tree: &Tree, rules: &str) -> (TestServer, Client) {
 
 // P39
 #[tokio::test]
-async fn a_drop_box_takes_what_nobody_can_see() {
+async fn a_drop_box_accepts_files_that_no_client_can_see() {
     let tree = Tree::new().file("in/old", "x").file("f", "x");
     let (server, client) = with_rules(&tree, "read,/in=create").await;
     store(&client, "in/new", b"content").await.unwrap();
     assert_eq!(tree.read("in/new"), b"content");
-    // Neither what is there nor what isn't can be told from the answers.
+    // Answers don't tell whether a name exists.
     for name in ["in/old", "in/new", "in/absent"] {
         assert_eq!(refusal(fetch(&client, name).await), ErrorCode::NOT_FOUND);
         assert_eq!(refusal(client.stat(stat(name)).await), ErrorCode::NOT_FOUND);
@@ -78,7 +78,7 @@ async fn a_drop_box_takes_what_nobody_can_see() {
         ErrorCode::NOT_AUTHORIZED
     );
     assert_eq!(list_names(&client, "").await.unwrap(), ["f"]);
-    // Who may create may not replace.
+    // The right to create doesn't include to replace.
     let again = store(&client, "in/new", b"other").await;
     assert_eq!(refusal(again), ErrorCode::EXISTS);
     assert_eq!(tree.read("in/new"), b"content");
@@ -108,7 +108,7 @@ async fn what_may_not_be_shown_is_left_out() {
     let kept = fetch(&client, "a/private/kept").await;
     assert_eq!(refusal(kept), ErrorCode::NOT_FOUND);
     fetch(&client, "a/private/deep/given").await.unwrap();
-    // The names of what the owner fetched are no business of others.
+    // Paths that the owner fetched must not be visible to others.
     let owner = server.client().await;
     fetch(&owner, "a/private/kept").await.unwrap();
     fetch(&owner, "a/shown").await.unwrap();
@@ -180,11 +180,11 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     let client = server.connect(&stranger).await.unwrap();
     store(&client, "g", b"content").await.unwrap();
     let raw = Raw::connect(&server, &stranger).await;
-    // A put under way when the right goes.
+    // A put in progress when the right is removed.
     let (mut send, _recv) = raw.begin(put("h", 100)).await;
     send.write_all(b"half of it").await.unwrap();
 
-    keys.write("# nobody\n");
+    keys.write("# no keys\n");
     let reason = within("the end", raw.connection.closed()).await;
     let ConnectionError::ApplicationClosed(close) = reason else {
         panic!("{reason}");
@@ -197,7 +197,7 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     assert_eq!(error.exit(), Exit::Refused);
     raw.close().await;
     client.close().await;
-    // Those whose rights stand elsewhere stay.
+    // Connections with rights of their own stay.
     let writer = server.client().await;
     fetch(&writer, "g").await.unwrap();
     assert_eq!(refusal(fetch(&writer, "h").await), ErrorCode::NOT_FOUND);
@@ -217,7 +217,7 @@ async fn a_key_that_was_taken_out_of_the_file_gets_nothing_when_it_comes_back() 
     let client = connector.connect().await.unwrap();
     fetch(&client, "f").await.unwrap();
     client.close().await;
-    keys.write("# nobody\n");
+    keys.write("# no keys\n");
     let client = connector.connect().await.unwrap();
     assert!(client.handshake().is_none(), "a session was continued");
     let error = fetch(&client, "f").await.unwrap_err();
@@ -240,7 +240,7 @@ async fn rights_change_under_a_connection_that_keeps_some() {
     let client = server.connect(&stranger).await.unwrap();
     assert!(client.ping().await.unwrap().writable);
     grant("read");
-    // Whoever connects makes the server look at the file at once.
+    // Each new connection makes the server check the file at once.
     let second = server.connect(&stranger).await.unwrap();
     assert!(!second.ping().await.unwrap().writable);
     let stored = within("the loss of a right", async {
@@ -253,7 +253,7 @@ async fn rights_change_under_a_connection_that_keeps_some() {
     });
     assert_eq!(refusal(stored.await), ErrorCode::NOT_AUTHORIZED);
     second.close().await;
-    // A file that can't be understood changes nothing.
+    // An unreadable file changes nothing.
     keys.write("rubbish\n");
     let third = server.connect(&stranger).await.unwrap();
     third.ping().await.unwrap();

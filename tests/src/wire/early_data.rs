@@ -1,5 +1,5 @@
-//! Clients that come back: what they may ask with their first packets, and what recordings of
-//! those are worth to somebody else.
+//! Early data: which requests a client may send with its first packets, and what an attacker can do with
+//! a recording of them.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -28,12 +28,12 @@ use quire_test_harness::raw::refusal_on;
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
-/// What it takes to come back to `server` through `gate`.
+/// A connector that reconnects to `server` through `gate`.
 fn connector(server: &TestServer, gate: &Gate) -> Connector {
     server.connector(gate.address(), &server.keys().writer)
 }
 
-/// A first connection, which leaves behind what the next ones need.
+/// A first connection, which leaves a session ticket for the next ones.
 async fn visit(connector: &Connector) {
     let client = connector.connect().await.unwrap();
     client.ping().await.unwrap();
@@ -102,7 +102,7 @@ async fn what_changes_something_waits_for_the_end_of_the_handshake() {
     server.stop().await;
 }
 
-/// Requests that must not come early.
+/// Requests that must not be early data.
 fn late_requests() -> Vec<Request> {
     let tree = GetTree {
         path: path(""),
@@ -141,8 +141,8 @@ async fn what_changes_something_is_refused_before_the_end_of_the_handshake() {
     server.stop().await;
 }
 
-/// Sends recorded first packets that ask for `request` many times: no request but the first is
-/// taken up for that, and nothing changes.
+/// Replays recorded first packets with `request` many times: no request but the first is carried out,
+/// and nothing changes.
 async fn replay(request: Request) {
     let tree = Tree::new().file("f", "content");
     let what = format!("{request:?}");
@@ -175,7 +175,7 @@ async fn replay(request: Request) {
             }
             thieves.push(thief);
         }
-        // To the rest no answer goes: to the server all of this is one connection.
+        // The replays get no answer, because for the server all of this is one connection.
         within("an answer", thieves[0].recv(&mut [0; 2048]))
             .await
             .unwrap();
@@ -189,7 +189,7 @@ async fn replay(request: Request) {
     assert_eq!(tree.read("f"), b"content", "{what}");
 }
 
-/// How many requests were read, carried out or not.
+/// Number of requests that were read, carried out or not.
 fn taken_up(log: &Log) -> usize {
     let is_request = |line: &&String| line.contains(": asked ") || line.contains("handshake was");
     log.lines().iter().filter(is_request).count()
@@ -273,7 +273,7 @@ async fn a_handshake_that_went_well_stays_so_however_late_the_first_request_come
         let connector = server.connector(server.address(), &server.keys().writer);
         visit(&connector).await;
         let client = connector.connect().await.unwrap();
-        // Larger datagrams are tried once there are keys.
+        // Larger datagrams are probed once there are keys.
         within("the end of a handshake", async {
             while client.path().sent_plpmtud_probes == 0 {
                 tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
-//! Every error code: what provokes it, or why nothing here can; and a file where a directory was
-//! meant, a pipe where a file was meant, and the like.
+//! Every error code: a request that provokes it, or the reason why no test can; and files of another
+//! kind than a request needs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use quire_test_harness::client::{
 use quire_test_harness::raw::refusal_on;
 use quire_test_harness::{TestServer, Tree, is_superuser, skip, within};
 
-/// Codes that no case provokes, and why.
+/// Codes that no test provokes, and why.
 const UNPROVOKED: &[(ErrorCode, &str)] = &[
     (
         ErrorCode::INTERNAL,
@@ -76,7 +76,7 @@ async fn every_code_is_provoked_or_excused() {
 
 type ProvokedCodes = BTreeMap<u16, &'static str>;
 
-/// Notes that `code` came, which must be `expected`.
+/// Records that `code` came, which must be `expected`.
 #[track_caller]
 fn note(seen: &mut ProvokedCodes, code: ErrorCode, expected: ErrorCode) {
     assert_eq!(code, expected);
@@ -186,7 +186,7 @@ async fn provoke_by_bytes(seen: &mut ProvokedCodes) {
     let (mut send, mut recv) = raw.begin(put("f", 10)).await;
     send.reset(to_quic(ErrorCode::CANCELLED)).unwrap();
     note(seen, refusal_on(&mut recv).await, ErrorCode::CANCELLED);
-    // A request that doesn't go on, and doesn't end.
+    // A request that neither continues nor ends.
     let (mut send, mut recv) = raw.open().await;
     send.write_all(b"\x00\x00").await.unwrap();
     note(seen, refusal_on(&mut recv).await, ErrorCode::TIMEOUT);
@@ -220,7 +220,7 @@ async fn provoke_by_rights(seen: &mut ProvokedCodes) {
 }
 
 async fn provoke_by_the_system(seen: &mut ProvokedCodes) {
-    // The system's own files: a mount below the root, and one that can't be read at its beginning.
+    // Files of the system itself: a mount below the root, and a file that can't be read at offset 0.
     let of_the_system =
         |root: &str| TestServer::builder_at(Path::new(root)).with(|config| config.read_only = true);
     let server = of_the_system("/").start().await;
@@ -264,7 +264,7 @@ async fn provoke_by_the_system(seen: &mut ProvokedCodes) {
     server.stop().await;
 }
 
-/// A directory in which nobody may change anything, the superuser included, until dropped.
+/// A directory that even the superuser can't change, until dropped.
 struct Forbidden<'a>(&'a Path);
 
 impl<'a> Forbidden<'a> {
@@ -335,7 +335,7 @@ async fn a_file_is_no_directory_and_a_directory_no_file() {
 }
 
 #[tokio::test]
-async fn pipes_sockets_and_devices_are_refused_and_hold_nobody_up() {
+async fn pipes_sockets_and_devices_are_refused_and_block_no_thread() {
     let tree = Tree::new().fifo("fifo");
     let socket = std::os::unix::net::UnixListener::bind(tree.path("socket")).unwrap();
     let mut names = vec!["fifo", "socket"];
@@ -348,7 +348,7 @@ async fn pipes_sockets_and_devices_are_refused_and_hold_nobody_up() {
     let client = server.client().await;
     for name in names {
         let refused = async {
-            // More of them than there would be threads if one got stuck on each.
+            // More of them than there would be threads if each blocked one.
             for _ in 0..20 {
                 assert_eq!(refusal(fetch(&client, name).await), ErrorCode::SPECIAL_FILE);
                 let hashed = client.hash(hash(name, DigestKind::Xxh3)).await;
@@ -367,7 +367,7 @@ async fn pipes_sockets_and_devices_are_refused_and_hold_nobody_up() {
     server.stop().await;
 }
 
-/// Makes a device that works like `/dev/zero`.
+/// Creates a device that works like `/dev/zero`.
 fn make_device(path: &Path) -> bool {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
     let (mode, device) = (Mode::from_raw_mode(0o666), makedev(1, 5));

@@ -1,4 +1,4 @@
-//! What the fuzzers keep, through the same checks, with any toolchain.
+//! Replays the fuzz corpus through the same checks, with any toolchain.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 mod checks;
 
 #[test]
-fn what_the_fuzzers_keep_is_borne() {
+fn the_fuzz_corpus_causes_no_panic() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (target, check) in checks::CHECKS {
         let mut seen = 0;

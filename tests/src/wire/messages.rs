@@ -1,4 +1,4 @@
-//! What a peer may send that isn't what the protocol says, byte by byte.
+//! Malformed messages and streams, byte by byte.
 
 use minicbor::Encoder;
 use quire_shared::ErrorCode;
@@ -21,7 +21,7 @@ fn request(kind: u16, fields: impl FnOnce(&mut Encoder<&mut Vec<u8>>)) -> Vec<u8
     framed(&payload)
 }
 
-/// The request to stat a path of these names, whatever they are.
+/// A stat request for a path of these names, valid or not.
 fn stat_of(names: &[&str]) -> Vec<u8> {
     request(5, |encoder| {
         encoder
@@ -92,7 +92,7 @@ async fn a_length_over_the_limit_is_refused_before_the_message_comes() {
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
     for length in [REQUEST_BYTES_MAX + 1, 1 << 20, u32::MAX as usize] {
-        // Nothing but the prefix, and no end: the answer must not wait for more.
+        // Only the prefix, without FIN: the answer must not wait for more.
         let (mut send, mut recv) = raw.open().await;
         let prefix = u32::try_from(length).unwrap().to_be_bytes();
         send.write_all(&prefix).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_length_over_the_limit_is_refused_before_the_message_comes() {
             .unwrap();
         assert_eq!(stopped, Some(to_quic(ErrorCode::MESSAGE_TOO_LONG)));
     }
-    // The longest one that may be, filled up with a key of a later version.
+    // The longest legal one, padded with a key of a later version.
     let filled = request(1, |encoder| {
         let frame = 2 + 1 + 2 + 3;
         encoder.map(1).unwrap().u8(99).unwrap();

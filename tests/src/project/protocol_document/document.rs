@@ -1,8 +1,8 @@
-//! PROTOCOL.md taken apart: its grammar, tables, examples and requirements.
+//! Parser of PROTOCOL.md: its grammar, tables, examples and requirements.
 
 use std::path::Path;
 
-/// The parts of the document that the cases need.
+/// The parts of the document that the tests need.
 #[derive(Debug)]
 pub(super) struct Document {
     text: String,
@@ -30,7 +30,7 @@ pub(super) struct ExchangeLine {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The text of a file of the repository.
+/// Reads a file of the repository.
 pub(super) fn read(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -52,7 +52,7 @@ impl Document {
         }
     }
 
-    /// The rows of the table whose heading begins so, as their cells.
+    /// The cells of the table whose heading begins with `heading`.
     pub(super) fn table(&self, heading: &str) -> Vec<Vec<String>> {
         let rows = self
             .text
@@ -67,7 +67,7 @@ impl Document {
         rows
     }
 
-    /// What stands in backquotes right after `before`, which occurs once.
+    /// The text in backquotes right after `before`, which occurs once.
     pub(super) fn quoted_after(&self, before: &str) -> &str {
         let found: Vec<_> = self.text.match_indices(&format!("{before}`")).collect();
         assert_eq!(found.len(), 1, "`{before}`");
