@@ -133,7 +133,7 @@ def run_row(site: Site, plan: Plan, rig: Lan, row: Row, done: list[RowResult]) -
     try:
         with Servers(site, rig.server, SERVER_CORE, served_directory(site, row.operation)) as servers:
             for index in range(plan.rounds):
-                # Nobody always runs first, or always after the same neighbour's heat.
+                # The order rotates, so no tool always runs first or always after the same one.
                 shift = index % len(able) if able else 0
                 for key in able[shift:] + able[:shift]:
                     sample = run_entry(site, servers, rig, row, row.entries[key], item)

@@ -133,7 +133,7 @@ class NetemPath:
 
 
 def netem_options(link: Link) -> list[str]:
-    # netem's limit counts packets under way in its delay as well as those that wait.
+    # netem's limit counts packets in flight in its delay as well as those that wait.
     packets = int(link.bdp_bytes * (link.queue_bdp + 0.5) / FULL_PACKET)
     return ["rate", f"{link.rate_mbit:g}mbit", "delay", f"{link.rtt_ms / 2:g}ms",
             *(["loss", f"{link.loss_percent:g}%"] if link.loss_percent else []), "limit", str(packets)]

@@ -135,7 +135,7 @@ def sshd_command(site: Site, _root: Path) -> list[str]:
         SSHD_DIRECTORY.mkdir(mode=0o755)
         site.made_sshd_directory = True
     # The path of this shell, so that tools which start their own far end over ssh find it there, and
-    # an empty home: the login shell would read its start-up files, which are nobody's transfer.
+    # an empty home: the login shell would read its start-up files, which is no part of a transfer.
     home = site.state / "home"
     home.mkdir(exist_ok=True)
     config = site.state / "sshd_config"
