@@ -1,9 +1,9 @@
-//! Bodies: the raw bytes of a file on their way between a reader or writer and a stream.
+//! Bodies: the bytes of a file between a reader or writer and a stream.
 //!
-//! Both ends send and receive bodies in the same way, so the code stands here once. It works on
-//! what the caller has opened, and opens nothing itself. File work is done in blocking threads, a
-//! large piece at a time, one piece ahead of the network; a digest of exactly these bytes is
-//! computed on the way. See PROTOCOL.md, "Bodies".
+//! Both ends send and receive bodies in the same way. This module works on what the caller has
+//! opened, and opens nothing itself. Blocking threads read and write, a large piece at a time, one
+//! piece ahead of the network or behind it. They also compute the digest of exactly these bytes.
+//! See PROTOCOL.md, "Bodies".
 
 mod blocking;
 
@@ -21,12 +21,12 @@ pub use blocking::{ReadAhead, WriteBehind};
 
 use blocking::PIECE;
 
-/// How long a body is, as its sender announced it.
+/// The length of a body, as its sender announced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// Exactly so many raw bytes.
+    /// Exactly this many raw bytes.
     Declared(u64),
-    /// Unknown before its end: length-prefixed pieces, the last of them empty.
+    /// Unknown in advance: length-prefixed pieces, of which the last is empty.
     Pieces,
 }
 
@@ -36,9 +36,9 @@ impl From<Option<u64>> for Length {
     }
 }
 
-/// Sends all that `source` has, or exactly the declared length of it.
+/// Sends all of `source`, or exactly the declared length of it, and returns the digest.
 ///
-/// `moved` counts the bytes that went out, for whoever shows progress.
+/// `moved` counts the bytes that were sent, for a progress display.
 ///
 /// # Errors
 /// If reading or sending fails, or `source` has less than the declared length.
@@ -88,10 +88,10 @@ async fn send_piece(
     Ok(())
 }
 
-/// Receives a body into `sink`, and gives `sink` back with the digest and the length.
+/// Receives a body into `sink`, and returns `sink` with the digest and the length.
 ///
-/// `sink` belongs to a blocking thread while that writes to it. A caller that is cancelled leaves
-/// it to be dropped there, so a guard that removes an unfinished file belongs inside it.
+/// While a blocking thread writes, it owns `sink`. If this future is dropped, that thread drops
+/// `sink`, so a guard that removes an unfinished file belongs inside it.
 ///
 /// # Errors
 /// If receiving or writing fails, or the body ends before its declared length.
@@ -107,23 +107,25 @@ pub async fn receive<W: Write + Send + 'static>(
     writer.finish().await.map_err(ReceiveBodyError::Disk)
 }
 
-/// Takes in the bytes of a body, batch by batch.
+/// A destination for the bytes of a body.
 pub trait BodySink {
-    /// Takes the next chunks; may return before they are written.
+    /// Writes the next chunks. May return before they are written.
     ///
     /// # Errors
     /// If writing these or earlier ones failed.
     fn write(&mut self, chunks: Vec<Bytes>) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Waits until nothing is being written any more.
+    /// Waits until no write is in progress.
     ///
     /// # Errors
     /// If writing failed.
     fn settle(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// Receives a body into `sink`, which nothing writes to any more when this fails: a caller that
-/// then drops it leaves no trace of what a guard in it removes.
+/// Receives a body into `sink`.
+///
+/// After an error no write is in progress: a caller that drops `sink` then can rely on a guard in
+/// it to remove the unfinished file.
 ///
 /// # Errors
 /// If receiving or writing fails, or the body ends before its declared length.
@@ -138,7 +140,7 @@ pub async fn receive_into<S: BodySink>(
         Length::Pieces => receive_pieces(receiver, sink, moved).await,
     };
     if received.is_err() {
-        // Why it failed is known already.
+        // The first error is the one to report.
         let _ = sink.settle().await;
     }
     received
@@ -164,10 +166,10 @@ async fn receive_pieces<S: BodySink>(
     }
 }
 
-/// A body that has arrived.
+/// A body that was received completely.
 #[derive(Debug)]
 pub struct Received<W> {
-    /// Where it was written to.
+    /// The destination.
     pub sink: W,
     /// The digest of its bytes.
     pub digest: Digest,
@@ -217,7 +219,7 @@ pub enum SendBodyError {
         /// How many bytes were missing.
         missing: u64,
     },
-    /// The stream or the connection is broken, or the other side stalls.
+    /// The stream or the connection is broken, or the peer stalls.
     #[error(transparent)]
     Send(#[from] SendError),
 }
@@ -229,16 +231,16 @@ pub enum ReceiveBodyError {
     /// Writing to the sink failed.
     #[error("writing failed")]
     Disk(#[source] io::Error),
-    /// The stream or the connection is broken, or the body is not what was announced.
+    /// The stream or the connection is broken, or the body isn't as announced.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
 }
 
-/// Bytes per write: half a piece, because chunks of many transfers lie mixed in the buffers that the
-/// socket filled, and each keeps its whole buffer in memory until it is written.
+/// Bytes per write: half a piece. Chunks of many transfers share the buffers of the socket, and
+/// each chunk keeps its whole buffer in memory until it is written.
 const BYTES_PER_WRITE: usize = PIECE / 2;
 
-/// Chunks per write: `IOV_MAX` of Linux, the most that one vectored write takes.
+/// Chunks per write: `IOV_MAX` of Linux, the limit of a vectored write.
 const CHUNKS_PER_WRITE: usize = 1024;
 
 const _: () = assert!(PIECE <= PIECE_BYTES_MAX);

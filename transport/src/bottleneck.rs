@@ -1,8 +1,8 @@
-//! What limited a transfer: a verdict for people, from what each end measured.
+//! Bottleneck analysis: what limited a transfer, from measurements at one end.
 //!
-//! Each end knows how long its bodies waited for its own disk and how long for the other side, and
-//! how much of its processor went into it. Only the sender knows of losses and of windows that
-//! were full, so a receiver can say no more than that it was the path or the sender.
+//! Each end measures how long its bodies waited for its own disk and for the peer, and how much
+//! processor time it used. Only the sender sees losses and full windows. A receiver can therefore
+//! say no more than that it was the path or the sender.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,59 +14,59 @@ use crate::flow::{ConnectionFlow, Direction, windows};
 /// What limited a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bottleneck {
-    /// The rate of the path.
+    /// The capacity of the path.
     Path,
-    /// The path, or the sender: the receiver can't tell which.
+    /// The path or the sender: the receiver can't tell which.
     Elsewhere,
-    /// Packets that the path loses.
+    /// Packet loss on the path.
     Loss,
-    /// The disk that the content comes from.
+    /// The disk of the sender.
     SenderDisk,
-    /// The receiver, which takes no more: mostly its disk.
+    /// The receiver doesn't read fast enough: mostly its disk.
     Receiver,
     /// The processor of the sender.
     SenderProcessor,
     /// The processor of the receiver.
     ReceiverProcessor,
-    /// Windows smaller than what the path holds.
+    /// Windows below the bandwidth-delay product of the path.
     Window,
 }
 
-/// What one end measured from the begin of a transfer to its end.
+/// Measurements of one end during a transfer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TransferStats {
-    /// How long it took.
+    /// Duration of the transfer.
     pub(crate) elapsed: Duration,
-    /// How long bodies waited for this end's disk; of several at once the sum.
+    /// Time that bodies waited for the disk of this end, summed over concurrent bodies.
     pub(crate) disk: Duration,
-    /// How long bodies waited for the other side, likewise.
+    /// Time that bodies waited for the peer or the path, summed likewise.
     pub(crate) network: Duration,
-    /// What the process used of the processor, where the system tells.
+    /// Processor time of this process; zero where the system doesn't report it.
     pub(crate) processor: Duration,
-    /// Packets that were sent.
+    /// Packets sent.
     pub(crate) sent: u64,
-    /// Packets that were lost.
+    /// Packets declared lost.
     pub(crate) lost: u64,
-    /// How often this end stopped because the other side's windows were full.
+    /// Number of times that flow control of the peer blocked this end.
     pub(crate) stopped: u64,
-    /// A round trip.
+    /// The smoothed round-trip time.
     pub(crate) round_trip: Duration,
-    /// What the congestion controller lets be under way, in bytes.
+    /// The congestion window, in bytes.
     pub(crate) in_flight_max: u64,
-    /// The window for sending, in bytes.
+    /// The send window, in bytes.
     pub(crate) send_window: u64,
 }
 
 impl TransferStats {
-    /// What limited the transfer, as its sender sees it.
+    /// Returns what limited the transfer, as seen by its sender.
     pub(crate) fn of_sender(&self) -> Bottleneck {
         if self.disk > self.network {
             Bottleneck::SenderDisk
         } else if self.is_busy() {
             Bottleneck::SenderProcessor
         } else if self.is_stopped() {
-            // What a window held was more than the path could have under way, so it filled because
-            // nobody emptied it.
+            // A full window that is larger than the congestion window filled up because the
+            // receiver didn't read, and not because the path needs a larger one.
             match self.in_flight_max < u64::from(windows::stream_window(Side::Server)) / 2 {
                 true => Bottleneck::Receiver,
                 false => Bottleneck::Window,
@@ -80,7 +80,8 @@ impl TransferStats {
         }
     }
 
-    /// What limited the transfer, as its receiver sees it who heard `sender` from the other side.
+    /// Returns what limited the transfer, as seen by its receiver. `sender` is what the sender
+    /// reported, if it did.
     pub(crate) fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
         if self.disk > self.network {
             Bottleneck::Receiver
@@ -95,13 +96,13 @@ impl TransferStats {
         self.processor.as_secs_f64() >= BUSY_SHARE * self.elapsed.as_secs_f64()
     }
 
-    /// Whether full windows stopped the sender in a good part of the round trips.
+    /// Whether flow control blocked the sender in at least a quarter of the round trips.
     fn is_stopped(&self) -> bool {
         let trips = self.elapsed.as_nanos() / self.round_trip.max(STOP_PERIOD_MIN).as_nanos();
         self.stopped > 1 && u128::from(self.stopped) >= trips / 4
     }
 
-    /// The share of packets that were lost.
+    /// Returns the share of packets that were lost.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     pub(crate) fn loss(&self) -> f64 {
         self.lost as f64 / self.sent.max(1) as f64
@@ -118,12 +119,12 @@ impl fmt::Display for Bottleneck {
             Self::Receiver => "the disk of the receiver",
             Self::SenderProcessor => "the processor of the sender",
             Self::ReceiverProcessor => "the processor of the receiver",
-            Self::Window => "the windows for what is under way",
+            Self::Window => "the flow-control windows",
         })
     }
 }
 
-/// The figures that a verdict stands on, in one line.
+/// Shows the figures on one line.
 impl fmt::Display for TransferStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waited = (self.disk + self.network)
@@ -143,7 +144,7 @@ impl fmt::Display for TransferStats {
     }
 }
 
-/// Measures one end of a transfer, from its making on.
+/// Measures one end of a transfer from its creation on.
 #[derive(Debug)]
 pub struct Meter {
     flow: ConnectionFlow,
@@ -153,12 +154,12 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Begins to measure what `traffic` sends.
+    /// Starts to measure what the connection of `flow` sends.
     pub fn sending(flow: &ConnectionFlow) -> Self {
         Self::new(flow, Direction::Out)
     }
 
-    /// Begins to measure what `traffic` receives.
+    /// Starts to measure what the connection of `flow` receives.
     pub fn receiving(flow: &ConnectionFlow) -> Self {
         Self::new(flow, Direction::In)
     }
@@ -172,7 +173,7 @@ impl Meter {
         }
     }
 
-    /// What limited the transfer until now, and the figures for it.
+    /// Returns what limited the transfer until now, with the figures.
     pub fn read(&self) -> (Bottleneck, TransferStats) {
         let stats = self.stats();
         let bottleneck = match self.direction {
@@ -183,7 +184,8 @@ impl Meter {
     }
 
     fn stats(&self) -> TransferStats {
-        let (now, before) = (self.flow.stats(self.direction), &self.before);
+        let now = self.flow.stats(self.direction);
+        let before = &self.before;
         TransferStats {
             elapsed: self.started.elapsed(),
             disk: now.disk.saturating_sub(before.disk),
@@ -197,7 +199,7 @@ impl Meter {
     }
 }
 
-/// What this process has used of the processor until now; nothing where the system doesn't tell.
+/// Returns the processor time of this process; zero where the system doesn't report it.
 pub(crate) fn processor_time() -> Duration {
     #[cfg(unix)]
     {
@@ -208,21 +210,22 @@ pub(crate) fn processor_time() -> Duration {
     Duration::ZERO
 }
 
-/// The share of one core from which on the processor is the limit: packets of a connection are
-/// made by one thread at a time.
+/// Share of one core from which the processor is the bottleneck: only one thread at a time builds
+/// packets of a connection.
 const BUSY_SHARE: f64 = 0.9;
 
-/// The share of packets from which on losses are worth a word.
+/// Share of lost packets from which loss is the bottleneck.
 const LOSS_SHARE: f64 = 0.01;
 
-/// On shorter round trips a window is filled and emptied more often than anybody waits for.
+/// Shorter round trips count as this long: on them a window fills and drains so often that being
+/// blocked costs nothing.
 const STOP_PERIOD_MIN: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Ten seconds in which bodies waited for the other side and nothing else was amiss.
+    /// Ten seconds in which bodies waited for the peer and nothing else stood out.
     const UNHURRIED: TransferStats = TransferStats {
         elapsed: Duration::from_secs(10),
         disk: Duration::from_millis(100),
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn each_counter_that_stands_out_is_the_senders_verdict() {
+    fn each_figure_that_stands_out_is_the_bottleneck() {
         let cases = [
             (
                 Bottleneck::SenderDisk,
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_division_by_zero() {
+    fn empty_measurements_divide_nothing_by_zero() {
         let nothing = TransferStats::default();
         assert!(!nothing.to_string().contains("NaN"), "{nothing}");
         nothing.of_sender();
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn time_goes_into_work() {
+    fn processor_time_grows_with_work() {
         let before = processor_time();
         let mut hasher = quire_shared::digest::DigestKind::Blake3.hasher();
         hasher.update(&vec![0; 1 << 20]);

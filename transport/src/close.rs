@@ -1,10 +1,13 @@
-//! Closing a connection so that the other side hears of it.
+//! Closing a connection so that the peer hears of it.
 //!
-//! quinn-proto holds back the packet that closes a connection like any other while the congestion
-//! window is full and data waits, and once closed it takes no acknowledgement that would empty the
-//! window: the packet never leaves, and the peer waits for its idle timeout (quinn's issue 2785;
-//! mended after 0.11.19). Any transfer that is cut off gets there, and on paths with a large MTU a
-//! probe for it suffices. So every window here can be opened wide, which [`close`] does first.
+//! quinn-proto up to 0.11.19 subjects the packet with `CONNECTION_CLOSE` to congestion control. A
+//! closed connection processes no acknowledgements, so a full congestion window never drains: the
+//! packet is never sent, and the peer waits for its idle timeout (quinn issue 2785; fixed after
+//! 0.11.19). Every transfer that is cut off gets there, and on paths with a large MTU a single MTU
+//! probe is enough.
+//!
+//! As a workaround every congestion controller is wrapped in an `Openable`, and [`close`] opens its
+//! window first. The wrapper also counts acknowledged bytes; that stays when the workaround goes.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,9 +18,10 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn::{Connection, VarInt};
 use quinn_proto::RttEstimator;
 
-/// Closes `connection`: whatever is under way on it fails, and the other side hears `code`.
+/// Closes `connection` with `code`. Everything in progress on it fails.
 pub fn close(connection: &Connection, code: VarInt, reason: &[u8]) {
-    // A copy of the controller, which shares its switch with the one in use.
+    // quinn only hands out a copy of the controller, but the copy shares the switch of the
+    // original.
     if let Ok(controller) = connection
         .congestion_state()
         .into_any()
@@ -28,20 +32,21 @@ pub fn close(connection: &Connection, code: VarInt, reason: &[u8]) {
     connection.close(code, reason);
 }
 
-/// Waits until the other side has answered the close of `connection` with its own, a round trip
-/// later. quinn considers a connection idle only three probe timeouts after it was closed, half a
-/// second on a path of 80 ms; that is for what may still arrive, and no concern of a program that
-/// ends. An answer that is lost leaves that as the time to wait.
+/// Waits until the peer has answered the close of `connection` with its own `CONNECTION_CLOSE`.
+///
+/// That takes a round trip. `Endpoint::wait_idle` waits for the closing state to end, three probe
+/// timeouts (RFC 9000, §10.2): half a second on a path of 80 ms, which a program that ends need not
+/// wait for. If the answer is lost this never returns, so callers bound it with `wait_idle`.
 pub async fn answered(connection: &Connection) {
-    // quinn has no event for it.
-    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    // quinn has no event for this frame, so poll its counter.
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
     while connection.stats().frame_rx.connection_close == 0 {
-        look.tick().await;
+        poll.tick().await;
     }
 }
 
-/// Counts what the other side of `connection` has acknowledged, on any path, in bytes of packets
-/// without what each packet costs.
+/// Returns the counter of bytes that the peer has acknowledged on all paths of `connection`,
+/// without the overhead of packets.
 pub(crate) fn acknowledged(connection: &Connection) -> Arc<AtomicU64> {
     let controller = connection.congestion_state().into_any();
     match controller.downcast::<Openable>() {
@@ -50,15 +55,17 @@ pub(crate) fn acknowledged(connection: &Connection) -> Arc<AtomicU64> {
     }
 }
 
-/// A copy of the controller in use, which decides behind the switch.
+/// Returns a copy of the wrapped controller.
 #[cfg(test)]
 pub(crate) fn controller_of(connection: &Connection) -> Box<dyn Controller> {
     let state = connection.congestion_state().into_any();
     state.downcast::<Openable>().unwrap().controller
 }
 
-/// Makes the controllers of another factory such that [`close`] can open their windows. Each
-/// connection has its own, which makes a controller for each of its paths.
+/// Wraps the controllers of another factory, so that [`close`] can open their windows.
+///
+/// Each connection needs a factory of its own, because all controllers of a factory share the
+/// counter. quinn builds a controller for each path of the connection.
 pub(crate) struct OpenableFactory {
     inner: Arc<dyn ControllerFactory + Send + Sync>,
     acknowledged: Arc<AtomicU64>,
@@ -83,7 +90,7 @@ impl ControllerFactory for OpenableFactory {
     }
 }
 
-/// A controller whose window can be opened wide, once and for all.
+/// A congestion controller whose window can be opened permanently.
 struct Openable {
     controller: Box<dyn Controller>,
     is_open: Arc<AtomicBool>,
@@ -103,6 +110,7 @@ impl Controller for Openable {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        // A peer that acknowledges only keep-alives must not look like one that receives data.
         let content = bytes.saturating_sub(PACKET_OVERHEAD);
         self.acknowledged.fetch_add(content, Ordering::Relaxed);
         self.controller.on_ack(now, sent, bytes, app_limited, rtt);
@@ -162,14 +170,15 @@ impl Controller for Openable {
     }
 }
 
-/// What a packet has beside its content, in bytes: at most 25 of header (RFC 9000, §17.3), 16 of
-/// tag, and what its frames begin with.
+/// Overhead of a packet, in bytes: a header of at most 25 (RFC 9000, §17.3), an AEAD tag of 16
+/// (RFC 9001, §5.3), and the headers of its frames.
 const PACKET_OVERHEAD: u64 = 64;
 
-/// Short against the round trip of any path on which waiting matters.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// Short compared with the round trip of any path on which the wait matters.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// More than can be under way, and more than quinn paces (4 GiB).
+/// An open window, in bytes: more than can be in flight, and above the 4 GiB up to which quinn
+/// paces.
 const WINDOW_OPEN: u64 = 1 << 40;
 
 #[cfg(test)]
@@ -191,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_arrived_is_counted() {
+    async fn acknowledged_bytes_are_counted() {
         const BYTES: usize = 100_000;
         let both = Loopback::connect().await;
         let counted = acknowledged(&both.client);
@@ -205,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answered_close_is_known_to_the_other_side() {
+    async fn an_answered_close_is_known_to_the_peer() {
         let both = Loopback::connect().await;
         close(&both.client, 7_u8.into(), b"");
         answered(&both.client).await;

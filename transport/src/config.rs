@@ -1,4 +1,4 @@
-//! Transport settings common to both ends.
+//! QUIC transport parameters and timers of every connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +13,17 @@ use crate::socket;
 use quire_shared::Side;
 use quire_shared::limits::STREAMS_MAX;
 
-/// The transport settings of a server towards a client at `remote`.
+/// Returns the transport configuration of a server for a client at `remote`.
 pub fn server(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
     let mut config = common(remote, congestion, Side::Server);
     config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
     Arc::new(config)
 }
 
-/// The transport settings of a client towards a server at `remote`: as the server's, but the
-/// server opens no streams, and keeping an idle connection alive is the client's wish alone.
+/// Returns the transport configuration of a client for a server at `remote`.
+///
+/// It differs from the server's in two points: the server opens no streams, and only the client
+/// keeps an idle connection alive.
 pub fn client(remote: SocketAddr, congestion: CongestionControl) -> Arc<TransportConfig> {
     let mut config = common(remote, congestion, Side::Client);
     config
@@ -34,6 +36,7 @@ fn common(remote: SocketAddr, congestion: CongestionControl, side: Side) -> Tran
     let minimum = windows::minimum(side);
     let mut config = TransportConfig::default();
     config
+        // The protocol uses neither unidirectional streams nor datagrams (PROTOCOL.md, P5).
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(windows::stream_window(side)))
@@ -45,11 +48,12 @@ fn common(remote: SocketAddr, congestion: CongestionControl, side: Side) -> Tran
     config
 }
 
-/// How long a silent connection lives: RFC 9308, §3.2, expects NAT bindings to last no longer
-/// without traffic.
+/// The idle timeout of a connection. RFC 9308, §3.2, expects NAT bindings to last no longer without
+/// traffic.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A third of the idle timeout, so that two lost packets don't end an idle session.
+/// The interval of keep-alives: a third of the idle timeout, so that two lost packets don't end an
+/// idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -71,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_end_sends_under_the_control_that_it_chose() {
+    async fn each_end_uses_the_congestion_control_that_it_chose() {
         let all = CongestionControl::ALL;
         for (client, server) in all.into_iter().zip(all.into_iter().cycle().skip(1)) {
             let loopback = Loopback::connect_with(client, server).await;

@@ -1,29 +1,31 @@
-//! Congestion control: quire's own controller, and the choice between it and quinn's.
+//! Congestion control: quire's own controller, and the choice between it and those of quinn.
 //!
-//! quinn's CUBIC takes any loss for congestion and collapses on long lossy paths; its BBR, the first
-//! version, takes none and floods short queues. Ours keeps a model of the path, delivery rate and smallest
-//! round trip, as BBR does (draft-ietf-ccwg-bbr), and keeps little more than this under way.
+//! CUBIC treats every loss as congestion and collapses on long lossy paths. The BBR of quinn is
+//! version 1, which ignores loss and floods short queues. The controller of quire keeps a model of
+//! the path, its delivery rate and smallest round trip, as BBR does (draft-ietf-ccwg-bbr). It keeps
+//! little more than their product in flight.
 //!
-//! - Loss counts only where a round loses clearly more than the path usually does; it then bounds
-//!   what is under way, as BBRv3's short and long term bounds do ([`loss`]).
-//! - Start-up grows by what is acknowledged and reads how fast it may from packet trains; it ends
-//!   with the first signs of a queue, as in HyStart++ (RFC 9406) ([`startup`]).
-//! - A stall, of either end or of the path, is no queue: it makes the round trip jump, where a queue
-//!   makes it grow ([`filters`]). Start-up only slows down meanwhile, as in HyStart++; one that was
-//!   left too early is taken up again by the first probe that finds more.
-//! - One probe for more rate in some eight rounds, and a drain after it, in the order of BBR's cycle
-//!   ([`control`]). The drain also tells, as Copa does (Arun, Balakrishnan, NSDI 2018), whether a
-//!   neighbour keeps the queue filled; only then we share as CUBIC (RFC 9438) ([`dip`], [`neighbour`]).
-//! - quinn paces at 1.25 × window / smoothed round trip, so the window alone steers the rate, and
-//!   what is under way is what the window says: no burst is larger than quinn's pacer allows
-//!   (RFC 9002 §7.7).
+//! - **Loss.** Only a round that loses clearly more than usual is a sign of congestion. It bounds
+//!   the bytes in flight, like the short-term and long-term bounds of BBRv3 (`loss`).
+//! - **Start-up.** The window grows with acknowledged bytes. Packet trains tell how fast it may
+//!   grow, and the first signs of a queue end start-up, as in HyStart++ (RFC 9406) (`startup`).
+//! - **Stalls.** A stall of either end or of the path makes the round trip jump, whereas a queue
+//!   makes it grow (`filters`). Start-up only slows down during a stall. If it ended too early, the
+//!   first probe that finds more bandwidth resumes it.
+//! - **Probes.** Once in about eight rounds the controller probes for more bandwidth and then
+//!   drains the queue, in the order of BBR's cycle (`control`).
+//! - **Competing flows.** The drain also shows whether a competing flow keeps the queue filled, as
+//!   in Copa (Arun and Balakrishnan, NSDI 2018). Only then the window follows CUBIC (RFC 9438)
+//!   (`drain_probe`, `cubic_mode`).
+//! - **Pacing.** quinn paces at 1.25 × window / smoothed round trip (RFC 9002, §7.7). So the window
+//!   alone controls the rate, and no burst is larger than quinn's pacer allows.
 //!
-//! With the log at trace level for `quire_transport::congestion`, a line for each round says what was
-//! measured and decided.
+//! At trace level for `quire_transport::congestion`, the log has a line for each round with what
+//! was measured and decided.
 //!
-//! quinn calls `on_ack` for each packet, then `on_end_acks`, then `on_congestion_event` with what
-//! these acknowledgements prove lost; an ECN mark comes as such an event with no bytes. Changes of
-//! the MTU, black holes included, are no congestion and come as `on_mtu_update`.
+//! quinn calls `on_ack` for each packet, then `on_end_acks`, then `on_congestion_event` with the
+//! bytes that these acknowledgements show as lost. An ECN mark is such an event with zero bytes.
+//! Changes of the MTU, including black holes, are no congestion and arrive as `on_mtu_update`.
 
 mod control;
 mod cubic_mode;
@@ -48,23 +50,23 @@ use quinn_proto::RttEstimator;
 
 use control::{Control, initial_window};
 
-/// How a connection finds the rate it sends at.
+/// A congestion control algorithm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CongestionControl {
-    /// Our own: fast on lossy and long paths, with a short queue.
+    /// The controller of quire: fast on long and lossy paths, with a short queue.
     #[default]
     Quire,
-    /// quinn's CUBIC: like most TCP, slow wherever packets are lost at random.
+    /// CUBIC of quinn (RFC 9438): slow on paths with random loss, like most TCP.
     Cubic,
-    /// quinn's BBR, the first version: fast, but floods short queues.
+    /// BBR version 1 of quinn: fast, but floods short queues.
     Bbr,
 }
 
 impl CongestionControl {
-    /// Every choice, in the order to show them.
+    /// All algorithms, in the order to show them.
     pub const ALL: [Self; 3] = [Self::Quire, Self::Cubic, Self::Bbr];
 
-    /// What `quinn::TransportConfig::congestion_controller_factory` takes.
+    /// Creates the factory for `quinn::TransportConfig::congestion_controller_factory`.
     pub(crate) fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
             Self::Quire => Arc::new(QuireCongestion),
@@ -73,7 +75,7 @@ impl CongestionControl {
         }
     }
 
-    /// The name on the command line.
+    /// Returns the name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Quire => "quire",
@@ -89,7 +91,7 @@ impl fmt::Display for CongestionControl {
     }
 }
 
-/// The name is not one of [`CongestionControl::ALL`].
+/// The error for a name that is not one of [`CongestionControl::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown congestion control; expected quire, cubic or bbr")]
 pub struct UnknownCongestionControl;
@@ -105,7 +107,7 @@ impl FromStr for CongestionControl {
     }
 }
 
-/// Makes quire's own controllers.
+/// Creates the controllers of quire.
 struct QuireCongestion;
 
 impl ControllerFactory for QuireCongestion {
@@ -117,7 +119,7 @@ impl ControllerFactory for QuireCongestion {
     }
 }
 
-/// One path's controller, as quinn sees it.
+/// The controller of one path, behind quinn's interface.
 #[derive(Debug, Clone)]
 struct QuireController {
     mtu: u16,
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_parsed_as_they_are_shown() {
+    fn names_parse_as_they_are_shown() {
         for choice in CongestionControl::ALL {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }

@@ -1,13 +1,13 @@
-//! One connection as its streams share it: its windows, and who may go beyond them.
+//! Flow control of a connection: its windows, and room in them for urgent data.
 //!
-//! quinn buffers what its streams write up to the send window of the connection, and orders by
-//! priority only what is buffered. Bulk fills that window whenever it can, so a message would wait
-//! for its turn among the blocked writers, all of which quinn wakes for whatever comes free. Here
-//! what is urgent finds room beyond the window that bulk has.
+//! quinn buffers what streams write up to the send window of the connection, and priorities only
+//! order what is buffered. Bulk data fills that window whenever it can. A message would then queue
+//! behind all blocked writers, because quinn wakes every one of them when room becomes free. Urgent
+//! data therefore gets room beyond the window of bulk data.
 //!
-//! How large the windows are is decided in [`windows`], from what the bodies that move over the
-//! connection see of the path. They call in with every piece, so that a connection on which
-//! nothing moves costs nothing. How long they waited, and for what, is counted for [`verdict`].
+//! [`windows`] decides how large the windows are, from measurements of the path. Active bodies call
+//! [`ActiveBody::moved`] for every piece, so an idle connection needs no timer. The flow also
+//! measures how long bodies wait, and for what: see [`bottleneck`].
 
 pub mod stream_limits;
 pub mod windows;
@@ -29,7 +29,7 @@ use crate::bottleneck::{self, TransferStats};
 use crate::close;
 use quire_shared::Side;
 
-/// What the streams of one connection share. Clones stand for the same connection.
+/// State that the streams of one connection share. Clones refer to the same connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionFlow(Arc<FlowShared>);
 
@@ -43,7 +43,7 @@ struct FlowShared {
     acknowledged: Arc<AtomicU64>,
 }
 
-/// How long the bodies of one direction have waited, in microseconds.
+/// Time that the bodies of one direction have waited, in microseconds.
 #[derive(Debug, Default)]
 struct Waits {
     disk: AtomicU64,
@@ -52,28 +52,29 @@ struct Waits {
 
 #[derive(Debug)]
 struct FlowState {
-    /// Bodies that are being sent.
+    /// Number of bodies that are being sent.
     sending: usize,
-    /// Bodies that are being received.
+    /// Number of bodies that are being received.
     receiving: usize,
     send_window: u64,
-    /// The largest there was: as much may still be buffered where it became smaller.
+    /// The largest send window so far: as much may still be buffered after the window has shrunk.
     send_window_peak: u64,
     receive_window: ReceiveWindow,
-    /// What both windows take of the budget, beyond what every connection has.
+    /// Memory of both windows beyond the minimum.
     grant: WindowGrant,
-    /// Bytes of streams that wait for earlier ones.
+    /// Bytes of all streams that wait for earlier ones.
     reordered: u64,
-    /// What these take of the budget.
+    /// Memory of those bytes.
     reorder_grant: WindowGrant,
     losses: LossEstimate,
     rate: RateEstimate,
-    /// When the path is looked at next.
+    /// Time of the next update of the windows.
     next_update: Instant,
 }
 
 impl ConnectionFlow {
-    /// The traffic of `connection`, of which this is `end`; its windows grow within `budget`.
+    /// Creates the flow of `connection`, of which this end is `side`. Its windows grow within
+    /// `budget`.
     pub fn new(connection: Connection, side: Side, budget: &WindowBudget) -> Self {
         let now = Instant::now();
         let minimum = windows::minimum(side);
@@ -99,17 +100,17 @@ impl ConnectionFlow {
         }))
     }
 
-    /// Counts a body that is about to be sent, until the guard is dropped.
+    /// Counts a body to send until the guard is dropped.
     pub(crate) fn begin_sending(&self) -> ActiveBody {
         self.begin(Direction::Out)
     }
 
-    /// Counts a body that is about to be received, until the guard is dropped.
+    /// Counts a body to receive until the guard is dropped.
     pub(crate) fn begin_receiving(&self) -> ActiveBody {
         self.begin(Direction::In)
     }
 
-    /// Memory for bytes of one stream that wait for earlier ones.
+    /// Creates the budget of one stream for bytes that wait for earlier ones.
     pub(crate) fn reorder_budget(&self) -> ReorderBudget {
         ReorderBudget {
             shared: Arc::clone(&self.0),
@@ -117,17 +118,17 @@ impl ConnectionFlow {
         }
     }
 
-    /// Whether the other side is so close that losses are mended at once.
+    /// Whether the peer is so close that losses are repaired at once.
     pub(crate) fn is_local(&self) -> bool {
         windows::is_local(self.0.connection.stats().path.min_rtt)
     }
 
-    /// Waits for work on this end's disk that a body can't go on without.
+    /// Runs disk work that a body waits for, and measures the wait.
     pub(crate) async fn disk<T>(&self, direction: Direction, work: impl Future<Output = T>) -> T {
         timed(&self.0.waits(direction).disk, work).await
     }
 
-    /// Waits for the other side, or for the path to it.
+    /// Runs network operations that a body waits for, and measures the wait.
     pub(crate) async fn network<T>(
         &self,
         direction: Direction,
@@ -136,7 +137,7 @@ impl ConnectionFlow {
         timed(&self.0.waits(direction).network, work).await
     }
 
-    /// All that was counted since the connection was made.
+    /// Returns the measurements since the connection was established.
     pub(crate) fn stats(&self, direction: Direction) -> TransferStats {
         let waits = self.0.waits(direction);
         let duration = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
@@ -166,7 +167,7 @@ impl ConnectionFlow {
         }
     }
 
-    /// Counts what the other side has acknowledged of all that was sent, in bytes.
+    /// Returns the counter of bytes that the peer has acknowledged.
     pub(crate) fn acknowledged(&self) -> &AtomicU64 {
         &self.0.acknowledged
     }
@@ -178,26 +179,27 @@ impl ConnectionFlow {
         state.receive_window.read(bytes as u64);
     }
 
-    /// Writes what has no more room than bulk has.
+    /// Writes bulk data, which has only the send window.
     pub(crate) async fn write_bulk<T>(&self, writing: impl Future<Output = T>) -> T {
         let mut writing = pin!(writing);
         poll_fn(|context| {
-            // Room is made for others under this lock, which wakes all who wait for some.
+            // `write_urgent` raises the window under this lock, and quinn then wakes all blocked
+            // writers. The lock keeps bulk writers out until the window is back.
             let _state = self.0.state();
             writing.as_mut().poll(context)
         })
         .await
     }
 
-    /// How much of a body to read from the disk at once, in bytes: a quarter of what is buffered, so
-    /// that pieces take little memory where windows have to be small.
+    /// Returns how much of a body to read from the disk at once, in bytes: a quarter of the send
+    /// window, so that pieces take little memory where windows are small.
     pub(crate) fn piece_max(&self) -> usize {
         usize::try_from(self.0.state().send_window / PIECES_PER_WINDOW).unwrap_or(usize::MAX)
     }
 
-    /// Calls `write`, which doesn't wait, while there is room that bulk doesn't have.
+    /// Calls `write`, which must not block, while there is room that bulk data doesn't have.
     pub(crate) fn write_urgent<T>(&self, write: impl FnOnce() -> T) -> T {
-        // Whoever comes meanwhile waits, so that nobody else uses the room or lowers the window.
+        // Held all the while, so that no bulk writer uses the room and no update lowers the window.
         let state = self.0.state();
         let connection = &self.0.connection;
         connection.set_send_window(state.send_window_peak + URGENT_RESERVE);
@@ -207,16 +209,16 @@ impl ConnectionFlow {
     }
 }
 
-/// Which way a body goes.
+/// The direction of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// To the other side.
+    /// To the peer.
     Out,
-    /// From the other side.
+    /// From the peer.
     In,
 }
 
-/// A body on its way. The windows are large only while there are some.
+/// A body in transfer. Windows are large only while there is one.
 #[derive(Debug)]
 pub(crate) struct ActiveBody {
     shared: Arc<FlowShared>,
@@ -224,7 +226,7 @@ pub(crate) struct ActiveBody {
 }
 
 impl ActiveBody {
-    /// Notes that some more of this body has gone its way.
+    /// Reports progress of this body, and updates the windows if an update is due.
     pub(crate) fn moved(&self) {
         let mut state = self.shared.state();
         let now = Instant::now();
@@ -244,7 +246,7 @@ impl Drop for ActiveBody {
     }
 }
 
-/// Memory of the connection that one stream uses, until it is dropped.
+/// Memory of one stream for bytes that wait for earlier ones. Released on drop.
 #[derive(Debug)]
 pub(crate) struct ReorderBudget {
     shared: Arc<FlowShared>,
@@ -252,7 +254,7 @@ pub(crate) struct ReorderBudget {
 }
 
 impl ReorderBudget {
-    /// Notes that `bytes` are held now, and says whether there is room for more.
+    /// Reserves memory for `bytes` in total. Returns whether there is room for more.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         let mut state = self.shared.state();
         state.reordered = state.reordered - self.bytes + bytes;
@@ -291,7 +293,7 @@ impl FlowShared {
         self.state.lock()
     }
 
-    /// Looks at the path and sets the windows for what moves on it.
+    /// Measures the path and sets the windows for the active bodies.
     fn update(&self, state: &mut FlowState, now: Instant) {
         let stats = self.connection.stats().path;
         state.losses.update(stats.sent_packets, stats.lost_packets);
@@ -326,9 +328,10 @@ impl FlowShared {
     }
 }
 
-/// Adds to `waited` how long `work` could not go on.
+/// Runs `work` and adds the time from its first `Pending` to its completion to `waited`.
 async fn timed<T>(waited: &AtomicU64, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
+    // Work that completes at once costs no look at the clock.
     let mut since = None;
     let done = poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Pending => {
@@ -345,17 +348,18 @@ async fn timed<T>(waited: &AtomicU64, work: impl Future<Output = T>) -> T {
     done
 }
 
-/// What is buffered for sending should hold some pieces of a body, so that one is always there when
-/// the network takes it.
+/// Pieces of a body in a send window: enough that one is always ready when the network takes it.
 const PIECES_PER_WINDOW: u64 = 4;
 
-/// Room for what is urgent, beyond what bulk may fill, in bytes: some full pages of listings.
+/// Room for urgent data beyond the send window, in bytes: four full pages of a listing.
 const URGENT_RESERVE: u64 = 256 * 1024;
 
-/// A path that starts doubles what it carries in a round trip, and the windows have to be ahead.
+/// Updates per round trip. A path that starts up doubles its rate every round trip, and the windows
+/// have to stay ahead of it.
 const UPDATES_PER_ROUND_TRIP: u32 = 4;
 
-/// Looking costs a few locks; a thousand times a second that is nothing.
+/// The shortest time between updates. An update takes a few locks, which costs nothing a thousand
+/// times per second.
 const UPDATE_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -1,9 +1,25 @@
-//! How QUIC is driven.
+//! How quire uses QUIC.
 //!
-//! [`stream`] and [`body`] are the one implementation of messages and bodies on a stream that both
-//! ends use, [`stream::message_buffer`] that of many small ones on one stream, [`socket`] that of
-//! the UDP socket beneath, [`congestion`] of how fast to send on it, [`flow`] of what the streams
-//! of a connection share. This crate opens no file, and decides nothing about trust.
+//! Both ends of a connection drive [`quinn`] in the same way, so the code is here once. The crate
+//! carries the messages of `quire-shared` and the bytes of files. It opens no file and decides
+//! nothing about trust.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`stream`] | the two halves of a request's stream: messages, bytes, priorities |
+//! | [`body`] | the bytes of a file between a stream and a blocking reader or writer |
+//! | [`flow`] | flow-control windows, stall timers and rate limits of a connection |
+//! | [`congestion`] | the congestion controller |
+//! | [`socket`] | the UDP socket: buffers, segmentation offload, MTU, anti-amplification |
+//! | [`config`], [`tls`] | the settings of every connection |
+//! | [`close`], [`error_code`] | how a connection or a stream ends |
+//! | [`pairing`] | proofs of a pairing code, bound to a connection |
+//! | [`bottleneck`] | what limited a transfer |
+//!
+//! A request goes through these layers as follows: [`stream::Sender`] encodes its message, waits
+//! for room in the send window of [`flow::ConnectionFlow`], and writes to quinn. quinn packs it
+//! into datagrams as fast as [`congestion`] allows, and [`socket`] gives these to the kernel in few
+//! calls.
 
 pub mod body;
 pub mod bottleneck;

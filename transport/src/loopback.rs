@@ -1,4 +1,4 @@
-//! A connection over loopback, for tests of what needs a real stream.
+//! A real connection over loopback, for tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use quire_shared::Side;
 pub(crate) struct Loopback {
     pub(crate) client: Connection,
     pub(crate) server: Connection,
-    /// Kept because connections end with their endpoints.
     pub(crate) client_flow: ConnectionFlow,
     pub(crate) server_flow: ConnectionFlow,
+    /// Kept because dropping an endpoint closes its connections.
     _endpoints: [Endpoint; 2],
-    /// What is between them, if anything.
+    /// The relay that loses datagrams, if there is one.
     _path: JoinSet<()>,
 }
 
@@ -37,13 +37,13 @@ impl Loopback {
         Self::connect_with(ours, ours).await
     }
 
-    /// The same over a path that loses datagrams, with a budget of `budget` bytes for windows.
+    /// Connects over a path that loses datagrams, with a budget of `budget` bytes for windows.
     pub(crate) async fn connect_lossy(budget: u64) -> Self {
         let ours = CongestionControl::default();
         Self::connect_over([ours, ours], true, budget).await
     }
 
-    /// The same with the congestion control of each end.
+    /// Connects with the given congestion control at each end.
     pub(crate) async fn connect_with(
         client_control: CongestionControl,
         server_control: CongestionControl,
@@ -76,8 +76,7 @@ impl Loopback {
         config.transport_config(config::client(address, client_control));
         let connecting = client.connect_with(config, address, "localhost").unwrap();
         let accepting = async { server.accept().await.unwrap().await };
-        let (connected, accepted) = tokio::join!(connecting, accepting);
-        let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
+        let (connected, accepted) = tokio::try_join!(connecting, accepting).unwrap();
         let budget = WindowBudget::new(budget);
         Self {
             client_flow: ConnectionFlow::new(connected.clone(), Side::Client, &budget),
@@ -89,8 +88,8 @@ impl Loopback {
         }
     }
 
-    /// Runs both ends of one stream, which the client opens. The server's end begins with the
-    /// first packet from the client.
+    /// Runs both ends of a stream that the client opens. The server's end starts when the first
+    /// packet from the client arrives.
     pub(crate) async fn talk<A, B>(
         &self,
         client: impl AsyncFnOnce(Sender, Receiver) -> A,
@@ -110,12 +109,13 @@ impl Loopback {
     }
 }
 
-/// Carries datagrams between the client and the server, but for one in twenty and those that no
-/// Ethernet would carry.
+/// Relays datagrams between client and server. Drops one in twenty, and those above the MTU of
+/// Ethernet.
 async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
-    let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut there = vec![0; 65_536];
+    let mut back = vec![0; 65_536];
     for count in 1_u64.. {
-        // Spread out, and the same each time.
+        // Pseudo-random, but the same in every run.
         let is_lost = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) < u64::MAX / 20;
         let carries = |length: usize| !is_lost && length <= 1472;
         tokio::select! {

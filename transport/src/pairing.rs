@@ -4,15 +4,15 @@ use quinn::Connection;
 use quire_shared::Side;
 use quire_shared::pairing::{EXPORTER_LABEL, MATERIAL_BYTES, PairingKey, Proof};
 
-/// The proof that the end `side` of `connection` knows the code.
+/// Computes the proof that the end `side` of `connection` knows the code.
 ///
 /// # Errors
-/// If the connection has no keying material, which doesn't happen after a handshake.
+/// [`NoMaterial`] before the end of the handshake.
 pub fn proof(key: &PairingKey, side: Side, connection: &Connection) -> Result<Proof, NoMaterial> {
     Ok(key.proof(&material(side, connection)?))
 }
 
-/// Whether `proof` is that of the end `side` of `connection`.
+/// Verifies the proof of the end `side` of `connection`.
 ///
 /// # Errors
 /// As [`proof`].
@@ -33,9 +33,9 @@ fn material(side: Side, connection: &Connection) -> Result<[u8; MATERIAL_BYTES],
     Ok(material)
 }
 
-/// The connection gives no keying material.
+/// The connection has no keying material yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the connection gives no keying material")]
+#[error("the connection has no keying material")]
 pub struct NoMaterial;
 
 #[cfg(test)]
@@ -47,14 +47,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_proof_holds_for_its_code_its_side_and_its_connection_alone() {
-        let (one, other) = (Loopback::connect().await, Loopback::connect().await);
+        let one = Loopback::connect().await;
+        let other = Loopback::connect().await;
         let key = PairingCode::new([1; CODE_BYTES]).key();
         let wrong = PairingCode::new([2; CODE_BYTES]).key();
         for side in [Side::Client, Side::Server] {
             let sent = proof(&key, side, &one.client).unwrap();
             assert!(proves(&key, side, &one.server, sent).unwrap());
             assert!(!proves(&wrong, side, &one.server, sent).unwrap());
-            // Somebody in the middle has a second connection.
+            // A machine in the middle has a second connection.
             assert!(!proves(&key, side, &other.server, sent).unwrap());
         }
         let sent = proof(&key, Side::Client, &one.client).unwrap();

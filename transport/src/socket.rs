@@ -1,10 +1,11 @@
-//! The UDP socket beneath an endpoint: how it is bound, buffered and given to quinn.
+//! The UDP socket of an endpoint.
 //!
-//! [`bind`] opens the socket and says what the kernel granted, [`endpoint`] makes a
-//! [`quinn::Endpoint`] of it. Between quinn and the kernel stands a wrapper (`gather`) that keeps
-//! every segmented send within what one UDP send can carry, and makes fewer, larger ones of many.
-//! Without the first, a path with a large MTU loses everything in silence; the second saves a
-//! large part of the kernel's work. [`mtu_discovery`] lets datagrams grow to what the path bears.
+//! [`bind`] opens the socket and reports buffers that the kernel kept small. [`endpoint`] creates a
+//! [`quinn::Endpoint`] on it. Between quinn and the kernel, `gso` keeps every segmented send within
+//! the size limit of UDP, and combines many sends into fewer, larger ones. Without the limit, a
+//! path with a large MTU silently loses everything. The combination saves a large part of the
+//! kernel's work. [`mtu_discovery`] configures the search for the largest datagram, and
+//! [`AmplificationLimit`] bounds what unvalidated addresses are sent.
 
 mod amplification;
 mod gso;
@@ -23,7 +24,7 @@ pub use self::amplification::{AmplificationLimit, Unvalidated};
 use self::gso::GsoSocket;
 pub(crate) use self::mtu::mtu_discovery;
 
-/// A bound socket, not yet in use.
+/// A bound socket that isn't in use yet.
 #[derive(Debug)]
 pub struct BoundSocket {
     socket: UdpSocket,
@@ -32,37 +33,37 @@ pub struct BoundSocket {
 }
 
 impl BoundSocket {
-    /// The address in use, with the port that the system chose if none was given.
+    /// Returns the local address, with the port that the system chose for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// The buffers that the kernel made smaller than asked; worth a warning each.
+    /// Returns the buffers that the kernel made smaller than requested. Callers log a warning for
+    /// each.
     pub fn shortfalls(&self) -> &[BufferShortfall] {
         &self.shortfalls
     }
 }
 
-/// Which of the two buffers of a socket.
+/// One of the two buffers of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BufferKind {
-    /// Packets that arrived and wait for the program.
+    /// Packets that have arrived and wait for the program.
     Receive,
-    /// Packets that the program sent and that wait for the network.
+    /// Packets that were sent and wait for the network.
     Send,
 }
 
-/// A buffer that the kernel made smaller than asked.
+/// A buffer that the kernel made smaller than requested.
 ///
-/// Its display form is one line for the operator, with the command that raises the limit where
-/// there is one.
+/// Shown as one line for the operator, on Linux with the command that raises the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BufferShortfall {
     /// Which buffer.
     pub kind: BufferKind,
-    /// Bytes asked for.
+    /// Requested size, in bytes.
     pub asked: usize,
-    /// Bytes granted.
+    /// Granted size, in bytes.
     pub granted: usize,
 }
 
@@ -88,25 +89,25 @@ impl fmt::Display for BufferShortfall {
     }
 }
 
-/// Why there is no socket or no endpoint.
+/// Why a socket or an endpoint could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The address is in use, isn't this machine's, or may not be used.
+    /// The address is in use, not of this machine, or not permitted.
     #[error("cannot listen on {address}")]
     Bind {
-        /// The address that was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The system has no more sockets, or lacks an option that QUIC needs.
+    /// The system has no more sockets, or doesn't support an option that QUIC needs.
     #[error("cannot use a UDP socket")]
     Setup(#[source] io::Error),
 }
 
 impl SocketError {
-    /// Whether the machine has no such address, or none of its family.
+    /// Whether the machine has no such address, or no addresses of that family.
     pub fn is_no_such_address(&self) -> bool {
         let (Self::Bind { source, .. } | Self::Setup(source)) = self;
         source.kind() == io::ErrorKind::AddrNotAvailable
@@ -114,14 +115,13 @@ impl SocketError {
     }
 }
 
-/// Binds a UDP socket to `address` (port 0: any) with buffers for full speed.
+/// Binds a UDP socket to `address`, with buffers for full speed. Port 0 selects a free port.
 ///
-/// An IPv6 socket takes IPv6 only, whatever the system's default, so that a socket for each
-/// family can stand on the same port.
+/// An IPv6 socket accepts only IPv6, so that a socket for each family can use the same port.
 ///
 /// # Errors
-/// [`SocketError::Bind`] when the address can't be had, [`SocketError::Setup`] when there is no
-/// socket. A buffer that stays small is not an error: see [`BoundSocket::shortfalls`].
+/// [`SocketError::Bind`] if the address is not available, [`SocketError::Setup`] if the system has
+/// no socket. A buffer that stays small is no error: see [`BoundSocket::shortfalls`].
 pub fn bind(address: SocketAddr) -> Result<BoundSocket, SocketError> {
     bind_with_buffers(address, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES)
 }
@@ -167,7 +167,7 @@ fn bind_with_buffers(
     })
 }
 
-/// The local address from which a client reaches `remote`: any of its family, any port.
+/// Returns the wildcard address of the family of `remote`, for a client socket.
 pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
     match remote {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -175,14 +175,13 @@ pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Makes an endpoint of a bound socket: a server with `Some` configuration, a client with `None`.
-/// It sends no more than `credit` allows.
+/// Creates an endpoint on a bound socket: a server with `Some` configuration, a client with `None`.
 ///
-/// Must be called within a tokio runtime, which then runs the endpoint's tasks until the endpoint
-/// and all of its connections are gone.
+/// Must be called within a tokio runtime, which runs the tasks of the endpoint until the endpoint
+/// and all of its connections are dropped.
 ///
 /// # Errors
-/// [`SocketError::Setup`] when the system refuses an option that QUIC needs.
+/// [`SocketError::Setup`] if the system refuses an option that QUIC needs.
 pub fn endpoint(
     socket: BoundSocket,
     server: Option<ServerConfig>,
@@ -197,7 +196,7 @@ pub fn endpoint(
         .map_err(SocketError::Setup)
 }
 
-/// What both ends tell each other about the datagrams they take: any that UDP can carry.
+/// Returns the endpoint configuration: this end accepts every datagram that UDP can carry.
 fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     if let Err(error) = config.max_udp_payload_size(RECEIVED_DATAGRAM_BYTES_MAX) {
@@ -207,10 +206,11 @@ fn endpoint_config() -> EndpointConfig {
 }
 
 impl BufferKind {
-    /// Asks for `wanted` bytes and returns what there is then, in the same measure.
+    /// Requests a buffer of `wanted` bytes and returns the size granted.
     fn enlarge(self, socket: &Socket, wanted: usize) -> io::Result<usize> {
         let mut size = wanted;
-        // Some systems refuse a size above their limit instead of granting the limit.
+        // Some systems refuse a size above their limit instead of granting the limit, so halve the
+        // size until it is accepted.
         while size > self.granted(socket)? && self.ask(socket, size).is_err() {
             size /= 2;
         }
@@ -227,8 +227,8 @@ impl BufferKind {
         }
     }
 
-    /// Goes beyond the system's limit where the program has the right to; without it, nothing
-    /// changes and the caller learns so from the size granted.
+    /// Exceeds the limit of the system, which needs `CAP_NET_ADMIN`. Without it the size stays, and
+    /// the caller reports the shortfall.
     #[cfg(target_os = "linux")]
     fn force(self, socket: &Socket, size: usize) {
         let forced = match self {
@@ -252,18 +252,21 @@ impl BufferKind {
     }
 }
 
-/// Two flow-control windows of a fast local network (2 MiB each reaches full speed there): one
-/// that arrives while the other is being worked off. Larger windows than this buffer lose packets.
+/// Size of the receive buffer, in bytes: two flow-control windows of a fast local network, where
+/// 2 MiB reach full speed. One arrives while the program processes the other. Windows larger than
+/// this buffer would lose packets.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
-/// What a 10 Gbit/s network takes in the millisecond for which a busy program may be away
-/// (1.25 MB); more would only delay acknowledgements and control behind bulk.
+/// Size of the send buffer, in bytes: about what a network of 10 Gbit/s takes in one millisecond
+/// (1.25 MB), for which a busy program may be away. A larger buffer would only delay
+/// acknowledgements and control messages behind bulk data.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 
-/// The largest UDP payload there is: the 16-bit length field less the UDP header.
+/// The largest UDP payload, in bytes: the 16-bit length field (RFC 768) less the UDP header.
 const RECEIVED_DATAGRAM_BYTES_MAX: u16 = u16::MAX - 8;
 
-/// Linux doubles the size asked for, to pay for its own bookkeeping, and reports the double.
+/// Ratio of reported to requested size: Linux doubles the size for its bookkeeping and reports the
+/// double (socket(7), `SO_RCVBUF`).
 const REPORTED_PER_ASKED: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
 
 #[cfg(test)]

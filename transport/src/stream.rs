@@ -1,8 +1,8 @@
-//! The two halves of a request's stream, as whole messages.
+//! The two halves of a request's stream.
 //!
-//! quinn finishes a `SendStream` that is dropped, so an error path that merely returns would look
-//! like a clean end. [`Sender`] turns that around: it resets when dropped, and only
-//! [`Sender::finish`] ends the stream well. See PROTOCOL.md, "Streams".
+//! quinn finishes a `SendStream` that is dropped, so an early return after an error would look like
+//! a complete stream. [`Sender`] does the opposite: it resets the stream when it is dropped, and
+//! only [`Sender::finish`] ends it cleanly. See PROTOCOL.md, "Streams".
 
 pub mod message_buffer;
 mod reassembly;
@@ -24,19 +24,19 @@ use quire_shared::error_code::ErrorCode;
 use quire_shared::protocol::Message;
 use unordered::Unordered;
 
-/// How urgent a stream is; quinn sends what waits on more urgent streams first.
+/// The priority of a stream. quinn sends the data of streams with a higher priority first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// Bodies of large files.
+    /// Contents of large files.
     Bulk,
-    /// Bodies that fit in a few packets.
+    /// Contents of small files.
     Small,
     /// Messages.
     Control,
 }
 
 impl Priority {
-    /// The priority of a body of `length` bytes.
+    /// Returns the priority of a body of `length` bytes; an unknown length counts as large.
     pub fn of_body(length: Option<u64>) -> Self {
         match length {
             Some(length) if length <= SMALL_BODY_BYTES_MAX => Self::Small,
@@ -45,21 +45,21 @@ impl Priority {
     }
 }
 
-/// The sending half of a request: resets on drop, so only an explicit `finish` looks like success.
+/// The sending half of a request's stream. Resets the stream on drop unless it was finished.
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
     flow: ConnectionFlow,
     limits: StreamLimits,
     priority: Priority,
-    /// Counts the body among the connection's, if there is a large one.
+    /// Counts the body among those of the connection, if it is large.
     body: Option<ActiveBody>,
     sent: bool,
     finished: bool,
 }
 
 impl Sender {
-    /// Takes charge of `stream`, which belongs to the connection of `traffic`.
+    /// Wraps `stream`, which belongs to the connection of `flow`.
     pub fn new(stream: SendStream, flow: &ConnectionFlow) -> Self {
         let mut sender = Self {
             stream,
@@ -74,23 +74,23 @@ impl Sender {
         sender
     }
 
-    /// Sets how slow and how fast this half of the stream may be.
+    /// Sets the stall timer and the rate limits of this half of the stream.
     pub fn set_limits(&mut self, limits: StreamLimits) {
         self.limits = limits;
     }
 
-    /// Orders this stream among the connection's others.
+    /// Sets the priority among the streams of the connection.
     pub fn set_priority(&mut self, priority: Priority) {
         self.priority = priority;
         self.body = (priority == Priority::Bulk).then(|| self.flow.begin_sending());
-        // Fails only for a stream that is closed, whose order is of no interest.
+        // Fails only for a closed stream, which has no priority.
         let _ = self.stream.set_priority(priority as i32);
     }
 
     /// Sends one message.
     ///
     /// # Errors
-    /// If the other side stopped the stream, the connection is lost, or the message is too long.
+    /// If the peer stopped the stream, the connection is lost, or the message is too long.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), SendError> {
         let bytes = codec::encode(message).map_err(SendError::Message)?;
         self.sent = true;
@@ -107,15 +107,15 @@ impl Sender {
         self.flow.piece_max()
     }
 
-    /// Whether anything has gone out.
+    /// Whether anything has been sent.
     pub fn has_sent(&self) -> bool {
         self.sent
     }
 
-    /// Sends raw bytes: of a body, or of messages that were encoded before.
+    /// Sends raw bytes: of a body, or of messages that are already encoded.
     ///
     /// # Errors
-    /// If the other side stopped the stream or stalls, or the connection is lost.
+    /// If the peer stopped the stream or stalls, or the connection is lost.
     pub async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), SendError> {
         self.sent = true;
         while !bytes.is_empty() {
@@ -126,8 +126,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Writes in as many steps as the other side's slowness makes it take. What is urgent doesn't
-    /// wait until bulk leaves room.
+    /// Writes all bytes, as flow control allows. Data above bulk priority doesn't wait for bulk to
+    /// leave room in the send window.
     async fn write(&mut self, bytes: Bytes, priority: Priority) -> Result<(), SendError> {
         let flow = &self.flow;
         let mut rest = [bytes];
@@ -136,7 +136,8 @@ impl Sender {
             let written = if priority == Priority::Bulk {
                 let writing = flow.network(Direction::Out, flow.write_bulk(writing));
                 let written = self.limits.wait(writing).await??;
-                // Not only after a whole piece: the windows of a path that starts must be ahead.
+                // After each write and not after each piece: while a path starts up, the windows
+                // have to grow ahead of it.
                 if let Some(body) = &self.body {
                     body.moved();
                 }
@@ -149,10 +150,10 @@ impl Sender {
         Ok(())
     }
 
-    /// Ends the stream well.
+    /// Finishes the stream.
     ///
     /// # Errors
-    /// If the stream was ended before.
+    /// If the stream was finished or reset before.
     pub fn finish(&mut self) -> Result<(), SendError> {
         self.finished = true;
         self.stream
@@ -160,10 +161,10 @@ impl Sender {
             .map_err(|_| SendError::Write(WriteError::ClosedStream))
     }
 
-    /// Ends the stream well and waits until the other side has received all of it.
+    /// Finishes the stream and waits until the peer has acknowledged all of it.
     ///
     /// # Errors
-    /// If the other side stopped the stream or stalls, or the connection is lost.
+    /// If the peer stopped the stream or stalls, or the connection is lost.
     pub async fn finish_and_wait(&mut self) -> Result<(), SendError> {
         self.finish()?;
         let stopped = self.stream.stopped();
@@ -182,17 +183,16 @@ impl Sender {
         }
     }
 
-    /// Waits until the other side wants no more of this stream, or the connection is lost.
+    /// Waits until the peer stops this stream, or the connection is lost.
     pub async fn given_up(&self) {
-        // All outcomes say the same, but for an end that the other side has received, which
-        // can't come before `finish`.
+        // Every result means that; the acknowledgement of all data can't come before `finish`.
         let _ = self.stream.stopped().await;
     }
 
-    /// Ends the stream badly: the other side hears `code`, and data not yet sent is dropped.
+    /// Resets the stream with `code`. Data that wasn't sent yet is dropped.
     pub fn reset(&mut self, code: ErrorCode) {
         self.finished = true;
-        // Fails only for a stream that is over already.
+        // Fails only for a stream that has ended already.
         let _ = self.stream.reset(to_quic(code));
     }
 }
@@ -205,22 +205,23 @@ impl Drop for Sender {
     }
 }
 
-/// The receiving half of a request: stops with a code on drop, unless it was read to its end.
+/// The receiving half of a request's stream. Stops the stream on drop unless it was read to its
+/// end.
 #[derive(Debug)]
 pub struct Receiver {
     unordered: Unordered,
     flow: ConnectionFlow,
     limits: StreamLimits,
-    /// Counts the body among the connection's, once it has proved large.
+    /// Counts the body among those of the connection, once it has proved large.
     body: Option<ActiveBody>,
-    /// Whether that body must reckon with gaps.
+    /// Whether gaps are to be expected, because the path isn't local.
     has_gaps: bool,
-    /// Bytes that were read but not counted yet.
+    /// Bytes that were read but not reported to the flow yet.
     uncounted: usize,
 }
 
 impl Receiver {
-    /// Takes charge of `stream`, which belongs to the connection of `traffic`.
+    /// Wraps `stream`, which belongs to the connection of `flow`.
     pub fn new(stream: RecvStream, flow: &ConnectionFlow) -> Self {
         Self {
             unordered: Unordered::new(stream),
@@ -232,7 +233,7 @@ impl Receiver {
         }
     }
 
-    /// Sets how slow and how fast this half of the stream may be.
+    /// Sets the stall timer and the rate limits of this half of the stream.
     pub fn set_limits(&mut self, limits: StreamLimits) {
         self.limits = limits;
     }
@@ -240,7 +241,7 @@ impl Receiver {
     /// Receives one message.
     ///
     /// # Errors
-    /// If the stream ends or breaks before the message is whole, or the bytes aren't an `M`.
+    /// If the stream ends or breaks before the message is complete, or the bytes aren't an `M`.
     pub async fn receive<M: Message>(&mut self) -> Result<M, ReceiveError> {
         let mut prefix = [0; PREFIX_BYTES];
         self.receive_exact(&mut prefix).await?;
@@ -249,17 +250,17 @@ impl Receiver {
         Ok(codec::decode(&bytes)?)
     }
 
-    /// Receives the length of a body's next piece.
+    /// Receives the length of the next piece of a body.
     ///
     /// # Errors
-    /// If the stream ends or breaks before.
+    /// If the stream ends or breaks.
     pub(crate) async fn receive_length(&mut self) -> Result<u32, ReceiveError> {
         let mut prefix = [0; PREFIX_BYTES];
         self.receive_exact(&mut prefix).await?;
         Ok(u32::from_be_bytes(prefix))
     }
 
-    /// Receives up to `limit` raw bytes of a body, or nothing at its end.
+    /// Receives up to `limit` raw bytes of a body; `None` at the end of the stream.
     ///
     /// # Errors
     /// If the stream breaks.
@@ -274,8 +275,10 @@ impl Receiver {
         Ok(Some(chunk))
     }
 
-    /// Makes room for a body of `length` bytes, if that is known, before the first of it has come:
-    /// what nobody reads yet must leave room for other streams.
+    /// Announces a body of `length` bytes, before its first byte has arrived.
+    ///
+    /// The receive window then grows at once: a body that isn't read yet must leave room for other
+    /// streams.
     pub fn expect_body(&mut self, length: Option<u64>) {
         if Priority::of_body(length) == Priority::Bulk {
             self.begin_body();
@@ -289,8 +292,8 @@ impl Receiver {
         }
     }
 
-    /// Receives some of what is there, and waits only if that is nothing; says whether the stream
-    /// goes on.
+    /// Receives what has arrived into `buffer`, and waits only if that is nothing. Returns false at
+    /// the end of the stream.
     ///
     /// # Errors
     /// If the stream breaks.
@@ -318,7 +321,7 @@ impl Receiver {
     /// Waits for the end of the stream.
     ///
     /// # Errors
-    /// If bytes come instead, or the stream breaks.
+    /// If more bytes arrive, or the stream breaks.
     pub async fn expect_end(&mut self) -> Result<(), ReceiveError> {
         match self.receive_bytes(1).await? {
             None => Ok(()),
@@ -338,7 +341,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Sees to it that the next bytes of the stream are there, or its end.
+    /// Waits until the next bytes are in `ready`, or the stream has ended.
     async fn look_ahead(&mut self) -> Result<(), ReceiveError> {
         while self.unordered.ready.is_empty() {
             let reading = self.unordered.read();
@@ -351,7 +354,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Accounts for bytes that have come, and waits until so many may.
+    /// Accounts for bytes that have arrived, and waits as long as the rate limits demand.
     async fn arrived(&mut self, bytes: usize) {
         self.limits.moved(bytes);
         self.count(bytes);
@@ -374,9 +377,9 @@ impl Receiver {
         }
     }
 
-    /// Tells the other side to send no more, and why.
+    /// Tells the peer with `STOP_SENDING` to send no more.
     pub fn stop(&mut self, code: ErrorCode) {
-        // Fails only for a stream that is over already.
+        // Fails only for a stream that has ended already.
         let _ = self.unordered.stream.stop(to_quic(code));
     }
 }
@@ -384,7 +387,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.flow.read(self.uncounted);
-        // Without this quinn would stop the stream with code 0, which is none of ours.
+        // Otherwise quinn stops the stream with code 0, which is no error code of quire.
         self.stop(ErrorCode::CANCELLED);
     }
 }
@@ -397,9 +400,9 @@ pub enum SendError {
     #[error("sending failed")]
     Write(#[from] WriteError),
     /// The message is over its own limit.
-    #[error("message can't be sent")]
+    #[error("message can't be encoded")]
     Message(#[source] DecodeError),
-    /// The other side takes too little of it in too long a time.
+    /// The peer stalls: it reads too little in too long a time.
     #[error(transparent)]
     Stalled(#[from] Stalled),
 }
@@ -411,18 +414,18 @@ pub enum ReceiveError {
     /// The stream or the connection is broken.
     #[error("receiving failed")]
     Read(#[from] quinn::ReadError),
-    /// The stream ended in the middle.
+    /// The stream ended in the middle of a message or a body.
     #[error("the other side ended the stream too early")]
     Truncated,
-    /// The other side sends too little in too long a time.
+    /// The peer stalls: it sends too little in too long a time.
     #[error(transparent)]
     Stalled(#[from] Stalled),
-    /// The bytes aren't what they should be.
-    #[error("the other side sent something else than expected")]
+    /// The bytes aren't the expected message.
+    #[error("the other side sent an unexpected message")]
     Decode(#[from] DecodeError),
 }
 
-/// Writes what shall not wait until bulk leaves room.
+/// Writes data above bulk priority: in the room beyond the send window if the window is full.
 async fn write_urgent<T>(flow: &ConnectionFlow, writing: impl Future<Output = T>) -> T {
     let mut writing = pin!(writing);
     poll_fn(|context| match writing.as_mut().poll(context) {
@@ -432,12 +435,12 @@ async fn write_urgent<T>(flow: &ConnectionFlow, writing: impl Future<Output = T>
     .await
 }
 
-/// Bodies up to this go ahead of larger ones: what one round trip carries at RFC 9002's initial
-/// window (§7.2) of ten packets and a few doublings.
+/// Bodies up to this size are sent before larger ones, in bytes: what a few round trips carry from
+/// the initial window of ten packets on (RFC 9002, §7.2).
 const SMALL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
-/// Received bytes are counted in portions of this size, because chunks come by the ten thousand in
-/// a second. Small bodies, which need no windows, never get there.
+/// Received bytes are reported to the flow in steps of this size, because chunks arrive at tens of
+/// thousands per second. Small bodies, which need no windows, stay below it.
 const COUNT_STEP_BYTES: usize = 128 * 1024;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What both ends decide alike about TLS: the crypto provider, the version, the cipher suites.
+//! TLS settings of both ends: crypto provider, version and cipher suites.
 //!
-//! The provider is chosen here and nowhere else, and never installed process-wide, so that a
-//! program that embeds one of our crates keeps its own choice.
+//! The provider is chosen only here. It is never installed process-wide, so that a program that
+//! embeds a crate of quire keeps its own choice.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use rustls::{
     version,
 };
 
-/// The TLS versions spoken: QUIC knows no older one.
+/// The TLS versions in use: QUIC requires TLS 1.3 (RFC 9001, §4.2).
 pub const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
-/// The cryptography of every connection.
+/// Returns the crypto provider of every connection.
 ///
-/// `ring`, because it seals packets about a seventh faster than the alternative where measured;
-/// other processors may differ, and it has no post-quantum key exchange.
+/// It is `ring`, which seals packets about a seventh faster than `aws-lc-rs` where measured. Other
+/// processors may differ, and `ring` has no post-quantum key exchange.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: cipher_suites(has_aes()).to_vec(),
@@ -30,12 +30,13 @@ pub fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Checks that the peer signed the handshake with the private key of `certificate`, which is what
-/// makes a certificate more than a copied file. For certificate verifiers.
+/// Verifies that the peer signed the handshake with the private key of `certificate`.
+///
+/// Certificate verifiers must call this: without it, anyone with a copy of a certificate could use
+/// it.
 ///
 /// # Errors
-///
-/// As rustls reports it.
+/// The error of rustls if the signature is wrong.
 pub fn verify_possession(
     provider: &CryptoProvider,
     message: &[u8],
@@ -50,8 +51,10 @@ pub fn verify_possession(
     )
 }
 
-/// Fastest first. AES-128 needs ten rounds where AES-256 needs fourteen, and both beat ChaCha20
-/// by far on a processor that has instructions for them, and only there.
+/// Orders the cipher suites, fastest first.
+///
+/// AES-128 has ten rounds and AES-256 fourteen. Both are much faster than ChaCha20, but only on a
+/// processor with instructions for AES.
 fn cipher_suites(aes_hardware: bool) -> [SupportedCipherSuite; 3] {
     let aes_128 = cipher_suite::TLS13_AES_128_GCM_SHA256;
     let aes_256 = cipher_suite::TLS13_AES_256_GCM_SHA384;
@@ -63,7 +66,7 @@ fn cipher_suites(aes_hardware: bool) -> [SupportedCipherSuite; 3] {
     }
 }
 
-/// Whether this processor has instructions for both halves of AES-GCM.
+/// Whether this processor has instructions for AES and for the carry-less multiplication of GCM.
 fn has_aes() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return std::arch::is_x86_feature_detected!("aes")
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_are_ordered_by_what_the_processor_does_best() {
+    fn cipher_suites_are_ordered_by_speed_on_this_processor() {
         assert_eq!(
             names(&cipher_suites(true)),
             [
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_provider_offers_exactly_these() {
+    fn the_provider_offers_exactly_these_suites() {
         assert_eq!(
             names(&provider().cipher_suites),
             names(&cipher_suites(has_aes()))
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tls_1_3_is_spoken() {
+    fn only_tls_1_3_is_offered() {
         let versions: Vec<_> = VERSIONS.iter().map(|version| version.version).collect();
         assert_eq!(versions, [rustls::ProtocolVersion::TLSv1_3]);
     }

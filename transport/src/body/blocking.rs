@@ -1,7 +1,6 @@
-//! Files on blocking threads, a large piece at a time, one piece ahead of the network or behind it.
+//! Reading ahead and writing behind on blocking threads.
 //!
-//! A digest of exactly the bytes that pass is computed by the same thread, while they are in its
-//! processor's cache.
+//! The blocking thread also computes the digest, while the bytes are in the cache of its processor.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -12,23 +11,23 @@ use quire_shared::digest::{Digest, Hasher};
 
 use super::{BodySink, Received};
 
-/// A source of which one piece is being read while another one is being sent.
+/// A source that reads one piece while the caller sends the one before.
 #[derive(Debug)]
 pub struct ReadAhead<R> {
     stage: ReadStage<R>,
-    /// Bytes that are wanted and not read yet.
+    /// Bytes still to read.
     rest: u64,
 }
 
 #[derive(Debug)]
 enum ReadStage<R> {
     Reading(JoinHandle<io::Result<(Bytes, SourceState<R>)>>),
-    /// All that was wanted has been read, or there is no more.
+    /// Everything was read, or the source has ended.
     Ended(Hasher),
     Failed,
 }
 
-/// What travels into a blocking thread to read one piece, and back.
+/// State that moves into a blocking thread to read a piece, and back.
 #[derive(Debug)]
 struct SourceState<R> {
     source: R,
@@ -38,7 +37,7 @@ struct SourceState<R> {
 }
 
 impl<R: Read + Send + 'static> ReadAhead<R> {
-    /// Begins to read up to `length` bytes of `source`.
+    /// Starts to read up to `length` bytes of `source`.
     pub fn start(source: R, length: u64, hasher: Hasher) -> Self {
         let stage = match length {
             0 => ReadStage::Ended(hasher),
@@ -58,11 +57,11 @@ impl<R: Read + Send + 'static> ReadAhead<R> {
         }
     }
 
-    /// The next bytes, `None` at the end; meanwhile the piece after them is read, of at most about
-    /// `piece_max` bytes. Dropping the future loses nothing.
+    /// Returns the next bytes, or `None` at the end, and starts to read the piece after them, which
+    /// has at most about `piece_max` bytes. The future is cancel safe.
     ///
     /// # Errors
-    /// If reading fails; nothing more comes then.
+    /// If reading fails. Later calls return `None`.
     pub async fn next(&mut self, piece_max: usize) -> io::Result<Option<Bytes>> {
         let ReadStage::Reading(reading) = &mut self.stage else {
             return Ok(None);
@@ -79,8 +78,8 @@ impl<R: Read + Send + 'static> ReadAhead<R> {
         Ok((!piece.is_empty()).then_some(piece))
     }
 
-    /// The digest of all that was read, once [`next`](Self::next) has given the last byte of the
-    /// length, or `None`.
+    /// Returns the digest of everything that was read. `None` unless [`next`](Self::next) has
+    /// reached the end.
     pub fn digest(self) -> Option<Digest> {
         match self.stage {
             ReadStage::Ended(hasher) => Some(hasher.finish()),
@@ -89,11 +88,12 @@ impl<R: Read + Send + 'static> ReadAhead<R> {
     }
 }
 
-/// Reads the next piece in a blocking thread.
+/// Starts to read the next piece in a blocking thread.
 fn read<R: Read + Send + 'static>(mut state: SourceState<R>, rest: u64) -> ReadStage<R> {
     let limit = rest.min(state.piece as u64);
-    // Taken here and not in the blocking thread: allocators keep what each thread has used, and
-    // there may be hundreds of those threads, while this is one of a few that also frees it.
+    // Allocated here and not in the blocking thread. Allocators cache memory per thread, and there
+    // may be hundreds of blocking threads, but only a few threads like this one, which also frees
+    // it.
     let mut bytes = Vec::with_capacity(usize::try_from(limit).unwrap_or(state.piece));
     ReadStage::Reading(spawn_blocking(move || {
         (&mut state.source).take(limit).read_to_end(&mut bytes)?;
@@ -103,7 +103,7 @@ fn read<R: Read + Send + 'static>(mut state: SourceState<R>, rest: u64) -> ReadS
     }))
 }
 
-/// A sink that is free, or being written to while more arrives.
+/// A destination that a blocking thread writes to while more bytes arrive.
 #[derive(Debug)]
 pub struct WriteBehind<W>(WriteStage<W>);
 
@@ -114,7 +114,7 @@ enum WriteStage<W> {
     Failed,
 }
 
-/// What travels into a blocking thread to write one batch, and back.
+/// State that moves into a blocking thread to write chunks, and back.
 #[derive(Debug)]
 struct SinkState<W> {
     sink: W,
@@ -123,7 +123,7 @@ struct SinkState<W> {
 }
 
 impl<W: Write + Send + 'static> WriteBehind<W> {
-    /// Writes to `sink`.
+    /// Creates a writer to `sink`.
     pub fn new(sink: W, hasher: Hasher) -> Self {
         Self(WriteStage::Idle(SinkState {
             sink,
@@ -132,7 +132,7 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
         }))
     }
 
-    /// Gives the sink back, once nothing is written to it any more.
+    /// Waits for the last write, and returns the sink with digest and length.
     ///
     /// # Errors
     /// If writing failed.
@@ -149,7 +149,7 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
         })
     }
 
-    /// The sink, once nothing is written to it any more.
+    /// Takes the state, after the write in progress.
     async fn idle(&mut self) -> io::Result<SinkState<W>> {
         if let WriteStage::Writing(task) = &mut self.0 {
             let written = task.await.map_err(interrupted);
@@ -191,7 +191,7 @@ impl<W: Write + Send + 'static> BodySink for WriteBehind<W> {
     }
 }
 
-/// Writes all chunks in as few calls as it takes.
+/// Writes all chunks with vectored writes.
 fn write_all(sink: &mut impl Write, chunks: &[Bytes]) -> io::Result<()> {
     let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
     let mut slices = slices.as_mut_slice();
@@ -206,15 +206,15 @@ fn write_all(sink: &mut impl Write, chunks: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-/// Stands for a blocking thread that ended without a result: the runtime is stopping.
+/// The error for a blocking thread that ended without a result, because the runtime is stopping.
 fn interrupted(_: tokio::task::JoinError) -> io::Error {
     io::Error::other("interrupted by the end of the program")
 }
 
-/// The first piece of a file that is read: enough for the first round trip.
+/// Size of the first piece, in bytes: enough for the first round trip, and quick to read.
 pub(super) const PIECE_FIRST: usize = 64 * 1024;
 
-/// Bytes per piece: handing one to a blocking thread and back costs about 30 µs, which this makes
-/// a few per cent of the time the network needs for it, while a hundred transfers at once still
-/// fit in memory.
+/// Size of a piece, in bytes. A hand-over to a blocking thread and back costs about 30 µs, a few
+/// per cent of the time that the network needs for a piece of this size. A hundred concurrent
+/// transfers still fit in memory.
 pub(super) const PIECE: usize = 512 * 1024;

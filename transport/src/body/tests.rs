@@ -1,4 +1,4 @@
-//! Bodies over a real connection: every length that touches a boundary, and every way to end.
+//! Bodies over a real connection: lengths around every boundary, and every way to end.
 
 use super::blocking::PIECE_FIRST;
 use super::*;
@@ -20,7 +20,7 @@ const LENGTHS: [usize; 9] = [
     5 * PIECE + 12_345,
 ];
 
-/// Bytes that differ at every place a piece could be lost, doubled or swapped.
+/// Bytes in which a lost, doubled or swapped piece is detected.
 fn content(bytes: usize) -> Vec<u8> {
     (0_u64..).flat_map(u64::to_le_bytes).take(bytes).collect()
 }
@@ -93,7 +93,7 @@ async fn bodies_of_declared_length_arrive_whole() {
         let content = content(bytes);
         let length = Length::Declared(bytes as u64);
         let source = io::Cursor::new(content.clone());
-        // A stream of no bytes at all is announced by its FIN alone.
+        // A stream without bytes opens with its FIN alone.
         let outcome = transfer(&loopback, source, length, length, DigestKind::Xxh3).await;
         assert_whole(outcome, &content);
     }
@@ -121,7 +121,7 @@ async fn a_source_with_more_than_the_declared_length_is_cut_there() {
     assert_whole(outcome, &content[..=PIECE]);
 }
 
-/// A source like a pipe: it gives little at a time, and then perhaps an error.
+/// A source that returns little at a time, like a pipe, and optionally ends with an error.
 struct Pipe {
     content: io::Cursor<Vec<u8>>,
     fails: bool,
@@ -157,7 +157,7 @@ async fn a_source_that_gives_little_at_a_time_arrives_whole() {
     assert_whole(outcome, &bytes);
 }
 
-/// The receiver must hear of a body that can't be finished by a reset, not by a clean end.
+/// Checks that a body that can't be finished ends with a reset, not with a clean end.
 fn assert_reset(body: &Result<Received<Vec<u8>>, ReceiveBodyError>) {
     let Err(ReceiveBodyError::Receive(ReceiveError::Read(quinn::ReadError::Reset(code)))) = body
     else {
@@ -218,10 +218,10 @@ async fn a_body_that_ends_early_is_truncated() {
     }
 }
 
-/// What comes of a body in pieces whose bytes on the stream are `raw`.
+/// Receives a body in pieces from `raw` bytes on the stream.
 async fn receive_pieces(raw: Vec<u8>) -> Result<Received<Vec<u8>>, ReceiveBodyError> {
     let client = async |mut sender: Sender, mut receiver: Receiver| {
-        // Fails if the receiver has refused the rest by then.
+        // Fails if the receiver has already stopped the stream.
         let _ = sender.send_bytes(Bytes::from(raw)).await;
         let _ = sender.finish();
         let _ = receiver.expect_end().await;
@@ -276,7 +276,7 @@ async fn a_piece_over_the_limit_is_refused_and_one_at_the_limit_taken() {
     assert!(receive_pieces(raw).await.unwrap().sink == content);
 }
 
-/// A disk that is full after some bytes.
+/// A disk with room for some bytes only.
 #[derive(Debug)]
 struct FullDisk(usize);
 

@@ -1,9 +1,9 @@
-//! The controller proper: from what the acknowledgements say to the window.
+//! The state machine of the controller: acknowledgements in, congestion window out.
 //!
-//! The window is `rate × round trip` of the path plus a little, never what the queue would hold.
-//! Once per cycle it is raised for a round to look for more rate, then lowered until the queue must
-//! be empty if it is only ours: that confirms the smallest round trip, and tells a path that became
-//! slower or longer from a neighbour that fills the queue.
+//! The window is the bandwidth-delay product of the path plus a little; it never fills the queue.
+//! Once per cycle the controller raises it for a round to probe for more bandwidth. Then it lowers
+//! the window until the queue must be empty, if this flow alone fills it. That confirms the
+//! smallest round trip, and distinguishes a slower or longer path from a competing flow.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,16 @@ use super::path_model::{PathModel, Sending};
 use super::startup::Startup;
 use super::utilization::Utilization;
 
-/// What the controller is doing.
+/// A phase of the controller.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// Growing until the path is full.
     Startup,
-    /// Sending as fast as the path delivers, which was `base` when it began.
+    /// Sending at the delivery rate of the path, which was `base` bytes per second at the start.
     Cruise { rounds_left: u32, base: f64 },
-    /// Sending more than the path has delivered so far, to see whether it delivers more than `base`.
+    /// Sending faster than the delivery rate so far, to see whether it exceeds `base`.
     Probe { rounds: u32, base: f64 },
-    /// Letting the queue drain until `share` of the pipe is under way.
+    /// Letting the queue drain until `share` of the bandwidth-delay product is in flight.
     Drain { share: f64 },
 }
 
@@ -39,7 +39,7 @@ impl Phase {
     }
 }
 
-/// State of the controller of one path; see the module header.
+/// The controller of one path.
 #[derive(Debug, Clone)]
 pub(super) struct Control {
     mtu: u64,
@@ -48,17 +48,17 @@ pub(super) struct Control {
     window_last_round: f64,
     delivery: DeliveryRate,
     last_round: Option<Round>,
-    /// Of the last two rounds the larger rate: one alone may have stood still for a while.
+    /// The larger rate of the last two rounds, because a stall may have slowed one of them.
     rate_now: f64,
     model: PathModel,
     round_trip: Duration,
     startup: Startup,
-    /// When start-up ended, and what had been delivered.
+    /// End of start-up: the time, and the bytes delivered until then.
     startup_end: Option<(Instant, u64)>,
-    /// No overflow counts against the path before this round: it is start-up's.
+    /// Loss before this round is the overflow of start-up, not a sign of the path.
     overflow_ignored_until: u64,
     delayed: Delayed,
-    /// Consecutive rounds whose smallest round trip shows a queue.
+    /// Number of consecutive rounds whose smallest round trip shows a queue.
     delayed_rounds: u32,
     drain_probe: Option<DrainProbe>,
     drain_probes: DrainProbes,
@@ -93,7 +93,7 @@ impl Control {
         }
     }
 
-    /// Bytes that may be under way.
+    /// Returns the congestion window, in bytes.
     pub(super) fn window(&self) -> u64 {
         whole_bytes(self.window.max(self.window_min()))
     }
@@ -128,6 +128,7 @@ impl Control {
             let is_filled = self
                 .utilization
                 .end_round(window, is_startup, round.app_limited);
+            // A window that wasn't filled says nothing about the path, whatever the cause.
             round.app_limited |= !is_filled;
         }
         self.round_trip = sample.round_trip;
@@ -154,7 +155,7 @@ impl Control {
         self.set_window(in_flight as f64, &sample);
     }
 
-    /// Packets were lost or, with no bytes, marked by the path.
+    /// Handles loss, or with zero `lost` bytes an ECN mark.
     pub(super) fn on_congestion(
         &mut self,
         now: Instant,
@@ -163,7 +164,8 @@ impl Control {
         lost: u64,
     ) {
         if is_persistent {
-            // Nothing came through for long: whatever was known is of another path.
+            // Persistent congestion (RFC 9002, §7.6): the path may be a different one now, so start
+            // over.
             let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
             *self = Self::new(now, mtu);
             self.window = self.window_min();
@@ -208,7 +210,7 @@ impl Control {
         }
     }
 
-    /// One line for each round, for whoever wants to know what a path did.
+    /// Logs a line for the round.
     fn trace(&self, round: &Round, in_flight: u64) {
         tracing::trace!(
             round = self.delivery.round(),
@@ -245,7 +247,7 @@ impl Control {
             }
             Phase::Cruise { rounds_left, base } => {
                 if let Some(round) = sample.round {
-                    // A rate that grows by itself is not yet the path's.
+                    // While the rate still grows by itself, the model isn't that of the path yet.
                     let is_growing = self.model.rates.get() > base * PROBE_GROWTH_MIN;
                     let rounds_left = if is_growing { 0 } else { rounds_left };
                     self.cruise(now, rounds_left, &round);
@@ -265,7 +267,7 @@ impl Control {
                             base: rate,
                         }
                     } else {
-                        // Much more may be there: start-up ended too early, or the path changed.
+                        // Start-up ended too early, or the path changed: there may be much more.
                         Phase::Startup
                     };
                 } else {
@@ -287,7 +289,7 @@ impl Control {
         }
     }
 
-    /// Decides at the end of a round whether to go on cruising.
+    /// Decides at the end of a round whether to continue cruising.
     fn cruise(&mut self, now: Instant, rounds_left: u32, round: &Round) {
         if let Phase::Cruise {
             rounds_left: left, ..
@@ -296,13 +298,14 @@ impl Control {
             *left = rounds_left.saturating_sub(1);
         }
         if self.model.is_local() {
-            // The window is generous as it is, and a drain would idle the processors.
+            // The window has slack enough to find more bandwidth, and a drain would leave the
+            // processors idle.
             if rounds_left == 0 {
                 self.loss.raise(self.model.pipe() + self.model.slack());
                 self.begin_cruise(self.cruise_rounds());
             }
         } else if self.drain_probe.is_some() {
-            // Its outcome decides.
+            // Wait for the outcome of the probe.
         } else if self.model.round_trip_min.is_expired(now) {
             self.drain(RENEW_SHARE);
         } else if self.cubic_mode.is_some() {
@@ -312,7 +315,7 @@ impl Control {
         } else if self.delayed_rounds >= DELAYED_ROUNDS {
             self.drain(DRAIN_SHARE);
         } else if rounds_left == 0 && !round.app_limited {
-            // A probe that the application does not fill would tell nothing.
+            // Not while application-limited: a probe that isn't filled shows nothing.
             self.phase = Phase::Probe {
                 rounds: 0,
                 base: self.model.rates.get(),
@@ -332,7 +335,7 @@ impl Control {
         self.phase = Phase::Drain { share: 1.0 };
     }
 
-    /// Starts to drain the queue and to watch what comes of it.
+    /// Starts to drain the queue and to measure the effect.
     fn drain(&mut self, share: f64) {
         self.phase = Phase::Drain { share };
         self.delayed_rounds = 0;
@@ -346,8 +349,8 @@ impl Control {
         });
     }
 
-    /// After start-up the queue delivers at the path's full rate, which no sample of a whole round
-    /// trip shows yet, because the rate was growing all through it.
+    /// Measures the rate while the queue of start-up drains, at the full rate of the path. Samples
+    /// over a whole round trip don't show that rate yet, because it grew throughout the round trip.
     fn measure_drain(&mut self, now: Instant) {
         let Some((start, delivered)) = self.startup_end else {
             return;
@@ -361,13 +364,15 @@ impl Control {
         }
     }
 
-    /// Acts on what a dip has shown.
+    /// Acts on the outcome of a drain probe.
     fn conclude(&mut self, now: Instant, probe: &DrainProbe) {
         let expected = self.model.round_trip_min.get().unwrap_or(probe.round_trip);
         match self.drain_probes.evaluate(probe, expected) {
             DrainOutcome::Renewed => self.model.round_trip_min.replace(now, probe.round_trip),
             DrainOutcome::Clean => {
                 self.cubic_mode = None;
+                // The queue was of this flow, so a rate far below the model is that of a slower
+                // path.
                 let was_queued = probe.round_trip_before > self.model.delay_limit();
                 if was_queued && probe.rate_before < self.model.rates.get() * SLOWER_PATH {
                     self.model
@@ -413,8 +418,8 @@ impl Control {
         };
     }
 
-    /// Bytes under way when `share` of the pipe is filled. A real drain goes by the rate of now, as
-    /// the largest rate may be of the past.
+    /// Returns the bytes in flight at `share` of the bandwidth-delay product. A real drain uses the
+    /// current rate, because the largest rate may be out of date.
     fn drained(&self, share: f64) -> f64 {
         let largest = self.model.rates.get();
         let rate = self
@@ -431,7 +436,7 @@ impl Control {
         (pipe * share).max(self.window_min())
     }
 
-    /// A different number of rounds each time, so that two connections do not probe in step.
+    /// Returns a pseudo-random number of rounds, so that two connections don't probe in step.
     fn cruise_rounds(&self) -> u32 {
         let mixed = self.delivery.total().wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - 2);
         CRUISE_ROUNDS_MIN + u32::try_from(mixed).unwrap_or(0)
@@ -442,10 +447,10 @@ impl Control {
     }
 }
 
-/// Megabits per second in a byte per second.
+/// Converts bytes per second to megabits per second.
 const MEGABITS: f64 = 8e-6;
 
-/// The window before anything is known, in bytes.
+/// Returns the initial congestion window, in bytes.
 pub(super) fn initial_window(mtu: u16) -> u64 {
     INITIAL_PACKETS * u64::from(mtu)
 }
@@ -460,48 +465,54 @@ fn whole_bytes(bytes: f64) -> u64 {
     bytes as u64
 }
 
-/// RFC 9002 §7.2 recommends ten, unpaced. quinn paces these over the first round trip, in bursts of
-/// ten, so that the path sees no larger burst than it would from ten, and large content networks
-/// have long started with as many.
+/// Packets in the initial window. RFC 9002, §7.2, recommends ten, unpaced. quinn paces the window
+/// over the first round trip in bursts of ten, so bursts are no larger than those of ten packets.
+/// Large content delivery networks also start with about 32.
 const INITIAL_PACKETS: u64 = 32;
 
-/// Enough for acknowledgements in pairs and one loss to show themselves.
+/// The smallest window, in packets: enough for acknowledgements of two packets and to detect a
+/// loss.
 const WINDOW_PACKETS_MIN: f64 = 4.0;
 
-/// Share of the start-up window that must be under way for it to grow: pacing keeps up to half
-/// back, and what is less than that is the application's doing.
+/// Share of the start-up window that must be in flight for it to grow. Pacing holds up to half
+/// back; less in flight than this means that the application is the limit.
 const GROWING_SHARE: f64 = 0.33;
 
-/// As in BBR: a probe for a quarter more.
+/// Window of a probe as a multiple of the model, as in BBR.
 const PROBE_GAIN: f64 = 1.25;
 
-/// Less growth than this is noise.
+/// Growth of the rate that a probe must find; less is noise.
 const PROBE_GROWTH_MIN: f64 = 1.1;
 
-/// What is sent in one round shows in the delivery rate of the next.
+/// Rounds of a probe: what is sent in one round shows in the delivery rate of the next.
 const PROBE_ROUNDS: u32 = 2;
 
-/// With up to three more, a probe and a drain, a cycle fits the memory of the rate filter.
+/// Fewest rounds between probes. With up to three more, a probe and a drain, a cycle fits into the
+/// ten rounds of the rate filter.
 const CRUISE_ROUNDS_MIN: u32 = 5;
 
-/// Spreads the low bits over the word: 2^64 divided by the golden ratio.
+/// 2⁶⁴ divided by the golden ratio: multiplication spreads the low bits over the word.
 const GOLDEN_RATIO_64: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Empties the queue with certainty, and leaves the path idle for little time.
+/// Share of the bandwidth-delay product to drain to: empties the queue for certain, and leaves the
+/// path idle for a short time only.
 const DRAIN_SHARE: f64 = 0.9;
 
-/// As in BBRv3: deep enough to see past a neighbour's share of the queue.
+/// Share to drain to when the smallest round trip is to be measured anew, as in BBRv3: deep enough
+/// despite the share of a competing flow in the queue.
 const RENEW_SHARE: f64 = 0.5;
 
-/// One round for the packets sent into the drained queue, one for those already under way.
+/// Rounds until a drain probe is due: one for packets already in flight, and one for packets sent
+/// into the drained queue.
 const DRAIN_PROBE_ROUNDS: u64 = 2;
 
-/// Rounds with a queue that the window does not explain, before it is drained out of turn.
+/// Consecutive rounds with a queue after which it is drained out of turn.
 const DELAYED_ROUNDS: u32 = 2;
 
-/// Start-up's overflow is reported for as long as its queue takes to drain.
+/// Rounds for which the overflow of start-up is still reported: as long as its queue drains.
 const OVERFLOW_IGNORED_ROUNDS: u64 = 4;
 
-/// A delivery rate this far below the largest, at a queue of our own, is a slower path; less is the
-/// coming of a neighbour, to whom the filter gives way in its own time.
+/// A delivery rate below this share of the largest, with a queue of this flow, is that of a slower
+/// path. A smaller drop is the start of a competing flow, to which the rate filter adapts by
+/// itself.
 const SLOWER_PATH: f64 = 0.7;

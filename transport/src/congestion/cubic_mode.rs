@@ -1,8 +1,8 @@
-//! A neighbour that keeps the queue filled: sharing with loss-based senders such as TCP CUBIC.
+//! CUBIC mode: sharing a path with loss-based senders such as TCP CUBIC (RFC 9438).
 //!
-//! A sender that keeps the queue short starves beside one that fills it. While a queue stands
-//! that is not ours, the window follows the CUBIC function of RFC 9438, so that we take about what
-//! one more CUBIC sender would; losses count only while the queue is long, random ones do not.
+//! A sender that keeps the queue short starves beside one that fills it. While a competing flow
+//! keeps a queue filled, the window follows the CUBIC function, so that this flow takes about as
+//! much as one more CUBIC sender. Loss counts only while the queue is long, so random loss doesn't.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ pub(super) struct CubicMode {
     window: f64,
     window_max: f64,
     epoch: Instant,
-    /// Window of a Reno sender since the epoch: the floor of short paths.
+    /// Window of a Reno sender since the epoch (RFC 9438, §4.3), the minimum on short paths.
     reno: f64,
     cut_at: Option<Instant>,
     round_trip_max: Duration,
 }
 
 impl CubicMode {
-    /// Starts from the window that was in use.
+    /// Starts from the current window.
     pub(super) fn new(now: Instant, window: f64) -> Self {
         Self {
             window,
@@ -31,7 +31,7 @@ impl CubicMode {
         }
     }
 
-    /// The window in bytes.
+    /// Returns the window, in bytes.
     pub(super) fn window(&self) -> f64 {
         self.window
     }
@@ -51,7 +51,8 @@ impl CubicMode {
         self.window = (self.window + step).max(self.reno);
     }
 
-    /// Packets sent at `sent` were lost; counts once per round trip, and only with a long queue.
+    /// Handles the loss of packets sent at `sent`: at most once per round trip, and only while the
+    /// queue is long.
     pub(super) fn on_lost(
         &mut self,
         now: Instant,
@@ -63,7 +64,7 @@ impl CubicMode {
         if self.cut_at.is_some_and(|cut| sent <= cut) || round_trip < round_trip_min + queue_long {
             return;
         }
-        // RFC 9438 §4.7, fast convergence: leave room for a newcomer.
+        // Fast convergence (RFC 9438, §4.7): leave room for a new flow.
         self.window_max = if self.window < self.window_max {
             self.window * (1.0 + BETA) / 2.0
         } else {
@@ -76,7 +77,7 @@ impl CubicMode {
         self.round_trip_max = round_trip;
     }
 
-    /// Where the current epoch began.
+    /// Returns the window at the start of the current epoch.
     fn window_after_cut(&self) -> f64 {
         if self.cut_at.is_some() {
             self.window_max * BETA
@@ -86,14 +87,14 @@ impl CubicMode {
     }
 }
 
-/// RFC 9438 §4.1: packets per second cubed.
+/// The constant `C` of RFC 9438, §4.1, in packets per second cubed.
 const SCALE: f64 = 0.4;
 
-/// RFC 9438 §4.6: what a loss leaves of the window.
+/// The share of the window that remains after a loss (RFC 9438, §4.6).
 const BETA: f64 = 0.7;
 
-/// RFC 9438 §4.3: growth of the Reno-friendly window in packets per round trip.
+/// Growth of the Reno window, in packets per round trip (RFC 9438, §4.3).
 const RENO_GROWTH: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
-/// RFC 9438 §4.2: the most the target may exceed the window.
+/// The limit of the target as a multiple of the window (RFC 9438, §4.2).
 const GROWTH_MAX: f64 = 1.5;

@@ -1,47 +1,47 @@
-//! DeliveryRate: what the acknowledgements say about rate, round trip and loss, round by round.
+//! Delivery rate estimation (draft-cheng-iccrg-delivery-rate-estimation), per batch and per round.
 //!
-//! Each transmission is remembered with the amount delivered before it, so that its
-//! acknowledgement gives a rate over a whole round trip: single early or late acknowledgements
-//! weigh little. quinn gives every packet of one transmission the same send time, which is
-//! therefore the key. What is remembered is bounded; a missing entry only makes a sample longer.
+//! Each transmission is stored with the bytes delivered before it. Its acknowledgement then gives a
+//! rate over a whole round trip, in which single early or late acknowledgements matter little.
+//! quinn gives all packets of one transmission the same send time, so that is the key. Memory is
+//! bounded; a missing entry only makes a sample span more time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The state of delivery when a transmission left.
+/// The state of delivery at the time of a transmission.
 #[derive(Debug, Clone, Copy)]
 struct SendSnapshot {
     sent: Instant,
     delivered: u64,
     delivered_at: Instant,
-    /// When the packet left whose acknowledgement was then the newest.
+    /// Send time of the packet that was acknowledged last.
     acked_sent: Instant,
     app_limited: bool,
 }
 
-/// What one batch of acknowledgements says.
+/// Measurements of one batch of acknowledgements.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
     /// Bytes newly acknowledged.
     pub(super) acked: u64,
-    /// Bytes per second over about a round trip, if it could be measured.
+    /// Delivery rate over about a round trip, in bytes per second; `None` if it can't be measured.
     pub(super) rate: Option<f64>,
-    /// When the newest packet acknowledged had left.
+    /// Send time of the newest acknowledged packet.
     pub(super) sent: Instant,
-    /// Of that packet.
+    /// Round trip of that packet.
     pub(super) round_trip: Duration,
-    /// The application, not the path, may have set the rate.
+    /// Whether the application may have limited the rate, and not the path.
     pub(super) app_limited: bool,
-    /// Set when a round ended with this batch.
+    /// The round that ended with this batch, if one did.
     pub(super) round: Option<Round>,
     /// Number of rounds that have ended.
     pub(super) rounds: u64,
 }
 
-/// One round: from sending a packet to its acknowledgement.
+/// One round: from the transmission of a packet to its acknowledgement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Round {
-    /// Bytes per second acknowledged.
+    /// Delivery rate, in bytes per second.
     pub(super) rate: f64,
     /// Bytes acknowledged.
     pub(super) delivered: u64,
@@ -52,29 +52,30 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// The lost share of what was sent.
+    /// Returns the share of bytes that were lost.
     pub(super) fn loss(&self) -> f64 {
         self.lost as f64 / (self.lost + self.delivered).max(1) as f64
     }
 }
 
-/// Follows deliveries; see the module header.
+/// The estimator of one path.
 #[derive(Debug, Clone)]
 pub(super) struct DeliveryRate {
     snapshots: VecDeque<SendSnapshot>,
     delivered: u64,
     delivered_at: Instant,
     acked_sent: Instant,
-    /// Snapshots taken before this much was delivered are of an application-limited phase.
+    /// Transmissions before this many bytes were delivered are application-limited.
     app_limited_until: u64,
     batch_acked: u64,
     batch_sent: Option<Instant>,
     batch_app_limited: bool,
     round: u64,
-    /// The round ends with the acknowledgement of a packet sent after this much was delivered.
+    /// The round ends when a packet is acknowledged that was sent after this many bytes were
+    /// delivered.
     round_end: u64,
     round_started: Instant,
-    /// When the newest packet left that had been acknowledged before the round.
+    /// Send time of the newest packet that was acknowledged before the round.
     round_sent: Instant,
     round_delivered: u64,
     round_lost: u64,
@@ -104,30 +105,30 @@ impl DeliveryRate {
         }
     }
 
-    /// Number of rounds that have ended.
+    /// Returns the number of rounds that have ended.
     pub(super) fn round(&self) -> u64 {
         self.round
     }
 
-    /// Bytes acknowledged since the beginning.
+    /// Returns the bytes acknowledged so far.
     pub(super) fn total(&self) -> u64 {
         self.delivered
     }
 
-    /// Whether so much of the current round was lost that no chance explains it.
+    /// Whether the loss of the current round is too high to be random.
     pub(super) fn is_flooded(&self, mtu: u64) -> bool {
         self.round_lost > FLOOD_PACKETS * mtu
             && self.round_lost.saturating_mul(FLOOD_DIVISOR) > self.round_delivered
     }
 
-    /// A transmission left.
+    /// Records a transmission.
     pub(super) fn on_sent(&mut self, now: Instant) {
         let known = self.snapshots.back().is_some_and(|last| last.sent >= now);
         if known || self.snapshots.len() >= SNAPSHOTS_MAX {
             return;
         }
         if self.snapshots.is_empty() && self.batch_sent.is_none() {
-            // Nothing under way is known: the time spent idle is not part of any rate.
+            // Nothing is in flight: idle time must not count in any rate.
             self.delivered_at = now;
             self.acked_sent = now;
             if self.round_delivered == 0 {
@@ -144,19 +145,19 @@ impl DeliveryRate {
         });
     }
 
-    /// One packet of a batch was acknowledged.
+    /// Records the acknowledgement of one packet of a batch.
     pub(super) fn on_ack(&mut self, sent: Instant, bytes: u64, app_limited: bool) {
         self.batch_acked += bytes;
         self.batch_app_limited |= app_limited;
         self.batch_sent = Some(self.batch_sent.map_or(sent, |newest| newest.max(sent)));
     }
 
-    /// Bytes were declared lost.
+    /// Records bytes that were declared lost.
     pub(super) fn on_lost(&mut self, bytes: u64) {
         self.round_lost += bytes;
     }
 
-    /// The batch is complete; `in_flight` bytes remain under way.
+    /// Ends a batch after which `in_flight` bytes remain, and returns its measurements.
     pub(super) fn on_end_acks(
         &mut self,
         now: Instant,
@@ -196,7 +197,7 @@ impl DeliveryRate {
         })
     }
 
-    /// The last snapshot taken not after `sent`; older ones will not be asked for again.
+    /// Returns the last snapshot not after `sent`, and drops older ones, which aren't needed again.
     fn take_snapshot(&mut self, sent: Instant) -> Option<SendSnapshot> {
         let after = self.snapshots.partition_point(|taken| taken.sent <= sent);
         let found = self.snapshots.get(after.checked_sub(1)?).copied();
@@ -204,7 +205,8 @@ impl DeliveryRate {
         found
     }
 
-    /// Bytes per second since `taken`: no faster than they were acknowledged, nor than they left.
+    /// Returns the rate since `taken`, in bytes per second. It exceeds neither the rate of the
+    /// acknowledgements nor that of the transmissions.
     fn rate_since(&self, taken: &SendSnapshot, sent: Instant, now: Instant) -> Option<f64> {
         let acked_over = now.saturating_duration_since(taken.delivered_at);
         let sent_over = sent.saturating_duration_since(taken.acked_sent);
@@ -213,8 +215,8 @@ impl DeliveryRate {
             .then(|| (self.delivered - taken.delivered) as f64 / interval.as_secs_f64())
     }
 
-    /// Closes the current round and starts the next. Its rate, too, is no faster than its packets
-    /// left: what piled up while something stood still is acknowledged in no time.
+    /// Ends the current round and starts the next. Its rate, too, doesn't exceed the rate of the
+    /// transmissions: what accumulated during a stall is acknowledged all at once.
     fn end_round(&mut self, now: Instant) -> Round {
         let acked_over = now.saturating_duration_since(self.round_started);
         let sent_over = self.acked_sent.saturating_duration_since(self.round_sent);
@@ -238,17 +240,17 @@ impl DeliveryRate {
     }
 }
 
-/// Transmissions remembered at once; with quinn's bursts of 10 packets and more this covers
-/// 50 MB under way, and beyond that samples merely span longer.
+/// The most stored transmissions. With quinn's bursts of ten packets and more, this covers 50 MB in
+/// flight; beyond that samples span more time.
 const SNAPSHOTS_MAX: usize = 4096;
 
-/// Keeps a round of no measurable length from having an infinite rate.
+/// The shortest duration of a round, so that its rate is finite.
 const TIME_MIN: Duration = Duration::from_micros(1);
 
-/// A burst that a short queue may well drop.
+/// Lost packets that may be one burst into a short queue.
 const FLOOD_PACKETS: u64 = 16;
 
-/// A seventh lost is beyond what paths lose at random and still carry anything.
+/// More than one byte lost in seven delivered is more than usable paths lose at random.
 const FLOOD_DIVISOR: u64 = 7;
 
 #[cfg(test)]

@@ -1,42 +1,42 @@
-//! What a drained queue tells: whether the queue was ours, a neighbour's, or no queue at all.
+//! Drain probes: whether a queue is of this flow, of a competing flow, or no queue at all.
 //!
-//! After a drain there is less under way than the path alone would hold. If the round trip is then
-//! back at its smallest, the queue was ours. If it is not, somebody else keeps it filled; and if
-//! it did not move at all, there is no queue and the path itself has become longer.
+//! After a drain, fewer bytes are in flight than the path alone holds. If the round trip is then
+//! back at its minimum, the queue was of this flow. If not, a competing flow keeps it filled. If
+//! the round trip didn't change at all, there is no queue, and the path itself has become longer.
 
 use std::time::Duration;
 
-/// Watches the round trip from the start of a drain until its effect must have been seen.
+/// Measures the round trip from the start of a drain until the effect must be visible.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DrainProbe {
-    /// The round in which to judge; unknown while the queue still drains.
+    /// The round in which to evaluate the probe; `None` while the queue still drains.
     pub(super) due_round: Option<u64>,
     /// Smallest round trip since the drain began.
     pub(super) round_trip: Duration,
     /// Smallest round trip of the round before.
     pub(super) round_trip_before: Duration,
-    /// DeliveryRate rate of the round before, in bytes per second.
+    /// Delivery rate of the round before, in bytes per second.
     pub(super) rate_before: f64,
-    /// Whether it was deep enough to take its round trip as the path's own.
+    /// Whether the drain is deep enough to measure the smallest round trip anew.
     pub(super) renews: bool,
 }
 
-/// The conclusion from a probe.
+/// The outcome of a drain probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DrainOutcome {
-    /// The path's own round trip was measured anew.
+    /// The smallest round trip was measured anew.
     Renewed,
-    /// The queue was ours, and is gone.
+    /// The queue was of this flow, and is gone.
     Clean,
-    /// Another sender keeps the queue.
+    /// A competing flow keeps the queue filled.
     CompetingFlow,
     /// The path has become longer.
     Longer,
-    /// One observation is not enough.
+    /// One probe is not enough to tell.
     Unsure,
 }
 
-/// Counts what probes showed in a row.
+/// Counts the outcomes of consecutive drain probes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct DrainProbes {
     still_queued: u32,
@@ -44,7 +44,7 @@ pub(super) struct DrainProbes {
 }
 
 impl DrainProbes {
-    /// Concludes from a dip on a path whose smallest round trip was `expected`.
+    /// Evaluates a probe on a path whose smallest round trip was `expected`.
     pub(super) fn evaluate(&mut self, probe: &DrainProbe, expected: Duration) -> DrainOutcome {
         if probe.renews {
             *self = Self::default();
@@ -68,14 +68,14 @@ impl DrainProbes {
     }
 }
 
-/// A round trip this much above the smallest is timer and scheduling noise.
+/// Timer and scheduling noise of a round trip.
 const CLEAN_NOISE: Duration = Duration::from_millis(2);
 
-/// A drain that lets a tenth or more out of the pipe changes the round trip by more than this
-/// factor, if there is a queue.
+/// The smallest factor by which a drain of a tenth changes the round trip if there is a queue.
 const FLAT: f64 = 1.05;
 
-/// One dip may meet a burst of somebody else's.
+/// Consecutive probes with the same result that are needed, because a single one may coincide with
+/// a burst of another flow.
 const PROBES_TO_BELIEVE: u32 = 2;
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_goes_is_ours_and_one_that_stays_is_of_a_competing_flow() {
+    fn a_queue_that_drains_is_ours_and_one_that_stays_is_of_a_competing_flow() {
         let expected = Duration::from_millis(40);
         let mut probes = DrainProbes::default();
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_trip_that_does_not_move_is_the_paths_own() {
+    fn a_round_trip_that_does_not_change_is_that_of_the_path() {
         let expected = Duration::from_millis(40);
         let mut probes = DrainProbes::default();
         assert_eq!(

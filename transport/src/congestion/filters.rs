@@ -1,7 +1,8 @@
-//! Filters: the largest delivery rate of the last rounds, the smallest recent round trip, lateness.
+//! Filters: the largest recent delivery rate, the smallest recent round trip, and delay detection.
 //!
-//! The extremes forget by themselves, because a path may become slower or longer. Rates age by round, so
-//! that an idle connection keeps its estimate; the round trip ages by time, because routes do.
+//! The extremes expire, because a path may become slower or longer. Rates expire by rounds, so that
+//! an idle connection keeps its estimate. Round trips expire by time, because routes change in
+//! time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use std::time::{Duration, Instant};
 /// The largest value of the last [`RATE_ROUNDS`] rounds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MaxRate {
-    /// Values in falling order with the round they were seen in; at most one per round.
+    /// Pairs of round and rate, in falling order of the rates; at most one per round.
     entries: VecDeque<(u64, f64)>,
 }
 
 impl MaxRate {
-    /// Takes in a rate seen in `round`, and forgets what is too old.
+    /// Adds a rate of `round`, and drops expired ones.
     pub(super) fn insert(&mut self, round: u64, rate: f64) {
         while self.entries.back().is_some_and(|&(_, kept)| kept <= rate) {
             self.entries.pop_back();
@@ -26,7 +27,7 @@ impl MaxRate {
         self.expire(round);
     }
 
-    /// Forgets what was seen more than [`RATE_ROUNDS`] rounds before `round`, but never everything.
+    /// Drops rates from [`RATE_ROUNDS`] rounds before `round` or earlier, but keeps at least one.
     fn expire(&mut self, round: u64) {
         while self.entries.len() > 1
             && self
@@ -38,29 +39,29 @@ impl MaxRate {
         }
     }
 
-    /// Replaces all that was seen by one rate.
+    /// Replaces all rates by one.
     pub(super) fn reset(&mut self, round: u64, rate: f64) {
         self.entries.clear();
         self.entries.push_back((round, rate));
     }
 
-    /// The largest rate in bytes per second; zero before the first.
+    /// Returns the largest rate, in bytes per second; zero before the first.
     pub(super) fn get(&self) -> f64 {
         self.entries.front().map_or(0.0, |&(_, rate)| rate)
     }
 }
 
-/// The burst that several of the last rounds have seen: aggregation makes one in every round, a
-/// stall makes one that does not come back.
+/// The burst that several recent rounds had in common. Aggregation causes one in every round, a
+/// stall only a single one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bursts {
     round: u64,
-    /// The largest of each of the last rounds.
+    /// The largest burst of each recent round, in bytes.
     largest: [f64; BURST_ROUNDS],
 }
 
 impl Bursts {
-    /// Takes in a burst of so many bytes seen in `round`.
+    /// Adds a burst of `bytes` in `round`.
     pub(super) fn insert(&mut self, round: u64, bytes: f64) {
         if round != self.round {
             self.round = round;
@@ -70,7 +71,7 @@ impl Bursts {
         self.largest[0] = self.largest[0].max(bytes);
     }
 
-    /// Bytes to expect of a burst.
+    /// Returns the size of the burst to expect, in bytes.
     pub(super) fn get(&self) -> f64 {
         let mut sorted = self.largest;
         sorted.sort_by(f64::total_cmp);
@@ -87,7 +88,7 @@ pub(super) struct MinRoundTrip {
 }
 
 impl MinRoundTrip {
-    /// Takes in a sample; one within the noise of the minimum confirms it.
+    /// Adds a sample. A sample within the noise of the minimum confirms it.
     pub(super) fn insert(&mut self, now: Instant, sample: Duration) {
         match self.value {
             Some(value) if sample > value + noise(value) => {}
@@ -99,13 +100,13 @@ impl MinRoundTrip {
         }
     }
 
-    /// Forgets the past: the path has this round trip now.
+    /// Replaces the minimum.
     pub(super) fn replace(&mut self, now: Instant, value: Duration) {
         self.value = Some(value);
         self.confirmed = Some(now);
     }
 
-    /// The smallest round trip, if any was seen.
+    /// Returns the smallest round trip; `None` before the first sample.
     pub(super) fn get(&self) -> Option<Duration> {
         self.value
     }
@@ -117,24 +118,24 @@ impl MinRoundTrip {
     }
 }
 
-/// Tells a queue from late acknowledgements.
+/// Distinguishes a queue from delayed acknowledgements.
 ///
-/// Two things besides a queue make round trips late. Aggregation holds acknowledgements back many
-/// at a time, and has the next on time a moment later. A stall, of either end or of the path, holds
-/// back all that is under way: the round trip jumps, where a queue makes it grow bit by bit.
+/// Two things besides a queue delay acknowledgements. Aggregation holds back several at a time, and
+/// the next arrives on time a moment later. A stall of either end or of the path holds back
+/// everything in flight: the round trip jumps, whereas a queue makes it grow gradually.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Delayed {
     batches: u32,
     since: Option<Instant>,
     last: Duration,
-    /// Until then acknowledgements arrive that a stall held up; they say nothing about a queue.
+    /// Acknowledgements until this time were held back by a stall and say nothing about a queue.
     held_up_until: Option<Instant>,
 }
 
 impl Delayed {
-    /// Whether round trips have been over `limit` often enough and for long enough, by an
-    /// acknowledgement of a packet sent at `sent`; one that is `jump` later than that before it
-    /// shows a stall.
+    /// Adds the acknowledgement of a packet sent at `sent`. Returns whether round trips have been
+    /// over `limit` for long enough to show a queue. A round trip that is `jump` above the one
+    /// before shows a stall.
     pub(super) fn observe(
         &mut self,
         now: Instant,
@@ -149,7 +150,7 @@ impl Delayed {
             self.since = None;
             return false;
         }
-        // Only after a round trip on time: a queue that stands is one, stalls or not.
+        // Only after a round trip on time: a queue that already exists stays one despite stalls.
         if self.since.is_none() && round_trip >= last + jump {
             self.held_up_until = Some(now + (round_trip - last));
         }
@@ -162,34 +163,38 @@ impl Delayed {
             && now.saturating_duration_since(since) >= limit / DELAYED_SPAN_DIVISOR
     }
 
-    /// Whether what is acknowledged now was held up by a stall.
+    /// Whether a stall held back what is acknowledged now.
     pub(super) fn is_held_up(&self, now: Instant) -> bool {
         self.held_up_until.is_some_and(|until| now <= until)
     }
 }
 
-/// How far above the minimum a sample still counts as the same: timer and scheduling noise.
+/// Returns how far above the minimum a sample may be to confirm it: timer and scheduling noise.
 fn noise(value: Duration) -> Duration {
     value / 64 + Duration::from_micros(200)
 }
 
-/// Longer than one cycle of probing, so that the rate survives from probe to probe.
+/// Rounds until a rate expires: more than a cycle of probing, so that the rate lasts from probe to
+/// probe.
 const RATE_ROUNDS: u64 = 10;
 
-/// As many as [`RATE_ROUNDS`], but a burst does not hurt if it is forgotten sooner.
+/// Rounds of bursts to remember: about [`RATE_ROUNDS`], but it does no harm to forget a burst
+/// sooner.
 const BURST_ROUNDS: usize = 8;
 
-/// Fewer rounds with a burst than this are chance.
+/// Rounds that must have a burst; fewer are chance.
 const BURSTS_TO_BELIEVE: usize = 3;
 
-/// As in BBR: long enough for a neighbour's queue to have emptied once, short against route changes.
+/// Time until the smallest round trip expires, as in BBR: long enough for the queue of a competing
+/// flow to have emptied once, short compared with the time between route changes.
 const ROUND_TRIP_AGE_MAX: Duration = Duration::from_secs(10);
 
-/// As in HyStart (RFC 9406), which asks for eight packets; acknowledgements cover two or more.
+/// Delayed batches that show a queue. HyStart++ (RFC 9406) requires eight packets; a batch
+/// acknowledges two or more.
 const DELAYED_BATCHES: u32 = 4;
 
-/// The share of a round trip that lateness must last for: longer costs queue, shorter mistakes
-/// aggregation for one.
+/// The share of a round trip for which the delay must last: an eighth. Longer would cost queue,
+/// shorter would mistake aggregation for a queue.
 const DELAYED_SPAN_DIVISOR: u32 = 8;
 
 #[cfg(test)]
@@ -197,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn largest_rate_is_forgotten_after_its_rounds() {
+    fn the_largest_rate_expires_after_its_rounds() {
         let mut filter = MaxRate::default();
         filter.insert(0, 100.0);
         filter.insert(1, 50.0);
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn smallest_round_trip_is_confirmed_by_samples_close_to_it() {
+    fn the_smallest_round_trip_is_confirmed_by_samples_close_to_it() {
         let start = Instant::now();
         let mut filter = MinRoundTrip::default();
         filter.insert(start, Duration::from_millis(40));
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_counts_when_it_comes_back() {
+    fn a_burst_counts_when_it_recurs() {
         let mut filter = Bursts::default();
         filter.insert(1, 900.0);
         filter.insert(2, 20.0);
@@ -244,7 +249,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(90);
     const JUMP: Duration = Duration::from_millis(10);
 
-    /// Whether lateness is seen when these round trips, in milliseconds, come one every 4 ms.
+    /// Whether these round trips, in milliseconds and one every 4 ms, show a queue.
     fn is_delayed(round_trips: impl IntoIterator<Item = u64>) -> bool {
         let start = Instant::now();
         let mut delayed = Delayed::default();
@@ -257,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_told_from_a_stall() {
+    fn a_queue_is_distinguished_from_a_stall() {
         let grows = (80..130).step_by(2);
-        assert!(is_delayed(grows), "a queue grows bit by bit");
+        assert!(is_delayed(grows), "a queue grows gradually");
         let stall = [80, 120, 116, 112, 108, 104, 100, 96, 92, 88, 84, 80];
-        assert!(!is_delayed(stall), "what a stall held up comes off at once");
+        assert!(!is_delayed(stall), "the delay of a stall decays at once");
         let into_a_queue = [80, 120].into_iter().chain([110; 20]);
         assert!(
             is_delayed(into_a_queue),
-            "a queue that a stall leaves is one"
+            "a queue that remains after a stall is a queue"
         );
     }
 }

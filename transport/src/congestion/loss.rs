@@ -1,12 +1,12 @@
-//! What loss means: overflow of a short queue, or noise of the path.
+//! Loss: overflow of a short queue, or noise of the path.
 //!
-//! The usual share of lost packets is learnt and costs nothing. Only a round that loses clearly
-//! more than usual says that the queue overflowed, and bounds what may be under way to what
-//! fitted; the bound is tried again, a little higher, by each later probe.
+//! The controller learns the usual share of lost packets, which has no effect. Only a round that
+//! loses clearly more than usual shows that the queue overflowed. It bounds the bytes in flight to
+//! what fitted. Each later probe tries a slightly higher bound.
 
 use super::delivery_rate::Round;
 
-/// Usual loss and the bound that overflow has set.
+/// The usual loss, and the bound after an overflow.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LossBound {
     usual: f64,
@@ -14,24 +14,26 @@ pub(super) struct LossBound {
 }
 
 impl LossBound {
-    /// Most that may be under way, in bytes.
+    /// Returns the most bytes that may be in flight.
     pub(super) fn ceiling(&self) -> f64 {
         self.ceiling.unwrap_or(f64::INFINITY)
     }
 
-    /// Whether overflow has set a bound.
+    /// Whether there is a bound.
     pub(super) fn is_bound(&self) -> bool {
         self.ceiling.is_some()
     }
 
-    /// Most that a probe may have under way, in bytes.
+    /// Returns the most bytes that a probe may have in flight.
     pub(super) fn probe_ceiling(&self) -> f64 {
         self.ceiling() * CEILING_GROWTH
     }
 
-    /// Whether a round lost clearly more than usual. `window` bytes were under way on a path that
-    /// holds `pipe`; while they cannot have overflowed a queue, the usual share follows: a path
-    /// that goes on losing more, however little is sent, is a worse path and not a full queue.
+    /// Whether a round lost clearly more than usual. `window` bytes were in flight on a path with a
+    /// bandwidth-delay product of `pipe`.
+    ///
+    /// If they can't have overflowed a queue, the loss counts as usual: a path that keeps losing
+    /// more, however little is sent, is a worse path and not a full queue.
     pub(super) fn is_excess(&mut self, round: &Round, mtu: u64, window: f64, pipe: f64) -> bool {
         let share = round.loss();
         let is_excess =
@@ -44,49 +46,55 @@ impl LossBound {
         is_excess
     }
 
-    /// A round with `window` bytes under way lost `share` to overflow; `pipe` is the path's own.
+    /// Sets the bound after a round with `window` bytes in flight lost `share` to overflow. `pipe`
+    /// is the bandwidth-delay product.
     pub(super) fn lower(&mut self, window: f64, share: f64, pipe: f64) {
         let fitted = window * (1.0 - share).max(CUT_MAX);
         self.ceiling = Some(self.ceiling().min(fitted.max(pipe * PIPE_SHARE_MIN)));
     }
 
-    /// The path marked packets that were sent with `window` bytes under way.
+    /// Sets the bound after an ECN mark on packets that were sent with `window` bytes in flight.
     pub(super) fn lower_for_mark(&mut self, window: f64) {
         self.ceiling = Some(self.ceiling().min(window * MARK_LEAVES));
     }
 
-    /// A probe went through; from `enough` on there is no bound.
+    /// Raises the bound after a probe without overflow. Removes it from `enough` on.
     pub(super) fn raise(&mut self, enough: f64) {
         let raised = self.probe_ceiling();
         self.ceiling = (raised < enough).then_some(raised);
     }
 }
 
-/// Loss beyond twice the usual that is no longer chance: the share at which BBRv3 reacts.
+/// Loss above a multiple of the usual that isn't chance: the share at which BBRv3 reacts.
 const EXCESS_SHARE: f64 = 0.02;
+
+/// The multiple of the usual loss that is tolerated.
 const EXCESS_FACTOR: f64 = 2.0;
 
-/// A handful of packets is no share of anything.
+/// Lost packets that are too few to compute a share.
 const EXCESS_PACKETS: u64 = 4;
 
-/// Rounds the usual share is averaged over: ordinary rounds, and those that look like overflow.
+/// Rounds over which the usual share is averaged, without overflow.
 const FAST_AVERAGE: f64 = 8.0;
+
+/// Rounds over which the usual share is averaged, if the round looks like an overflow.
 const SLOW_AVERAGE: f64 = 16.0;
 
-/// Up to this much of the pipe, what is under way makes no queue worth the name.
+/// Multiple of the bandwidth-delay product up to which bytes in flight cause no queue.
 const QUEUELESS: f64 = 1.1;
 
-/// CUBIC's cut (RFC 9438 §4.6), as the most one round may take away.
+/// Share of the window that one round leaves at least: that of CUBIC (RFC 9438, §4.6).
 const CUT_MAX: f64 = 0.7;
 
-/// Less than half the pipe is never the answer to overflow: the estimate of the pipe is wrong then.
+/// The smallest bound, as a share of the bandwidth-delay product. If half of it overflows, the
+/// estimate of the product is wrong.
 const PIPE_SHARE_MIN: f64 = 0.5;
 
-/// What a probe may add to the bound; with one probe in some eight rounds the drops this costs on
-/// a path with no queue at all stay below one per cent.
+/// Factor of the bound during a probe. With one probe in about eight rounds, a path without any
+/// queue drops less than 1 % because of it.
 const CEILING_GROWTH: f64 = 1.05;
 
-/// RFC 8511: what an explicit congestion mark leaves of the window.
+/// Share of the window that an ECN mark leaves (RFC 8511).
 const MARK_LEAVES: f64 = 0.85;
 
 #[cfg(test)]
@@ -132,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_returns_to_none_by_probes() {
+    fn probes_remove_the_bound() {
         let mut bound = LossBound::default();
         bound.lower(1_000_000.0, 0.2, 900_000.0);
         assert!((bound.ceiling() - 800_000.0).abs() < 1.0);

@@ -1,35 +1,35 @@
-//! The model of the path: its rate, its round trip, and how unevenly acknowledgements come.
+//! The model of the path: delivery rate, smallest round trip, and bursts of acknowledgements.
 //!
-//! Everything the controller sends by is computed from these; they change by measurement alone.
+//! The controller computes its window from this model. Only measurements change the model.
 
 use std::time::{Duration, Instant};
 
 use super::delivery_rate::Sample;
 use super::filters::{Bursts, MaxRate, MinRoundTrip};
 
-/// How the sender sends, which says what its samples are good for.
+/// The sending pattern, which decides how samples are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
-    /// Faster all the time.
+    /// At a growing rate.
     Growing,
     /// At the rate of the model.
     Steady,
-    /// For a moment faster or slower than that.
+    /// Temporarily faster or slower than that.
     Varying,
 }
 
-/// See the module header.
+/// The model of one path.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PathModel {
     pub(super) rates: MaxRate,
     pub(super) round_trip_min: MinRoundTrip,
-    /// Bytes by which acknowledgements ran ahead of the rate: what aggregation holds back.
+    /// Bytes by which acknowledgements run ahead of the rate, because aggregation holds them back.
     bursts: Bursts,
     burst_start: Option<(Instant, f64)>,
 }
 
 impl PathModel {
-    /// Takes in what a batch of acknowledgements says.
+    /// Updates the model from a batch of acknowledgements.
     pub(super) fn observe(&mut self, now: Instant, sample: &Sample, sending: Sending) {
         self.round_trip_min.insert(now, sample.round_trip);
         self.observe_rate(sample, sending == Sending::Growing);
@@ -40,8 +40,8 @@ impl PathModel {
         }
     }
 
-    /// Takes in the delivery rate: each sample while it grows, later one a round, because the
-    /// largest of many noisy samples is too large.
+    /// Updates the delivery rate: from every sample while it grows, later from one per round,
+    /// because the largest of many noisy samples is too large.
     fn observe_rate(&mut self, sample: &Sample, is_growing: bool) {
         let (rate, app_limited) = match sample.round {
             Some(ended) if !is_growing => (Some(ended.rate), ended.app_limited),
@@ -55,7 +55,7 @@ impl PathModel {
         }
     }
 
-    /// Follows how far acknowledgements run ahead of the rate while it is steady.
+    /// Measures how far acknowledgements run ahead of the rate while it is steady.
     fn observe_burst(&mut self, now: Instant, sample: &Sample) {
         let (start, acked) = self.burst_start.unwrap_or((now, 0.0));
         let expected = self.rates.get() * now.saturating_duration_since(start).as_secs_f64();
@@ -68,31 +68,32 @@ impl PathModel {
         self.bursts.insert(sample.rounds, acked - expected);
     }
 
-    /// Rate × smallest round trip, in bytes.
+    /// Returns the bandwidth-delay product, rate × smallest round trip, in bytes.
     pub(super) fn pipe(&self) -> f64 {
         self.rates.get() * self.round_trip_min.get().unwrap_or_default().as_secs_f64()
     }
 
-    /// Bytes to have under way beyond the pipe, so that jitter does not let it run dry.
+    /// Returns the bytes to keep in flight beyond the bandwidth-delay product, so that jitter
+    /// doesn't leave the path idle.
     pub(super) fn slack(&self) -> f64 {
         let time = if self.is_local() { SLACK_LOCAL } else { SLACK };
         let burst = self.bursts.get().min(self.pipe() * BURST_SHARE_MAX);
         (self.rates.get() * time.as_secs_f64()).max(burst)
     }
 
-    /// A path so short that scheduling, not propagation, makes its round trip.
+    /// Whether the path is so short that scheduling dominates its round trip, not propagation.
     pub(super) fn is_local(&self) -> bool {
         self.round_trip_min
             .get()
             .is_some_and(|smallest| smallest < LOCAL_ROUND_TRIP)
     }
 
-    /// A later round trip than this shows a queue.
+    /// Returns the round trip above which there is a queue.
     pub(super) fn delay_limit(&self) -> Duration {
         self.round_trip_min.get().unwrap_or_default() + self.delay_margin()
     }
 
-    /// How far above the smallest a round trip may be without a queue.
+    /// Returns how far above the smallest a round trip may be without a queue.
     pub(super) fn delay_margin(&self) -> Duration {
         let smallest = self.round_trip_min.get().unwrap_or_default();
         let allowed = if self.is_local() {
@@ -104,22 +105,22 @@ impl PathModel {
     }
 }
 
-/// Aggregation beyond half a pipe is paid for in rate, not in queue.
+/// The largest burst, as a share of the bandwidth-delay product. Stronger aggregation costs rate,
+/// not queue.
 const BURST_SHARE_MAX: f64 = 0.5;
 
-/// As in HyStart (RFC 9406), an eighth of the round trip is a queue.
+/// An eighth of the round trip above the smallest is a queue, as in HyStart++ (RFC 9406).
 const DELAY_DIVISOR: u32 = 8;
 
-/// And nothing below the noise of timers and busy machines is.
+/// The smallest delay that counts as a queue: above the noise of timers and busy machines.
 const DELAY_MIN: Duration = Duration::from_millis(3);
 
-/// Below this, round trips are made of wake-ups and of waiting for a processor.
+/// Round trips below this consist of wake-ups and of waiting for a processor.
 const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);
 
-/// Timers and schedulers are exact to about a millisecond.
+/// Jitter to cover: timers and schedulers are accurate to about a millisecond.
 const SLACK: Duration = Duration::from_micros(1250);
 
-/// On a local path, the longest that a busy receiver may be away from its socket without the
-/// sender noticing. At 1 Gbit/s this is 600 KB, which switches hold; where they do not, the
-/// overflow lowers the window.
+/// Jitter to cover on a local path: the time that a busy receiver may leave its socket unread. At 1
+/// Gbit/s this is 600 KB, which switches buffer; where they don't, the overflow lowers the window.
 const SLACK_LOCAL: Duration = Duration::from_millis(5);

@@ -1,8 +1,8 @@
-//! A deterministic network in simulated time, for tests of the controller.
+//! A deterministic network simulator for tests of the controller.
 //!
-//! One bottleneck (rate, delay, tail-drop queue, seeded random loss) carries any number of senders.
-//! A [`sender::SimulatedSender`] calls its controller as quinn does and paces with quinn's formula, so that
-//! what holds here may be expected of real connections. Times are nanoseconds since the start.
+//! One bottleneck link (rate, delay, tail-drop queue, seeded random loss) carries any number of
+//! senders. A [`sender::SimulatedSender`] calls its controller as quinn does and paces with quinn's
+//! formula, so results apply to real connections. Times are nanoseconds since the start.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -24,28 +24,28 @@ use stalls::{StalledPart, Stalls};
 pub(super) const MILLISECOND: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1_000 * MILLISECOND;
 
-/// Bytes of one packet on the link.
+/// Size of a packet on the link, in bytes.
 pub(super) const PACKET: u64 = 1480;
 
-/// A change of the link at a time.
+/// A change of the link.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LinkChange {
     Rate(f64),
     RoundTrip(u64),
 }
 
-/// The bottleneck.
+/// The bottleneck link.
 #[derive(Debug, Clone)]
 pub(super) struct SimulatedLink {
     /// Bytes per nanosecond.
     pub(super) rate: f64,
-    /// Propagation there and back.
+    /// Propagation delay in both directions together.
     pub(super) round_trip: u64,
-    /// Bytes that may wait.
+    /// Size of the queue, in bytes.
     pub(super) queue_max: f64,
-    /// Share lost at random.
+    /// Share of packets lost at random.
     pub(super) loss: f64,
-    /// Acknowledgements arrive only at multiples of this, if not zero.
+    /// Interval at which held-back acknowledgements arrive; zero without aggregation.
     pub(super) aggregation: u64,
     /// Packets per acknowledgement.
     pub(super) ack_every: usize,
@@ -54,7 +54,8 @@ pub(super) struct SimulatedLink {
 }
 
 impl SimulatedLink {
-    /// A link by megabits per second, milliseconds and queue in bandwidth-delay products.
+    /// Creates a link from megabits per second, milliseconds, and a queue in bandwidth-delay
+    /// products.
     pub(super) fn new(megabits: f64, round_trip_ms: f64, queue: f64) -> Self {
         let rate = megabits * 1e6 / 8.0 / 1e9;
         let round_trip = (round_trip_ms * 1e6) as u64;
@@ -79,7 +80,7 @@ impl SimulatedLink {
         self
     }
 
-    /// Bytes per second.
+    /// Returns the rate in bytes per second.
     pub(super) fn bytes_per_second(&self) -> f64 {
         self.rate * 1e9
     }
@@ -92,7 +93,7 @@ enum NetworkEvent {
         flow: usize,
         packet: u64,
     },
-    /// The receiver's timer for a late acknowledgement.
+    /// The timer of the receiver for a delayed acknowledgement.
     AckTimer {
         flow: usize,
         armed: u64,
@@ -111,7 +112,7 @@ enum NetworkEvent {
 }
 
 impl NetworkEvent {
-    /// Where it happens, and is held up.
+    /// Returns the part that this event happens at, whose stalls delay it.
     fn part(&self) -> Option<StalledPart> {
         match self {
             Self::Arrive { .. } | Self::AckTimer { .. } => Some(StalledPart::Receiver),
@@ -128,20 +129,20 @@ struct SimulatedReceiver {
     armed: u64,
 }
 
-/// What happened to one flow.
+/// The statistics of one flow.
 #[derive(Debug, Default, Clone)]
 pub(super) struct FlowRecord {
     pub(super) delivered: u64,
     pub(super) sent: u64,
     pub(super) dropped: u64,
-    /// When the last byte of a limited flow was acknowledged.
+    /// Time at which the last byte of a limited flow was acknowledged.
     pub(super) finished: Option<u64>,
     /// Bytes delivered per 100 ms.
     pub(super) slots: Vec<u64>,
 }
 
 impl FlowRecord {
-    /// Bytes per second between two times.
+    /// Returns the rate between two times, in bytes per second.
     pub(super) fn rate(&self, from: u64, to: u64) -> f64 {
         let slots = (from / SLOT) as usize..(to / SLOT) as usize;
         let bytes: u64 = slots
@@ -167,7 +168,7 @@ pub(super) struct Network {
     busy_until: u64,
     last_arrival: u64,
     random: u64,
-    /// Queue over time, as waiting time in nanoseconds, every millisecond.
+    /// Waiting time in the queue, in nanoseconds, sampled every millisecond.
     pub(super) queue: Vec<u64>,
 }
 
@@ -215,7 +216,7 @@ impl Network {
         }
     }
 
-    /// The median wait in the queue between two times, in nanoseconds.
+    /// Returns the median waiting time in the queue between two times, in nanoseconds.
     pub(super) fn queue_median(&self, from: u64, to: u64) -> u64 {
         let range =
             (from / MILLISECOND) as usize..self.queue.len().min((to / MILLISECOND) as usize);
@@ -261,7 +262,7 @@ impl Network {
         }
     }
 
-    /// Sends what the sender may send now, through queue and loss.
+    /// Sends what the sender may send now, through the queue and the loss of the link.
     fn transmit(&mut self, flow: usize) {
         let (packets, wake) = self.senders[flow].poll(self.now);
         let resumes = self.link.stalls.release(StalledPart::Link, self.now);
@@ -338,7 +339,7 @@ impl Network {
     }
 }
 
-/// A number in 0..1 (xorshift64*); `state` must not be 0.
+/// Returns a pseudo-random number in 0..1 (xorshift64*). `state` must not be 0.
 fn draw(state: &mut u64) -> f64 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
@@ -348,5 +349,5 @@ fn draw(state: &mut u64) -> f64 {
 
 const SLOT: u64 = 100 * MILLISECOND;
 
-/// quinn's default, and QUIC's.
+/// The default of `max_ack_delay` (RFC 9000, §18.2), which quinn uses.
 const ACK_DELAY_MAX: u64 = 25 * MILLISECOND;

@@ -1,16 +1,16 @@
-//! Start-up: finding the rate of a path of unknown speed within few round trips.
+//! Start-up: finding the rate of an unknown path in few round trips.
 //!
-//! The window grows with what is acknowledged, as in slow start, but faster while the path is
-//! known to be far from full. That knowledge comes from packet trains: packets that leave together
-//! arrive spread out by the slowest link, and so do their acknowledgements. Such estimates are
-//! rough (interrupts and aggregation bend them), so they only choose how fast to grow; that the
-//! path is full is seen from the round trip or from a delivery rate that no longer follows.
+//! The window grows with acknowledged bytes, as in slow start, but faster while the path is far
+//! from full. Packet trains show that: packets that are sent together arrive spread out by the
+//! slowest link, and so do their acknowledgements. Interrupts and aggregation distort such
+//! estimates. So they only choose the speed of growth. The round trip, or a delivery rate that no
+//! longer grows, shows that the path is full.
 
 use std::time::{Duration, Instant};
 
 use super::delivery_rate::Round;
 
-/// The train that is being acknowledged.
+/// A packet train that is being acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Train {
     sent: Instant,
@@ -20,21 +20,22 @@ struct Train {
     bytes: u64,
 }
 
-/// State of start-up; see the module header.
+/// State of start-up.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Startup {
     train: Option<Train>,
-    /// Largest rates, in bytes per second, that trains of the current start-up arrived with.
+    /// Rates of the latest trains, in bytes per second.
     trains: Vec<f64>,
     full_rate: f64,
     stale_rounds: u32,
 }
 
 impl Startup {
-    /// One packet was acknowledged.
+    /// Records the acknowledgement of one packet.
     pub(super) fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, mtu: u64) {
         match &mut self.train {
             Some(train) if train.sent == sent => {
+                // The first acknowledgement starts the clock, so its bytes don't count.
                 if now > train.first_acked {
                     train.bytes += bytes;
                     train.last_acked = now;
@@ -67,7 +68,8 @@ impl Startup {
         }
     }
 
-    /// What the trains say about the path's rate, in bytes per second: their upper quartile, because noise mostly spreads trains further.
+    /// Estimates the rate of the path from the trains, in bytes per second: their upper quartile,
+    /// because noise mostly spreads trains further.
     fn train_rate(&self) -> Option<f64> {
         let mut rates = self.trains.clone();
         rates.sort_by(f64::total_cmp);
@@ -77,7 +79,7 @@ impl Startup {
             .filter(|_| rates.len() >= TRAINS_MIN)
     }
 
-    /// Bytes to grow the window by for each byte acknowledged, which was late or not.
+    /// Returns the bytes by which the window grows for each acknowledged byte.
     pub(super) fn growth(&self, window: f64, round_trip: Duration, is_delayed: bool) -> f64 {
         if is_delayed {
             return GROWTH_DELAYED;
@@ -97,7 +99,7 @@ impl Startup {
         }
     }
 
-    /// Whether the delivery rate has stopped growing, seen at the end of a round.
+    /// Whether the delivery rate has stopped growing. Called at the end of each round.
     pub(super) fn is_full(&mut self, round: &Round, rate: f64) -> bool {
         if rate >= self.full_rate * RATE_GROWTH_MIN {
             self.full_rate = rate;
@@ -109,47 +111,48 @@ impl Startup {
     }
 }
 
-/// Shorter trains are dominated by timer noise.
+/// The shortest train, in packets; timer noise dominates shorter ones.
 const TRAIN_PACKETS_MIN: u64 = 4;
 
-/// Trains a median is taken of: few enough to follow, enough to bear outliers.
+/// The most trains in an estimate: few enough to be recent, enough to tolerate outliers.
 const TRAINS_MAX: usize = 15;
 
-/// Fewer trains are an anecdote.
+/// The fewest trains in an estimate.
 const TRAINS_MIN: usize = 2;
 
-/// Below this share of the pipe the window may jump: even trains that flatter the path fivefold
-/// then fill no more than the pipe.
+/// Below this share of the bandwidth-delay product the window may jump: even if the trains
+/// overestimate the path fivefold, the window then fills no more than the path.
 const ALMOST_EMPTY: f64 = 0.2;
 
-/// Reaches [`ALMOST_EMPTY`] of most paths one round after the first trains.
+/// Growth below [`ALMOST_EMPTY`]: leaves that range on most paths one round after the first trains.
 const GROWTH_JUMP: f64 = 12.0;
 
-/// Below this share of the pipe the window may grow fast and still not overshoot in one round.
+/// Below this share of the bandwidth-delay product fast growth doesn't overshoot within one round.
 const FAR_FROM_FULL: f64 = 0.4;
 
-/// Above this share of the pipe growth is slowed, so that the queue stays short when it is found.
+/// Above this share of the bandwidth-delay product growth is slow, so that the queue is short when
+/// it is detected.
 const CLOSE_TO_FULL: f64 = 0.8;
 
-/// With quinn's pacing this is a factor of about 1.5 a round.
+/// Growth above [`CLOSE_TO_FULL`]: with quinn's pacing a factor of about 1.5 per round.
 const GROWTH_CLOSE: f64 = 0.5;
 
-/// With quinn's pacing this is a factor of about 3.3 a round.
+/// Growth below [`FAR_FROM_FULL`]: with quinn's pacing a factor of about 3.3 per round.
 const GROWTH_FAST: f64 = 4.0;
 
-/// With quinn's pacing this is a factor of about 2 a round, the most that a queue of one
-/// bandwidth-delay product bears without loss.
+/// Growth between the two: with quinn's pacing a factor of about 2 per round, the most that a queue
+/// of one bandwidth-delay product takes without loss.
 const GROWTH_NEAR: f64 = 1.25;
 
-/// As in the conservative slow start of HyStart++ (RFC 9406), which divides growth by four: it may
-/// be a queue, it may be a stall.
+/// Growth while acknowledgements are delayed: a quarter, as in the conservative slow start of
+/// HyStart++ (RFC 9406), because the delay may be a queue or a stall.
 const GROWTH_DELAYED: f64 = 0.25;
 
-/// Without trains to go by: a factor of about 2.2 a round.
+/// Growth without an estimate from trains: a factor of about 2.2 per round.
 const GROWTH_UNKNOWN: f64 = 1.5;
 
-/// As in BBR: a path that still has room lets the rate grow by more than this a round.
+/// Growth of the delivery rate per round on a path that isn't full, as in BBR.
 const RATE_GROWTH_MIN: f64 = 1.25;
 
-/// Rounds without such growth after which the path is full.
+/// Rounds without such growth that show that the path is full.
 const STALE_ROUNDS: u32 = 2;

@@ -1,16 +1,16 @@
-//! Whether the window is filled: only then does the delivery rate say something about the path.
+//! Window utilization: only a filled window makes the delivery rate a measurement of the path.
 //!
-//! A round that leaves its window unfilled was held up by this end: by the application, or by a
-//! process that came too late for its timers, which quinn's pacer does not forgive. Against the
-//! latter a larger window makes the pacer faster, as long as less is under way than was meant.
+//! A round that leaves its window unfilled was limited by this end: by the application, or by a
+//! process that missed its timers, which quinn's pacer doesn't make up for. In the latter case a
+//! larger window makes the pacer faster, as long as fewer bytes are in flight than intended.
 
-/// Follows how much of the window is under way.
+/// Tracks the share of the window that is in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Utilization {
-    /// Bytes under way when each byte of the round was acknowledged, summed up.
+    /// Bytes in flight at the acknowledgement of each byte of the round, summed up.
     sum: f64,
     acked: f64,
-    /// What the window is multiplied by.
+    /// Factor of the window.
     boost: f64,
 }
 
@@ -25,13 +25,13 @@ impl Default for Utilization {
 }
 
 impl Utilization {
-    /// `acked` bytes were acknowledged, `in_flight` remain under way.
+    /// Records that `acked` bytes were acknowledged and `in_flight` remain.
     pub(super) fn observe(&mut self, in_flight: f64, acked: f64) {
         self.sum += (in_flight + acked) * acked;
         self.acked += acked;
     }
 
-    /// Ends a round with this window, and says whether it was filled.
+    /// Ends a round with this window. Returns whether the window was filled.
     pub(super) fn end_round(&mut self, window: f64, is_startup: bool, app_limited: bool) -> bool {
         let mean = self.sum / self.acked.max(1.0);
         self.sum = 0.0;
@@ -46,7 +46,7 @@ impl Utilization {
         is_filled
     }
 
-    /// The window that gets `target` bytes under way.
+    /// Returns the window that brings `target` bytes into flight.
     pub(super) fn window(&self, target: f64, in_flight: f64) -> f64 {
         if in_flight < target {
             target * self.boost
@@ -56,15 +56,17 @@ impl Utilization {
     }
 }
 
-/// Share of the window that must have been under way on average; a smooth sender reaches 95 %.
+/// Average share of a filled window that is in flight. A smooth sender reaches 95 %.
 const SHARE: f64 = 0.88;
 
-/// Start-up's window runs ahead of what is under way.
+/// The same during start-up, where the window grows ahead of the bytes in flight.
 const SHARE_STARTUP: f64 = 0.4;
 
-/// quinn's pacer forgets what a timer more than about 2 ms late should have sent; a busy machine is
-/// late by a few times that.
+/// Largest factor of the window. quinn's pacer drops its credit for timers that fire more than
+/// about 2 ms late, and a busy machine is late by a few times that.
 const BOOST_MAX: f64 = 2.0;
+
+/// Change of the factor per round.
 const BOOST_STEP: f64 = 1.15;
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_that_is_slow_earns_no_boost() {
+    fn a_slow_application_gets_no_boost() {
         let mut utilization = Utilization::default();
         utilization.observe(100.0, 100.0);
         assert!(!utilization.end_round(1000.0, false, true));

@@ -1,8 +1,8 @@
-//! How slow a stream may be, and how fast.
+//! Per-stream stall timeout and rate limit.
 //!
-//! [`StallTimer`] ends what the other side keeps waiting: only time spent waiting for it counts, and
-//! every byte that moves pays some of it back, so that neither a slow disk of our own nor a slow
-//! network is taken for a peer that stalls. [`RateLimiter`] spreads what may move over time.
+//! [`StallTimer`] aborts a stream whose peer stalls. Only time spent waiting for the peer counts,
+//! and every byte that moves earns some of it back. So neither a slow disk of this end nor a slow
+//! network looks like a stall. [`RateLimiter`] spreads bytes or requests evenly over time.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How long the other side of a stream may keep us waiting.
+/// The time that a stream may still wait for its peer.
 #[derive(Debug, Clone)]
 pub struct StallTimer {
     limit: Duration,
@@ -23,7 +23,8 @@ pub struct StallTimer {
 }
 
 impl StallTimer {
-    /// Bears a wait of `limit` in all, of which `bytes_per_second` bytes pay back a second.
+    /// Allows `limit` of waiting in total. Every `bytes_per_second` bytes of progress earn one
+    /// second back.
     pub fn new(limit: Duration, bytes_per_second: u64) -> Self {
         Self {
             limit,
@@ -32,7 +33,7 @@ impl StallTimer {
         }
     }
 
-    /// Pays back for bytes that have moved.
+    /// Earns time back for bytes that have moved.
     pub fn moved(&mut self, bytes: usize) {
         if self.left < self.limit {
             let nanoseconds = (bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second;
@@ -41,14 +42,14 @@ impl StallTimer {
         }
     }
 
-    /// Waits for `future` as long as there is patience left.
+    /// Waits for `future` as long as time is left.
     ///
     /// # Errors
-    /// If it is at its end.
+    /// [`Stalled`] if the time is used up.
     pub async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stalled> {
         let mut future = pin!(future);
-        // What is there already costs no look at the clock: chunks come by the ten thousand in a
-        // second.
+        // Polled without a timer first: data that is ready must not cost a look at the clock,
+        // because chunks arrive at tens of thousands per second.
         let ready = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
         if let Poll::Ready(value) = ready {
             return Ok(value);
@@ -59,8 +60,8 @@ impl StallTimer {
         waited.map_err(|_| Stalled)
     }
 
-    /// Waits for `future` as long as there is patience left, which what is added to `moved` in the
-    /// meantime pays back.
+    /// Waits for `future` as long as time is left, and earns time back for what is added to `moved`
+    /// in the meantime.
     async fn wait_while_moving<T>(
         &mut self,
         future: impl Future<Output = T>,
@@ -89,23 +90,23 @@ impl StallTimer {
     }
 }
 
-/// The other side kept us waiting for too long.
+/// The peer of a stream stalled for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the other side took too long to go on")]
 pub struct Stalled;
 
-/// Spreads units (bytes, requests) evenly over time, but for a burst. All who take from one share
-/// its rate, in the order in which they ask.
+/// A token bucket for units such as bytes or requests. All users of one limiter share its rate, in
+/// the order of their calls.
 #[derive(Debug)]
 pub struct RateLimiter {
     per_second: u64,
     burst: Duration,
-    /// When what has been taken is paid for.
+    /// The time at which all units taken so far are due.
     due_at: Mutex<Instant>,
 }
 
 impl RateLimiter {
-    /// Lets `per_second` units through, and after a pause what would have gone in `burst`.
+    /// Limits to `per_second` units per second, with bursts of as many as are due in `burst`.
     pub fn new(per_second: u64, burst: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -115,7 +116,7 @@ impl RateLimiter {
         }
     }
 
-    /// Takes `units`, and waits until they are due.
+    /// Takes `units` and waits until they are due.
     pub async fn take(&self, units: u64) {
         let now = Instant::now();
         let due = self.reserve(units, now);
@@ -153,17 +154,17 @@ impl RateLimiter {
     }
 }
 
-/// What holds for one stream.
+/// Limits of one stream.
 #[derive(Debug, Clone, Default)]
 pub struct StreamLimits {
-    /// How long the other side may keep it waiting; for as long as it likes if absent.
+    /// The stall timeout; none if absent.
     pub stall_timer: Option<StallTimer>,
-    /// What the bytes of its bodies wait for.
+    /// Rate limits for the bytes of bodies; all of them apply.
     pub rate_limiters: Vec<Arc<RateLimiter>>,
 }
 
 impl StreamLimits {
-    /// Waits for `future`, which waits for the other side.
+    /// Waits for `future`, which depends on the peer.
     pub(crate) async fn wait<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Stalled> {
         match &mut self.stall_timer {
             Some(timer) => timer.wait(future).await,
@@ -171,9 +172,11 @@ impl StreamLimits {
         }
     }
 
-    /// Waits for `future`, which waits until the other side has all that was written. How much of
-    /// that is still to go can't be seen, so what the whole connection has `acknowledged` pays
-    /// back; because that may be of other streams, there is an end to it as well.
+    /// Waits for `future`, which completes when the peer has acknowledged the whole stream.
+    ///
+    /// quinn doesn't report how much of a stream is acknowledged. So progress is what the whole
+    /// connection has `acknowledged`. That may be of other streams, therefore the total time is
+    /// limited as well.
     pub(crate) async fn wait_for_finish<T>(
         &mut self,
         future: impl Future<Output = T>,
@@ -189,14 +192,15 @@ impl StreamLimits {
         waited.await.unwrap_or(Err(Stalled))
     }
 
-    /// Notes that bytes of a message or a body have moved.
+    /// Reports that bytes of a message or a body have moved.
     pub(crate) fn moved(&mut self, bytes: usize) {
         if let Some(timer) = &mut self.stall_timer {
             timer.moved(bytes);
         }
     }
 
-    /// The most bytes of a body to move at once, lest one piece take all of a low rate.
+    /// Returns the most bytes of a body to move at once, so that one piece doesn't use up a low
+    /// rate for seconds.
     pub(crate) fn piece(&self) -> usize {
         if self.rate_limiters.is_empty() {
             usize::MAX
@@ -213,14 +217,14 @@ impl StreamLimits {
     }
 }
 
-/// How long the last window of a stream may take: 16 MiB at the lowest rate at which anybody would
-/// still wait for a file, 18 KiB/s.
+/// The longest time to wait until a finished stream is acknowledged: a window of 16 MiB at 18
+/// KiB/s, the lowest rate at which a transfer is still useful.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// How often what was acknowledged is looked at.
+/// Interval at which acknowledged bytes are read.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes that move at once where a rate is limited: smooth for rates from a megabyte per second on.
+/// Bytes that move at once where a rate is limited: smooth for rates from 1 MB/s on.
 const LIMITED_PIECE_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Windows and precedence over a real connection.
+//! Windows and priorities over a real connection.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,7 +17,7 @@ fn completes_now<T>(future: impl Future<Output = T>) -> bool {
     matches!(pin!(future).poll(&mut context), Poll::Ready(_))
 }
 
-/// Has the server take in more than its least window, as it does for a body.
+/// Raises the receive window of the server above its minimum, as for a body.
 async fn with_a_wide_window(loopback: &Loopback) -> ActiveBody {
     let receiving = loopback.server_flow.begin_receiving();
     while loopback.client.stats().frame_rx.max_data == 0 {
@@ -99,7 +99,7 @@ async fn many_bodies_share_a_smaller_window_than_few() {
 }
 
 #[tokio::test]
-async fn without_a_budget_a_connection_has_what_every_one_has() {
+async fn without_a_budget_a_connection_has_the_minimum() {
     let Loopback { client, .. } = &Loopback::connect().await;
     let flow = ConnectionFlow::new(client.clone(), Side::Client, &WindowBudget::new(0));
     let _active = (flow.begin_receiving(), flow.begin_sending());

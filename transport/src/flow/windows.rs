@@ -1,18 +1,18 @@
-//! How large the windows of a connection are: a policy of numbers, without a connection.
+//! Window sizes: a policy of numbers, without a connection.
 //!
-//! A stream's own window is fixed when the connection is made, so it is as large as any path that
-//! is to be served needs it. What a connection may have under way then depends on its path, on
-//! what moves over it, and on a budget that all connections of a program share.
+//! The window of a stream is fixed when the connection is established, so it is large enough for
+//! every path that quire supports. The windows of the connection depend on its path, on the active
+//! bodies, and on a memory budget that all connections of a program share.
 //!
-//! - Sending: what the congestion controller may have under way, some round trips of it because
-//!   what lies behind a loss stays in the buffer until that is mended, and on a local network no
-//!   more than the other side's socket takes in while its program is busy.
-//! - quinn gives a connection up that has too many gaps in one stream. A receiver of ours takes
-//!   bytes as they arrive, unless its disk holds it up, so the window for sending is bounded by
-//!   that only on a path that loses very much.
-//! - Receiving: with few bodies, what one stream may have and some more, so that a stream that
-//!   nobody reads can't stop the others. With many of them that would take too much memory, for
-//!   their chunks lie mixed in the buffers that the socket filled; there the rate decides.
+//! - **Send window.** Several congestion windows, because everything behind a lost packet stays
+//!   buffered until the loss is repaired. On a local network no more than the socket buffer of the
+//!   peer, which fills while its program is busy.
+//! - **Gaps.** quinn closes a connection with too many gaps in one stream. A receiver of quire
+//!   reads in order of arrival unless it waits for its disk. So gaps bound the send window only on
+//!   a path with very high loss.
+//! - **Receive window.** With few bodies the window of one stream and some more, so that a stream
+//!   that isn't read can't block the others. With many bodies that would take too much memory,
+//!   because their chunks share buffers of the socket; there the rate decides.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -80,20 +80,20 @@ pub(crate) fn receive_window_few(side: Side) -> u64 {
     u64::from(stream_window(side)) + RECEIVE_WINDOW_FREE
 }
 
-/// What is known of a path.
+/// Measurements of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct PathEstimate {
-    /// A round trip as it is now, with what waits in queues.
+    /// The smoothed round-trip time, which includes queues.
     pub(crate) round_trip: Duration,
-    /// The shortest round trip ever.
+    /// The smallest round-trip time so far.
     pub(crate) round_trip_min: Duration,
-    /// Bytes of a datagram.
+    /// Size of a datagram, in bytes.
     pub(crate) datagram: u64,
-    /// What the congestion controller lets be under way, in bytes.
+    /// The congestion window, in bytes.
     pub(crate) in_flight_max: u64,
-    /// The share of what was sent that was lost recent.
+    /// The share of packets that are lost.
     pub(crate) loss: f64,
-    /// Bytes of bodies received in a second, the most of the last round trips.
+    /// The largest rate of received bodies in the last round trips, in bytes per second.
     pub(crate) rate: f64,
 }
 
@@ -103,12 +103,12 @@ impl PathEstimate {
     }
 }
 
-/// Whether a path with this round trip is a local network.
+/// Whether a path with this smallest round-trip time is a local network.
 pub(crate) fn is_local(round_trip_min: Duration) -> bool {
     round_trip_min < LOCAL_ROUND_TRIP
 }
 
-/// The window for sending while `bodies` are being sent.
+/// Returns the send window while `bodies` are being sent, in bytes.
 pub(crate) fn send(path: &PathEstimate, bodies: usize, side: Side) -> u64 {
     if bodies == 0 {
         return minimum(side).send;
@@ -121,7 +121,7 @@ pub(crate) fn send(path: &PathEstimate, bodies: usize, side: Side) -> u64 {
         .clamp(SEND_WINDOW, SEND_WINDOW_MAX)
 }
 
-/// Bytes of one stream in which no more gaps are to be expected than its receiver bears.
+/// Returns the send window in which no more than [`GAPS`] gaps are to be expected, in bytes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -132,7 +132,7 @@ fn gap_limit(path: &PathEstimate) -> u64 {
     ((GAPS * path.datagram) as f64 / path.loss) as u64
 }
 
-/// The window for receiving while `bodies` are being received.
+/// Returns the receive window while `bodies` are being received, in bytes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -151,8 +151,8 @@ pub(crate) fn receive(path: &PathEstimate, bodies: usize, side: Side) -> u64 {
     }
 }
 
-/// The window to go on with: `wanted`, unless that is so close to `current` that telling the other
-/// side would cost more than it gains.
+/// Returns `current` if `wanted` is so close to it that a change isn't worth an update to the peer,
+/// else `wanted`.
 pub(crate) fn hysteresis(current: u64, wanted: u64) -> u64 {
     if (current / 4 * 3..=current / 8 * 9).contains(&wanted) {
         current
@@ -161,17 +161,17 @@ pub(crate) fn hysteresis(current: u64, wanted: u64) -> u64 {
     }
 }
 
-/// Memory for windows, shared by all connections of a program.
+/// Memory for windows, shared by all connections of a program. Clones refer to the same budget.
 #[derive(Debug, Clone)]
 pub struct WindowBudget(Arc<AtomicU64>);
 
 impl WindowBudget {
-    /// A budget of `bytes`, for what windows take beyond what every connection has.
+    /// Creates a budget of `bytes` for windows beyond the minimum of every connection.
     pub fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// What one connection takes of it: nothing yet.
+    /// Creates an empty reservation.
     pub(crate) fn grant(&self) -> WindowGrant {
         WindowGrant {
             left: Arc::clone(&self.0),
@@ -180,7 +180,7 @@ impl WindowBudget {
     }
 }
 
-/// What one connection takes of the budget, until it is dropped.
+/// The reservation of one connection. Released on drop.
 #[derive(Debug)]
 pub(crate) struct WindowGrant {
     left: Arc<AtomicU64>,
@@ -207,8 +207,8 @@ impl WindowGrant {
         }
     }
 
-    /// Takes what `bytes` need that wait for earlier ones of their streams, and says whether more
-    /// may be read that have to wait. What one turn reads is always allowed.
+    /// Reserves memory for `bytes` that wait for earlier ones. Returns whether more may be read
+    /// that have to wait. The result of one read is always allowed.
     pub(crate) fn reserve_reordered(&mut self, bytes: u64, side: Side) -> bool {
         if bytes == 0 {
             self.resize(0);
@@ -218,7 +218,7 @@ impl WindowGrant {
         bytes < self.bytes.min(reordered_max(side))
     }
 
-    /// Takes what is missing to `bytes`, as far as it is there, or gives back what is too much.
+    /// Grows the reservation to `bytes` as far as the budget allows, or shrinks it to `bytes`.
     fn resize(&mut self, bytes: u64) {
         if bytes <= self.bytes {
             self.left.fetch_add(self.bytes - bytes, Ordering::Relaxed);
@@ -242,17 +242,17 @@ impl Drop for WindowGrant {
     }
 }
 
-/// A connection's window for receiving, as quinn keeps it.
+/// The receive window of a connection, as quinn manages it.
 ///
-/// quinn can't take back what it has granted: where the window becomes smaller, it withholds as
-/// much from what is granted for bytes read later. Where the window grows again before that, it
-/// would grant twice, so here is reckoned what is still to be withheld.
+/// Credit can't be revoked (RFC 9000, §4.1). When the window shrinks, quinn withholds the
+/// difference from credit for bytes that are read later. When the window grows again before that,
+/// quinn would extend the difference twice. So this tracks what quinn still has to withhold.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     wanted: u64,
-    /// What quinn was told last.
+    /// The window that quinn was told last.
     told: u64,
-    /// What quinn still has to withhold.
+    /// Credit that quinn still has to withhold.
     withheld: u64,
 }
 
@@ -265,22 +265,22 @@ impl ReceiveWindow {
         }
     }
 
-    /// The window that is to be.
+    /// Returns the wanted window, in bytes.
     pub(crate) fn wanted(&self) -> u64 {
         self.wanted
     }
 
-    /// What the other side may have under way, which quinn can't take back.
+    /// Returns the credit that the peer has, in bytes.
     pub(crate) fn granted(&self) -> u64 {
         self.told + self.withheld
     }
 
-    /// Notes that `bytes` were read.
+    /// Reports that `bytes` were read.
     pub(crate) fn read(&mut self, bytes: u64) {
         self.withheld = self.withheld.saturating_sub(bytes);
     }
 
-    /// Makes the window `bytes` large; gives what quinn is to be told, if anything.
+    /// Sets the wanted window. Returns the window to tell quinn, if it changes.
     pub(crate) fn want(&mut self, bytes: u64) -> Option<u64> {
         self.wanted = bytes;
         let granted = self.granted();
@@ -295,17 +295,17 @@ impl ReceiveWindow {
     }
 }
 
-/// How much of what is sent is lost.
+/// Estimates the share of packets that are lost.
 #[derive(Debug, Default)]
 pub(crate) struct LossEstimate {
     share: Option<f64>,
-    /// The counters when the share was last reckoned.
+    /// The counters at the last estimate.
     sent: u64,
     lost: u64,
 }
 
 impl LossEstimate {
-    /// Takes in the counters of packets, as they are now.
+    /// Updates the estimate from the current counters.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     pub(crate) fn update(&mut self, sent: u64, lost: u64) {
         let new_sent = sent.saturating_sub(self.sent);
@@ -314,20 +314,20 @@ impl LossEstimate {
             return;
         }
         let now = new_lost as f64 / new_sent as f64;
-        // A rise counts at once, and is forgotten slowly.
+        // A rise counts at once and decays slowly.
         let before = self.share.unwrap_or(now);
         self.share = Some(now.max(before + (now - before) / 8.0));
         self.sent = sent;
         self.lost = lost;
     }
 
-    /// The share that is to be expected.
+    /// Returns the expected share.
     pub(crate) fn share(&self) -> f64 {
         self.share.unwrap_or(LOSS_UNKNOWN).clamp(LOSS_MIN, 1.0)
     }
 }
 
-/// How fast bodies arrive.
+/// Estimates the rate at which bodies arrive.
 #[derive(Debug)]
 pub(crate) struct RateEstimate {
     since: Instant,
@@ -344,12 +344,12 @@ impl RateEstimate {
         }
     }
 
-    /// Counts `bytes` that have arrived.
+    /// Reports that `bytes` have arrived.
     pub(crate) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 
-    /// Reckons a rate if a round trip has gone by since the last.
+    /// Takes a sample if a round trip has passed since the last.
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     pub(crate) fn update(&mut self, now: Instant, round_trip: Duration) {
         let elapsed = now.saturating_duration_since(self.since);
@@ -363,91 +363,89 @@ impl RateEstimate {
         self.bytes = 0;
     }
 
-    /// The largest of the last rates, in bytes a second.
+    /// Returns the largest recent sample, in bytes per second.
     pub(crate) fn largest(&self) -> f64 {
         self.recent.iter().copied().fold(0.0, f64::max)
     }
 }
 
-/// What may be under way to a client on one stream, in bytes: what a path of 500 Mbit/s and 200 ms
-/// holds (12.5 MB) twice and a half, because word of what was read takes a round trip. What lies
-/// behind a loss counts as read.
+/// The stream window of a client, in bytes: 2.5 bandwidth-delay products of a path of 500 Mbit/s
+/// and 200 ms (12.5 MB), because an update of the window takes a round trip. Bytes behind a loss
+/// count as read.
 const CLIENT_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 
-/// The same to a server, of which many clients may make use at once.
+/// The stream window of a server, in bytes. It is smaller, because many clients use it at once.
 const SERVER_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// What a connection may have under way beyond one stream, in bytes: a stream that nobody reads,
-/// as that of a put while room is made for it on the disk, must leave room for all others.
+/// The receive window beyond one stream, in bytes. A stream that isn't read, such as an upload
+/// while its disk space is allocated, must leave room for all others.
 const RECEIVE_WINDOW_FREE: u64 = 8 * 1024 * 1024;
 
-/// What is buffered for sending on a local network, in bytes. It is enough for full speed there,
-/// half of what the socket on the other side takes in, and what a message has to queue behind:
-/// three milliseconds at 700 MiB a second.
+/// The send window on a local network, in bytes. It is enough for full speed there, and half the
+/// socket buffer of the peer. A message queues behind it for 3 ms at 700 MiB/s.
 pub(crate) const SEND_WINDOW: u64 = 2 * 1024 * 1024;
 
-/// What every connection to a server may have under way, in bytes, until it sends a body, and if
-/// all others together take what there is: more than the first round trips bring.
+/// The smallest receive window of a server, in bytes, for a connection without bodies or with the
+/// budget used up: more than arrives in the first round trips.
 const RECEIVE_WINDOW_LEAST: u64 = 128 * 1024;
 
-/// What a server buffers for every connection, in bytes, that sends no body, and if the others take
-/// what there is. With the windows for receiving that is 192 MiB for 1024 connections.
+/// The smallest send window of a server, in bytes, under the same conditions. With the receive
+/// windows that is 192 MiB for 1,024 connections.
 const SEND_WINDOW_LEAST: u64 = 64 * 1024;
 
-/// The most that is buffered for sending, in bytes: what a path of 500 Mbit/s and 200 ms holds, five
-/// times, for all is kept from the first byte that wasn't acknowledged.
+/// The largest send window, in bytes: five bandwidth-delay products of a path of 500 Mbit/s and
+/// 200 ms, because everything from the first unacknowledged byte on is kept.
 const SEND_WINDOW_MAX: u64 = 64 * 1024 * 1024;
 
-/// Memory for what waits for earlier bytes is taken in steps of this size.
+/// Step in which memory for out-of-order bytes is reserved, in bytes.
 const REORDER_STEP: u64 = 1024 * 1024;
 
-/// The window for receiving many bodies at once on a local network, in bytes: 64 downloads need
-/// about four times that in memory.
+/// The receive window for many bodies on a local network, in bytes. 64 downloads need about four
+/// times that in memory.
 const RECEIVE_WINDOW_LOCAL: u64 = 16 * 1024 * 1024;
 
-/// The least for receiving many bodies at once on other paths, in bytes; as before, but more.
+/// The smallest receive window for many bodies on other paths, in bytes.
 const RECEIVE_WINDOW_MANY: u64 = 24 * 1024 * 1024;
 
-/// The most for receiving, in bytes: what a path of 1 Gbit/s and 200 ms holds, twice and a half.
+/// The largest receive window, in bytes: 2.5 bandwidth-delay products of 1 Gbit/s and 200 ms.
 const RECEIVE_WINDOW_MAX: u64 = 64 * 1024 * 1024;
 
-/// So many bodies at once still have windows of their full size.
+/// The most concurrent bodies with full receive windows.
 const FEW_BODIES: usize = 4;
 
-/// What the window for sending holds, in round trips: one that is under way, one until word of a
-/// loss comes, and one each for the second and third time that the same byte is lost, which at 2 %
-/// happens every few seconds; and one because a path that starts doubles its rate meanwhile.
+/// Congestion windows in a send window. One is in flight, and one is sent until a loss is detected.
+/// Two more cover a byte that is lost a second and a third time, which at 2 % loss happens every
+/// few seconds. The last covers a path that starts up and doubles its rate meanwhile.
 const SEND_ROUND_TRIPS: u64 = 5;
 
-/// What the window for receiving many bodies holds, in round trips: one that is under way, one until
-/// a loss is mended, one for word of it, and one because a path that starts doubles its rate
-/// meanwhile.
+/// Round trips in a receive window for many bodies. One is in flight, one arrives until a loss is
+/// repaired, one until the peer hears of it. The last covers a path that starts up and doubles its
+/// rate meanwhile.
 const RECEIVE_ROUND_TRIPS: u64 = 4;
 
-/// Below this a network is local: its queue is the buffer of the other side's socket.
+/// Round trips below this are of a local network, whose queue is the socket buffer of the peer.
 const LOCAL_ROUND_TRIP: Duration = Duration::from_millis(2);
 
-/// Longer round trips are queues or faults, which larger windows would only feed.
+/// Longer round trips are queues or faults, which larger windows would make worse.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
-/// Gaps to be expected in one stream. A receiver that takes bytes as they arrive has none that
-/// count, but while it waits for its disk quinn keeps them, and gives up at 1024 pieces.
+/// The most gaps to be expected in one stream. quinn closes the connection at 1,024 buffered
+/// pieces, which a receiver only gets near while it waits for its disk.
 const GAPS: u64 = 900;
 
-/// The loss to reckon with where none was measured yet.
+/// The assumed loss before the first measurement.
 const LOSS_UNKNOWN: f64 = 0.02;
 
-/// The least loss to reckon with: it may begin at any time.
+/// The smallest assumed loss, because loss may begin at any time.
 const LOSS_MIN: f64 = 0.01;
 
-/// Packets from which a share of losses is reckoned: at 2 % the share of so many is right to within
-/// a quarter.
+/// Packets per estimate of loss: at 2 % the estimate is accurate to within a quarter.
 const PACKETS_PER_SHARE: u64 = 4_000;
 
-/// The shortest time from which a rate is reckoned.
+/// The shortest time between samples of the rate.
 const RATE_PERIOD_MIN: Duration = Duration::from_millis(10);
 
-/// How many rates are remembered: those of ten round trips, as BBR does.
+/// Number of samples to remember: ten round trips, as in BBR.
 const RATES: usize = 10;
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! What may be sent to an address that nobody has proved to hold.
+//! Anti-amplification limit for unvalidated addresses (RFC 9000, §8.1).
 //!
-//! RFC 9000, §8.1, allows three times what came from it, so that nobody is flooded through this
-//! machine in somebody else's name. quinn keeps to that up to one datagram: as long as anything is
-//! allowed, it sends a full one. Here what would go beyond is left out, as if it had been lost; the
-//! client, if there is one, asks again, and has more to its credit then.
+//! An endpoint may send at most three times the bytes that it received from an unvalidated address.
+//! Otherwise an attacker with a forged source address could flood a victim through this machine.
+//! quinn may exceed the limit by up to one datagram: it sends a full one as long as anything is
+//! allowed. So datagrams above the limit are dropped here, as if the network had lost them. A real
+//! client retransmits, which raises its limit.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,18 +13,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// The addresses that aren't proved. Clones stand for the same ones.
+/// The unvalidated addresses of an endpoint. Clones refer to the same addresses.
 #[derive(Debug, Clone, Default)]
 pub struct AmplificationLimit(Arc<Accounts>);
 
 #[derive(Debug, Default)]
 struct Accounts {
-    /// How many there are, so that a server without any has nothing to look up.
+    /// Number of addresses, so that a server without any takes no lock.
     count: AtomicUsize,
     by_address: Mutex<HashMap<SocketAddr, Account>>,
 }
 
-/// What has come and gone, in bytes.
+/// Bytes from and to one address.
 #[derive(Debug, Default)]
 struct Account {
     received: u64,
@@ -32,8 +33,9 @@ struct Account {
 }
 
 impl AmplificationLimit {
-    /// Limits what `remote` is sent, until the guard is dropped, to what it has to its credit: its
-    /// first datagram, which has come already, and what comes from now on.
+    /// Limits what is sent to `remote` until the guard is dropped.
+    ///
+    /// Its first datagram has arrived already, so it counts as received.
     pub fn limit(&self, remote: SocketAddr) -> Unvalidated {
         let mut accounts = self.accounts();
         let account = accounts.entry(remote).or_default();
@@ -46,7 +48,7 @@ impl AmplificationLimit {
         }
     }
 
-    /// Counts bytes that came.
+    /// Counts bytes received from `remote`.
     pub(super) fn received(&self, remote: SocketAddr, bytes: usize) {
         if self.is_empty() {
             return;
@@ -56,7 +58,7 @@ impl AmplificationLimit {
         }
     }
 
-    /// Whether `bytes` may go, which then count as gone.
+    /// Whether `bytes` may be sent to `remote`. If so, counts them as sent.
     pub(super) fn take(&self, remote: SocketAddr, bytes: usize) -> bool {
         if self.is_empty() {
             return true;
@@ -82,7 +84,7 @@ impl AmplificationLimit {
     }
 }
 
-/// An address that is limited until this is dropped.
+/// A guard: its address is limited until it is dropped, once the address is validated.
 #[derive(Debug)]
 pub struct Unvalidated {
     amplification: AmplificationLimit,
@@ -103,10 +105,10 @@ impl Drop for Unvalidated {
     }
 }
 
-/// RFC 9000, §8.1.
+/// The factor of RFC 9000, §8.1.
 const SENT_PER_RECEIVED: u64 = 3;
 
-/// What a client's first datagram has at least (RFC 9000, §14.1); quinn drops shorter ones.
+/// The smallest first datagram of a client, in bytes (RFC 9000, §14.1). quinn drops shorter ones.
 const FIRST_DATAGRAM_BYTES: u64 = 1200;
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unvalidated_address_is_sent_three_times_what_came_from_it() {
+    fn an_unvalidated_address_is_sent_three_times_what_it_sent() {
         let amplification = AmplificationLimit::default();
         let [one, other] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 7)));
         let first = amplification.limit(one);
@@ -125,7 +127,7 @@ mod tests {
         amplification.received(one, 10);
         amplification.received(other, 10);
         assert!(!amplification.take(one, 31));
-        // A second connection of the same address, of which nobody knows whether it's the same.
+        // A second connection from the same address raises the limit by its own first datagram.
         let second = amplification.limit(one);
         assert!(amplification.take(one, 3600 + 30));
         drop(first);

@@ -1,11 +1,12 @@
-//! The socket that quinn sees: sends of any size, split and gathered into what the kernel takes.
+//! Generic segmentation offload (GSO): splits and combines the sends of quinn.
 //!
-//! quinn offers up to ten datagrams at a time, whatever their size. Too many bytes for one send
-//! are split here; a run of full transmits to one peer is gathered into the largest send that UDP
-//! allows. What is gathered leaves when it is full, when something else for that lane arrives, or
-//! from one task per socket that is notified with the first datagrams and lets the tasks that are
-//! ready, quinn's among them, run once before it. No timer is involved: on an idle machine it runs
-//! at once. The task lives in the socket and is aborted with it.
+//! quinn sends up to ten datagrams at a time, of any size. Sends above the size limit of UDP are
+//! split here. Consecutive full sends to one peer are combined into the largest send that UDP
+//! allows. A batch is flushed when it is full, or when a datagram arrives that doesn't fit into it.
+//!
+//! Otherwise a task flushes it. The first datagrams of a batch notify the task, and it lets all
+//! ready tasks, including those of quinn, run once before. No timer is involved: on an idle machine
+//! the flush follows at once. The task belongs to the socket and is aborted with it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -24,20 +25,20 @@ use tokio::task::JoinSet;
 use super::amplification::AmplificationLimit;
 use super::gso_batch::{Afterwards, GsoBatch, SEND_BYTES_MAX};
 
-/// A socket that splits and gathers segmented sends.
+/// A socket that splits and combines segmented sends.
 #[derive(Debug)]
 pub(super) struct GsoSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     lanes: Arc<Lanes>,
     amplification: AmplificationLimit,
-    /// Size of the datagram seen last: the best guess at those to come.
+    /// Size of the last datagram, as an estimate of the next.
     datagram_bytes: AtomicUsize,
-    /// The task that flushes; aborted when the socket is dropped.
+    /// The task that flushes batches; aborted when the socket is dropped.
     _flusher: JoinSet<()>,
 }
 
 impl GsoSocket {
-    /// Wraps `inner`, to send what `credit` allows; within a tokio runtime only.
+    /// Wraps `inner`. Must be called within a tokio runtime.
     pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, amplification: AmplificationLimit) -> Self {
         let lanes = Arc::new(Lanes::default());
         let mut flusher = JoinSet::new();
@@ -53,8 +54,7 @@ impl GsoSocket {
 }
 
 impl AsyncUdpSocket for GsoSocket {
-    /// The inner socket's: whenever a send here would block, one of the inner socket has just
-    /// done so.
+    /// Returns the poller of the inner socket: a send blocks here only after the inner socket did.
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.inner).create_io_poller()
     }
@@ -64,9 +64,11 @@ impl AsyncUdpSocket for GsoSocket {
             .amplification
             .take(transmit.destination, transmit.contents.len())
         {
-            tracing::trace!(remote = %transmit.destination, "not sent to an unproved address");
+            tracing::trace!(remote = %transmit.destination, "not sent to an unvalidated address");
             return Ok(());
         }
+        // Loaded first, because most sends change nothing and a store would invalidate the cache
+        // line of other cores.
         let datagram_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
         if self.datagram_bytes.load(Ordering::Relaxed) != datagram_bytes {
             self.datagram_bytes.store(datagram_bytes, Ordering::Relaxed);
@@ -99,16 +101,17 @@ impl AsyncUdpSocket for GsoSocket {
         self.inner.local_addr()
     }
 
-    /// As many datagrams of the current size as fit one send. Only a hint that saves quinn large
-    /// buffers, since it asks before the size is known: what is too much is split.
+    /// Returns how many datagrams of the current size fit one send. This is only a hint, because
+    /// quinn asks before the size is known. Larger sends are split.
     fn max_transmit_segments(&self) -> usize {
         let datagram_bytes = self.datagram_bytes.load(Ordering::Relaxed).max(1);
         (SEND_BYTES_MAX / datagram_bytes).clamp(1, self.inner.max_transmit_segments().max(1))
     }
 
-    /// quinn multiplies this with the largest datagram to size its buffers. That is the largest
-    /// that UDP carries, and so is the largest run of datagrams that the kernel coalesces: one is
-    /// enough, where the kernel's own count would reserve 128 MiB.
+    /// Returns how many of the largest datagrams a receive buffer of quinn holds.
+    ///
+    /// The kernel coalesces datagrams up to the size of the largest UDP datagram, so one is enough.
+    /// The count that the kernel reports would make quinn allocate 128 MiB.
     fn max_receive_segments(&self) -> usize {
         COALESCED_DATAGRAMS_MAX
     }
@@ -119,7 +122,7 @@ impl AsyncUdpSocket for GsoSocket {
 }
 
 impl Drop for GsoSocket {
-    /// The last datagrams may tell the peer that the connection is closed.
+    /// Flushes: the last datagrams may carry the close of a connection.
     fn drop(&mut self) {
         if let Err(error) = self.lanes.flush(&*self.inner) {
             tracing::debug!(%error, "the last datagrams were not sent");
@@ -127,12 +130,12 @@ impl Drop for GsoSocket {
     }
 }
 
-/// Batches by destination, so that connections on different cores seldom wait for each other.
-/// All datagrams of one destination take the same lane, which keeps their order.
+/// Batches by destination, so that connections on different cores rarely contend for a lock. All
+/// datagrams to one destination use the same lane, which preserves their order.
 #[derive(Debug, Default)]
 struct Lanes {
     lanes: [Mutex<GsoBatch>; LANES],
-    /// Notified when datagrams wait that nobody is about to flush.
+    /// Notified when datagrams wait and no flush is scheduled.
     due: Notify,
 }
 
@@ -146,10 +149,10 @@ impl Lanes {
         self.lanes[index].lock()
     }
 
-    /// Sends what waits in all lanes.
+    /// Flushes all lanes.
     ///
     /// # Errors
-    /// `WouldBlock` at the first lane that the kernel refuses.
+    /// `WouldBlock` at the first lane that the kernel doesn't accept.
     fn flush(&self, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
         self.lanes
             .iter()
@@ -157,7 +160,7 @@ impl Lanes {
     }
 }
 
-/// Flushes after each notification, as often as it takes; ends when the runtime stops.
+/// Flushes after each notification, with retries while the socket blocks. Ends with the runtime.
 async fn flush_when_due(lanes: Arc<Lanes>, socket: Arc<dyn AsyncUdpSocket>) {
     let mut poller = Arc::clone(&socket).create_io_poller();
     loop {
@@ -174,9 +177,11 @@ async fn flush_when_due(lanes: Arc<Lanes>, socket: Arc<dyn AsyncUdpSocket>) {
     }
 }
 
-/// Goes to the end of the scheduler's queue. quinn pauses after 20 datagrams and queues up again at
-/// once, so this is what gathers two of its turns: 40 datagrams of 1,472 bytes a send instead of
-/// 20. (`tokio::task::yield_now` would look for network events first, a system call each time.)
+/// Yields until all ready tasks have run once.
+///
+/// quinn yields after 20 datagrams and is ready again at once. So this combines two of its turns:
+/// 40 datagrams of 1,472 bytes per send instead of 20. `tokio::task::yield_now` would poll for
+/// network events first, which costs a system call each time.
 async fn after_ready_tasks() {
     let mut queued = false;
     poll_fn(|cx| {
@@ -189,11 +194,11 @@ async fn after_ready_tasks() {
     .await;
 }
 
-/// More than the cores that send at the same time on the machines we know.
+/// Number of lanes: more than the cores that send at the same time on common machines.
 const LANES: usize = 8;
 
-/// Linux coalesces up to one IP packet's length. Windows' limit is 65,535 bytes, which is just
-/// above one datagram of the largest size.
+/// The largest datagrams that one coalesced receive fills. Linux coalesces up to the length of one
+/// IP packet. The limit of Windows is 65,535 bytes, just above the largest datagram.
 const COALESCED_DATAGRAMS_MAX: usize = if cfg!(windows) { 2 } else { 1 };
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Datagrams on their way to one destination that wait to be given to the kernel in one call.
+//! A batch of datagrams to one destination, for a single segmented send.
 //!
-//! The kernel cuts one send into segments, so a batch is bytes plus what all of its datagrams have
-//! in common. Invariants: only the last datagram may be shorter than the segment size; bytes are
-//! given to the kernel in the order in which they came, each once; what the kernel didn't take
-//! stays; and a batch never holds more than one full send and the transmit that overflowed it.
+//! The kernel cuts one send into segments, so a batch is bytes plus an envelope that all datagrams
+//! share. Invariants:
+//!
+//! - Only the last datagram may be shorter than the segment size.
+//! - The kernel gets all bytes in order and exactly once; what it doesn't accept stays.
+//! - A batch holds at most one full send and the transmit that overflowed it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,16 +13,16 @@ use std::net::{IpAddr, SocketAddr};
 use quinn::AsyncUdpSocket;
 use quinn::udp::{EcnCodepoint, Transmit};
 
-/// The largest number of bytes that one send carries: the IPv4 length field less the headers of
-/// IPv4 and UDP. A larger one is refused by the kernel as a whole, and all of it is lost.
+/// Limit of one send, in bytes: the IPv4 length field less the headers of IPv4 and UDP. The kernel
+/// refuses a larger send as a whole (`EMSGSIZE`), and all of its datagrams are lost.
 pub(super) const SEND_BYTES_MAX: usize = 65_535 - 20 - 8;
 
-/// What is left to do after a transmit was taken.
+/// What the caller has to do after [`GsoBatch::push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Afterwards {
-    /// Nothing, or somebody has been asked already.
+    /// Nothing: no datagrams wait, or a flush is scheduled already.
     Nothing,
-    /// Datagrams wait, and somebody must flush them.
+    /// Schedule a flush.
     Flush,
 }
 
@@ -29,16 +31,16 @@ pub(super) enum Afterwards {
 pub(super) struct GsoBatch {
     envelope: Option<Envelope>,
     bytes: Vec<u8>,
-    /// How many of `bytes` the kernel has taken.
+    /// Number of `bytes` that the kernel has accepted.
     sent: usize,
 }
 
 impl GsoBatch {
-    /// Takes a transmit: sends it, with what waited before it, or keeps it for a larger send.
+    /// Sends a transmit, together with what waits, or keeps it for a larger send.
     ///
     /// # Errors
-    /// `WouldBlock` when it wasn't taken because the kernel still refuses what came before; other
-    /// errors of the socket.
+    /// `WouldBlock` if the transmit wasn't accepted, because the kernel doesn't accept what came
+    /// before; other errors of the socket.
     pub(super) fn push(
         &mut self,
         socket: &dyn AsyncUdpSocket,
@@ -68,11 +70,11 @@ impl GsoBatch {
         }
     }
 
-    /// Gives to the kernel what waits. Errors other than a full buffer cost the datagrams, as on
-    /// any UDP socket: QUIC sends again what matters.
+    /// Gives waiting datagrams to the kernel. Errors other than `WouldBlock` lose the datagrams, as
+    /// on any UDP socket; QUIC retransmits their contents.
     ///
     /// # Errors
-    /// Only `WouldBlock`; the rest of the batch then waits on.
+    /// Only `WouldBlock`. The rest of the batch then keeps waiting.
     pub(super) fn flush(&mut self, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
         let Some(envelope) = self.envelope else {
             return Ok(());
@@ -81,7 +83,7 @@ impl GsoBatch {
         self.sent += sent;
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-            Err(error) => tracing::debug!(%error, "datagrams lost on their way to the kernel"),
+            Err(error) => tracing::debug!(%error, "the kernel refused datagrams"),
             Ok(()) => {}
         }
         self.clear();
@@ -92,15 +94,15 @@ impl GsoBatch {
         self.envelope.is_none()
     }
 
-    /// Whether a transmit may follow in the same send.
+    /// Whether a transmit can be appended to the same send.
     fn can_append(&self, envelope: &Envelope, len: usize, send_bytes_max: usize) -> bool {
         self.envelope.is_none_or(|own| own == *envelope)
             && self.bytes.len().is_multiple_of(envelope.segment_size)
             && self.bytes.len() + len <= send_bytes_max.max(len)
     }
 
-    /// Sends at once, without a copy, into an empty batch; keeps the rest if the kernel stops
-    /// half-way, as a second attempt at the whole would repeat what has left.
+    /// Sends directly, without a copy; the batch must be empty. If the kernel stops half-way, the
+    /// batch keeps the rest, because a retry by quinn would repeat what was sent.
     fn send(
         &mut self,
         socket: &dyn AsyncUdpSocket,
@@ -129,17 +131,18 @@ impl GsoBatch {
         self.envelope = None;
         self.sent = 0;
         self.bytes.clear();
+        // The transmit that overflowed the batch may have grown the buffer.
         self.bytes.shrink_to(SEND_BYTES_MAX);
     }
 }
 
-/// What all datagrams of one send have in common.
+/// The properties that all datagrams of one send share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Envelope {
     destination: SocketAddr,
     src_ip: Option<IpAddr>,
     ecn: Option<EcnCodepoint>,
-    /// Bytes of each datagram but the last; not 0.
+    /// Size of each datagram but the last, in bytes; not 0.
     segment_size: usize,
 }
 
@@ -156,23 +159,24 @@ impl Envelope {
         }
     }
 
-    /// Bytes of the largest send in whole segments.
+    /// Returns the size of the largest send in whole segments, in bytes.
     fn send_bytes_max(&self, socket: &dyn AsyncUdpSocket) -> usize {
         let segments = (SEND_BYTES_MAX / self.segment_size).min(socket.max_transmit_segments());
         self.segment_size * segments.max(1)
     }
 
-    /// Whether a transmit of `len` bytes looks like part of a bulk transfer, so that the next
-    /// follows at once, and there is room for that in the same send.
+    /// Whether a transmit of `len` bytes is probably part of a bulk transfer, so that the next
+    /// follows at once, and whether the same send has room for that.
     ///
-    /// Shorter ones mean that data, window or pacing ran out: waiting would only delay them.
+    /// A shorter transmit means that data, window or pacing ran out; waiting would only delay it.
     fn more_follows(&self, len: usize, send_bytes_max: usize) -> bool {
         len >= BULK_SEGMENTS * self.segment_size
             && len.is_multiple_of(self.segment_size)
             && 2 * len <= send_bytes_max
     }
 
-    /// Sends `contents` in as few calls as the limits allow, and says how many bytes were taken.
+    /// Sends `contents` in as few calls as possible. Returns the number of bytes that were
+    /// accepted.
     fn send(&self, socket: &dyn AsyncUdpSocket, contents: &[u8]) -> (usize, io::Result<()>) {
         let mut sent = 0;
         for piece in contents.chunks(self.send_bytes_max(socket)) {
@@ -192,6 +196,6 @@ impl Envelope {
     }
 }
 
-/// Segments that quinn puts into one transmit while it has enough to send (its
-/// `MAX_TRANSMIT_SEGMENTS`); should it come to use fewer, gathering ceases and nothing else.
+/// Segments of a transmit of quinn while it has enough to send: its `MAX_TRANSMIT_SEGMENTS`. If a
+/// later version uses fewer, sends are no longer combined, but nothing breaks.
 const BULK_SEGMENTS: usize = 10;

@@ -1,8 +1,8 @@
-//! How large a datagram towards a peer may become.
+//! Path MTU discovery (RFC 8899), bounded by the MTU of the route.
 //!
-//! Path MTU discovery is a binary search in which each size that is too large costs three lost
-//! probes, so an upper bound far above the truth costs dozens of round trips at the smallest MTU.
-//! The kernel knows the MTU of the route, and that bounds the search from above.
+//! quinn searches by bisection, and every size that is too large costs three lost probes. An upper
+//! bound far above the path MTU costs dozens of round trips at the smallest MTU. The kernel knows
+//! the MTU of the route, so that is the upper bound.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -11,9 +11,9 @@ use quinn::MtuDiscoveryConfig;
 
 use super::any_local_addr_for;
 
-/// MTU discovery towards `remote`, up to what the route there carries.
+/// Returns the configuration of MTU discovery towards `remote`.
 ///
-/// Belongs into the transport configuration of one connection, as peers differ.
+/// It depends on the peer, so each connection needs a transport configuration of its own.
 pub(crate) fn mtu_discovery(remote: SocketAddr) -> MtuDiscoveryConfig {
     let mut config = MtuDiscoveryConfig::default();
     if let Some(upper_bound) = path_payload_max(remote) {
@@ -22,10 +22,8 @@ pub(crate) fn mtu_discovery(remote: SocketAddr) -> MtuDiscoveryConfig {
     config
 }
 
-/// The largest UDP payload, in bytes, that the route to `remote` carries as far as this machine
-/// knows; `None` where the system doesn't tell.
-///
-/// Sends nothing.
+/// Returns the largest UDP payload on the route to `remote` that this machine knows of, in bytes;
+/// `None` where the system doesn't report it. Sends nothing.
 pub(super) fn path_payload_max(remote: SocketAddr) -> Option<u16> {
     match route_mtu(remote) {
         Ok(mtu) => Some(payload_max(remote, mtu?)),
@@ -36,12 +34,12 @@ pub(super) fn path_payload_max(remote: SocketAddr) -> Option<u16> {
     }
 }
 
-/// The MTU of the interface, or of the path where an earlier connection has found it out.
+/// Returns the MTU of the interface, or of the path if an earlier connection discovered it.
 #[cfg(target_os = "linux")]
 fn route_mtu(remote: SocketAddr) -> io::Result<Option<u32>> {
     use rustix::net::sockopt;
     let socket = UdpSocket::bind(any_local_addr_for(remote))?;
-    // Only looks up the route: connecting a UDP socket sends no packet.
+    // Looks up the route only: connecting a UDP socket sends no packet.
     socket.connect(remote)?;
     let mtu = match remote {
         SocketAddr::V4(_) => sockopt::ip_mtu(&socket)?,
@@ -64,16 +62,17 @@ fn payload_max(remote: SocketAddr, mtu: u32) -> u16 {
     u16::try_from(payload).unwrap_or(u16::MAX)
 }
 
-/// IPv4 header without options (RFC 791), and UDP header.
+/// IPv4 header without options (RFC 791) and UDP header, in bytes.
 const IPV4_UDP_HEADER_BYTES: u32 = 20 + 8;
 
-/// IPv6 header without extensions (RFC 8200), and UDP header.
+/// IPv6 header without extensions (RFC 8200) and UDP header, in bytes.
 const IPV6_UDP_HEADER_BYTES: u32 = 40 + 8;
 
-/// The MTU of jumbo frames, the largest that networks have. Loopback carries more, but nothing is
-/// gained by that, and the first probe of the search, half the bound, would fill the initial
-/// congestion window (RFC 9002, §7.2): what is to be sent meanwhile waits for its acknowledgement,
-/// and a close that has to wait is never sent.
+/// The largest MTU to search for, in bytes: that of jumbo frames.
+///
+/// Loopback carries more, but a larger MTU gains nothing there. The first probe, half the bound,
+/// would fill the initial congestion window (RFC 9002, §7.2). Other data would wait for its
+/// acknowledgement, and a `CONNECTION_CLOSE` that has to wait is never sent (see `close.rs`).
 const MTU_MAX: u32 = 9000;
 
 #[cfg(test)]
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payload_is_what_the_headers_leave_of_the_mtu() {
+    fn payload_is_the_mtu_less_the_headers() {
         let v4 = SocketAddr::from(([192, 0, 2, 1], 1));
         let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 1));
         assert_eq!(payload_max(v4, 1500), 1472);

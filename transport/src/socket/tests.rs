@@ -10,7 +10,7 @@ use super::mtu::path_payload_max;
 use super::*;
 
 #[test]
-fn a_socket_is_bound_with_buffers_at_least_as_large_as_it_says() {
+fn a_socket_without_shortfalls_has_buffers_as_large_as_requested() {
     let bound = bind_with_buffers(loopback_v4(), 64 << 10, 64 << 10).unwrap();
     assert_ne!(bound.local_addr().port(), 0);
     assert_eq!(bound.shortfalls(), []);
@@ -20,12 +20,12 @@ fn a_socket_is_bound_with_buffers_at_least_as_large_as_it_says() {
 }
 
 #[test]
-fn both_families_stand_on_one_port() {
+fn both_address_families_can_use_one_port() {
     let Ok(v6) = bind((Ipv6Addr::UNSPECIFIED, 0).into()) else {
         return; // A machine without IPv6.
     };
     let same_port = (Ipv4Addr::UNSPECIFIED, v6.local_addr().port()).into();
-    // Another program may have the IPv4 port; but a dual-stack socket of ours would always.
+    // Another program may use the IPv4 port; a dual-stack socket would always block it.
     if let Err(error) = bind(same_port) {
         assert!(UdpSocket::bind(same_port).is_err(), "{error}");
         assert!(Socket::from(v6.socket).only_v6().unwrap());
@@ -33,7 +33,7 @@ fn both_families_stand_on_one_port() {
 }
 
 #[test]
-fn a_taken_address_is_named() {
+fn an_address_in_use_is_named_in_the_error() {
     let first = bind(loopback_v4()).unwrap();
     let error = bind(first.local_addr()).unwrap_err();
     assert_eq!(
@@ -58,14 +58,14 @@ fn a_shortfall_names_the_setting() {
     );
 }
 
-/// A send that the kernel refuses would show as a black hole: nothing of that size arrives. (Larger
-/// sizes than these, quinn can't start with: a handshake packet's length has 14 bits.)
+/// A send that the kernel refuses would appear as a black hole: no datagram of that size arrives.
+/// quinn can't start with larger sizes, because the length of a handshake packet has 14 bits.
 #[tokio::test]
 async fn transfers_arrive_whole_at_every_mtu() {
     for payload in [1200, 1452, 4000, 8952, 16_000] {
         let pair = EndpointPair::connect(|transport| {
             let mut congestion = CubicConfig::default();
-            // quinn waits for ever to send a datagram as large as the window.
+            // quinn never sends a datagram that is as large as the window.
             congestion.initial_window(10 * u64::from(payload));
             transport
                 .congestion_controller_factory(Arc::new(congestion))
@@ -81,10 +81,10 @@ async fn transfers_arrive_whole_at_every_mtu() {
     }
 }
 
-/// MTU discovery starts low and ends at what loopback carries, while data flows.
+/// MTU discovery raises the MTU to that of loopback while data flows.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn datagrams_grow_to_what_the_path_carries() {
+async fn datagrams_grow_to_the_mtu_of_the_path() {
     let expected = path_payload_max(loopback_v4()).unwrap();
     let pair = EndpointPair::connect(|transport| {
         transport.mtu_discovery_config(Some(mtu_discovery(loopback_v4())));
@@ -157,7 +157,7 @@ impl EndpointPair {
         }
     }
 
-    /// Sends `len` patterned bytes, checks them, and returns the sender's counters.
+    /// Transfers `len` bytes, checks them, and returns the statistics of the sender.
     async fn transfer(&self, len: usize) -> quinn::ConnectionStats {
         let sending = async {
             let mut stream = self.sender.open_uni().await.unwrap();
@@ -181,7 +181,7 @@ impl EndpointPair {
     }
 }
 
-/// Bytes that differ at each position modulo a prime, so that a shift by packets shows.
+/// Bytes with a period of a prime, so that a shift by whole packets is detected.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len)
         .map(|position| u8::try_from(position % 251).unwrap())
@@ -192,6 +192,6 @@ fn loopback_v4() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// The discovery's own resolution.
+/// Resolution of quinn's search, in bytes.
 #[cfg(target_os = "linux")]
 const SEARCH_STEP: u16 = 20;

@@ -1,8 +1,8 @@
-//! Messages and short bodies out of a stream as it arrives, many at a time.
+//! A buffer for messages and short bodies, which are taken as soon as they are complete.
 //!
-//! Where thousands of small files share a stream, waiting for each message and each body by itself
-//! would cost more than the work on them. Here bytes are collected as they come, and taken out
-//! again as far as they are whole, by whatever thread has the time.
+//! Where thousands of small files share a stream, an `await` for each message and each body would
+//! cost more than the work on them. This buffer collects bytes as they arrive. Any thread can then
+//! take as many complete messages as there are, without waiting.
 
 use std::task::Poll;
 
@@ -11,25 +11,26 @@ use bytes::{Bytes, BytesMut};
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::protocol::Message;
 
-/// Bytes that have arrived and wait to be taken.
+/// Bytes that have arrived and are not taken yet.
 #[derive(Debug, Default)]
 pub struct MessageBuffer {
     bytes: BytesMut,
 }
 
 impl MessageBuffer {
-    /// Adds bytes that have arrived.
+    /// Appends bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Adds what `read` puts into `room` bytes, of which it says how many it used.
+    /// Calls `read` with `room` bytes of free space, and keeps as many as `read` returns.
     pub(crate) fn fill<E>(
         &mut self,
         room: usize,
         read: impl FnOnce(&mut [u8]) -> Poll<Result<Option<usize>, E>>,
     ) -> Poll<Result<Option<usize>, E>> {
         let length = self.bytes.len();
+        // Zeroed, because `unsafe` is forbidden here; that costs little beside decryption.
         self.bytes.resize(length + room, 0);
         let read = read(self.bytes.get_mut(length..).unwrap_or_default());
         let used = match &read {
@@ -40,7 +41,7 @@ impl MessageBuffer {
         read
     }
 
-    /// Adds what another buffer holds.
+    /// Appends the bytes of another buffer.
     pub fn append(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
@@ -49,20 +50,21 @@ impl MessageBuffer {
         }
     }
 
-    /// How many bytes wait.
+    /// Returns the number of bytes in the buffer.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether none wait.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Takes the next message, if all of it has arrived.
+    /// Takes the next message; `None` if it hasn't arrived completely.
     ///
     /// # Errors
-    /// If it is over its limit, which shows as soon as its length has arrived, or isn't an `M`.
+    /// If the bytes aren't an `M`, or the message is over its limit. The latter is detected as soon
+    /// as the length prefix has arrived.
     pub fn message<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
         let Some(prefix) = self.bytes.first_chunk::<PREFIX_BYTES>() else {
             return Ok(None);
@@ -76,7 +78,7 @@ impl MessageBuffer {
         Ok(Some(message))
     }
 
-    /// Takes the next `length` bytes of a body, if all of them have arrived.
+    /// Takes the next `length` bytes of a body; `None` if they haven't all arrived.
     pub fn body(&mut self, length: usize) -> Option<Bytes> {
         (self.bytes.len() >= length).then(|| self.bytes.split_to(length).freeze())
     }
@@ -89,7 +91,7 @@ mod tests {
     use quire_shared::protocol::{Done, Ping, Pong, Request, Trailer};
 
     #[test]
-    fn what_arrives_in_any_pieces_is_taken_as_soon_as_it_is_whole() {
+    fn messages_and_bodies_are_taken_as_soon_as_they_are_complete() {
         let trailer = Trailer {
             digest: DigestKind::Xxh3.hasher().finish(),
         };
@@ -101,7 +103,9 @@ mod tests {
         .concat();
         for piece in 1..bytes.len() {
             let mut buffer = MessageBuffer::default();
-            let (mut request, mut body, mut end) = (None, None, None);
+            let mut request = None;
+            let mut body = None;
+            let mut end = None;
             for piece in bytes.chunks(piece) {
                 buffer.push(piece);
                 if request.is_none() {
@@ -132,7 +136,7 @@ mod tests {
 
     // P12
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn bytes_that_are_no_message_are_refused() {
         let mut buffer = MessageBuffer::default();
         buffer.push(&[0, 0, 0, 1, 0xff]);
         assert_eq!(buffer.message::<Done>(), Err(DecodeError::Malformed));

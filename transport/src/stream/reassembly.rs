@@ -1,23 +1,24 @@
-//! A stream's bytes in their order, out of pieces that come in any.
+//! Reassembly of a stream from pieces in any order.
 //!
-//! Between the pieces are the gaps that losses left. Memory is bounded by whoever adds pieces: see
-//! `traffic.rs`.
+//! Between the pieces are gaps, which lost packets left. The caller bounds the memory: see
+//! `ReorderBudget` in `flow.rs`.
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 
-/// The pieces that wait for an earlier one. They may overlap, as long as they agree.
+/// Pieces that wait for an earlier one. They may overlap if their contents agree.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
-    /// How far the stream has been taken.
+    /// Offset of the first byte that hasn't been taken.
     next: u64,
     pieces: BTreeMap<u64, Bytes>,
+    /// Memory of the pieces, in bytes.
     held: u64,
 }
 
 impl Reassembly {
-    /// Goes on with a stream of which `taken` bytes have been taken.
+    /// Starts with a stream of which `taken` bytes have already been read.
     pub(crate) fn after(taken: u64) -> Self {
         Self {
             next: taken,
@@ -25,23 +26,24 @@ impl Reassembly {
         }
     }
 
-    /// The offset of the first byte that hasn't been taken.
+    /// Returns the offset of the first byte that hasn't been taken.
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Bytes of memory that what waits takes.
+    /// Returns the memory of the pieces, in bytes.
     pub(crate) fn held(&self) -> u64 {
         self.held
     }
 
-    /// Adds the piece of the stream that begins at `offset`.
+    /// Adds a piece that begins at `offset` of the stream.
     pub(crate) fn add(&mut self, offset: u64, piece: Bytes) {
         let known = self.pieces.get(&offset).map_or(0, Bytes::len);
         if piece.len() <= known {
             return;
         }
-        // What has to wait may be one byte of a buffer of 64 KiB that the socket filled.
+        // Copied if it has to wait: a piece of one byte may keep the 64 KiB buffer alive that the
+        // socket filled.
         let piece = match offset > self.next {
             true => Bytes::copy_from_slice(&piece),
             false => piece,
@@ -52,10 +54,11 @@ impl Reassembly {
         }
     }
 
-    /// Takes the next bytes of the stream, if they are there.
+    /// Takes the next bytes of the stream; `None` at a gap.
     pub(crate) fn take(&mut self) -> Option<Bytes> {
         loop {
             let first = self.pieces.first_entry()?;
+            // `None` here means that the first piece begins behind a gap.
             let old = self.next.checked_sub(*first.key())?;
             let mut piece = first.remove();
             self.held -= cost(&piece);
@@ -69,13 +72,13 @@ impl Reassembly {
     }
 }
 
-/// Bytes of memory that a piece takes.
+/// Returns the memory of a piece, in bytes.
 fn cost(piece: &Bytes) -> u64 {
     piece.len() as u64 + PIECE_OVERHEAD
 }
 
-/// What a piece takes beyond its bytes: its entry, whose nodes may be half empty, and what
-/// allocators round up. Without it, pieces of one byte would take a hundred times what is counted.
+/// Memory of a piece beyond its bytes: its map entry, in nodes that may be half empty, and what the
+/// allocator rounds up. Without it, pieces of one byte would take a hundred times what is counted.
 const PIECE_OVERHEAD: u64 = 256;
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
         std::iter::from_fn(|| reassembly.take()).flatten().collect()
     }
 
-    /// All of the stream from `start` on in pieces, some of it twice, in any order.
+    /// The stream from `start` on in pieces, partly repeated, in any order.
     fn pieces(start: u64) -> impl Strategy<Value = Vec<Range<u64>>> {
         let cuts = proptest::collection::btree_set(start + 1..LENGTH, 1..40);
         let again = proptest::collection::vec((0..LENGTH, 1..300_u64), 0..10);
@@ -128,7 +131,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_behind_a_gap_is_given(mut pieces in pieces(0), lost in 0..LENGTH) {
+        fn nothing_behind_a_gap_is_taken(mut pieces in pieces(0), lost in 0..LENGTH) {
             pieces.retain(|piece| !piece.contains(&lost));
             let mut reassembly = Reassembly::default();
             for piece in &pieces {
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_counted_once_for_each_offset_and_with_what_small_pieces_cost() {
+    fn memory_is_counted_once_for_each_offset_and_includes_overhead() {
         let mut reassembly = Reassembly::default();
         for end in [20, 30, 25, 30] {
             reassembly.add(10, content(10..end));
@@ -158,11 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_keeps_no_larger_buffer_in_memory() {
+    fn a_waiting_piece_keeps_no_larger_buffer_in_memory() {
         let mut reassembly = Reassembly::default();
         let mut buffer = content(0..LENGTH);
         reassembly.add(1000, buffer.split_off(1000).split_to(1));
-        assert!(buffer.try_into_mut().is_ok(), "nobody else holds it");
+        assert!(buffer.try_into_mut().is_ok(), "no piece refers to it");
         assert!(reassembly.take().is_none());
     }
 }

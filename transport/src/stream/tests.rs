@@ -1,4 +1,4 @@
-//! Messages and the end of a stream over a real connection.
+//! Messages and ends of streams over a real connection.
 
 use super::*;
 use crate::error_code::from_quic;
@@ -42,7 +42,7 @@ async fn a_dropped_sender_resets_the_stream() {
     let server = async |sender: Sender, mut receiver: Receiver| {
         receiver.receive::<Request>().await.unwrap();
         drop(sender);
-        // Keeps the other half, so that only the sender's drop can be heard.
+        // Keeps the receiver alive, so that only the drop of the sender has an effect.
         receiver.expect_end().await
     };
     let (reply, _) = loopback.talk(client, server).await;
@@ -175,7 +175,7 @@ async fn bytes_after_the_last_message_are_an_error() {
 }
 
 #[tokio::test]
-async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory() {
+async fn a_body_with_lost_packets_is_reassembled_with_and_without_memory() {
     let body: Bytes = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     for budget in [u64::MAX / 2, 0] {
         let loopback = Loopback::connect_lossy(budget).await;
@@ -203,13 +203,13 @@ async fn a_body_whose_packets_are_lost_is_put_in_order_with_and_without_memory()
 }
 
 #[tokio::test]
-async fn a_reader_that_lags_gets_a_bounded_piece_at_a_time() {
+async fn a_slow_reader_gets_bounded_pieces() {
     let loopback = Loopback::connect().await;
     let body: Bytes = (0..6_000_000_u32).map(|at| (at % 251) as u8).collect();
     let client = async |mut sender: Sender, mut receiver: Receiver| {
         sender.send(&ping()).await.unwrap();
         sender.finish().unwrap();
-        // All of it has arrived before any of it is taken.
+        // Waits until all of it has arrived.
         while loopback.client.stats().udp_rx.bytes < body.len() as u64 {
             tokio::task::yield_now().await;
         }
@@ -232,7 +232,7 @@ async fn a_reader_that_lags_gets_a_bounded_piece_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_reset_is_heard_also_where_bytes_are_taken_as_they_arrive() {
+async fn a_reset_is_reported_in_unordered_reads_too() {
     let loopback = Loopback::connect_lossy(0).await;
     let client = async |mut sender: Sender, mut receiver: Receiver| {
         receiver.has_gaps = true;

@@ -1,11 +1,12 @@
-//! How the bytes of a stream are taken from quinn, and put in order.
+//! Reading a stream from quinn, in order or in order of arrival.
 //!
-//! quinn orders a stream by itself, but gives the whole connection up beyond 1,024 pieces with gaps
-//! between them, and gives no more credit while the first gap is open: on a long path that loses
-//! much, both budget a transfer back. So a stream that has proved large, on a path that isn't local,
-//! is taken in the order of its arrival and put in order here, as far as memory for it is granted.
-//! On a local network there are no gaps worth the name, and quinn's own way takes many chunks in
-//! one turn, of which each takes the lock of the connection.
+//! quinn can put a stream in order, but it closes the connection if more than 1,024 pieces with
+//! gaps between them are buffered, and extends no flow-control credit while the first gap is open.
+//! On a long path with much loss, both slow a transfer down. A large stream on such a path is
+//! therefore read in order of arrival and reassembled here, within a memory budget.
+//!
+//! On a local network gaps hardly occur. There quinn's ordered read is better: it returns many
+//! chunks for one acquisition of the connection's lock.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -24,16 +25,16 @@ use crate::stream::reassembly::Reassembly;
 #[derive(Debug)]
 pub(super) struct Unordered {
     pub(super) stream: RecvStream,
-    /// What is to be handed on next, in its order.
+    /// Bytes to return next, in order.
     pub(super) ready: VecDeque<Bytes>,
-    /// Bytes taken while quinn put them in order.
+    /// Bytes read in order, before the switch.
     taken: u64,
-    /// Whether quinn had no more to give in order.
+    /// Whether the last ordered read emptied quinn's buffer.
     is_drained: bool,
     unordered: Option<UnorderedReads>,
 }
 
-/// What is needed to take bytes in the order of their arrival.
+/// State of reads in order of arrival.
 #[derive(Debug)]
 struct UnorderedReads {
     reassembly: Reassembly,
@@ -52,18 +53,20 @@ impl Unordered {
         }
     }
 
-    /// Whether [`Unordered::switch_to_unordered`] can be called: quinn may budget bytes twice that it would have
-    /// dropped when reading in order, and holds none behind a first gap.
+    /// Whether [`Unordered::switch_to_unordered`] can be called.
+    ///
+    /// quinn refuses to go back to ordered reads, and after the switch it may return bytes twice
+    /// that an ordered read would have dropped. So the switch waits until its buffer is empty.
     pub(super) fn can_be_unordered(&self) -> bool {
         !self.is_unordered() && self.is_drained
     }
 
-    /// Whether bytes are taken in the order of their arrival.
+    /// Whether the stream is read in order of arrival.
     pub(super) fn is_unordered(&self) -> bool {
         self.unordered.is_some()
     }
 
-    /// Takes bytes in the order of their arrival from now on.
+    /// Reads the stream in order of arrival from now on.
     pub(super) fn switch_to_unordered(&mut self, budget: ReorderBudget) {
         self.unordered = Some(UnorderedReads {
             reassembly: Reassembly::after(self.taken),
@@ -72,8 +75,8 @@ impl Unordered {
         });
     }
 
-    /// Takes what quinn has, and waits only if that is nothing; gives how many bytes came, which
-    /// may all belong behind a gap, or nothing at the end of the stream.
+    /// Reads what quinn has buffered, and waits only if that is nothing. Returns the number of
+    /// bytes, which may all be behind a gap, or `None` at the end of the stream.
     pub(super) async fn read(&mut self) -> Result<Option<usize>, ReadError> {
         if let Some(unordered) = &self.unordered
             && !unordered.has_room
@@ -84,11 +87,11 @@ impl Unordered {
         poll_fn(|context| self.poll_read(context)).await
     }
 
-    /// Copies some of what quinn has, in order, and waits only if that is nothing; gives how many
-    /// bytes came, or nothing at the end of the stream.
+    /// Copies some of what quinn has buffered, in order, and waits only if that is nothing. Returns
+    /// the number of bytes, or `None` at the end of the stream.
     ///
-    /// A reader that lags is better served so: quinn merges thousands of its chunks, and would give
-    /// megabytes at once, for which it grants as much again to the other side.
+    /// The copy bounds the size of a read. For a slow reader quinn merges thousands of chunks; it
+    /// would return megabytes at once and extend as much credit to the peer.
     pub(super) async fn read_into(
         &mut self,
         buffer: &mut MessageBuffer,
@@ -134,12 +137,13 @@ impl Unordered {
 }
 
 impl UnorderedReads {
-    /// Takes what there is room for; gives how many bytes that was, or nothing at the end.
+    /// Reads as much as there is room for. Returns the number of bytes, or `None` at the end.
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
         stream: &mut RecvStream,
     ) -> Poll<Result<Option<usize>, ReadError>> {
+        // Without room one chunk is still read: it may fill the first gap and so free memory.
         let limit = if self.has_room { CHUNKS_AT_ONCE } else { 1 };
         let mut bytes = 0;
         for _ in 0..limit {
@@ -151,7 +155,8 @@ impl UnorderedReads {
                     bytes += chunk.bytes.len();
                     self.reassembly.add(chunk.offset, chunk.bytes);
                 }
-                // quinn says so once, and calls the stream ended from then on.
+                // Returned at once: quinn reports an error only once, and the end of the stream
+                // afterwards.
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 ended_or_pending if bytes == 0 => return ended_or_pending.map_ok(|_| None),
                 _ => break,
@@ -161,26 +166,26 @@ impl UnorderedReads {
     }
 }
 
-/// Waits until the byte at `next` is the first that quinn would give, whatever lies behind it; no
-/// if the stream has ended.
+/// Waits until the first buffered chunk begins at or before `next`. Returns false at the end of the
+/// stream.
 async fn is_next(stream: &mut RecvStream, next: u64) -> Result<bool, ReadError> {
     loop {
-        // Where a chunk begins is told also if none of it is taken.
+        // A read of zero bytes returns the offset of the first chunk and takes nothing.
         match stream.read_chunk(0, false).await? {
             None => return Ok(false),
             Some(first) if first.offset <= next => return Ok(true),
-            // quinn wakes nobody while it has something to give.
+            // quinn doesn't wake a reader while its buffer is not empty, so poll.
             Some(_) => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-/// UnorderedReads taken from quinn in one turn: what one send of 64 KiB brings in packets of 1.4 KiB.
+/// Chunks per read: the packets of 1.4 KiB in one segmented send of 64 KiB.
 const CHUNKS_AT_ONCE: usize = 48;
 
-/// Bytes taken in one turn where it matters how many: as many as those chunks mostly have.
+/// Bytes per read: about as many as those chunks have.
 const BYTES_AT_ONCE: usize = 64 * 1024;
 
-/// How often a stream that has no more memory looks whether its first gap was filled: a fraction of
+/// Interval at which a stream without memory checks whether its first gap was filled: a fraction of
 /// the round trips that such a gap lasts.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);

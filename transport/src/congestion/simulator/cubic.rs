@@ -1,8 +1,9 @@
-//! TCP CUBIC as a neighbour: RFC 9438 with HyStart's delay exit, unpaced, as most systems run it.
+//! TCP CUBIC as a competing flow: RFC 9438 with the delay exit of HyStart, unpaced, as in most
+//! systems.
 
 use super::{MILLISECOND, PACKET};
 
-/// Window in packets.
+/// A TCP CUBIC sender. Windows are in packets.
 pub(in super::super) struct TcpCubic {
     window: f64,
     threshold: f64,

@@ -1,7 +1,7 @@
-//! The paths that the controller must do well on, each with the figures it is held to.
+//! Paths that the controller must perform well on, each with required figures.
 //!
-//! Shares are of the link's rate, queues of the bandwidth-delay product. The bounds leave room below
-//! what is reached, so that a change of a constant that costs nothing breaks nothing.
+//! Shares are relative to the rate of the link, queues to the bandwidth-delay product. The bounds
+//! leave some room, so that a harmless change of a constant breaks no test.
 
 use super::sender::Supply;
 use super::{
@@ -11,7 +11,7 @@ use super::{
 
 const SEED: u64 = 7;
 
-/// Payload of one packet: the rest is headers.
+/// Payload of a packet, in bytes; the rest is headers.
 const PAYLOAD: u64 = 1420;
 
 fn mebibytes(count: u64) -> Supply {
@@ -24,17 +24,17 @@ fn run(link: SimulatedLink, senders: Vec<SimulatedSender>, end: u64) -> Network 
     network
 }
 
-/// One of our senders, from the start.
+/// Runs a single sender of quire.
 fn alone(link: SimulatedLink, supply: Supply, end: u64) -> Network {
     run(link, vec![SimulatedSender::quire(0, supply)], end)
 }
 
-/// What a flow got of the link between two times.
+/// Returns the share of the link that a flow got between two times.
 fn share(network: &Network, flow: usize, from: u64, to: u64) -> f64 {
     network.records[flow].rate(from, to) / network.link.bytes_per_second()
 }
 
-/// Holds a limited transfer, start-up included, to a share of the rate, drops, and a queue.
+/// Checks share of the rate, drops and queue of a limited transfer, including start-up.
 #[track_caller]
 fn hold(network: &Network, share_min: f64, drops_max: f64, queue_max: f64) {
     let record: &FlowRecord = &network.records[0];
@@ -164,7 +164,7 @@ fn aggregated_and_sparse_acknowledgements_do_not_throttle() {
 }
 
 #[test]
-fn cubic_beside_us_gets_its_share_and_leaves_ours_whoever_comes_first() {
+fn quire_and_cubic_share_a_path_in_either_order_of_start() {
     for (ours, theirs) in [(2 * SECOND, 0), (0, 2 * SECOND)] {
         let senders = vec![
             SimulatedSender::quire(ours, Supply::Endless),
@@ -178,7 +178,7 @@ fn cubic_beside_us_gets_its_share_and_leaves_ours_whoever_comes_first() {
 }
 
 #[test]
-fn a_second_connection_of_ours_gets_its_share() {
+fn two_connections_of_quire_share_a_path() {
     let senders = vec![
         SimulatedSender::quire(0, Supply::Endless),
         SimulatedSender::quire(2 * SECOND, Supply::Endless),
@@ -224,8 +224,7 @@ fn the_simulation_is_repeatable() {
     assert!(first.slots.len() as u64 <= SECOND / SLOT + 1);
 }
 
-/// The mean share and the mean drops of short transfers while something stands still every 60 ms
-/// or so.
+/// Returns mean share and mean drops of short transfers with a stall of `part` about every 60 ms.
 fn with_stalls(part: StalledPart) -> (f64, f64) {
     let (mut shares, mut drops) = (0.0, 0.0);
     for seed in 1..=STALLED_RUNS {
@@ -262,7 +261,7 @@ fn stalls_of_either_end_or_of_the_link_do_not_end_start_up_for_good() {
 }
 
 #[test]
-fn a_stall_now_and_then_leaves_no_queue_behind() {
+fn occasional_stalls_leave_no_queue_behind() {
     for part in StalledPart::ALL {
         let mut link = SimulatedLink::new(200.0, 80.0, 1.0).loss(0.001);
         link.stalls = Stalls::random(part, 500 * MILLISECOND, 8 * SECOND, SEED);

@@ -1,4 +1,4 @@
-//! A bulk sender as quinn is one: its loss detection, its pacer, its calls to the controller.
+//! A bulk sender that models quinn: its loss detection, its pacer, its calls to the controller.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use super::super::control::Control;
 use super::cubic::TcpCubic;
 use super::{MILLISECOND, PACKET, SECOND};
 
-/// What decides the window.
+/// The congestion controller of a sender.
 pub(in super::super) enum WindowControl {
     Quire(Box<Control>),
     Cubic(TcpCubic),
 }
 
-/// When the application has data.
+/// The data that the application provides.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Supply {
     Endless,
@@ -22,7 +22,7 @@ pub(in super::super) enum Supply {
     TrickleUntil(f64, u64),
 }
 
-/// One connection's sending side.
+/// The sending side of a connection.
 pub(in super::super) struct SimulatedSender {
     pub(in super::super) starts_at: u64,
     pub(in super::super) control: WindowControl,
@@ -90,7 +90,7 @@ impl SimulatedSender {
         }
     }
 
-    /// A limited flow whose every packet was acknowledged.
+    /// Whether all packets of a limited flow are acknowledged.
     pub(in super::super) fn is_done(&self) -> bool {
         matches!(self.supply, Supply::Packets(count) if self.sent_new >= count)
             && self.retransmit == 0
@@ -195,7 +195,7 @@ impl SimulatedSender {
         }
     }
 
-    /// Packets to send now, and when to ask again.
+    /// Returns the packets to send now, and the time of the next call.
     pub(super) fn poll(&mut self, now: u64) -> (Vec<u64>, Option<u64>) {
         let mut packets = Vec::new();
         let mut wake = u64::MAX;
@@ -264,7 +264,7 @@ impl SimulatedSender {
         packet
     }
 
-    /// quinn's token bucket: 1.25 × window / smoothed round trip, in bursts of about 2 ms.
+    /// The token bucket of quinn: 1.25 × window / smoothed round trip, in bursts of about 2 ms.
     fn pacing_delay(&mut self, now: u64) -> Option<u64> {
         if matches!(self.control, WindowControl::Cubic(_)) {
             return None;

@@ -1,11 +1,11 @@
-//! Times when part of a network stands still: a process that isn't scheduled, a link that pauses.
+//! Stalls: a process that isn't scheduled, or a link that pauses.
 //!
-//! Nothing is lost by standing still. What should have happened meanwhile happens at its end, all at
-//! once and in order.
+//! A stall loses nothing. What should have happened meanwhile happens at its end, all at once and
+//! in order.
 
 use super::{MILLISECOND, draw};
 
-/// What stands still.
+/// The part of the network that stalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StalledPart {
     /// The process that sends.
@@ -20,7 +20,7 @@ impl StalledPart {
     pub(super) const ALL: [Self; 3] = [Self::Sender, Self::Receiver, Self::Link];
 }
 
-/// One part standing still from `at` until `end`.
+/// A stall of one part from `at` until `end`.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
     part: StalledPart,
@@ -33,7 +33,7 @@ struct Stall {
 pub(super) struct Stalls(Vec<Stall>);
 
 impl Stalls {
-    /// Stalls of 10 to 50 ms until `end`, at random with `gap` between them on average.
+    /// Creates random stalls of 10 to 50 ms until `end`, with an average distance of `gap`.
     pub(super) fn random(part: StalledPart, gap: u64, end: u64, seed: u64) -> Self {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut stalls = Vec::new();
@@ -54,7 +54,7 @@ impl Stalls {
         }
     }
 
-    /// When something may happen at `part` that was to happen at `now`.
+    /// Returns the time at which an event at `part` that is due at `now` can happen.
     pub(super) fn release(&self, part: StalledPart, now: u64) -> u64 {
         self.0
             .iter()

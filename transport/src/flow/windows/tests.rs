@@ -1,4 +1,4 @@
-//! The policy, without a connection.
+//! The window policy, without a connection.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn windows(send: u64, receive: u64) -> Windows {
     Windows { send, receive }
 }
 
-/// A path of `megabits` per second and `milliseconds`, which carries what it can.
+/// A fully used path of `megabits` per second and `milliseconds`.
 fn path(megabits: u32, milliseconds: u64, loss: f64) -> PathEstimate {
     let round_trip = Duration::from_millis(milliseconds);
     let rate = f64::from(megabits) * 125_000.0;
@@ -24,7 +24,7 @@ fn path(megabits: u32, milliseconds: u64, loss: f64) -> PathEstimate {
 }
 
 #[test]
-fn a_long_lossy_path_keeps_what_is_sent_while_a_byte_is_lost_three_times() {
+fn a_long_lossy_path_has_windows_for_a_byte_that_is_lost_three_times() {
     let path = path(500, 200, 0.02);
     let window = send(&path, 1, Side::Client);
     assert!(window as f64 >= 4.0 * 12.5e6, "{window}");
@@ -36,7 +36,7 @@ fn a_long_lossy_path_keeps_what_is_sent_while_a_byte_is_lost_three_times() {
 }
 
 #[test]
-fn the_more_is_lost_the_smaller_is_what_is_sent() {
+fn more_loss_makes_the_send_window_smaller() {
     let windows = [0.01, 0.05, 0.1, 0.9].map(|loss| send(&path(900, 200, loss), 1, Side::Client));
     assert!(
         windows.is_sorted_by(|a, b| a > b || *b == SEND_WINDOW),
@@ -46,14 +46,14 @@ fn the_more_is_lost_the_smaller_is_what_is_sent() {
 }
 
 #[test]
-fn a_local_network_has_what_a_socket_takes_in() {
+fn a_local_network_has_windows_of_the_size_of_socket_buffers() {
     let path = path(10_000, 1, 0.01);
     assert_eq!(send(&path, 1, Side::Client), SEND_WINDOW);
     assert_eq!(receive(&path, 64, Side::Server), RECEIVE_WINDOW_LOCAL);
 }
 
 #[test]
-fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
+fn a_stream_that_is_not_read_leaves_room_for_the_others() {
     for path in [path(1000, 0, 0.0), path(1, 500, 0.0)] {
         for bodies in 1..=FEW_BODIES {
             for side in [Side::Client, Side::Server] {
@@ -65,7 +65,7 @@ fn a_stream_that_nobody_reads_leaves_room_for_the_others() {
 }
 
 #[test]
-fn nothing_moving_takes_nothing_of_the_budget() {
+fn an_idle_connection_takes_nothing_of_the_budget() {
     let path = path(500, 200, 0.02);
     let budget = WindowBudget::new(100 * MIB);
     let mut grant = budget.grant();
@@ -102,7 +102,7 @@ fn the_budget_is_never_exceeded_and_comes_back() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_comes_out_of_the_budget() {
+fn reordered_bytes_are_bounded_and_count_against_the_budget() {
     let budget = WindowBudget::new(100 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
     for side in [Side::Client, Side::Server] {
@@ -123,12 +123,12 @@ fn what_waits_is_bounded_and_comes_out_of_the_budget() {
     );
     assert!(
         second.reserve_reordered(0, Side::Client),
-        "one turn is always allowed"
+        "one read is always allowed"
     );
 }
 
 #[test]
-fn what_the_other_side_may_still_use_is_not_given_to_others() {
+fn credit_that_the_peer_still_has_is_not_given_to_others() {
     let budget = WindowBudget::new(10 * MIB);
     let left = || budget.0.load(Ordering::Relaxed);
     let Windows {
@@ -154,7 +154,7 @@ fn what_the_other_side_may_still_use_is_not_given_to_others() {
 }
 
 #[test]
-fn without_room_in_the_budget_a_thousand_connections_take_little() {
+fn a_thousand_connections_without_budget_take_little() {
     let minimum = minimum(Side::Server);
     assert!(1024 * (minimum.send + minimum.receive) <= 192 * MIB);
     let mut grant = WindowBudget::new(0).grant();
@@ -163,7 +163,7 @@ fn without_room_in_the_budget_a_thousand_connections_take_little() {
 }
 
 #[test]
-fn a_rise_of_losses_counts_at_once_and_is_forgotten_slowly() {
+fn a_rise_of_loss_counts_at_once_and_decays_slowly() {
     let mut losses = LossEstimate::default();
     assert!(losses.share() >= LOSS_UNKNOWN);
     losses.update(10_000, 0);
@@ -185,7 +185,7 @@ fn the_rate_is_the_largest_of_the_last_round_trips() {
     let mut rate = RateEstimate::new(start);
     rate.add(1_000_000);
     rate.update(start + trip / 2, trip);
-    assert_eq!(rate.largest(), 0.0, "no round trip has gone by");
+    assert_eq!(rate.largest(), 0.0, "no round trip has passed");
     rate.update(start + trip, trip);
     assert!((rate.largest() - 1e7).abs() < 1.0);
     for round in 2..20 {
@@ -196,10 +196,10 @@ fn the_rate_is_the_largest_of_the_last_round_trips() {
 }
 
 #[test]
-fn a_window_that_changes_often_never_grants_more_than_its_largest() {
+fn a_window_that_changes_often_never_extends_more_credit_than_its_largest() {
     let (small, large) = (8 * MIB, 40 * MIB);
     let mut window = ReceiveWindow::new(small);
-    // What quinn grants in all, and withholds, as its `set_receive_window` reckons.
+    // The total credit of the peer and what quinn withholds, as `set_receive_window` computes it.
     let (mut granted, mut debt, mut told, mut read) = (small, 0, small, 0);
     for round in 0..1000 {
         let wanted = if round % 2 == 0 { large } else { small };
@@ -223,7 +223,7 @@ fn a_window_that_changes_often_never_grants_more_than_its_largest() {
 }
 
 #[test]
-fn small_changes_are_not_worth_telling() {
+fn small_changes_are_not_announced() {
     assert_eq!(hysteresis(32 * MIB, 30 * MIB), 32 * MIB);
     assert_eq!(hysteresis(32 * MIB, 33 * MIB), 32 * MIB);
     assert_eq!(hysteresis(32 * MIB, 40 * MIB), 40 * MIB);

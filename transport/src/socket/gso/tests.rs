@@ -1,4 +1,4 @@
-//! The wrapper against a socket that records what it is given and blocks when told to.
+//! `GsoSocket` on a fake socket that records sends and blocks on demand.
 
 use std::task::Waker;
 
@@ -26,7 +26,7 @@ struct FakeState {
     error: Option<io::ErrorKind>,
 }
 
-/// A kernel that takes what one UDP send can carry, and reports each send.
+/// A fake kernel that enforces the limit of a UDP send and reports each send.
 #[derive(Debug)]
 struct Fake {
     state: Mutex<FakeState>,
@@ -160,7 +160,7 @@ fn received(receiver: &mut mpsc::UnboundedReceiver<RecordedSend>) -> Vec<Recorde
 }
 
 #[tokio::test]
-async fn full_transmits_are_gathered_up_to_what_one_send_carries() {
+async fn full_transmits_are_combined_up_to_the_limit_of_a_send() {
     let (_fake, socket, mut sends) = Fake::wrapped();
     for first in [0, 10, 20, 30] {
         socket
@@ -174,7 +174,7 @@ async fn full_transmits_are_gathered_up_to_what_one_send_carries() {
 }
 
 #[tokio::test]
-async fn what_was_gathered_leaves_once_the_sender_pauses() {
+async fn a_batch_is_flushed_when_the_sender_pauses() {
     let (_fake, socket, mut sends) = Fake::wrapped();
     for first in [0, 10] {
         socket
@@ -187,7 +187,7 @@ async fn what_was_gathered_leaves_once_the_sender_pauses() {
 }
 
 #[tokio::test]
-async fn a_sender_that_queues_up_again_is_waited_for() {
+async fn the_flush_waits_for_a_sender_that_is_ready_again() {
     let (_fake, socket, mut sends) = Fake::wrapped();
     // A task like quinn's, in the scheduler's queue as the flusher is.
     let mut sender = JoinSet::new();
@@ -207,7 +207,7 @@ async fn a_sender_that_queues_up_again_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_short_transmit_takes_the_gathered_along_at_once() {
+async fn a_short_transmit_flushes_the_batch_at_once() {
     let (_fake, socket, mut sends) = Fake::wrapped();
     socket
         .try_send(&transmit(1, &datagrams(0, 10, 1200), 1200))
