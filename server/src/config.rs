@@ -1,10 +1,13 @@
-//! What an operator may choose, resolved and checked.
+//! Configuration of a server: settings that an operator may choose, resolved and checked.
 
 pub mod args;
-pub mod file;
+mod file;
 pub mod limits;
+pub mod resolve;
 pub mod sandbox;
+pub mod settings;
 pub mod start_error;
+pub mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -17,9 +20,10 @@ use quire_transport::congestion::CongestionControl;
 use crate::auth::authorized_keys::AuthorizedKeys;
 use crate::auth::client_ca::ClientCa;
 use crate::auth::keyring::KeysFile;
-use crate::config::args::{ListenAddress, ServeArgs};
 use crate::config::limits::Limits;
+use crate::config::settings::{CACHE_BYTES, DRAIN_SECONDS, Settings};
 use crate::config::start_error::StartError;
+use crate::config::value::ListenAddress;
 use crate::files::cache::CacheConfig;
 use crate::store::faults::Faults;
 use crate::store::{Root, RootOptions};
@@ -33,6 +37,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Whether nothing in the root may be changed.
     pub read_only: bool,
+    /// TCP ports that the server listens on; none until there is a front end that does.
+    pub tcp_ports: Vec<u16>,
     /// How much memory file contents may take.
     pub cache: CacheConfig,
     /// How much memory the windows of all connections may take beyond what each has, in bytes.
@@ -81,6 +87,7 @@ impl Config {
                 optional: false,
             }],
             read_only: false,
+            tcp_ports: Vec::new(),
             cache: CacheConfig {
                 limit: CACHE_BYTES,
                 file_max: CACHE_BYTES,
@@ -93,92 +100,94 @@ impl Config {
             state_dir: None,
             secrets: Vec::new(),
             congestion: CongestionControl::default(),
-            drain: DRAIN_LIMIT,
+            drain: Duration::from_secs(DRAIN_SECONDS),
             limits: Limits::default(),
             lock_limit: LOCK_LIMIT,
             faults: Faults::default(),
         }
     }
 
-    /// Looks at what the command line names, without making or changing anything.
+    /// Checks the files that the settings name, without creating or changing anything.
     ///
     /// # Errors
     /// What the operator has to mend.
-    pub fn check(args: &ServeArgs) -> Result<(), StartError> {
+    pub fn check(settings: &Settings) -> Result<(), StartError> {
         Root::open(
-            &args.root,
+            &settings.root,
             RootOptions {
                 read_only: true,
                 faults: Faults::default(),
             },
         )?;
-        if let (Some(certificate), Some(key)) = (&args.cert, &args.key) {
+        if let (Some(certificate), Some(key)) = (&settings.cert, &settings.key) {
             Identity::from_pem_files(certificate, key)?;
         }
-        client_ca(args)?;
-        match &args.authorized_keys {
+        client_ca(settings)?;
+        match &settings.authorized_keys {
             Some(path) => AuthorizedKeys::load(path)?,
             None => {
                 let default = || StateDir::default_path();
-                let state = args.state_dir.clone().map_or_else(default, Ok)?;
+                let state = settings.state_dir.clone().map_or_else(default, Ok)?;
                 AuthorizedKeys::load_if_present(&state.join(AUTHORIZED_KEYS))?
             }
         };
         Ok(())
     }
 
-    /// What the command line means. Makes the identities that don't exist yet.
+    /// Loads what the settings name, and creates the identities that don't exist yet.
     ///
     /// # Errors
     /// What the operator has to mend: the state directory or a certificate.
-    pub fn from_args(args: &ServeArgs) -> Result<Self, StartError> {
-        let state = StateDir::open(args.state_dir.as_deref())?;
+    pub fn from_settings(settings: &Settings) -> Result<Self, StartError> {
+        let state = StateDir::open(settings.state_dir.as_deref())?;
         let mut secrets = vec![state.path().to_owned()];
-        let identity = match (&args.cert, &args.key) {
+        let identity = match (&settings.cert, &settings.key) {
             (Some(certificate), Some(key)) => {
                 secrets.extend([certificate.clone(), key.clone()]);
                 Identity::from_pem_files(certificate, key)?
             }
             _ => load_or_create(&state, Role::Server)?,
         };
-        let keys = match &args.authorized_keys {
+        let keys = match &settings.authorized_keys {
             Some(path) => {
                 secrets.push(path.clone());
                 KeysFile::required(path.clone())
             }
             None => KeysFile::optional(state.file(AUTHORIZED_KEYS)),
         };
-        let mut access = AuthorizedKeys::default().with_anonymous(args.anonymous.clone());
-        if !args.no_owner {
+        let mut access = AuthorizedKeys::default().with_anonymous(settings.anonymous.clone());
+        if !settings.no_owner {
             access = access.with_owner(load_or_create(&state, Role::Client)?.fingerprint());
         }
         let cache = CacheConfig {
-            limit: args.cache_size.0,
-            file_max: args.cache_file_max.map_or(args.cache_size.0, |max| max.0),
+            limit: settings.cache_size.0,
+            file_max: settings
+                .cache_file_max
+                .map_or(settings.cache_size.0, |max| max.0),
         };
         Ok(Self {
-            listen: listen(&args.listen),
-            read_only: args.read_only,
+            listen: listen(&settings.listen),
+            read_only: settings.read_only,
             cache,
             authorized_keys: Some(keys),
-            client_ca: client_ca(args)?,
+            client_ca: client_ca(settings)?,
             state_dir: Some(state.path().to_owned()),
             secrets,
-            congestion: args.congestion,
-            drain: Duration::from_secs(args.drain),
-            limits: args.limits.clone(),
+            congestion: settings.congestion,
+            drain: Duration::from_secs(settings.drain),
+            limits: settings.limits.clone(),
             faults: Faults::asked(),
-            ..Self::new(args.root.clone(), identity, access)
+            ..Self::new(settings.root.clone(), identity, access)
         })
     }
 }
 
-fn client_ca(args: &ServeArgs) -> Result<ClientCa, StartError> {
-    let loaded = args.client_ca.as_deref().map(ClientCa::load);
+fn client_ca(settings: &Settings) -> Result<ClientCa, StartError> {
+    let loaded = settings.client_ca.as_deref().map(ClientCa::load);
     Ok(loaded.transpose()?.unwrap_or_default())
 }
 
-/// The addresses that the command line names, or loopback in both versions of IP.
+/// The addresses of the setting, or loopback in both versions of IP.
 fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
     let at = |ip: IpAddr, port, optional| Listen {
         address: (ip, port).into(),
@@ -207,15 +216,9 @@ fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
 /// The file in the state directory that says who may connect.
 const AUTHORIZED_KEYS: &str = "authorized-keys";
 
-/// Memory for file contents, in bytes.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-
 /// Memory for windows, in bytes: one or two transfers at once over the longest paths, forty over a
 /// local network; with the least of 1024 connections, their pieces and the cache 512 MiB.
 const WINDOWS_BYTES: u64 = 128 * 1024 * 1024;
-
-/// Long enough for a large file to be on its way, short enough for a service manager's patience.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Locks are held for the time of a rename and its sync, so who waits this long has met a fault.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);

@@ -10,11 +10,16 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use quire_certs::{Role, StateDir, load_or_create, replace};
-use quire_server::config::args::{Args, CertsAction, CertsArgs, Command, PairArgs, ServeArgs};
+use quire_server::auth::pairing;
+use quire_server::config::args::{
+    Args, CertsAction, CertsArgs, OfferArgs, ServeArgs, ServerCommand,
+};
+use quire_server::config::resolve::{ConfigError, Resolved};
 use quire_server::config::sandbox::Sandbox;
-use quire_server::{Config, Server, StartError, auth::pairing, config::file};
+use quire_server::config::settings::Settings;
+use quire_server::{Config, Server, StartError};
 use quire_shared::protocol::PORT;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -24,10 +29,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let result = file::arguments(std::env::args_os().collect())
-        .map_err(StartError::from)
-        .and_then(|arguments| run(&Args::parse_from(arguments)));
-    match result {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quire-server: {}", error.chain());
@@ -38,14 +40,27 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), StartError> {
     match &args.command {
-        Some(Command::Certs(args)) => certs(args),
-        Some(Command::Pair(args)) => pair(args),
-        None if args.serve.check_config => {
-            Config::check(&args.serve)?;
-            println!("the configuration is right");
-            Ok(())
+        Some(ServerCommand::Certs(args)) => certs(args),
+        Some(ServerCommand::Pair(args)) => pair(args),
+        None => {
+            let resolved = resolve(&args.serve)?;
+            if args.serve.check_config {
+                Config::check(resolved.settings())?;
+                print!("# configuration OK\n{resolved}");
+                return Ok(());
+            }
+            serve(resolved.settings())
         }
-        None => serve(&args.serve),
+    }
+}
+
+/// The settings that hold. A certificate that was typed without its key is a usage error.
+fn resolve(args: &ServeArgs) -> Result<Resolved, StartError> {
+    match Resolved::new(args, |name| std::env::var_os(name)) {
+        Err(error @ ConfigError::CertWithoutKey { is_typed: true }) => Args::command()
+            .error(clap::error::ErrorKind::MissingRequiredArgument, error)
+            .exit(),
+        resolved => Ok(resolved?),
     }
 }
 
@@ -59,24 +74,24 @@ fn certs(args: &CertsArgs) -> Result<(), StartError> {
     Ok(())
 }
 
-fn pair(args: &PairArgs) -> Result<(), StartError> {
+fn pair(args: &OfferArgs) -> Result<(), StartError> {
     let state = StateDir::open(args.state_dir.as_deref())?;
     let lifetime = Duration::from_secs(60 * u64::from(args.minutes));
     let code = pairing::offer(&state, &args.rights, &args.comment, lifetime)?;
     println!("{code}");
     eprintln!(
-        "Within {} minutes, on the machine that is to be let in: quire pair HOST {code}",
+        "Run this on the client within {} minutes: quire pair HOST {code}",
         args.minutes
     );
     Ok(())
 }
 
-fn serve(args: &ServeArgs) -> Result<(), StartError> {
-    start_logging(args.verbose);
-    let config = Config::from_args(args)?;
+fn serve(settings: &Settings) -> Result<(), StartError> {
+    start_logging(settings.is_verbose());
+    let config = Config::from_settings(settings)?;
     // Asked before the fence, behind which the files that say it are out of reach.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let sandbox = if args.no_landlock {
+    let sandbox = if settings.is_unconfined() {
         Sandbox::Off
     } else {
         Sandbox::enter(&config)?

@@ -255,3 +255,41 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("--congestion <CONTROL>"), "{help}");
 }
+
+#[test]
+fn the_configuration_is_checked_and_printed_with_its_sources() {
+    let operator = Operator::new();
+    std::fs::write(
+        operator.path("quire.toml"),
+        "root = \"root\"\n[limits]\nrate = 7\n",
+    )
+    .unwrap();
+    let check = ["--config", "quire.toml", "--check-config", "--drain", "3"];
+    let output = operator
+        .command(&check)
+        .env("QUIRE_STATE_DIR", "state")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "# configuration OK",
+        "root = \"root\" # file",
+        "state-dir = \"state\" # environment QUIRE_STATE_DIR",
+        "drain = 3 # command line",
+        "rate = 7 # file",
+        "no-owner = false # default",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line} in {said}");
+    }
+    assert!(!operator.path("state").exists());
+
+    std::fs::write(
+        operator.path("quire.toml"),
+        "root = \"root\"\n[limits]\nrat = 7\n",
+    )
+    .unwrap();
+    let said = operator.fail(&check);
+    assert!(said.contains("quire.toml: line 3: "), "{said}");
+    assert!(said.contains("limits.rate"), "{said}");
+}

@@ -1,25 +1,32 @@
-//! What the operator typed.
+//! The command line: subcommands, and one flag for each setting.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
-
-use quire_transport::congestion::CongestionControl;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser, Subcommand, value_parser};
 
 use crate::auth::rules::Rules;
-use crate::config::limits::Limits;
+use crate::config::settings::{ROOT, SECTIONS, Setting, Settings};
+use crate::config::value::Form;
 
-/// Serves a directory over QUIC.
+/// File server over QUIC; its client is `quire`.
 ///
-/// The client is `quire`. Whoever runs both programs on one account may read and write at once;
-/// everybody else needs a line in the authorized-keys file.
+/// The user who runs the server may connect at once, with the client key in the same state
+/// directory. Every other client needs a line in the authorized-keys file: see --authorized-keys
+/// and `quire-server pair`.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100,
+    after_help = PRECEDENCE_HELP
+)]
 pub struct Args {
     /// What to do instead of serving.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<ServerCommand>,
     /// How to serve.
     #[command(flatten)]
     pub serve: ServeArgs,
@@ -27,77 +34,11 @@ pub struct Args {
 
 /// What the program does besides serving.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Show the server's fingerprint, or make a new identity.
+pub enum ServerCommand {
+    /// Print the server's fingerprint, or create a new key and certificate.
     Certs(CertsArgs),
-    /// Make a code that lets one client in, to be typed there after `quire pair`.
-    Pair(PairArgs),
-}
-
-/// How to serve.
-#[derive(Debug, clap::Args)]
-pub struct ServeArgs {
-    /// The directory to serve.
-    #[arg(default_value = ".")]
-    pub root: PathBuf,
-    /// A file of settings in TOML, whose keys are these flags; what is typed wins.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Say whether the settings, the certificate and the authorized-keys file are right, and end.
-    #[arg(long)]
-    pub check_config: bool,
-    /// An address to listen on, as IP, IP:PORT or :PORT; can be given more than once
-    /// [default: 127.0.0.1 and ::1, port 4433].
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Vec<ListenAddress>,
-    /// Change nothing in the directory.
-    #[arg(long)]
-    pub read_only: bool,
-    /// Memory for file contents, in bytes or as 512KiB, 64MiB, 1GiB; 0 turns the cache off.
-    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
-    pub cache_size: ByteCount,
-    /// The largest file that the cache takes [default: as large as the cache].
-    #[arg(long, value_name = "BYTES")]
-    pub cache_file_max: Option<ByteCount>,
-    /// Where keys and certificates are kept [default: the platform's state directory + "quire"].
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// Your own certificate chain (PEM) instead of a generated one.
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub cert: Option<PathBuf>,
-    /// The private key (PEM) of --cert.
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
-    /// Who may connect: lines of a fingerprint, rights as in `read,/incoming=put`, and a comment;
-    /// read again when it changes [default: authorized-keys in the state directory].
-    #[arg(long, value_name = "FILE")]
-    pub authorized_keys: Option<PathBuf>,
-    /// Certificates (PEM) of an authority for clients: lines of `cert:NAME` instead of a
-    /// fingerprint in authorized-keys are for those whom it has given that name.
-    #[arg(long, value_name = "FILE")]
-    pub client_ca: Option<PathBuf>,
-    /// Don't let in the client identity of the same state directory.
-    #[arg(long)]
-    pub no_owner: bool,
-    /// What those without an authorized key may do: none, read, write, or rules by path as in
-    /// read,/incoming=put,/private=none.
-    #[arg(long, value_name = "RIGHTS", default_value = "none")]
-    pub anonymous: Rules,
-    /// How to find the rate to send at: quire, cubic or bbr.
-    #[arg(long, value_name = "CONTROL", default_value_t)]
-    pub congestion: CongestionControl,
-    /// Don't have the kernel keep the server to its directories.
-    #[arg(long)]
-    pub no_landlock: bool,
-    /// How many seconds running requests have to finish after SIGINT or SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub drain: u64,
-    /// What clients may take of the server.
-    #[command(flatten)]
-    pub limits: Limits,
-    /// Log every request, not only connections; RUST_LOG overrides this.
-    #[arg(short, long)]
-    pub verbose: bool,
+    /// Create a pairing code with which one client can authorize its key.
+    Pair(OfferArgs),
 }
 
 /// How to show or make the server's identity.
@@ -106,101 +47,184 @@ pub struct CertsArgs {
     /// What to do with it.
     #[command(subcommand)]
     pub action: Option<CertsAction>,
-    /// Where keys and certificates are kept [default: the platform's state directory + "quire"].
-    #[arg(long, value_name = "DIR", global = true)]
+    /// Directory for the server's keys and certificates
+    /// [default: "quire" in the platform's state directory].
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        env = "QUIRE_STATE_DIR",
+        hide_env = true
+    )]
     pub state_dir: Option<PathBuf>,
 }
 
 /// What a pairing code is good for.
 #[derive(Debug, clap::Args)]
-pub struct PairArgs {
-    /// What the client may do: read, write, or rules by path as in authorized-keys.
+pub struct OfferArgs {
+    /// Rights of the client: read, write, or rules by path such as read,/incoming=put.
     #[arg(long, value_name = "RIGHTS", default_value = "read")]
     pub rights: Rules,
-    /// Whose key it will be, for the authorized-keys file.
+    /// Comment for the client's line in authorized-keys, such as the name of its user.
     #[arg(long, value_name = "TEXT", default_value = "paired")]
     pub comment: String,
-    /// How many minutes the code is good for.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    /// Time in minutes until the code expires.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u32).range(1..=1440))]
     pub minutes: u32,
-    /// The state directory of the server that is to let the client in
-    /// [default: the platform's state directory + "quire"].
-    #[arg(long, value_name = "DIR")]
+    /// State directory of the server
+    /// [default: "quire" in the platform's state directory].
+    #[arg(long, value_name = "DIR", env = "QUIRE_STATE_DIR", hide_env = true)]
     pub state_dir: Option<PathBuf>,
 }
 
 /// What to do with the server's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum CertsAction {
-    /// Print the fingerprint; makes an identity if there is none yet.
+    /// Print the fingerprint; creates a key and certificate if there are none.
     Show,
-    /// Make a new identity in place of the old one. Clients that know the old one will refuse it.
+    /// Replace the key and certificate. Clients that know the old key will refuse the server.
     New,
 }
 
-/// The value of `--listen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// One address, on the default port unless it names one.
-    Address(IpAddr, Option<u16>),
-    /// A port on every address of the machine.
-    Port(u16),
+/// The settings that were typed, as text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServeArgs {
+    /// The configuration file.
+    pub(crate) config: Option<PathBuf>,
+    /// Whether the settings are to be checked and printed.
+    pub check_config: bool,
+    /// The texts of each setting that was typed, by key.
+    pub(crate) typed: BTreeMap<&'static str, Vec<OsString>>,
 }
 
-impl std::str::FromStr for ListenAddress {
-    type Err = &'static str;
+impl clap::Args for ServeArgs {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new(CONFIG)
+            .long(CONFIG)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .env("QUIRE_CONFIG")
+            .hide_env(true)
+            .help("Configuration file in TOML; see below");
+        let check = Arg::new(CHECK)
+            .long(CHECK)
+            .action(ArgAction::SetTrue)
+            .help("Check the configuration, print each setting and where it comes from, and exit");
+        let mut settings = Settings::default();
+        let settings = settings.all();
+        let flags = settings.iter().map(argument);
+        command.arg(config).arg(check).args(flags)
+    }
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
-            return port
-                .parse()
-                .map(Self::Port)
-                .map_err(|_| "a port is a number up to 65535");
-        }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Self::Address(address.ip(), Some(address.port())));
-        }
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|text| text.strip_suffix(']'))
-            .unwrap_or(text);
-        let address = bare
-            .parse()
-            .map_err(|_| "an address is IP, IP:PORT, [IPv6]:PORT or :PORT")?;
-        Ok(Self::Address(address, None))
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
-/// A number of bytes, with an optional unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteCount(pub u64);
-
-impl std::str::FromStr for ByteCount {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| "expected a number of bytes")?;
-        let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "k" | "kib" => 1 << 10,
-            "m" | "mib" => 1 << 20,
-            "g" | "gib" => 1 << 30,
-            "t" | "tib" => 1 << 40,
-            "kb" => 1_000,
-            "mb" => 1_000_000,
-            "gb" => 1_000_000_000,
-            _ => return Err("the units are KiB, MiB, GiB, TiB and kB, MB, GB"),
+impl FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self {
+            config: matches.get_one(CONFIG).cloned(),
+            check_config: matches.get_flag(CHECK),
+            typed: BTreeMap::new(),
         };
-        number.checked_mul(factor).map(Self).ok_or("too large")
+        for setting in Settings::default().all() {
+            let key = setting.key;
+            if matches.value_source(key) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            let texts = match setting.value.form() {
+                Form::Switch => vec!["true".into()],
+                Form::Text | Form::Path | Form::List => {
+                    let texts = matches.get_many::<OsString>(key);
+                    texts.unwrap_or_default().cloned().collect()
+                }
+            };
+            args.typed.insert(key, texts);
+        }
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
+
+/// The flag of a setting, or its argument.
+fn argument(setting: &Setting<'_>) -> Arg {
+    let key = setting.key;
+    let mut argument = Arg::new(key).help(help(setting));
+    if key != ROOT {
+        let heading = SECTIONS
+            .iter()
+            .find(|(section, _)| *section == setting.section);
+        argument = argument
+            .long(key)
+            .help_heading(heading.map(|(_, heading)| *heading));
+    }
+    if let Some(old_key) = setting.old_key {
+        argument = argument.alias(old_key);
+    }
+    if key == VERBOSE {
+        argument = argument.short('v');
+    }
+    let form = setting.value.form();
+    if form == Form::Switch {
+        return argument.action(ArgAction::SetTrue);
+    }
+    argument = argument.value_name(setting.value_name);
+    if form == Form::List {
+        argument = argument.action(ArgAction::Append);
+    }
+    if form == Form::Path {
+        // Paths need not be UTF-8.
+        return argument.value_parser(value_parser!(OsString));
+    }
+    argument.value_parser(move |text: &str| {
+        let texts = vec![OsString::from(text)];
+        Settings::default()
+            .set(key, &texts)
+            .map(|()| OsString::from(text))
+    })
+}
+
+/// The help of a setting, with its default unless that says nothing.
+fn help(setting: &Setting<'_>) -> String {
+    let default = match setting.value.show() {
+        Some(toml::Value::String(text)) => text,
+        Some(toml::Value::Integer(number)) => number.to_string(),
+        Some(_) | None => return setting.help.to_owned(),
+    };
+    format!("{} [default: {default}]", setting.help)
+}
+
+/// The flag that names the configuration file.
+const CONFIG: &str = "config";
+
+/// The flag that has the configuration checked.
+const CHECK: &str = "check-config";
+
+/// The only flag with a short form.
+const VERBOSE: &str = "verbose";
+
+const PRECEDENCE_HELP: &str = "\
+Each setting is taken from the command line, else from the environment, else
+from the configuration file, else its default. --rate-per-key 20MiB is
+QUIRE_RATE_PER_KEY=20MiB in the environment, and in the file, where sections
+are optional and paths are relative to the file:
+
+  root = \"/srv/files\"
+  [limits]
+  rate-per-key = \"20MiB\"
+
+--check-config prints all settings with their sections. Byte counts take KiB,
+MiB, GiB, TiB and kB, MB, GB; `none` disables a rate or daily limit.";
 
 #[cfg(test)]
 mod tests {
+    use quire_transport::congestion::CongestionControl;
+
     use super::*;
 
     #[test]
@@ -212,8 +236,12 @@ mod tests {
     #[test]
     fn the_congestion_control_is_ours_unless_another_is_chosen() {
         let parse = |arguments: &[&str]| {
-            let line = Args::try_parse_from([&["quire-server"], arguments].concat());
-            line.map(|args| args.serve.congestion)
+            let line = Args::try_parse_from([&["quire-server"], arguments].concat())?;
+            let mut settings = Settings::default();
+            for (key, texts) in line.serve.typed {
+                settings.set(key, &texts).unwrap();
+            }
+            Ok::<_, clap::Error>(settings.congestion)
         };
         assert_eq!(parse(&[]).unwrap(), CongestionControl::Quire);
         for choice in CongestionControl::ALL {
@@ -224,32 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn byte_counts_take_units() {
-        let parse = |text: &str| text.parse::<ByteCount>().map(|count| count.0);
-        assert_eq!(parse("0"), Ok(0));
-        assert_eq!(parse("64MiB"), Ok(64 << 20));
-        assert_eq!(parse("64 mib"), Ok(64 << 20));
-        assert_eq!(parse("2GB"), Ok(2_000_000_000));
-        assert!(parse("").is_err());
-        assert!(parse("MiB").is_err());
-        assert!(parse("-1").is_err());
-        assert!(parse("20000000TiB").is_err());
-        assert!(parse("5 parsecs").is_err());
-    }
-
-    #[test]
-    fn listen_addresses_take_the_usual_forms() {
-        let parse = |text: &str| text.parse::<ListenAddress>();
-        let v6: IpAddr = "::1".parse().unwrap();
-        assert_eq!(parse(":0"), Ok(ListenAddress::Port(0)));
-        assert_eq!(parse("::1"), Ok(ListenAddress::Address(v6, None)));
-        assert_eq!(parse("[::1]"), Ok(ListenAddress::Address(v6, None)));
-        assert_eq!(parse("[::1]:9"), Ok(ListenAddress::Address(v6, Some(9))));
-        assert_eq!(
-            parse("127.0.0.1"),
-            Ok(ListenAddress::Address("127.0.0.1".parse().unwrap(), None))
-        );
-        assert!(parse("localhost").is_err());
-        assert!(parse(":65536").is_err());
+    fn old_names_of_flags_go_on_working() {
+        let line = ["quire-server", "--prove-addresses", "always"];
+        let args = Args::try_parse_from(line).unwrap().serve;
+        let expected = BTreeMap::from([("validate-addresses", vec!["always".into()])]);
+        assert_eq!(args.typed, expected);
     }
 }

@@ -1,271 +1,148 @@
-//! The configuration file: TOML whose keys are the flags of the command line.
+//! The configuration file: TOML, with a key for each setting.
 //!
-//! It is turned into arguments that stand before those that were typed, so every flag can stand in
-//! it, with the same meaning and the same checks, and what was typed wins. A path in it is
-//! relative to the file, because it is read far from where it was written.
+//! Keys are the names of the flags. Those of a section stand in the section or, as in files of
+//! earlier versions, at the top level. A path is relative to the file, because the file is read far
+//! from where it was written.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
-use clap::builder::ValueParser;
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
-use thiserror::Error;
-use toml::{Table, Value};
+use toml::de::{DeTable, DeValue};
 
-use crate::config::args::Args;
+use crate::config::resolve::ConfigError;
+use crate::config::settings::{SECTIONS, Setting, Settings};
+use crate::config::value::Form;
 
-/// What was typed, and what stands in the file that it names, if it names one.
+/// Reads the file `path` into `settings` and returns the keys that it has.
 ///
 /// # Errors
-/// What is wrong with the file.
-pub fn arguments(typed: Vec<OsString>) -> Result<Vec<OsString>, ConfigFileError> {
-    // What is wrong with the command line is for its own parser to say.
-    let Ok(matches) = Args::command().try_get_matches_from(&typed) else {
-        return Ok(typed);
+/// Names the file, the line and the key that is wrong.
+pub(crate) fn read(path: &Path, settings: &mut Settings) -> Result<Vec<&'static str>, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let fail = |mistake: Mistake| ConfigError::File {
+        path: path.to_owned(),
+        line: line_of(&text, mistake.at),
+        reason: mistake.reason,
     };
-    let Some(path) = matches.get_one::<PathBuf>(CONFIG) else {
-        return Ok(typed);
-    };
-    let fail = |problem| ConfigFileError {
-        path: path.clone(),
-        problem,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| fail(Problem::Io(error)))?;
-    let table: Table = text
-        .parse()
-        .map_err(|error| fail(Problem::Toml(Box::new(error))))?;
-    let mut arguments = typed.clone();
-    let (program, rest) = arguments.split_at_mut(1.min(typed.len()));
-    let mut all = program.to_vec();
-    all.extend(settings(path, &table, &matches).map_err(fail)?);
-    all.extend_from_slice(rest);
-    Ok(all)
+    let table = DeTable::parse(&text).map_err(|error| {
+        let at = error.span().unwrap_or_default();
+        fail(Mistake::new(at, error.message()))
+    })?;
+    let mut keys = Vec::new();
+    read_table(path, "", table.get_ref(), settings, &mut keys).map_err(fail)?;
+    Ok(keys)
 }
 
-/// The settings of a file as arguments, without those that were typed.
-fn settings(file: &Path, table: &Table, typed: &ArgMatches) -> Result<Vec<OsString>, Problem> {
-    let command = Args::command();
-    let mut arguments = Vec::new();
-    for (key, value) in table {
-        let argument = find(&command, key).ok_or_else(|| Problem::Unknown(key.clone()))?;
-        let setting = setting(file, key, argument, value)?;
-        check(key, &setting)?;
-        if typed.value_source(argument.get_id().as_str()) != Some(ValueSource::CommandLine) {
-            arguments.extend(setting);
-        }
+/// What is wrong with a file, and where.
+struct Mistake {
+    at: Range<usize>,
+    reason: String,
+}
+
+impl Mistake {
+    fn new(at: Range<usize>, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self { at, reason }
     }
-    Ok(arguments)
 }
 
-/// The flag that `key` names, or the directory to serve.
-fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
-    let is_named = |argument: &&Arg| match argument.get_long() {
-        Some(long) => long == key && !NOT_IN_FILES.contains(&long),
-        None => argument.is_positional() && argument.get_id() == key,
-    };
-    command.get_arguments().find(is_named)
-}
-
-fn setting(
+/// Reads a table: the top level, or the one of `section`.
+fn read_table(
     file: &Path,
-    key: &str,
-    argument: &Arg,
-    value: &Value,
-) -> Result<Vec<OsString>, Problem> {
-    let wrong = |expected| Problem::Kind {
-        key: key.to_owned(),
-        expected,
-    };
-    let is_path = argument.get_value_parser().type_id() == ValueParser::path_buf().type_id();
-    let text = |value: &Value| match value {
-        Value::String(text) if is_path => Ok(beside(file, text)),
-        Value::String(text) => Ok(text.into()),
-        Value::Integer(number) => Ok(number.to_string().into()),
-        _ => Err(wrong("a text or a number")),
-    };
-    match (argument.get_action(), value) {
-        (ArgAction::SetTrue, Value::Boolean(true)) => Ok(vec![format!("--{key}").into()]),
-        (ArgAction::SetTrue, Value::Boolean(false)) => Ok(Vec::new()),
-        (ArgAction::SetTrue, _) => Err(wrong("true or false")),
-        (ArgAction::Append, Value::Array(values)) => values
-            .iter()
-            .map(|value| Ok(flag(argument, text(value)?)))
-            .collect(),
-        (_, value) => Ok(vec![flag(argument, text(value)?)]),
-    }
-}
-
-/// One argument that sets `argument` to `value`.
-fn flag(argument: &Arg, value: OsString) -> OsString {
-    match argument.get_long() {
-        Some(long) => {
-            let mut flag = OsString::from(format!("--{long}="));
-            flag.push(value);
-            flag
-        }
-        None => value,
-    }
-}
-
-fn beside(file: &Path, text: &str) -> OsString {
-    match file.parent() {
-        Some(directory) => directory.join(text).into(),
-        None => text.into(),
-    }
-}
-
-/// Has the parser of the command line look at one setting, so that its mistakes are told by key.
-fn check(key: &str, setting: &[OsString]) -> Result<(), Problem> {
-    let mut arguments = vec![OsString::from("quire-server")];
-    arguments.extend_from_slice(setting);
-    match Args::try_parse_from(arguments) {
-        // One of two flags that need each other; together they are looked at later.
-        Err(error) if error.kind() != clap::error::ErrorKind::MissingRequiredArgument => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            Err(Problem::Value {
-                key: key.to_owned(),
-                reason: line.trim_start_matches("error: ").to_owned(),
-            })
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// Why a configuration file can't be used.
-#[derive(Debug, Error)]
-#[error("{}", path.display())]
-pub struct ConfigFileError {
-    path: PathBuf,
-    #[source]
-    problem: Problem,
-}
-
-/// What is wrong with a configuration file.
-#[derive(Debug, Error)]
-enum Problem {
-    #[error("cannot read it")]
-    Io(#[source] std::io::Error),
-    #[error("{}", one_line(.0))]
-    Toml(Box<toml::de::Error>),
-    #[error("there is no setting {0:?}: the settings are the flags that --help lists")]
-    Unknown(String),
-    #[error("{key} has to be {expected}")]
-    Kind { key: String, expected: &'static str },
-    #[error("{key}: {reason}")]
-    Value { key: String, reason: String },
-}
-
-/// What is wrong with the text, which the library tells in several lines with a picture.
-fn one_line(error: &toml::de::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().filter(|line| !line.contains('|'));
-    lines.map(str::trim).collect::<Vec<_>>().join(": ")
-}
-
-/// The flag that names the file.
-const CONFIG: &str = "config";
-
-/// Flags that make no sense in a file.
-const NOT_IN_FILES: [&str; 4] = [CONFIG, "check-config", "help", "version"];
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    /// The command line with which the program would start.
-    fn parse(text: &str, typed: &[&str]) -> Result<Args, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("quire.toml");
-        fs::write(&path, text).unwrap();
-        let file = path.to_str().unwrap();
-        let typed = ["quire-server", "--config", file]
-            .into_iter()
-            .chain(typed.iter().copied());
-        let arguments = arguments(typed.map(OsString::from).collect());
-        let arguments = arguments.map_err(|error| {
-            let problem = error.problem.to_string();
-            assert!(!problem.contains('\n'), "{problem}");
-            problem
-        })?;
-        Ok(Args::try_parse_from(arguments).unwrap())
-    }
-
-    #[test]
-    fn what_is_typed_wins_over_the_file() {
-        let text = "listen = [\":4434\", \"::1\"]\nread-only = true\nrate = \"10MiB\"\ndrain = 5\n";
-        let args = parse(text, &[]).unwrap().serve;
-        assert_eq!(args.listen.len(), 2);
-        assert!(args.read_only);
-        assert_eq!(args.limits.rate.0, Some(10 << 20));
-        assert_eq!(args.drain, 5);
-        let args = parse(text, &["--listen", "127.0.0.1", "--rate", "none"]).unwrap();
-        assert_eq!(args.serve.listen.len(), 1);
-        assert_eq!(args.serve.limits.rate.0, None);
-        assert!(args.serve.read_only);
-    }
-
-    #[test]
-    fn paths_are_relative_to_the_file() {
-        let args = parse("root = \"files\"\nstate-dir = \"/var/lib/quire\"", &[]).unwrap();
-        let root = args.serve.root;
-        assert!(root.is_absolute() && root.ends_with("files"), "{root:?}");
-        assert_eq!(args.serve.state_dir.unwrap(), Path::new("/var/lib/quire"));
-        let args = parse("root = \"files\"", &["other"]).unwrap();
-        assert_eq!(args.serve.root, Path::new("other"));
-    }
-
-    #[test]
-    fn every_flag_can_stand_in_a_file() {
-        let command = Args::command();
-        let mut seen = 0;
-        for argument in command.get_arguments() {
-            let key = argument
-                .get_long()
-                .unwrap_or_else(|| argument.get_id().as_str());
-            if NOT_IN_FILES.contains(&key) {
+    section: &str,
+    table: &DeTable<'_>,
+    settings: &mut Settings,
+    keys: &mut Vec<&'static str>,
+) -> Result<(), Mistake> {
+    let mut entries: Vec<_> = table.iter().collect();
+    // The library sorts them by name; of two for one setting the second is the mistake.
+    entries.sort_by_key(|(name, _)| name.span().start);
+    for (name, value) in entries {
+        let is_section = SECTIONS.iter().any(|(known, _)| known == name.get_ref());
+        match value.get_ref() {
+            DeValue::Table(inner) if section.is_empty() && is_section => {
+                read_table(file, name.get_ref(), inner, settings, keys)?;
                 continue;
             }
-            seen += 1;
-            let default = argument.get_default_values().first();
-            let value = match (argument.get_action(), default) {
-                (ArgAction::SetTrue, _) => "true".to_owned(),
-                (ArgAction::Append, _) => "[\"127.0.0.1:0\"]".to_owned(),
-                (_, Some(default)) => format!("{:?}", default.to_str().unwrap()),
-                (_, None) => "\"1\"".to_owned(),
-            };
-            let text = format!("{key} = {value}\n");
-            // The two that need each other stand together.
-            let text = match key {
-                "cert" | "key" => "cert = \"a\"\nkey = \"b\"\n".to_owned(),
-                _ => text,
-            };
-            parse(&text, &[]).unwrap_or_else(|error| panic!("{text}: {error}"));
+            _ => {}
         }
-        assert!(seen > 20, "only {seen} flags");
+        let mut all = settings.all();
+        let fail = |reason: String| Mistake::new(name.span(), reason);
+        let Some(index) = all
+            .iter()
+            .position(|setting| setting.is_called(name.get_ref()))
+        else {
+            return Err(fail(unknown(name.get_ref(), &all)));
+        };
+        let setting = all.swap_remove(index);
+        if !section.is_empty() && section != setting.section {
+            let place = match setting.section {
+                "" => "at the top level".to_owned(),
+                own => format!("in [{own}]"),
+            };
+            return Err(fail(format!("{} belongs {place}", setting.key)));
+        }
+        if keys.contains(&setting.key) {
+            return Err(fail(format!("{} is set twice", setting.key)));
+        }
+        keys.push(setting.key);
+        let path = setting.path();
+        let read = texts(file, &setting, value.get_ref());
+        let read = read.and_then(|texts| setting.value.read(&texts));
+        read.map_err(|reason| Mistake::new(value.span(), format!("{path}: {reason}")))?;
     }
+    Ok(())
+}
 
-    #[test]
-    fn mistakes_are_told_by_key() {
-        for (text, expected) in [
-            ("colour = 1", "there is no setting \"colour\""),
-            ("config = \"other\"", "there is no setting \"config\""),
-            ("read-only = 1", "read-only has to be true or false"),
-            (
-                "cache-size = true",
-                "cache-size has to be a text or a number",
-            ),
-            ("cache-size = \"5 parsecs\"", "cache-size: invalid value"),
-            ("rate = 0", "rate: invalid value"),
-            ("anonymous = \"all\"", "anonymous: invalid value"),
-            ("listen = [\"nowhere\"]", "listen: invalid value"),
-            ("drain = ", "line 1"),
-        ] {
-            let error = parse(text, &[]).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
+/// The texts of a value, which the setting then reads like those of a flag.
+fn texts(file: &Path, setting: &Setting<'_>, value: &DeValue<'_>) -> Result<Vec<OsString>, String> {
+    match (setting.value.form(), value) {
+        (Form::Switch, DeValue::Boolean(value)) => Ok(vec![value.to_string().into()]),
+        (Form::Switch, _) => Err("expected true or false".to_owned()),
+        (Form::Path, DeValue::String(text)) if !text.is_empty() => {
+            let directory = file.parent().unwrap_or_else(|| Path::new(""));
+            Ok(vec![directory.join(text.as_ref()).into()])
         }
+        (Form::List, DeValue::Array(values)) => {
+            values.iter().map(|value| scalar(value.get_ref())).collect()
+        }
+        (Form::Text | Form::Path | Form::List, value) => Ok(vec![scalar(value)?]),
     }
 }
+
+fn scalar(value: &DeValue<'_>) -> Result<OsString, String> {
+    match value {
+        DeValue::String(text) => Ok(text.as_ref().into()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map(|number| number.to_string().into())
+            .map_err(|error| error.to_string()),
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => Err("expected a text or a number".to_owned()),
+    }
+}
+
+/// The error for an unknown key, with the known key that is most like it.
+fn unknown(name: &str, all: &[Setting<'_>]) -> String {
+    let likeness = |setting: &Setting<'_>| strsim::jaro_winkler(name, setting.key);
+    let nearest = all
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let nearest = nearest.map(Setting::path).unwrap_or_default();
+    format!("there is no setting {name:?}; the nearest is {nearest}")
+}
+
+/// The line, counted from 1, in which `at` begins.
+fn line_of(text: &str, at: Range<usize>) -> usize {
+    let before = text.as_bytes().iter().take(at.start);
+    before.filter(|byte| **byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,75 +3,124 @@
 //! Every limit has a flag of its name, a default, and a counter in the log of how often it was
 //! met. The limits of messages and paths, on which both ends must agree, are in `quire_shared`.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quire_transport::flow::stream_limits::{RateLimiter, StallTimer, StreamLimits};
 
-use crate::config::args::ByteCount;
+use crate::config::settings::Setting;
+use crate::config::value::ByteCount;
 
-/// The limits of a server. Each field is the flag of the same name.
-#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
-#[command(next_help_heading = "Limits")]
+/// The limits of a server. Each field is the setting of the same name; [`Limits::settings`] has
+/// its help.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once, those whose handshake isn't over included.
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one())]
+    /// Connections at once, including unfinished handshakes.
     pub connections: u32,
-    /// Connections at once of one address; of IPv6, one /64 network.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
+    /// Connections at once of one IPv4 address or IPv6 /64 network.
     pub connections_per_address: u32,
-    /// Handshakes at once; from a quarter of that on clients have to prove their address first, and
-    /// from half of it on an address that has a 64th of it has to wait.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one())]
+    /// Handshakes at once.
     pub handshakes: u32,
-    /// Which clients have to prove their address before anything is sent to it but a token, at the
-    /// price of a round trip. Many handshakes at once make all do so.
-    #[arg(long, value_name = "WHO", default_value = "public")]
-    pub prove_addresses: Prove,
-    /// Requests that a client may begin before its rights are known.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one())]
+    /// Which clients have to validate their address.
+    pub validate_addresses: ValidateAddresses,
+    /// Requests that a client may send before its rights are known.
     pub early_requests: u32,
-    /// Seconds that a handshake may take.
-    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    /// Time for a handshake.
     pub handshake_time: Seconds,
-    /// Seconds from the beginning of a stream to the end of its request.
-    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    /// Time from the beginning of a stream to the end of its request.
     pub request_time: Seconds,
-    /// Seconds that a connection may go without a request.
-    #[arg(long, value_name = "SECONDS", default_value = "3600")]
+    /// Time that a connection may be open without a request.
     pub idle_time: Seconds,
-    /// Seconds for which a client may keep a transfer waiting; what moves pays them back.
-    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    /// Time that a transfer may be stalled.
     pub stall_time: Seconds,
-    /// Bytes that pay back a second of --stall-time: the slowest rate a transfer may have.
-    #[arg(long, value_name = "BYTES", default_value = "1KiB")]
+    /// Bytes of progress that earn back a second of `stall_time`.
     pub stall_rate: ByteCount,
-    /// Requests per second of one connection; more have to wait.
-    #[arg(long, value_name = "N", default_value = "none")]
+    /// Requests a second of one connection.
     pub request_rate: Limit,
-    /// Requests per second that a client gives up or garbles; a connection with more is closed.
-    #[arg(long, value_name = "N", default_value = "1000")]
+    /// Aborted or malformed requests a second of one connection.
     pub abort_rate: Limit,
-    /// Bytes per second of all transfers together.
-    #[arg(long, value_name = "BYTES", default_value = "none")]
+    /// Bytes a second of all transfers.
     pub rate: Limit,
-    /// Bytes per second of all transfers of one key, or of all who have none.
-    #[arg(long, value_name = "BYTES", default_value = "none")]
+    /// Bytes a second of one key.
     pub rate_per_key: Limit,
-    /// Bytes that one key, or all who have none, may store in a day.
-    #[arg(long, value_name = "BYTES", default_value = "none")]
+    /// Bytes that one key may store in a day.
     pub daily_bytes: Limit,
-    /// Files and directories that one key, or all who have none, may make in a day.
-    #[arg(long, value_name = "N", default_value = "none")]
+    /// Files and directories that one key may create in a day.
     pub daily_files: Limit,
 }
 
-fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..)
-}
-
 impl Limits {
+    /// The rows of the limits among the settings.
+    pub(crate) fn settings(&mut self) -> Vec<Setting<'_>> {
+        let row = Setting::new;
+        vec![
+            row(
+                "connections",
+                &mut self.connections,
+                "N",
+                "Connections at once",
+            ),
+            row(
+                "connections-per-address",
+                &mut self.connections_per_address,
+                "N",
+                "Connections at once of one IPv4 address or IPv6 /64 network",
+            ),
+            row("handshakes", &mut self.handshakes, "N", HANDSHAKES_HELP),
+            row(
+                "validate-addresses",
+                &mut self.validate_addresses,
+                "WHO",
+                VALIDATE_HELP,
+            )
+            .formerly("prove-addresses"),
+            row("early-requests", &mut self.early_requests, "N", EARLY_HELP),
+            row(
+                "handshake-time",
+                &mut self.handshake_time,
+                "SECONDS",
+                "Time in seconds for a handshake",
+            ),
+            row(
+                "request-time",
+                &mut self.request_time,
+                "SECONDS",
+                REQUEST_TIME_HELP,
+            ),
+            row("idle-time", &mut self.idle_time, "SECONDS", IDLE_TIME_HELP),
+            row(
+                "stall-time",
+                &mut self.stall_time,
+                "SECONDS",
+                STALL_TIME_HELP,
+            ),
+            row("stall-rate", &mut self.stall_rate, "BYTES", STALL_RATE_HELP),
+            row(
+                "request-rate",
+                &mut self.request_rate,
+                "N",
+                REQUEST_RATE_HELP,
+            ),
+            row("abort-rate", &mut self.abort_rate, "N", ABORT_RATE_HELP),
+            row("rate", &mut self.rate, "BYTES", RATE_HELP),
+            row(
+                "rate-per-key",
+                &mut self.rate_per_key,
+                "BYTES",
+                RATE_PER_KEY_HELP,
+            ),
+            row(
+                "daily-bytes",
+                &mut self.daily_bytes,
+                "BYTES",
+                DAILY_BYTES_HELP,
+            ),
+            row("daily-files", &mut self.daily_files, "N", DAILY_FILES_HELP),
+        ]
+    }
+
     /// How slow a stream may be, without a limit to how fast.
     pub(crate) fn pace(&self) -> StreamLimits {
         StreamLimits {
@@ -82,14 +131,13 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// The defaults of the flags.
     fn default() -> Self {
         let seconds = |seconds| Seconds(Duration::from_secs(seconds));
         Self {
             connections: 1024,
             connections_per_address: 64,
             handshakes: 256,
-            prove_addresses: Prove::Public,
+            validate_addresses: ValidateAddresses::Public,
             early_requests: 4,
             handshake_time: seconds(5),
             request_time: seconds(5),
@@ -106,15 +154,38 @@ impl Default for Limits {
     }
 }
 
-/// Which clients have to prove their address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Prove {
+/// Which clients have to validate their address (RFC 9000 §8.1.2) before the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValidateAddresses {
     /// All.
     Always,
-    /// Those of the open Internet, whose addresses anybody else there could claim.
+    /// Those with public addresses, which others on the Internet could spoof.
     Public,
-    /// None, unless many handshakes are under way.
+    /// None, unless many handshakes are in progress.
     UnderLoad,
+}
+
+impl FromStr for ValidateAddresses {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "always" => Ok(Self::Always),
+            "public" => Ok(Self::Public),
+            "under-load" => Ok(Self::UnderLoad),
+            _ => Err("expected always, public or under-load"),
+        }
+    }
+}
+
+impl fmt::Display for ValidateAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::Public => "public",
+            Self::UnderLoad => "under-load",
+        })
+    }
 }
 
 /// A number, with a unit if it counts bytes, or `none`.
@@ -151,6 +222,15 @@ impl FromStr for Limit {
     }
 }
 
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 /// A time in whole seconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
@@ -166,23 +246,55 @@ impl FromStr for Seconds {
     }
 }
 
-/// What may go at once after a pause: short enough to keep to a rate as people see it, long enough
-/// for timers of a few milliseconds not to cost any of it.
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_secs().fmt(f)
+    }
+}
+
+const HANDSHAKES_HELP: &str = "Handshakes at once; from a quarter of this on, every client has to \
+    validate its address, and from half of it on, addresses with a 64th of it have to wait";
+
+const VALIDATE_HELP: &str = "Clients that have to validate their address first, at the price of a \
+    round trip (RFC 9000, 8.1.2): always (all), public (those with public addresses), or \
+    under-load (none until many handshakes are in progress)";
+
+const EARLY_HELP: &str = "Requests that a client may send before its rights are known";
+
+const REQUEST_TIME_HELP: &str =
+    "Time in seconds from the beginning of a stream to the end of its request";
+
+const IDLE_TIME_HELP: &str = "Time in seconds after which a connection without requests is closed";
+
+const STALL_TIME_HELP: &str = "Abort a transfer after it has been stalled for this many seconds \
+    in total; progress earns time back (see --stall-rate)";
+
+const STALL_RATE_HELP: &str = "Bytes of progress that earn back one second of --stall-time, which \
+    makes this the lowest rate of a transfer in bytes per second";
+
+const REQUEST_RATE_HELP: &str = "Requests per second of one connection; further ones are delayed";
+
+const ABORT_RATE_HELP: &str = "Aborted or malformed requests per second of one connection; above \
+    this rate the connection is closed";
+
+const RATE_HELP: &str = "Bytes per second of all transfers together";
+
+const RATE_PER_KEY_HELP: &str =
+    "Bytes per second of one key's transfers; all clients without a key count as one";
+
+const DAILY_BYTES_HELP: &str =
+    "Bytes that one key may store per day; all clients without a key count as one";
+
+const DAILY_FILES_HELP: &str = "Files and directories that one key may create per day; all clients \
+    without a key count as one";
+
+/// What a rate limit lets through at once after a pause: short enough for the rate to hold as
+/// people see it, long enough that timers of a few milliseconds cost none of it.
 const BURST: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn defaults_are_those_of_the_flags() {
-        use clap::{Args as _, FromArgMatches as _};
-
-        let command = Limits::augment_args(clap::Command::new("limits"));
-        let matches = command.get_matches_from(["limits"]);
-        let limits = Limits::from_arg_matches(&matches).unwrap();
-        assert_eq!(limits, Limits::default());
-    }
 
     #[test]
     fn no_limit_has_a_word_and_is_never_zero() {

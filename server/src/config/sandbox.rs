@@ -9,9 +9,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
-    PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
-    RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
+    PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
+    RulesetError, RulesetStatus, Scope,
 };
 
 use crate::config::Config;
@@ -65,7 +65,7 @@ impl Sandbox {
             let real = real.map_or_else(|_| named.clone(), |real| parent(&real));
             places.extend([(named, own()), (real, own())]);
         }
-        let status = confine(&places)?;
+        let status = confine(&places, &config.tcp_ports)?;
         Ok(match status.ruleset {
             RulesetStatus::FullyEnforced => Self::Whole,
             RulesetStatus::PartiallyEnforced => Self::Partial,
@@ -74,7 +74,10 @@ impl Sandbox {
     }
 }
 
-fn confine(places: &[(PathBuf, BitFlags<AccessFs>)]) -> Result<RestrictionStatus, RulesetError> {
+fn confine(
+    places: &[(PathBuf, BitFlags<AccessFs>)],
+    tcp_ports: &[u16],
+) -> Result<RestrictionStatus, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
@@ -86,6 +89,9 @@ fn confine(places: &[(PathBuf, BitFlags<AccessFs>)]) -> Result<RestrictionStatus
         if let Ok(directory) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(directory, *access))?;
         }
+    }
+    for port in tcp_ports {
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
     }
     ruleset.restrict_self()
 }
@@ -135,15 +141,16 @@ mod tests {
         reason = "a test that tries nothing must not look like a success"
     )]
     /// A thread of its own, because there is no way out again.
-    fn confined(work: impl FnOnce(&Path, &Path) + Send + 'static) {
+    fn confined(tcp_ports: &[u16], work: impl FnOnce(&Path, &Path) + Send + 'static) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
+        let tcp_ports = tcp_ports.to_owned();
         let ran = std::thread::spawn(move || {
             let (root, outside) = (path.join("root"), path.join("outside"));
             fs::create_dir(&root).unwrap();
             fs::write(&outside, "secret").unwrap();
             let all = AccessFs::from_all(NEWEST) & !never();
-            let status = confine(&[(root.clone(), all)]).unwrap();
+            let status = confine(&[(root.clone(), all)], &tcp_ports).unwrap();
             if status.ruleset == RulesetStatus::NotEnforced {
                 return false;
             }
@@ -157,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_inside_can_be_changed() {
-        confined(|root, _| {
+        confined(&[], |root, _| {
             fs::create_dir_all(root.join("a/b")).unwrap();
             fs::write(root.join("a/b/f"), "content").unwrap();
             fs::rename(root.join("a/b/f"), root.join("g")).unwrap();
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_is_outside_is_out_of_reach() {
-        confined(|root, outside| {
+        confined(&[], |root, outside| {
             let denied = |result: std::io::Result<()>| {
                 let kind = result.unwrap_err().kind();
                 assert!(
@@ -193,6 +200,18 @@ mod tests {
             let program = std::process::Command::new("/bin/true").status();
             denied(program.map(|_| ()));
             std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        });
+    }
+
+    #[test]
+    fn a_tcp_port_of_the_configuration_can_be_bound() {
+        // Reserved by a listener until the sandbox is set, so that no other test gets it.
+        let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = reserved.local_addr().unwrap().port();
+        confined(&[port], move |_, _| {
+            drop(reserved);
+            std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap_err();
         });
     }
 }

@@ -9,16 +9,16 @@ use quire_transport::socket::SocketError;
 
 use crate::auth::authorized_keys::AuthorizedKeysError;
 use crate::auth::client_ca::ClientCaError;
-use crate::config::file::ConfigFileError;
+use crate::config::resolve::ConfigError;
 use crate::quic::tls::TlsError;
 use crate::store::OpenRootError;
 
 /// Why a server can't start; the operator has to mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration file can't be used.
+    /// A setting is wrong.
     #[error(transparent)]
-    ConfigFile(#[from] ConfigFileError),
+    Config(#[from] ConfigError),
     /// The directory can't be served.
     #[error(transparent)]
     Root(#[from] OpenRootError),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quire_transport::socket::{AmplificationLimit, Unvalidated};
 
-use crate::config::limits::{Limits, Prove};
+use crate::config::limits::{Limits, ValidateAddresses};
 use crate::metrics::{Counter, Counters};
 
 /// The connections that there are.
@@ -80,10 +80,10 @@ impl Admission {
         };
         let has_to_prove = open.handshakes >= limits.handshakes.div_ceil(4)
             || held.connections >= limits.connections_per_address.div_ceil(2)
-            || match limits.prove_addresses {
-                Prove::Always => true,
-                Prove::Public => is_public(remote.ip().to_canonical()),
-                Prove::UnderLoad => false,
+            || match limits.validate_addresses {
+                ValidateAddresses::Always => true,
+                ValidateAddresses::Public => is_public(remote.ip().to_canonical()),
+                ValidateAddresses::UnderLoad => false,
             };
         if has_to_prove && !is_proved {
             counters.retries.add_one();
@@ -211,7 +211,7 @@ mod tests {
 
     fn admission(change: impl FnOnce(&mut Limits)) -> Admission {
         let mut limits = Limits {
-            prove_addresses: Prove::UnderLoad,
+            validate_addresses: ValidateAddresses::UnderLoad,
             ..Limits::default()
         };
         change(&mut limits);
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn addresses_of_the_open_internet_have_to_be_proved() {
-        let public = admission(|limits| limits.prove_addresses = Prove::Public);
+        let public = admission(|limits| limits.validate_addresses = ValidateAddresses::Public);
         let has_to = |address: &str| {
             let verdict = public.judge(SocketAddr::new(address.parse().unwrap(), 7), false);
             matches!(verdict, Verdict::Prove)
@@ -357,7 +357,7 @@ mod tests {
         ] {
             assert!(!has_to(address), "{address}");
         }
-        let always = admission(|limits| limits.prove_addresses = Prove::Always);
+        let always = admission(|limits| limits.validate_addresses = ValidateAddresses::Always);
         let verdict = always.judge(address(1), false);
         assert!(matches!(verdict, Verdict::Prove));
         admit(always.judge(address(1), true));

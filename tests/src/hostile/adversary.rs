@@ -157,7 +157,7 @@ async fn messages_of_the_handshake_where_they_do_not_belong_end_the_connection()
 #[tokio::test]
 async fn tokens_prove_one_address_and_first_packets_can_be_repeated() {
     let limits = [
-        "--prove-addresses",
+        "--validate-addresses",
         "always",
         "--connections-per-address",
         "4",

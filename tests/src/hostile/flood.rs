@@ -10,7 +10,7 @@ use quinn::{ClientConfig, Endpoint};
 use quire_certs::Identity;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
-use quire_server::config::limits::{Prove, Seconds};
+use quire_server::config::limits::{Seconds, ValidateAddresses};
 use quire_shared::protocol::ALPN;
 use quire_transport::tls;
 use tokio::net::UdpSocket;
@@ -130,7 +130,7 @@ fn totals(sources: &[SpoofedClient]) -> (usize, usize) {
 async fn an_address_that_has_to_be_validated_is_sent_no_more_than_it_sent() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::builder(&tree)
-        .limits(|limits| limits.prove_addresses = Prove::Always)
+        .limits(|limits| limits.validate_addresses = ValidateAddresses::Always)
         .start()
         .await;
     let mut sources = Vec::new();
@@ -156,7 +156,7 @@ async fn an_address_with_one_first_packet_is_sent_three_times_as_much_at_most() 
     let tree = Tree::new();
     let server = TestServer::builder(&tree)
         .limits(|limits| {
-            limits.prove_addresses = Prove::UnderLoad;
+            limits.validate_addresses = ValidateAddresses::UnderLoad;
             // Long enough for two retransmissions by the server.
             limits.handshake_time = Seconds(Duration::from_secs(4));
         })

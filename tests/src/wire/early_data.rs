@@ -10,7 +10,7 @@ use quire_client::Exit;
 use quire_client::connect::Connector;
 use quire_server::Config;
 use quire_server::auth::authorized_keys::AuthorizedKeys;
-use quire_server::config::limits::{Prove, Seconds};
+use quire_server::config::limits::{Seconds, ValidateAddresses};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Pair;
@@ -44,10 +44,10 @@ async fn visit(connector: &Connector) {
 // P4
 #[tokio::test]
 async fn a_client_that_comes_back_is_answered_within_one_round_trip() {
-    for prove in [Prove::UnderLoad, Prove::Always] {
+    for prove in [ValidateAddresses::UnderLoad, ValidateAddresses::Always] {
         let tree = Tree::new().file("f", "content");
         let server = TestServer::builder(&tree)
-            .limits(|limits| limits.prove_addresses = prove)
+            .limits(|limits| limits.validate_addresses = prove)
             .start()
             .await;
         let gate = Gate::to(server.address()).await;

@@ -1,0 +1,164 @@
+//! The settings that hold: typed, else from the environment, else from the file, else the default.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::args::ServeArgs;
+use crate::config::file;
+use crate::config::settings::{SECTIONS, Settings};
+use crate::config::value::Form;
+
+/// Settings with the source of each.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub(crate) settings: Settings,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    CommandLine,
+    Environment,
+    File,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: cannot read it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        source: io::Error,
+    },
+    /// A line of the file is wrong.
+    #[error("{}: line {line}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The key and what was expected.
+        reason: String,
+    },
+    /// An environment variable is wrong.
+    #[error("{name}: {reason}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// What was typed is wrong.
+    #[error("--{key}: {reason}")]
+    CommandLine {
+        /// The setting.
+        key: &'static str,
+        /// What was expected.
+        reason: String,
+    },
+    /// One of two settings that need each other is missing.
+    #[error("cert and key have to be set together")]
+    CertWithoutKey {
+        /// Whether the one that is set was typed.
+        is_typed: bool,
+    },
+}
+
+impl Resolved {
+    /// Settings of a command line, with those of the environment and of the file that it names.
+    ///
+    /// # Errors
+    /// The first setting that is wrong and where it is.
+    pub fn new(
+        args: &ServeArgs,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = Settings::default();
+        let mut sources = BTreeMap::new();
+        if let Some(path) = &args.config {
+            let keys = file::read(path, &mut settings)?;
+            sources.extend(keys.into_iter().map(|key| (key, Source::File)));
+        }
+        for setting in settings.all() {
+            let name = setting.variable();
+            let Some(text) = variable(&name) else {
+                continue;
+            };
+            let texts = match setting.value.form() {
+                Form::List => split(&text),
+                Form::Text | Form::Path | Form::Switch => vec![text],
+            };
+            let read = setting.value.read(&texts);
+            read.map_err(|reason| ConfigError::Environment { name, reason })?;
+            sources.insert(setting.key, Source::Environment);
+        }
+        for (key, texts) in &args.typed {
+            let set = settings.set(key, texts);
+            set.map_err(|reason| ConfigError::CommandLine { key, reason })?;
+            sources.insert(key, Source::CommandLine);
+        }
+        if settings.cert.is_some() != settings.key.is_some() {
+            let lone = if settings.cert.is_some() {
+                "cert"
+            } else {
+                "key"
+            };
+            return Err(ConfigError::CertWithoutKey {
+                is_typed: sources.get(lone) == Some(&Source::CommandLine),
+            });
+        }
+        Ok(Self { settings, sources })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// A list in an environment variable has commas between its values.
+fn split(text: &OsString) -> Vec<OsString> {
+    let text = text.to_string_lossy();
+    text.split(',').map(|part| part.trim().into()).collect()
+}
+
+/// TOML that sets the same again, with the source of each setting behind it.
+impl fmt::Display for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut settings = self.settings.clone();
+        let mut section = SECTIONS.first().map_or("", |(section, _)| section);
+        for setting in settings.all() {
+            if setting.section != section {
+                section = setting.section;
+                writeln!(f, "\n[{section}]")?;
+            }
+            let key = setting.key;
+            let value = setting.value.show();
+            // An empty list stands for addresses that the file has no words for.
+            let is_empty = |value: &toml::Value| value.as_array().is_some_and(Vec::is_empty);
+            let Some(value) = value.filter(|value| !is_empty(value)) else {
+                writeln!(f, "# {key} is not set")?;
+                continue;
+            };
+            let source = match self.sources.get(key) {
+                Some(Source::CommandLine) => "command line".to_owned(),
+                Some(Source::Environment) => format!("environment {}", setting.variable()),
+                Some(Source::File) => "file".to_owned(),
+                None => "default".to_owned(),
+            };
+            writeln!(f, "{key} = {value} # {source}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! Values of settings: how each kind is read from text and shown as TOML.
+//!
+//! A flag, an environment variable and a key of the file hold the same text, so one reader serves
+//! all three, and a mistake has the same message everywhere.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use quire_transport::congestion::CongestionControl;
+
+use crate::auth::rules::Rules;
+use crate::config::limits::{Limit, Seconds, ValidateAddresses};
+
+/// The value of one setting, behind which its type is hidden.
+pub(crate) trait SettingValue {
+    /// What the value looks like to its user.
+    fn form(&self) -> Form {
+        Form::Text
+    }
+
+    /// Replaces the value by what `texts` say; only a list takes more than one.
+    ///
+    /// # Errors
+    /// What was expected instead.
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String>;
+
+    /// The value in TOML, `None` if it is not set.
+    fn show(&self) -> Option<toml::Value>;
+}
+
+/// What a value looks like to its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A text or a number.
+    Text,
+    /// A path, relative to the file that it is in.
+    Path,
+    /// True or false; a flag without a value.
+    Switch,
+    /// Several texts.
+    List,
+}
+
+/// The last of `texts`.
+fn last(texts: &[OsString]) -> &OsStr {
+    texts.last().map(OsString::as_os_str).unwrap_or_default()
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(text: &OsStr) -> Result<T, String> {
+    let text = text.to_str().ok_or("expected UTF-8")?;
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Types that `FromStr` reads and `Display` shows.
+macro_rules! text_values {
+    ($($type:ty),*) => {$(
+        impl SettingValue for $type {
+            fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+                *self = parse(last(texts))?;
+                Ok(())
+            }
+
+            fn show(&self) -> Option<toml::Value> {
+                Some(shown(self.to_string()))
+            }
+        }
+    )*};
+}
+
+text_values!(
+    u64,
+    Seconds,
+    ByteCount,
+    Limit,
+    CongestionControl,
+    Rules,
+    ValidateAddresses
+);
+
+/// A number in TOML if `text` is one.
+fn shown(text: String) -> toml::Value {
+    text.parse()
+        .map_or_else(|_| text.into(), toml::Value::Integer)
+}
+
+/// A count of things of which there has to be one.
+impl SettingValue for u32 {
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        match parse(last(texts)) {
+            Ok(0) | Err(_) => Err("expected a number above 0".to_owned()),
+            Ok(number) => {
+                *self = number;
+                Ok(())
+            }
+        }
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        Some(i64::from(*self).into())
+    }
+}
+
+impl SettingValue for bool {
+    fn form(&self) -> Form {
+        Form::Switch
+    }
+
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        *self = parse(last(texts)).map_err(|_| "expected true or false")?;
+        Ok(())
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        Some((*self).into())
+    }
+}
+
+impl SettingValue for PathBuf {
+    fn form(&self) -> Form {
+        Form::Path
+    }
+
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        let text = last(texts);
+        if text.is_empty() {
+            return Err("expected a path".to_owned());
+        }
+        *self = text.into();
+        Ok(())
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        Some(self.to_string_lossy().into_owned().into())
+    }
+}
+
+impl<T: SettingValue + Default> SettingValue for Option<T> {
+    fn form(&self) -> Form {
+        T::default().form()
+    }
+
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        let mut value = T::default();
+        value.read(texts)?;
+        *self = Some(value);
+        Ok(())
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        self.as_ref().and_then(T::show)
+    }
+}
+
+impl SettingValue for Vec<ListenAddress> {
+    fn form(&self) -> Form {
+        Form::List
+    }
+
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        *self = texts
+            .iter()
+            .map(|text| parse(text))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        let all = self.iter().map(|address| address.to_string().into());
+        Some(toml::Value::Array(all.collect()))
+    }
+}
+
+/// The value of `--listen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// One address, on the default port unless it names one.
+    Address(IpAddr, Option<u16>),
+    /// A port on every address of the machine.
+    Port(u16),
+}
+
+impl FromStr for ListenAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
+            return port
+                .parse()
+                .map(Self::Port)
+                .map_err(|_| "a port is a number up to 65535");
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Address(address.ip(), Some(address.port())));
+        }
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .unwrap_or(text);
+        let address = bare
+            .parse()
+            .map_err(|_| "an address is IP, IP:PORT, [IPv6]:PORT or :PORT")?;
+        Ok(Self::Address(address, None))
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Address(ip, Some(port)) => SocketAddr::new(ip, port).fmt(f),
+            Self::Address(ip, None) => ip.fmt(f),
+            Self::Port(port) => write!(f, ":{port}"),
+        }
+    }
+}
+
+/// A number of bytes, with an optional unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ByteCount(pub u64);
+
+impl FromStr for ByteCount {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| "expected a number of bytes")?;
+        let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            _ => return Err("the units are KiB, MiB, GiB, TiB and kB, MB, GB"),
+        };
+        number.checked_mul(factor).map(Self).ok_or("too large")
+    }
+}
+
+/// With the largest unit that needs no fraction.
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, bits) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 > 0 && self.0.trailing_zeros() >= bits {
+                return write!(f, "{}{unit}", self.0 >> bits);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_take_units() {
+        let parse = |text: &str| text.parse::<ByteCount>().map(|count| count.0);
+        assert_eq!(parse("0"), Ok(0));
+        assert_eq!(parse("64MiB"), Ok(64 << 20));
+        assert_eq!(parse("64 mib"), Ok(64 << 20));
+        assert_eq!(parse("2GB"), Ok(2_000_000_000));
+        assert!(parse("").is_err());
+        assert!(parse("MiB").is_err());
+        assert!(parse("-1").is_err());
+        assert!(parse("20000000TiB").is_err());
+        assert!(parse("5 parsecs").is_err());
+        for text in ["0", "1000", "1KiB", "64MiB", "3GiB", "1TiB"] {
+            assert_eq!(text.parse::<ByteCount>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn listen_addresses_take_the_usual_forms() {
+        let parse = |text: &str| text.parse::<ListenAddress>();
+        let v6: IpAddr = "::1".parse().unwrap();
+        assert_eq!(parse(":0"), Ok(ListenAddress::Port(0)));
+        assert_eq!(parse("::1"), Ok(ListenAddress::Address(v6, None)));
+        assert_eq!(parse("[::1]"), Ok(ListenAddress::Address(v6, None)));
+        assert_eq!(parse("[::1]:9"), Ok(ListenAddress::Address(v6, Some(9))));
+        assert_eq!(
+            parse("127.0.0.1"),
+            Ok(ListenAddress::Address("127.0.0.1".parse().unwrap(), None))
+        );
+        assert!(parse("localhost").is_err());
+        assert!(parse(":65536").is_err());
+        for text in [":0", "::1", "[::1]:9", "127.0.0.1"] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+    }
+}
