@@ -69,7 +69,7 @@ impl Python {
 }
 
 fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("adversary")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../adversary")
 }
 
 fn run(command: &mut Command) -> Result<Output, String> {
