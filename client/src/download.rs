@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use quire_certs::replace_file::StagedFile;
+use quire_certs::replace_file::PendingFile;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::path::RESERVED_PREFIX;
 use quire_shared::protocol::{Attributes, GetHeader, Time, Trailer, Version};
@@ -171,7 +171,7 @@ pub enum WriteToError {
 /// thread that writes to it.
 #[derive(Debug)]
 struct Unfinished {
-    file: StagedFile,
+    file: PendingFile,
     target: PathBuf,
     options: SaveOptions,
 }
@@ -191,7 +191,7 @@ impl Unfinished {
             }
             Ok(_) | Err(_) => {}
         }
-        let file = StagedFile::create(target, RESERVED_PREFIX)
+        let file = PendingFile::create(target, RESERVED_PREFIX)
             .map_err(|error| ClientError::disk(target, "create", error))?;
         Ok(Self {
             file,

@@ -119,7 +119,7 @@ impl Server {
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         tokio::select! {
             () = self.serve(shutdown) => {}
-            () = self.state.keyring.keep_up() => {}
+            () = self.state.keyring.watch_file() => {}
             () = self.state.counters.keep_logging() => {}
         }
         self.state.counters.log();

@@ -57,20 +57,20 @@ pub fn offer(
 #[derive(Debug)]
 pub(crate) struct Pairing {
     /// Where offers are, and where keys are let in; without both there is no pairing.
-    files: Option<Files>,
+    files: Option<PairingFiles>,
     /// Wrong proofs for the offer that there is.
     wrong: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Clone)]
-struct Files {
+struct PairingFiles {
     offer: PathBuf,
     keys: KeysFile,
 }
 
 impl Pairing {
     pub(crate) fn new(state_dir: Option<&PathBuf>, keys: Option<&KeysFile>) -> Self {
-        let files = state_dir.zip(keys).map(|(state, keys)| Files {
+        let files = state_dir.zip(keys).map(|(state, keys)| PairingFiles {
             offer: state.join(OFFER),
             keys: keys.clone(),
         });
@@ -122,7 +122,7 @@ impl Pairing {
     }
 }
 
-impl Files {
+impl PairingFiles {
     /// The offer, unless it has ended or can't be understood.
     fn find(&self) -> Option<Offer> {
         let mut text = String::new();
