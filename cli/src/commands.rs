@@ -19,16 +19,14 @@ use quire_shared::protocol::{EntryKind, Time};
 use serde_json::{Value, json};
 
 use crate::args::ClientCommand;
-use crate::exit::Exit;
-use crate::hint::HintFlags;
 use crate::operand::OperandError;
 use crate::session::CliSession;
-use quire_client::ClientError;
+use quire_client::error::{ClientError, Exit};
 
-use change::{copy, delete, make_directory, rename};
-use inquiry::{hash, key, pair, ping};
-use listing::{cache, list, stat};
-use transfer::{cat, get, put};
+pub use change::{copy, delete, make_directory, rename};
+pub use inquiry::{hash, key, pair, ping};
+pub use listing::{cache, list, stat};
+pub use transfer::{cat, get, put};
 
 /// Runs `command`, prints what is wrong if anything is, and tells the exit status.
 pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
@@ -57,7 +55,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
 
 /// Why a command as a whole came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CommandError {
+pub enum CommandError {
     /// What was typed makes no sense.
     #[error(transparent)]
     Operand(#[from] OperandError),
@@ -69,11 +67,9 @@ pub(crate) enum CommandError {
     Of {
         /// The operand, safe to show.
         name: String,
-        /// The error about it.
+        /// What went wrong with it.
         #[source]
         error: Box<ClientError>,
-        /// The flags that could have avoided it.
-        flags: HintFlags,
     },
     /// A pairing code is none.
     #[error(transparent)]
@@ -97,12 +93,12 @@ impl CommandError {
                 Exit::Usage
             }
             Self::Client(error) => {
-                output.error("", error, HintFlags::NONE);
-                Exit::from(error)
+                output.error("", error);
+                error.exit()
             }
-            Self::Of { name, error, flags } => {
-                output.error(name, error, *flags);
-                Exit::from(&**error)
+            Self::Of { name, error } => {
+                output.error(name, error);
+                error.exit()
             }
             // Who reads the results has seen enough, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -124,33 +120,24 @@ impl<T> ErrorContext<T> for Result<T, ClientError> {
         self.map_err(|error| CommandError::Of {
             name: path.to_string(),
             error: Box::new(error),
-            flags: HintFlags::NONE,
         })
     }
 }
 
 /// The exit status of several operands: that of the first failure.
-#[derive(Debug)]
-struct FirstFailure {
-    exit: Option<Exit>,
-    flags: HintFlags,
-}
+#[derive(Debug, Default)]
+struct FirstFailure(Option<Exit>);
 
 impl FirstFailure {
-    /// No failure yet, of a command that takes `flags`.
-    fn none(flags: HintFlags) -> Self {
-        Self { exit: None, flags }
-    }
-
-    /// Prints the error about the operand `path`; breaks if the others can't succeed either.
+    /// Prints what went wrong with the operand `path`; breaks if the others can't succeed either.
     fn note(
         &mut self,
         session: &CliSession,
         path: &RemotePath,
         error: &ClientError,
     ) -> ControlFlow<()> {
-        session.output.error(&path.to_string(), error, self.flags);
-        self.exit.get_or_insert_with(|| Exit::from(error));
+        session.output.error(&path.to_string(), error);
+        self.0.get_or_insert_with(|| error.exit());
         match error.is_connection_lost() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -158,7 +145,7 @@ impl FirstFailure {
     }
 
     fn exit(self) -> Exit {
-        self.exit.unwrap_or(Exit::Done)
+        self.0.unwrap_or(Exit::Done)
     }
 }
 

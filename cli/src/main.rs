@@ -1,7 +1,7 @@
 //! The program `quire`: reads the command line, runs the command, and ends with its exit status.
 //!
-//! An interrupt drops the running command, which removes unfinished files and closes the connections.
-//! The interactive client handles interrupts itself.
+//! An interrupt drops what is under way, which removes unfinished files, and tells the server. The
+//! interactive client decides by itself what an interrupt ends.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::Parser;
 use quire_cli::args::{Action, CliArgs};
 use quire_cli::config::Config;
-use quire_cli::{CliSession, Exit, commands, menu};
+use quire_cli::{CliSession, commands, menu};
+use quire_client::Exit;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         session.close().await;
         exit
     });
-    // Blocking threads remove their unfinished files. One that waits for input never ends.
+    // Blocking threads remove what they were writing; one that waits for input is left behind.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     exit.into()
 }
@@ -56,7 +57,7 @@ async fn act(session: &CliSession, action: &Action) -> Exit {
     }
 }
 
-/// Completes when the system asks the program to end (SIGTERM).
+/// Completes when the system wants the program to end.
 #[cfg(unix)]
 async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -76,7 +77,7 @@ async fn terminated() {
     std::future::pending::<()>().await;
 }
 
-/// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags.
+/// Logs to standard error: what RUST_LOG says, or as much as `verbose` asks for.
 fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "error",

@@ -1,8 +1,8 @@
 //! The end of a connection's handshake, for which the first requests needn't wait.
 //!
-//! A client that comes back resumes a TLS session and may send requests with its first packets
-//! (0-RTT data, RFC 9001, §4.6), which the server may decline. An attacker can replay those packets.
-//! So requests that change something wait here until the handshake is complete.
+//! Who comes back resumes a session, and may send requests with the first packets (early data,
+//! RFC 9001 §4.6), which a server may decline. Requests that change something wait here instead:
+//! somebody who recorded the packets could send them again.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,80 +13,79 @@ use quinn::{Connection, ConnectionError, ZeroRttAccepted};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::attempt::{AttemptError, refused};
+use crate::connect::{AttemptError, CONNECT_TIMEOUT, refused};
 use crate::error::ClientError;
 use crate::known_servers::ServerId;
 
-/// How far a connection's handshake is.
+/// A handshake that is over, or under way while requests are.
 #[derive(Debug)]
 pub(crate) enum HandshakeState {
-    /// Connecting waited for its end.
+    /// It was waited for.
     Complete(HandshakeDone),
-    /// Requests may be sent while it runs.
+    /// It was not.
     InProgress {
-        pending: Mutex<PendingHandshake>,
-        /// Set while `pending` is locked.
-        done: OnceLock<HandshakeDone>,
+        ending: Mutex<PendingHandshake>,
+        /// Set by whoever holds the lock.
+        over: OnceLock<HandshakeDone>,
     },
 }
 
-/// A handshake that succeeded.
+/// A handshake that went well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandshakeDone {
     pub(crate) took: Duration,
-    /// Whether the server took the requests that were sent as early data.
+    /// Whether the server took the requests that were sent before.
     pub(crate) early_accepted: bool,
 }
 
-/// A handshake that isn't complete yet.
+/// A handshake that isn't over yet.
 pub(crate) struct PendingHandshake {
     pub(crate) server: ServerId,
     pub(crate) connection: Connection,
     pub(crate) accepted: ZeroRttAccepted,
     pub(crate) begun: Instant,
-    pub(crate) timeout: Duration,
     /// Where to note that this address answers.
-    pub(crate) last_address: LastAddress,
-    /// Set once it has failed.
+    pub(crate) answered: Answered,
+    /// How it failed.
     pub(crate) failed: Option<AttemptError>,
 }
 
 /// The address of a server that answered last.
-pub(crate) type LastAddress = Arc<std::sync::Mutex<Option<SocketAddr>>>;
+pub(crate) type Answered = Arc<std::sync::Mutex<Option<SocketAddr>>>;
 
 impl HandshakeState {
-    pub(crate) fn in_progress(pending: PendingHandshake) -> Self {
+    pub(crate) fn in_progress(ending: PendingHandshake) -> Self {
         Self::InProgress {
-            pending: Mutex::new(pending),
-            done: OnceLock::new(),
+            ending: Mutex::new(ending),
+            over: OnceLock::new(),
         }
     }
 
-    /// How it went, if it is complete.
-    pub(crate) fn completed(&self) -> Option<HandshakeDone> {
+    /// How it went, if it is over.
+    pub(crate) fn over(&self) -> Option<HandshakeDone> {
         match self {
-            Self::Complete(done) => Some(*done),
-            Self::InProgress { done, .. } => done.get().copied(),
+            Self::Complete(over) => Some(*over),
+            Self::InProgress { over, .. } => over.get().copied(),
         }
     }
 
-    /// Waits until it is complete.
+    /// Waits until it is over.
     ///
     /// # Errors
     /// [`ClientError::CannotConnect`]
-    pub(crate) async fn complete(&self) -> Result<HandshakeDone, ClientError> {
+    pub(crate) async fn end(&self) -> Result<HandshakeDone, ClientError> {
         match self {
-            Self::Complete(done) => Ok(*done),
-            Self::InProgress { pending, done } => {
-                if let Some(done) = done.get() {
-                    return Ok(*done);
+            Self::Complete(over) => Ok(*over),
+            Self::InProgress { ending, over } => {
+                if let Some(over) = over.get() {
+                    return Ok(*over);
                 }
-                let mut pending = pending.lock().await;
-                if let Some(done) = done.get() {
-                    return Ok(*done);
+                let mut ending = ending.lock().await;
+                if let Some(over) = over.get() {
+                    return Ok(*over);
                 }
-                let completed = pending.complete().await?;
-                Ok(*done.get_or_init(|| completed))
+                let end = ending.end().await?;
+                Ok(*over.get_or_init(|| end))
             }
         }
     }
@@ -102,41 +101,46 @@ impl fmt::Debug for PendingHandshake {
 }
 
 impl PendingHandshake {
-    async fn complete(&mut self) -> Result<HandshakeDone, ClientError> {
+    async fn end(&mut self) -> Result<HandshakeDone, ClientError> {
         let address = self.connection.remote_address();
         if self.failed.is_none() {
             let failed = tokio::select! {
-                // A success stays one, however late it is asked for.
+                // What has gone well stays so, however late it is asked.
                 biased;
                 early_accepted = &mut self.accepted => match self.connection.close_reason() {
-                    Some(error) if !early_accepted && !is_servers_decision(&error) => error.into(),
+                    Some(error) if !early_accepted && !is_servers_decision(&error) => {
+                        AttemptError::of(error)
+                    }
                     _ => {
-                        *lock(&self.last_address) = Some(address);
+                        *lock(&self.answered) = Some(address);
                         let took = self.begun.elapsed();
                         return Ok(HandshakeDone { took, early_accepted });
                     }
                 },
                 () = refused(address) => AttemptError::Refused,
-                () = sleep_until(self.begun + self.timeout) => AttemptError::NoAnswer,
+                () = sleep_until(self.begun + CONNECT_TIMEOUT) => AttemptError::NoAnswer,
             };
-            // A late packet must not make it a connection after all.
+            // Nothing that comes later may make it a connection after all.
             self.connection.close(0_u8.into(), b"");
             self.failed = Some(failed);
         }
-        let failed = self.failed.iter().cloned();
         Err(ClientError::CannotConnect {
             server: self.server.clone(),
-            attempts: failed.map(|failed| (address, failed)).collect(),
+            tried: self
+                .failed
+                .iter()
+                .map(|failed| (address, failed.clone()))
+                .collect(),
         })
     }
 }
 
-/// Whether the server closed the connection. The next request then reports the server's reason.
+/// Whether a connection ended because the server let it end: the next request will say so.
 fn is_servers_decision(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::ApplicationClosed(_))
 }
 
-/// What `last_address` guards.
-pub(crate) fn lock(last_address: &LastAddress) -> MutexGuard<'_, Option<SocketAddr>> {
-    last_address.lock().unwrap_or_else(PoisonError::into_inner)
+/// What `answered` guards.
+pub(crate) fn lock(answered: &Answered) -> MutexGuard<'_, Option<SocketAddr>> {
+    answered.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,9 +24,7 @@ use crate::config::limits::Limits;
 use crate::config::settings::{CACHE_BYTES, DRAIN_SECONDS, Settings};
 use crate::config::start_error::StartError;
 use crate::config::value::ListenAddress;
-use crate::files::cache::CacheConfig;
-use crate::store::faults::Faults;
-use crate::store::{Root, RootOptions};
+use crate::files::{self, CacheConfig, Faults};
 
 /// What a server is and does.
 #[derive(Debug)]
@@ -112,13 +110,7 @@ impl Config {
     /// # Errors
     /// What the operator has to mend.
     pub fn check(settings: &Settings) -> Result<(), StartError> {
-        Root::open(
-            &settings.root,
-            RootOptions {
-                read_only: true,
-                faults: Faults::default(),
-            },
-        )?;
+        files::check_root(&settings.root)?;
         if let (Some(certificate), Some(key)) = (&settings.cert, &settings.key) {
             Identity::from_pem_files(certificate, key)?;
         }

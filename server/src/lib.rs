@@ -1,19 +1,22 @@
 //! The server: a directory, served over QUIC.
 //!
-//! A request's path reads from top to bottom: [`server`] admits connections, `quic::connection`
-//! knows the client and its streams, `quic::request` reads one request and finds who carries it
-//! out, `quic::requests` has one file for each, and [`store`] alone touches the served directory.
+//! Front ends decode requests and call operations; operations use the store. In the order in which a
+//! request passes them:
+//!
+//! - [`quic`]: the QUIC front end;
+//! - [`auth`]: who a client is, and what it may do;
+//! - [`files`]: every operation, with rights, quota, locks, cache and notices of changes inside;
+//! - `files::store`: the served directory, private to `files`.
+//!
+//! [`Server`] puts them together, [`Config`] says how.
 
 pub mod auth;
 pub mod config;
-pub mod error;
 pub mod files;
 mod metrics;
 pub mod quic;
-pub mod server;
-mod state;
-pub mod store;
+mod server;
 
 pub use config::Config;
 pub use config::start_error::StartError;
-pub use server::Server;
+pub use server::{Server, Status};

@@ -14,11 +14,11 @@ macro_rules! counters {
     ($($name:ident $doc:literal;)*) => {
         /// How often each limit was met.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters {
+        pub(crate) struct Metrics {
             $(#[doc = $doc] pub(crate) $name: Counter,)*
         }
 
-        impl Counters {
+        impl Metrics {
             fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.count())),*]
             }
@@ -41,7 +41,7 @@ counters! {
     quota "Changes refused because of a daily quota.";
 }
 
-impl Counters {
+impl Metrics {
     /// Logs the counters whenever they have moved, for as long as it is waited for.
     pub(crate) async fn keep_logging(&self) {
         let mut logged = self.total();
@@ -67,7 +67,7 @@ impl Counters {
     }
 }
 
-impl fmt::Display for Counters {
+impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for (name, count) in self.all() {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn counters_that_moved_are_shown_by_name() {
-        let counters = Counters::default();
+        let counters = Metrics::default();
         assert_eq!(counters.to_string(), "");
         counters.retries.add_one();
         counters.retries.add_one();

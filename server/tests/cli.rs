@@ -59,7 +59,7 @@ impl Operator {
     }
 
     /// Starts the program, and reads what it says until it listens.
-    fn start(&self, arguments: &[&str]) -> RunningServer {
+    fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -77,17 +77,17 @@ impl Operator {
                 }
             }
         }
-        RunningServer { child, said }
+        Running { child, said }
     }
 }
 
 /// A server that runs; killed when dropped.
-struct RunningServer {
+struct Running {
     child: Child,
     said: Vec<String>,
 }
 
-impl RunningServer {
+impl Running {
     /// Sends a signal and waits for the end: its status, and what was logged.
     fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
@@ -100,7 +100,7 @@ impl RunningServer {
     }
 }
 
-impl Drop for RunningServer {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

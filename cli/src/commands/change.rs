@@ -6,17 +6,15 @@ use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
 use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
-use crate::exit::Exit;
-use crate::hint::HintFlags;
 use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::CliSession;
-use quire_client::ClientError;
+use quire_client::error::{ClientError, Exit};
 
 /// Gives a file or directory a new name.
 ///
 /// # Errors
 /// If it can't be renamed.
-pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
+pub async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let rename = Rename {
@@ -34,7 +32,7 @@ pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Ex
 ///
 /// # Errors
 /// If it can't be copied.
-pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
+pub async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let copy = Copy {
@@ -54,8 +52,8 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, 
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several is
 /// printed.
-pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::none(HintFlags::CHANGE);
+pub async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
+    let mut failure = FirstFailure::default();
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let delete = Delete {
@@ -63,7 +61,7 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Ex
             recursive: args.recursive,
             precondition: Precondition::Any,
         };
-        match client.delete(delete).await {
+        match client.delete(delete).await.map_err(ClientError::with_flag) {
             Ok(_) => session
                 .output
                 .json_only(|| json!({ "deleted": json_path(&remote.path) }))?,
@@ -81,11 +79,8 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Ex
 ///
 /// # Errors
 /// As [`delete`].
-pub(super) async fn make_directory(
-    session: &CliSession,
-    args: &MkdirArgs,
-) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::none(HintFlags::NONE);
+pub async fn make_directory(session: &CliSession, args: &MkdirArgs) -> Result<Exit, CommandError> {
+    let mut failure = FirstFailure::default();
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let make = MakeDirectory {
@@ -130,8 +125,7 @@ fn target_precondition(force: bool) -> Precondition {
 fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandError {
     CommandError::Of {
         name: format!("{from} -> {to}"),
-        error: Box::new(error),
-        flags: HintFlags::CHANGE,
+        error: Box::new(error.with_flag()),
     }
 }
 

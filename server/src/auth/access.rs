@@ -1,25 +1,33 @@
-//! What one client may ask for, decided from the request alone.
+//! What one client may do, decided from its rules alone.
 //!
-//! [`Access::admit`] takes a request in and hands the same one out, so that the path that was
-//! judged is the path that is opened. It looks at nothing but the rules, before any lock or disk:
-//! a refusal therefore says nothing of what is there. Where a client may not even know whether
-//! something exists, it hears what it would hear if nothing did.
+//! `files` asks before every operation, with the very paths that it then opens, and before any lock
+//! or disk access: a refusal therefore reveals nothing of what exists. Where a client may not even
+//! know whether something exists, the refusal is [`Refusal::Hidden`], and the answer is the one for
+//! a name that doesn't exist.
 
 use std::fmt;
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{
-    Copy, Delete, List, MakeDirectory, Precondition, Put, Rename, Request,
-};
+use quire_shared::protocol::Precondition;
 
-use crate::auth::rules::{Rules, ShownEntries, Verbs};
-use crate::error::RequestError;
-use crate::store::Parents;
+use crate::auth::rules::{Rules, Verbs};
+use crate::files::{EntryFilter, Parents};
 
-/// What one client may ask for.
+/// What one client may do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
     rules: Rules,
+}
+
+/// Why a client may not do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It lacks the right.
+    #[error("not authorized")]
+    NotAuthorized,
+    /// It may not learn whether the path exists.
+    #[error("not found")]
+    Hidden,
 }
 
 impl Access {
@@ -28,7 +36,7 @@ impl Access {
         Self { rules }
     }
 
-    /// Whether there is nothing to ask for at all.
+    /// Whether nothing is allowed anywhere.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -38,68 +46,157 @@ impl Access {
         self.rules.grants_anywhere(Verbs::PUT.union(Verbs::DELETE))
     }
 
-    /// The request, if the client may ask for it. A client that may create and not replace gets
-    /// the precondition that there be nothing.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn admit(&self, request: Request) -> Result<Request, RequestError> {
-        // Whoever waits to be let in may ask for that alone.
-        if self.is_empty() && !matches!(request, Request::Pair(_)) {
-            return Err(RequestError::NotAuthorized);
-        }
-        match request {
-            Request::Ping(_) | Request::ListCache(_) | Request::Pair(_) => Ok(request),
-            Request::Get(get) => self.need(Verbs::GET, &get.path).map(|()| get.into()),
-            Request::Hash(hash) => self.need(Verbs::GET, &hash.path).map(|()| hash.into()),
-            Request::List(list) => self.list(list).map(Request::from),
-            Request::Stat(stat) if self.may_know(&stat.path) => Ok(stat.into()),
-            Request::Stat(_) => Err(RequestError::NotFound),
-            Request::Put(put) => self.put(put).map(Request::from),
-            Request::Rename(rename) => self.rename(rename).map(Request::from),
-            Request::Delete(delete) => self.delete(delete).map(Request::from),
-            Request::MakeDirectory(make) => self.make_directory(make).map(Request::from),
-            Request::Copy(copy) => self.copy(copy).map(Request::from),
-            Request::GetTree(get) => self.listed(&get.path).map(|_| get.into()),
-            // Each of its items is judged by itself.
-            Request::PutMany(put) if self.may_change() => Ok(put.into()),
-            Request::PutMany(_) => Err(RequestError::NotAuthorized),
-        }
-    }
-
     /// Whether the path of something in the cache may be shown.
-    pub fn may_list(&self, path: &RemotePath) -> bool {
+    pub(crate) fn may_list(&self, path: &RemotePath) -> bool {
         self.rules.verbs(path).contains(Verbs::LIST)
     }
 
-    /// Which entries of the directory at `path` may be shown; `None` if all may.
-    pub fn shown_entries(&self, path: &RemotePath) -> Option<ShownEntries> {
-        self.rules.shown_entries(path)
-    }
-
-    /// Which entries of the directory at `path` may be shown, as [`shown_entries`].
-    ///
-    /// # Errors
-    /// The refusal, if it may not be listed at all.
-    ///
-    /// [`shown_entries`]: Self::shown_entries
-    pub fn listed(&self, path: &RemotePath) -> Result<Option<ShownEntries>, RequestError> {
-        match self.rules.shown_entries(path) {
-            Some(shown) if shown.is_empty() => Err(self.refusal(path)),
-            shown => Ok(shown),
-        }
-    }
-
-    /// Whether the content of `path` may be fetched.
+    /// Allows what any client with a right may ask.
     ///
     /// # Errors
     /// The refusal.
-    pub fn fetched(&self, path: &RemotePath) -> Result<(), RequestError> {
+    pub(crate) fn any(&self) -> Result<(), Refusal> {
+        match self.is_empty() {
+            true => Err(Refusal::NotAuthorized),
+            false => Ok(()),
+        }
+    }
+
+    /// Allows to read the content of `path`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn get(&self, path: &RemotePath) -> Result<(), Refusal> {
         self.need(Verbs::GET, path)
     }
 
+    /// Allows to list the directory at `path`, and says which of its entries may be shown; `None`
+    /// if all may.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn list(&self, path: &RemotePath) -> Result<Option<EntryFilter>, Refusal> {
+        match self.rules.entry_filter(path) {
+            Some(filter) if filter.is_empty() => Err(self.refusal(path)),
+            filter => Ok(filter),
+        }
+    }
+
+    /// Allows to look at the attributes of `path`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn stat(&self, path: &RemotePath) -> Result<(), Refusal> {
+        match self.may_know(path) {
+            true => Ok(()),
+            false => Err(self.refusal(path)),
+        }
+    }
+
+    /// Allows to give the name `path` to something new, with whatever is below it, and gives the
+    /// precondition for it: a client that may create and not replace gets `Absent`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn create(
+        &self,
+        path: &RemotePath,
+        target: &Precondition,
+    ) -> Result<Precondition, Refusal> {
+        if !self.rules.allows_below(path, Verbs::CREATE) {
+            return Err(Refusal::NotAuthorized);
+        }
+        if self.rules.verbs(path).contains(Verbs::REPLACE) {
+            return Ok(target.clone());
+        }
+        match target {
+            Precondition::Any | Precondition::Absent => Ok(Precondition::Absent),
+            Precondition::Match(_) => Err(Refusal::NotAuthorized),
+        }
+    }
+
+    /// Allows to make a directory at `path`. One that exists is never replaced, so that the right
+    /// to create is enough.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn make_directory(&self, path: &RemotePath) -> Result<(), Refusal> {
+        self.create(path, &Precondition::Any).map(drop)
+    }
+
+    /// Allows to set times and permissions of the directory at `path`: to a client that just made
+    /// it, or that may replace what is there.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn set_attributes(&self, path: &RemotePath, is_own: bool) -> Result<(), Refusal> {
+        self.make_directory(path)?;
+        if is_own || self.rules.verbs(path).contains(Verbs::REPLACE) {
+            Ok(())
+        } else {
+            Err(Refusal::NotAuthorized)
+        }
+    }
+
+    /// Allows to remove the name `path`, with whatever is below it. It is a name of its directory,
+    /// so the right is needed there as well: a client that may delete in a directory can't delete
+    /// the directory itself.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn delete(&self, path: &RemotePath) -> Result<(), Refusal> {
+        let parent = path.parent().unwrap_or_default();
+        if self.rules.allows_below(path, Verbs::DELETE)
+            && self.rules.verbs(&parent).contains(Verbs::DELETE)
+        {
+            return Ok(());
+        }
+        Err(self.refusal(path))
+    }
+
+    /// Allows to rename `from` to `to`, and gives the precondition for the new name.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn rename(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        target: &Precondition,
+    ) -> Result<Precondition, Refusal> {
+        self.delete(from)?;
+        let target = self.create(to, target)?;
+        // What is hidden where it is must not come to light by being moved.
+        for verb in [Verbs::LIST, Verbs::GET] {
+            let gains = self.rules.grants_below(to, verb) && !self.rules.allows_below(from, verb);
+            if gains {
+                return Err(self.refusal(from));
+            }
+        }
+        Ok(target)
+    }
+
+    /// Allows to copy `from` to `to`, and gives the precondition for the copy.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn copy(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        recursive: bool,
+        target: &Precondition,
+    ) -> Result<Precondition, Refusal> {
+        if !recursive {
+            self.get(from)?;
+        } else if !self.rules.allows_below(from, Verbs::READ) {
+            return Err(self.refusal(from));
+        }
+        self.create(to, target)
+    }
+
     /// Which of the directories above `path` may be made where they are missing.
-    pub fn parents(&self, path: &RemotePath, make_parents: bool) -> Parents {
+    pub(crate) fn parents(&self, path: &RemotePath, make_parents: bool) -> Parents {
         if !make_parents {
             return Parents::MustExist;
         }
@@ -113,119 +210,23 @@ impl Access {
         Parents::MadeBelow(0)
     }
 
-    fn list(&self, list: List) -> Result<List, RequestError> {
-        self.listed(&list.path)?;
-        Ok(list)
-    }
-
-    /// As [`admit`](Self::admit), for a file among many.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn put(&self, mut put: Put) -> Result<Put, RequestError> {
-        self.create(&put.path, &mut put.precondition)?;
-        Ok(put)
-    }
-
-    /// As [`admit`](Self::admit), for a directory among many.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn make_directory(&self, make: MakeDirectory) -> Result<MakeDirectory, RequestError> {
-        // A directory that is there already is never replaced.
-        self.create(&make.path, &mut Precondition::Any)?;
-        Ok(make)
-    }
-
-    /// Whether times and permissions of the directory at `path` may be set: by whoever just made
-    /// it, or may replace what is there.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn set_attributes(&self, path: &RemotePath, is_own: bool) -> Result<(), RequestError> {
-        self.create(path, &mut Precondition::Any)?;
-        if is_own || self.rules.verbs(path).contains(Verbs::REPLACE) {
-            Ok(())
-        } else {
-            Err(RequestError::NotAuthorized)
-        }
-    }
-
-    fn delete(&self, delete: Delete) -> Result<Delete, RequestError> {
-        self.take_away(&delete.path)?;
-        Ok(delete)
-    }
-
-    fn rename(&self, mut rename: Rename) -> Result<Rename, RequestError> {
-        self.take_away(&rename.from)?;
-        self.create(&rename.to, &mut rename.target)?;
-        // What is hidden where it is must not come to light by being moved.
-        for verb in [Verbs::LIST, Verbs::GET] {
-            let gains = self.rules.grants_below(&rename.to, verb)
-                && !self.rules.allows_below(&rename.from, verb);
-            if gains {
-                return Err(self.refusal(&rename.from));
-            }
-        }
-        Ok(rename)
-    }
-
-    fn copy(&self, mut copy: Copy) -> Result<Copy, RequestError> {
-        if copy.recursive {
-            if !self.rules.allows_below(&copy.from, Verbs::READ) {
-                return Err(self.refusal(&copy.from));
-            }
-        } else {
-            self.need(Verbs::GET, &copy.from)?;
-        }
-        self.create(&copy.to, &mut copy.target)?;
-        Ok(copy)
-    }
-
-    fn need(&self, verb: Verbs, path: &RemotePath) -> Result<(), RequestError> {
+    fn need(&self, verb: Verbs, path: &RemotePath) -> Result<(), Refusal> {
         if self.rules.verbs(path).contains(verb) {
             return Ok(());
         }
         Err(self.refusal(path))
     }
 
-    /// Whether something new may have the name `path`, whatever is below it; the precondition is
-    /// narrowed for those who may not replace.
-    fn create(&self, path: &RemotePath, target: &mut Precondition) -> Result<(), RequestError> {
-        if !self.rules.allows_below(path, Verbs::CREATE) {
-            return Err(RequestError::NotAuthorized);
-        }
-        if !self.rules.verbs(path).contains(Verbs::REPLACE) {
-            match target {
-                Precondition::Any | Precondition::Absent => *target = Precondition::Absent,
-                Precondition::Match(_) => return Err(RequestError::NotAuthorized),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the name `path` may be taken away, with whatever is below it. It is a name of its
-    /// directory, so the right is needed there as well: whoever may delete in a directory can't
-    /// delete the directory itself.
-    fn take_away(&self, path: &RemotePath) -> Result<(), RequestError> {
-        let parent = path.parent().unwrap_or_default();
-        if self.rules.allows_below(path, Verbs::DELETE)
-            && self.rules.verbs(&parent).contains(Verbs::DELETE)
-        {
-            return Ok(());
-        }
-        Err(self.refusal(path))
-    }
-
-    fn refusal(&self, path: &RemotePath) -> RequestError {
-        if self.may_know(path) {
-            RequestError::NotAuthorized
+    fn refusal(&self, path: &RemotePath) -> Refusal {
+        // A client without any right hears so, whatever it asks for.
+        if self.is_empty() || self.may_know(path) {
+            Refusal::NotAuthorized
         } else {
-            RequestError::NotFound
+            Refusal::Hidden
         }
     }
 
-    /// Whether the client may learn if there is something at `path`.
+    /// Whether the client may learn if something exists at `path`.
     fn may_know(&self, path: &RemotePath) -> bool {
         self.rules.verbs(path).intersects(Verbs::READ) || self.rules.leads_somewhere(path)
     }

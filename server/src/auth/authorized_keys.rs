@@ -79,8 +79,8 @@ impl AuthorizedKeys {
         for (line, number) in text.lines().zip(1..) {
             let added = parse_line(line).and_then(|entry| match entry {
                 None => Ok(()),
-                Some((Principal::Key(key), rules)) => add(&mut all.keys, key, rules),
-                Some((Principal::Name(name), rules)) => add(&mut all.names, name, rules),
+                Some((Holder::Key(key), rules)) => add(&mut all.keys, key, rules),
+                Some((Holder::Name(name), rules)) => add(&mut all.names, name, rules),
             });
             added.map_err(|source| AuthorizedKeysError::Line {
                 path: path.to_owned(),
@@ -107,7 +107,7 @@ impl AuthorizedKeys {
 
     /// These keys, and what is said in `over`, which wins where both speak of a key.
     #[must_use]
-    pub fn merged_with(mut self, over: &Self) -> Self {
+    pub fn overruled_by(mut self, over: &Self) -> Self {
         let keys = over.keys.iter();
         self.keys
             .extend(keys.map(|(key, rules)| (*key, rules.clone())));
@@ -203,13 +203,13 @@ pub enum AuthorizedKeysError {
         number: usize,
         /// What is wrong with it.
         #[source]
-        source: KeyLineError,
+        source: LineError,
     },
 }
 
 /// What is wrong with a line of an `authorized-keys` file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum KeyLineError {
+pub enum LineError {
     /// The first word is no fingerprint.
     #[error(transparent)]
     Fingerprint(FingerprintError),
@@ -228,57 +228,50 @@ pub enum KeyLineError {
 }
 
 /// Whom a line is about.
-enum Principal {
+enum Holder {
     Key(Fingerprint),
     Name(String),
 }
 
-impl Principal {
-    fn parse(word: &str) -> Result<Self, KeyLineError> {
+impl Holder {
+    fn parse(word: &str) -> Result<Self, LineError> {
         let Some(name) = word.strip_prefix("cert:") else {
-            return word
-                .parse()
-                .map(Self::Key)
-                .map_err(KeyLineError::Fingerprint);
+            return word.parse().map(Self::Key).map_err(LineError::Fingerprint);
         };
         let is_usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
         let is_name = !name.is_empty() && name.chars().all(is_usual);
         if !is_name && name != ANY_NAME {
-            return Err(KeyLineError::Name);
+            return Err(LineError::Name);
         }
         Ok(Self::Name(name.to_owned()))
     }
 }
 
 /// Adds what a line says, unless an earlier one is about the same.
-fn add<K: Eq + Hash>(
-    all: &mut HashMap<K, Rules>,
-    key: K,
-    rules: Rules,
-) -> Result<(), KeyLineError> {
+fn add<K: Eq + Hash>(all: &mut HashMap<K, Rules>, key: K, rules: Rules) -> Result<(), LineError> {
     match all.entry(key) {
         Entry::Vacant(vacant) => {
             vacant.insert(rules);
             Ok(())
         }
-        Entry::Occupied(_) => Err(KeyLineError::Repeated),
+        Entry::Occupied(_) => Err(LineError::Repeated),
     }
 }
 
 /// One line: `<fingerprint or cert:name> <rights> [comment]`, or nothing.
-fn parse_line(line: &str) -> Result<Option<(Principal, Rules)>, KeyLineError> {
+fn parse_line(line: &str) -> Result<Option<(Holder, Rules)>, LineError> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    let (principal, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let principal = Principal::parse(principal)?;
+    let (holder, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let holder = Holder::parse(holder)?;
     if rest.trim().is_empty() {
-        return Err(KeyLineError::NoRights);
+        return Err(LineError::NoRights);
     }
     // What follows the rules is a comment.
     let (rules, _) = split_word(rest)?;
-    Ok(Some((principal, rules.parse()?)))
+    Ok(Some((holder, rules.parse()?)))
 }
 
 #[cfg(unix)]
@@ -386,7 +379,7 @@ mod tests {
             assert!(matches!(
                 error,
                 AuthorizedKeysError::Line {
-                    source: KeyLineError::Name,
+                    source: LineError::Name,
                     ..
                 }
             ));
@@ -398,7 +391,7 @@ mod tests {
     fn the_owner_may_write_whatever_the_file_says() {
         let keys = parse(&format!("{ALICE} read")).unwrap();
         let owner = AuthorizedKeys::default().with_owner(ALICE.parse().unwrap());
-        let keys = keys.merged_with(&owner);
+        let keys = keys.overruled_by(&owner);
         assert_eq!(access(&keys, ALICE), by("write"));
         assert!(access(&keys, BOB).is_empty());
     }
@@ -425,22 +418,22 @@ mod tests {
         let cases = [
             (
                 "nonsense write",
-                KeyLineError::Fingerprint(FingerprintError::Length(8)),
+                LineError::Fingerprint(FingerprintError::Length(8)),
             ),
             (
                 long.as_str(),
-                KeyLineError::Fingerprint(FingerprintError::Length(44)),
+                LineError::Fingerprint(FingerprintError::Length(44)),
             ),
-            (BOB, KeyLineError::NoRights),
+            (BOB, LineError::NoRights),
             (
                 &format!("{BOB} Write"),
-                KeyLineError::Rules(RulesError::UnknownVerb("Write".to_owned())),
+                LineError::Rules(RulesError::UnknownVerb("Write".to_owned())),
             ),
             (
                 &format!("{BOB} read,write"),
-                KeyLineError::Rules(RulesError::Repeated(quire_shared::RemotePath::ROOT)),
+                LineError::Rules(RulesError::Repeated(quire_shared::RemotePath::ROOT)),
             ),
-            (&format!("{ALICE} write"), KeyLineError::Repeated),
+            (&format!("{ALICE} write"), LineError::Repeated),
         ];
         for (line, expected) in cases {
             let error = parse(&format!("{ALICE} read\n\n{line}\n")).unwrap_err();

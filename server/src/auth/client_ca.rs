@@ -41,22 +41,22 @@ impl ClientCa {
     /// # Errors
     /// Names the file when there is no usable certificate in it.
     pub fn load(path: &Path) -> Result<Self, ClientCaError> {
-        let fail = |fault| ClientCaError {
+        let fail = |problem| ClientCaError {
             path: path.to_owned(),
-            fault,
+            problem,
         };
         let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        let certificates: Vec<_> = read.map_err(|error| fail(CaFault::Pem(error)))?;
+        let certificates: Vec<_> = read.map_err(|error| fail(Problem::Pem(error)))?;
         Self::new(certificates).map_err(fail)
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, CaFault> {
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Problem> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
-            roots.add(certificate).map_err(CaFault::Certificate)?;
+            roots.add(certificate).map_err(Problem::Certificate)?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider());
-        let verifier = builder.build().map_err(CaFault::Verifier)?;
+        let verifier = builder.build().map_err(Problem::Verifier)?;
         Ok(Self {
             verifier: Some(verifier),
         })
@@ -97,11 +97,11 @@ impl ClientCa {
 pub struct ClientCaError {
     path: PathBuf,
     #[source]
-    fault: CaFault,
+    problem: Problem,
 }
 
 #[derive(Debug, Error)]
-enum CaFault {
+enum Problem {
     #[error("cannot read certificates from it")]
     Pem(#[source] pem::Error),
     #[error("a certificate in it can't be used")]

@@ -48,11 +48,11 @@ impl KeysFile {
         &self.path
     }
 
-    fn observe(&self) -> FileState {
+    fn look(&self) -> Look {
         match std::fs::metadata(&self.path) {
-            Ok(metadata) => FileState::Present(FileStamp::of(&metadata)),
-            Err(error) if error.kind() == ErrorKind::NotFound => FileState::Missing,
-            Err(error) => FileState::Unreadable(error.kind()),
+            Ok(metadata) => Look::Present(Stamp::of(&metadata)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Look::Missing,
+            Err(error) => Look::Unreadable(error.kind()),
         }
     }
 
@@ -71,14 +71,14 @@ pub(crate) struct Keyring {
     /// What holds whatever the file says.
     fixed: AuthorizedKeys,
     file: Option<KeysFile>,
-    seen: Mutex<Observation>,
+    seen: Mutex<Seen>,
     current: watch::Sender<Arc<AuthorizedKeys>>,
 }
 
 /// What is known of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Observation {
-    state: FileState,
+struct Seen {
+    look: Look,
     /// Whether the file may have changed once more without looking different.
     is_fresh: bool,
 }
@@ -95,10 +95,10 @@ impl Keyring {
         let (keys, seen) = match &file {
             Some(file) => {
                 // Looked at before it is read: what changes in between is read again.
-                let seen = Observation::of(file.observe());
-                (file.load()?.merged_with(&fixed), seen)
+                let seen = Seen::of(file.look());
+                (file.load()?.overruled_by(&fixed), seen)
             }
-            None => (fixed.clone(), Observation::of(FileState::Missing)),
+            None => (fixed.clone(), Seen::of(Look::Missing)),
         };
         Ok(Self {
             fixed,
@@ -145,19 +145,19 @@ impl Keyring {
         let mut seen = self.seen.lock().await;
         let (looked_at, before) = (file.clone(), seen.clone());
         let work = move || {
-            let now = Observation::of(looked_at.observe());
-            let is_known = now.state == before.state && !before.is_fresh;
+            let now = Seen::of(looked_at.look());
+            let is_known = now.look == before.look && !before.is_fresh;
             let keys = (!is_known).then(|| looked_at.load());
             (now, keys)
         };
         let Ok((now, keys)) = spawn_blocking(work).await else {
             return true;
         };
-        if now.state == FileState::Missing && !believe_missing {
+        if now.look == Look::Missing && !believe_missing {
             return false;
         }
-        let is_news = now.state != seen.state;
-        let is_there = now.state != FileState::Missing;
+        let is_news = now.look != seen.look;
+        let is_there = now.look != Look::Missing;
         *seen = now;
         match keys {
             None => {}
@@ -172,7 +172,7 @@ impl Keyring {
     }
 
     fn take(&self, keys: AuthorizedKeys) {
-        let keys = keys.merged_with(&self.fixed);
+        let keys = keys.overruled_by(&self.fixed);
         let count = keys.len();
         let is_changed = self.current.send_if_modified(|current| {
             let is_changed = **current != keys;
@@ -187,27 +187,27 @@ impl Keyring {
     }
 }
 
-impl Observation {
-    fn of(state: FileState) -> Self {
-        let is_fresh = match &state {
-            FileState::Present(stamp) => stamp.is_fresh(),
-            FileState::Missing | FileState::Unreadable(_) => false,
+impl Seen {
+    fn of(look: Look) -> Self {
+        let is_fresh = match &look {
+            Look::Present(stamp) => stamp.is_fresh(),
+            Look::Missing | Look::Unreadable(_) => false,
         };
-        Self { state, is_fresh }
+        Self { look, is_fresh }
     }
 }
 
 /// What a file looks like from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum FileState {
-    Present(FileStamp),
+enum Look {
+    Present(Stamp),
     Missing,
     Unreadable(ErrorKind),
 }
 
 /// What differs between two states of a file, unless both are of the same tick of the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct FileStamp {
+struct Stamp {
     identity: (u64, u64),
     size: u64,
     mode: u32,
@@ -215,7 +215,7 @@ struct FileStamp {
     changed: (i64, i64),
 }
 
-impl FileStamp {
+impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self {
             identity: (metadata.dev(), metadata.ino()),
@@ -258,13 +258,13 @@ mod tests {
 
     use super::*;
 
-    struct WatchedKeys {
+    struct Fixture {
         directory: TempDir,
         keyring: Keyring,
         key: Fingerprint,
     }
 
-    impl WatchedKeys {
+    impl Fixture {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let file = KeysFile::optional(directory.path().join("keys"));
@@ -295,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_file_changes_the_rights() {
-        let fixture = WatchedKeys::new();
+        let fixture = Fixture::new();
         let mut changes = fixture.keyring.subscribe();
         assert!(fixture.access().await.is_empty());
         assert!(!changes.has_changed().unwrap());
@@ -312,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_says_the_same_is_no_change() {
-        let fixture = WatchedKeys::new();
+        let fixture = Fixture::new();
         fixture.write("KEY read");
         fixture.access().await;
         let changes = fixture.keyring.subscribe();
@@ -325,7 +325,7 @@ mod tests {
     async fn a_broken_file_leaves_the_rights_as_they_were() {
         use std::os::unix::fs::PermissionsExt as _;
 
-        let fixture = WatchedKeys::new();
+        let fixture = Fixture::new();
         fixture.write("KEY read");
         assert_eq!(fixture.access().await, by("read"));
         fixture.write("KEY reed");
@@ -342,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_gone_for_a_moment_takes_no_rights_away() {
-        let fixture = WatchedKeys::new();
+        let fixture = Fixture::new();
         fixture.write("KEY read");
         assert_eq!(fixture.access().await, by("read"));
         fs::remove_file(fixture.directory.path().join("keys")).unwrap();

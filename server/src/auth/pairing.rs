@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use quinn::Connection;
 use quire_certs::{CertsError, Fingerprint, StateDir, replace_file};
+use quire_shared::ErrorCode;
 use quire_shared::Side;
 use quire_shared::pairing::{CODE_BYTES, Pair, Paired, PairingCode, PairingKey};
 use quire_transport::pairing as bound;
@@ -24,7 +25,6 @@ use tracing::{info, warn};
 
 use crate::auth::keyring::KeysFile;
 use crate::auth::rules::Rules;
-use crate::error::RequestError;
 
 /// Makes a code, and an offer of it in `state` in place of an earlier one.
 ///
@@ -53,24 +53,59 @@ pub fn offer(
     Ok(code)
 }
 
+/// Why a key is not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PairingError {
+    /// There is no code, or the proof is wrong.
+    #[error("not authorized")]
+    NotAuthorized,
+    /// A system call failed.
+    #[error("{doing} failed")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A defect of the server.
+    #[error("internal error: {0}")]
+    Internal(&'static str),
+}
+
+impl PairingError {
+    fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+
+    /// The code that the client hears.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
+            Self::System { .. } => ErrorCode::DISK,
+            Self::Internal(_) => ErrorCode::INTERNAL,
+        }
+    }
+}
+
 /// Waits for clients with a code.
 #[derive(Debug)]
 pub(crate) struct Pairing {
     /// Where offers are, and where keys are let in; without both there is no pairing.
-    files: Option<PairingFiles>,
+    files: Option<Files>,
     /// Wrong proofs for the offer that there is.
     wrong: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Clone)]
-struct PairingFiles {
+struct Files {
     offer: PathBuf,
     keys: KeysFile,
 }
 
 impl Pairing {
     pub(crate) fn new(state_dir: Option<&PathBuf>, keys: Option<&KeysFile>) -> Self {
-        let files = state_dir.zip(keys).map(|(state, keys)| PairingFiles {
+        let files = state_dir.zip(keys).map(|(state, keys)| Files {
             offer: state.join(OFFER),
             keys: keys.clone(),
         });
@@ -98,31 +133,31 @@ impl Pairing {
         pair: Pair,
         client: Fingerprint,
         connection: &Connection,
-    ) -> Result<Paired, RequestError> {
-        let files = self.files.clone().ok_or(RequestError::NotAuthorized)?;
+    ) -> Result<Paired, PairingError> {
+        let files = self.files.clone().ok_or(PairingError::NotAuthorized)?;
         let (wrong, connection) = (Arc::clone(&self.wrong), connection.clone());
         let accepted = spawn_blocking(move || {
-            let offer = files.find().ok_or(RequestError::NotAuthorized)?;
-            let material = |_| RequestError::Internal("a connection without keying material");
+            let offer = files.find().ok_or(PairingError::NotAuthorized)?;
+            let material = |_| PairingError::Internal("a connection without keying material");
             let is_right = bound::proves(&offer.key, Side::Client, &connection, pair.proof);
             if !is_right.map_err(material)? {
                 files.count_wrong(&wrong);
-                return Err(RequestError::NotAuthorized);
+                return Err(PairingError::NotAuthorized);
             }
             files.take_away(&wrong)?;
             let proof = bound::proof(&offer.key, Side::Server, &connection).map_err(material)?;
             let added = files.keys.authorize(client, &offer.line);
-            added.map_err(RequestError::system("adding to the authorized keys"))?;
+            added.map_err(PairingError::system("adding to the authorized keys"))?;
             info!(key = %client, rights = offer.line, "paired");
             Ok(Paired { proof })
         });
         accepted
             .await
-            .map_err(|_| RequestError::Internal("pairing ended without a result"))?
+            .map_err(|_| PairingError::Internal("pairing ended without a result"))?
     }
 }
 
-impl PairingFiles {
+impl Files {
     /// The offer, unless it has ended or can't be understood.
     fn find(&self) -> Option<Offer> {
         let mut text = String::new();
@@ -140,14 +175,14 @@ impl PairingFiles {
     }
 
     /// Ends the offer; of several who try only one succeeds.
-    fn take_away(&self, wrong: &AtomicU32) -> Result<(), RequestError> {
+    fn take_away(&self, wrong: &AtomicU32) -> Result<(), PairingError> {
         match fs::remove_file(&self.offer) {
             Ok(()) => {
                 wrong.store(0, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(RequestError::NotAuthorized),
-            Err(error) => Err(RequestError::system("ending an offer")(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(PairingError::NotAuthorized),
+            Err(error) => Err(PairingError::system("ending an offer")(error)),
         }
     }
 }
@@ -262,7 +297,7 @@ mod tests {
         files.count_wrong(&pairing.wrong);
         assert!(files.find().is_none());
         let second = files.take_away(&pairing.wrong);
-        assert!(matches!(second, Err(RequestError::NotAuthorized)));
+        assert!(matches!(second, Err(PairingError::NotAuthorized)));
     }
 
     #[test]

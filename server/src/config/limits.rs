@@ -122,7 +122,7 @@ impl Limits {
     }
 
     /// How slow a stream may be, without a limit to how fast.
-    pub(crate) fn pace(&self) -> StreamLimits {
+    pub(crate) fn stream_limits(&self) -> StreamLimits {
         StreamLimits {
             stall_timer: Some(StallTimer::new(self.stall_time.0, self.stall_rate.0)),
             rate_limiters: Vec::new(),
@@ -194,7 +194,7 @@ pub struct Limit(pub Option<u64>);
 
 impl Limit {
     /// What spreads so many units a second over time.
-    pub(crate) fn throttle(self) -> Option<Arc<RateLimiter>> {
+    pub(crate) fn rate_limiter(self) -> Option<Arc<RateLimiter>> {
         self.0
             .map(|per_second| Arc::new(RateLimiter::new(per_second, BURST)))
     }

@@ -10,8 +10,8 @@ use quire_transport::socket::SocketError;
 use crate::auth::authorized_keys::AuthorizedKeysError;
 use crate::auth::client_ca::ClientCaError;
 use crate::config::resolve::ConfigError;
+use crate::files::OpenError;
 use crate::quic::tls::TlsError;
-use crate::store::OpenRootError;
 
 /// Why a server can't start; the operator has to mend it.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The directory can't be served.
     #[error(transparent)]
-    Root(#[from] OpenRootError),
+    Root(#[from] OpenError),
     /// A file that decides who gets in could be fetched or replaced by those who are in.
     #[error("{} must not lie in the served directory", .0.display())]
     SecretInRoot(PathBuf),

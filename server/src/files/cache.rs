@@ -9,21 +9,16 @@
 mod content;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use quire_shared::RemotePath;
 use quire_shared::protocol::{CacheEntry, Version};
 
-pub use content::FillFailed;
-use content::{Budget, Content, Permit};
-
-/// How long a file must have been unchanged before its content may be cached. A second change
-/// within one tick of the file system's clock (4 ms on most kernels, 10 ms at the most) leaves the
-/// identity as it was; a file this old can't be in the middle of that, with room for a slow clock.
-pub const QUIET_PERIOD: Duration = Duration::from_millis(100);
+pub(crate) use content::FillFailed;
+use content::{CacheBudget, CachedContent, Permit};
 
 /// What an operator may choose.
 #[derive(Debug, Clone, Copy)]
@@ -36,18 +31,18 @@ pub struct CacheConfig {
 
 /// The cache of one server. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Cache {
-    store: Arc<Store>,
+pub(crate) struct Cache {
+    store: Arc<CacheStore>,
 }
 
 impl Cache {
     /// An empty cache.
-    pub fn new(config: CacheConfig) -> Self {
+    pub(crate) fn new(config: CacheConfig) -> Self {
         Self {
-            store: Arc::new(Store {
-                budget: Arc::new(Budget::new(config.limit)),
+            store: Arc::new(CacheStore {
+                budget: Arc::new(CacheBudget::new(config.limit)),
                 file_max: config.file_max.min(config.limit),
-                state: Mutex::new(State {
+                state: Mutex::new(CacheState {
                     entries: LruCache::unbounded(),
                     paths: BTreeMap::new(),
                     idle: 0,
@@ -58,10 +53,16 @@ impl Cache {
 
     /// Looks for the file that was just opened as `path` and has this `version` and `size`.
     ///
-    /// `admit` says whether a miss may become an entry: false for a file that was not quiet for
-    /// [`QUIET_PERIOD`], or of which too little is wanted to read it whole. Empty files are never
+    /// `admit` says whether a miss may become an entry: false for a file that changed a moment
+    /// ago, or of which too little is wanted to read it whole. Empty files are never
     /// cached: there is nothing to save.
-    pub fn open(&self, version: &Version, size: u64, path: &RemotePath, admit: bool) -> Lookup {
+    pub(crate) fn open(
+        &self,
+        version: &Version,
+        size: u64,
+        path: &RemotePath,
+        admit: bool,
+    ) -> Lookup {
         if self.store.budget.limit == 0 {
             return Lookup::Bypass;
         }
@@ -78,7 +79,7 @@ impl Cache {
         let Some(permit) = state.reserve(&self.store.budget, charge) else {
             return Lookup::Bypass;
         };
-        let content = Arc::new(Content::new(version.clone(), size, permit));
+        let content = Arc::new(CachedContent::new(version.clone(), size, permit));
         state.insert(Arc::clone(&content), path);
         drop(state);
         let fill = FillGuard {
@@ -90,7 +91,7 @@ impl Cache {
 
     /// Lets go of what was cached under `path` or beneath it, because it was renamed, replaced or
     /// deleted. Whoever reads it goes on undisturbed.
-    pub fn forget(&self, path: &RemotePath) {
+    pub(crate) fn forget(&self, path: &RemotePath) {
         let mut state = self.store.lock();
         while let Some(beneath) = state.first_beneath(path) {
             state.forget(&beneath);
@@ -98,7 +99,7 @@ impl Cache {
     }
 
     /// What the cache holds now. A file that is still being read into it is not among the entries.
-    pub fn list(&self) -> Snapshot {
+    pub(crate) fn list(&self) -> CacheSnapshot {
         let state = self.store.lock();
         let entries = state.entries.iter().map(|(_, entry)| entry);
         let listed: Vec<_> = entries
@@ -110,7 +111,7 @@ impl Cache {
             .collect();
         drop(state);
         let listed = listed.into_iter();
-        Snapshot {
+        CacheSnapshot {
             entries: listed
                 .map(|(path, bytes, hits, readers)| CacheEntry {
                     path: RemotePath::clone(&path),
@@ -127,7 +128,7 @@ impl Cache {
 
 /// Where the bytes of an open file come from.
 #[derive(Debug)]
-pub enum Lookup {
+pub(crate) enum Lookup {
     /// From memory. They may still be on their way there, read by somebody else.
     Hit(CachedReader),
     /// From memory, once the caller has read the file into the guard.
@@ -138,7 +139,7 @@ pub enum Lookup {
 
 /// What the cache holds at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct CacheSnapshot {
     /// The entries, most recently used first. Their readers are the requests whose bytes are not
     /// all sent yet.
     pub entries: Vec<CacheEntry>,
@@ -151,25 +152,26 @@ pub struct Snapshot {
 
 /// Follows the content of one file from some position on.
 #[derive(Debug)]
-pub struct CachedReader {
+pub(crate) struct CachedReader {
     lease: Arc<Lease>,
     position: u64,
 }
 
 impl CachedReader {
     /// Goes to `offset`, in bytes from the start of the file.
-    pub fn seek(&mut self, offset: u64) {
+    pub(crate) fn seek(&mut self, offset: u64) {
         self.position = offset;
     }
 
     /// Where the next piece begins, in bytes from the start of the file.
-    pub fn position(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// Whether the content is known to be that of the file's version. Until it is, the caller
     /// must look at its own open file after the last piece, as if it had read that.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.lease.content.ended() == Some(Ok(()))
     }
 
@@ -179,7 +181,7 @@ impl CachedReader {
     ///
     /// # Errors
     /// Why they will not come, as soon as that is known.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, FillFailed> {
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, FillFailed> {
         let content = &self.lease.content;
         while self.position < content.size {
             // Made before the look, so that it also hears of what comes right after the look.
@@ -201,9 +203,9 @@ impl CachedReader {
 /// [`finish`](Self::finish), it tells the readers that the rest will not come. Others follow what
 /// is pushed here, so it must not wait for the caller's own reader.
 #[derive(Debug)]
-pub struct FillGuard {
-    store: Arc<Store>,
-    content: Arc<Content>,
+pub(crate) struct FillGuard {
+    store: Arc<CacheStore>,
+    content: Arc<CachedContent>,
 }
 
 impl FillGuard {
@@ -211,7 +213,7 @@ impl FillGuard {
     ///
     /// # Errors
     /// If there are more than the file's size: the fill has then failed.
-    pub fn push(&mut self, bytes: Vec<u8>) -> Result<(), FillFailed> {
+    pub(crate) fn push(&self, bytes: Vec<u8>) -> Result<(), FillFailed> {
         let pushed = self.content.push(bytes);
         if let Err(failed) = pushed {
             self.store.end_fill(&self.content, Err(failed))?;
@@ -221,7 +223,7 @@ impl FillGuard {
 
     /// Ends the fill with the file's version as it is after the last byte was read, and says
     /// whether the content is good: whole and of the version it was opened as.
-    pub fn finish(self, after: &Version) -> bool {
+    pub(crate) fn finish(self, after: &Version) -> bool {
         let same = *after == self.content.version;
         let end = if same {
             Ok(())
@@ -245,8 +247,8 @@ impl Drop for FillGuard {
 /// One request's use of an entry, shared with the bytes it was lent.
 #[derive(Debug)]
 struct Lease {
-    store: Arc<Store>,
-    content: Arc<Content>,
+    store: Arc<CacheStore>,
+    content: Arc<CachedContent>,
 }
 
 impl Drop for Lease {
@@ -268,16 +270,16 @@ impl AsRef<[u8]> for Lent {
 }
 
 #[derive(Debug)]
-struct Store {
-    budget: Arc<Budget>,
+struct CacheStore {
+    budget: Arc<CacheBudget>,
     file_max: u64,
     /// Nothing that takes this mutex when dropped is dropped under it: entries hold no lease.
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
-impl Store {
+impl CacheStore {
     /// A reader whose lease is counted already.
-    fn reader(self: &Arc<Self>, content: Arc<Content>) -> CachedReader {
+    fn reader(self: &Arc<Self>, content: Arc<CachedContent>) -> CachedReader {
         CachedReader {
             lease: Arc::new(Lease {
                 store: Arc::clone(self),
@@ -290,7 +292,7 @@ impl Store {
     /// Ends a fill for the table and the readers at once.
     fn end_fill(
         &self,
-        content: &Arc<Content>,
+        content: &Arc<CachedContent>,
         end: Result<(), FillFailed>,
     ) -> Result<(), FillFailed> {
         let mut state = self.lock();
@@ -303,14 +305,14 @@ impl Store {
     }
 
     /// The state, also after a panic elsewhere: no critical section leaves it half changed.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
+        self.state.lock()
     }
 }
 
 #[derive(Debug)]
-struct State {
-    entries: LruCache<Version, Entry>,
+struct CacheState {
+    entries: LruCache<Version, CachedFile>,
     /// The entry that was last fetched under each path: as many as there are entries.
     paths: BTreeMap<Arc<RemotePath>, Version>,
     /// What throwing out all idle entries would give back to the budget, in bytes.
@@ -318,8 +320,8 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Entry {
-    content: Arc<Content>,
+struct CachedFile {
+    content: Arc<CachedContent>,
     path: Arc<RemotePath>,
     hits: u64,
     /// Requests that read it or whose bytes are still being sent.
@@ -327,16 +329,16 @@ struct Entry {
     complete: bool,
 }
 
-impl Entry {
+impl CachedFile {
     /// Whether nobody uses it, neither to send it nor to fill it.
     fn is_idle(&self) -> bool {
         self.complete && self.leases == 0
     }
 }
 
-impl State {
+impl CacheState {
     /// Makes the entry of this version the most recently used, and counts one more lease.
-    fn hit(&mut self, version: &Version, path: &RemotePath) -> Option<Arc<Content>> {
+    fn hit(&mut self, version: &Version, path: &RemotePath) -> Option<Arc<CachedContent>> {
         let entry = self.entries.get_mut(version)?;
         if entry.is_idle() {
             self.idle -= entry.content.charge();
@@ -362,11 +364,11 @@ impl State {
     }
 
     /// Adds a content whose fill begins, with a lease for the first reader.
-    fn insert(&mut self, content: Arc<Content>, path: &RemotePath) {
+    fn insert(&mut self, content: Arc<CachedContent>, path: &RemotePath) {
         let path = Arc::new(path.clone());
         let version = content.version.clone();
         self.paths.insert(Arc::clone(&path), version.clone());
-        let entry = Entry {
+        let entry = CachedFile {
             content,
             path,
             hits: 0,
@@ -378,7 +380,7 @@ impl State {
 
     /// A permit for `charge` bytes, for which idle entries go, the least recently used first and
     /// as many as needed; none go if all of them would not be enough.
-    fn reserve(&mut self, budget: &Arc<Budget>, charge: u64) -> Option<Permit> {
+    fn reserve(&mut self, budget: &Arc<CacheBudget>, charge: u64) -> Option<Permit> {
         let in_use = budget.live().saturating_sub(self.idle);
         if in_use.saturating_add(charge) > budget.limit {
             return None;
@@ -402,7 +404,7 @@ impl State {
     }
 
     /// Counts one lease less.
-    fn leave(&mut self, content: &Arc<Content>) {
+    fn leave(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             entry.leases -= 1;
             if entry.is_idle() {
@@ -412,7 +414,7 @@ impl State {
     }
 
     /// Notes that a content is whole.
-    fn complete(&mut self, content: &Arc<Content>) {
+    fn complete(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             entry.complete = true;
             if entry.is_idle() {
@@ -422,7 +424,7 @@ impl State {
     }
 
     /// Takes out a content that will never be whole.
-    fn abandon(&mut self, content: &Arc<Content>) {
+    fn abandon(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             let path = Arc::clone(&entry.path);
             self.forget(&path);
@@ -430,7 +432,7 @@ impl State {
     }
 
     /// The entry of exactly this content; not of another that took its place.
-    fn entry_of(&mut self, content: &Arc<Content>) -> Option<&mut Entry> {
+    fn entry_of(&mut self, content: &Arc<CachedContent>) -> Option<&mut CachedFile> {
         let entry = self.entries.peek_mut(&content.version)?;
         Arc::ptr_eq(&entry.content, content).then_some(entry)
     }

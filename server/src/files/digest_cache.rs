@@ -1,48 +1,43 @@
-//! Digests of files, remembered for whoever asks again.
+//! DigestCache of files, remembered for whoever asks again.
 //!
 //! Reading a large file for its digest takes seconds, and its version tells whether the file is
 //! still the same. A file that was changed a moment ago may change again without another version,
 //! so only those that have been left alone are remembered.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
+use parking_lot::Mutex;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::Version;
 
-use crate::store;
+use super::store;
 
 /// The digests that were asked for last.
 #[derive(Debug)]
-pub(crate) struct Digests(Mutex<LruCache<(Version, DigestKind), Digest>>);
+pub(crate) struct DigestCache(Mutex<LruCache<(Version, DigestKind), Digest>>);
 
-impl Digests {
+impl DigestCache {
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(DIGESTS)))
+        Self(Mutex::new(LruCache::new(ENTRIES_MAX)))
     }
 
     /// The digest of that kind of all the content of `version`, if it is known.
     pub(crate) fn get(&self, version: &Version, kind: DigestKind) -> Option<Digest> {
-        self.lock().get(&(version.clone(), kind)).cloned()
+        self.0.lock().get(&(version.clone(), kind)).cloned()
     }
 
     /// Remembers a digest of all the content of `version`, if that has been left alone.
     pub(crate) fn put(&self, version: &Version, kind: DigestKind, digest: &Digest) {
         if store::is_quiet(version) {
-            self.lock().put((version.clone(), kind), digest.clone());
+            self.0.lock().put((version.clone(), kind), digest.clone());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LruCache<(Version, DigestKind), Digest>> {
-        // What a panic elsewhere left is whole: an entry is put in one step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// How many are remembered; at some two hundred bytes each that is less than a mebibyte.
-const DIGESTS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const ENTRIES_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 #[cfg(test)]
 mod tests {
@@ -65,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_digest_belongs_to_one_version_and_one_kind() {
-        let digests = Digests::new();
+        let digests = DigestCache::new();
         digests.put(&version(1, 10), DigestKind::Blake3, &digest(1));
         let get = |inode, second, kind| digests.get(&version(inode, second), kind);
         assert_eq!(get(1, 10, DigestKind::Blake3), Some(digest(1)));
@@ -76,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_file_that_may_change_unnoticed_is_not_remembered() {
-        let digests = Digests::new();
+        let digests = DigestCache::new();
         let young = version(1, i64::MAX);
         digests.put(&young, DigestKind::Blake3, &digest(1));
         assert_eq!(digests.get(&young, DigestKind::Blake3), None);
@@ -84,8 +79,8 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_longest_ago_is_forgotten_first() {
-        let digests = Digests::new();
-        let all = DIGESTS.get() as u64 + 1;
+        let digests = DigestCache::new();
+        let all = ENTRIES_MAX.get() as u64 + 1;
         for inode in 0..all {
             digests.put(&version(inode, 1), DigestKind::Xxh3, &digest(1));
             assert!(digests.get(&version(0, 1), DigestKind::Xxh3).is_some());

@@ -7,31 +7,39 @@
 //! asks again while it holds a [`LockGuard`]. Entries are counted and vanish with their last user.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quire_shared::RemotePath;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::timeout;
 
-use crate::store::faults::{Fault, Faults};
+use super::store::{Fault, Faults};
 
 /// All paths in use on one server. Clones share the table.
 #[derive(Debug, Clone)]
-pub struct LockTable {
+pub(crate) struct LockTable {
     entries: Arc<Mutex<Entries>>,
-    hash_seed: RandomState,
+    holds: Arc<Mutex<Vec<Weak<HeldPath>>>>,
+    owners: Arc<AtomicU64>,
     wait_max: Duration,
     faults: Faults,
 }
 
+/// Who locks: operations of one owner pass the paths that it [holds](LockTable::hold).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner(u64);
+
 impl LockTable {
     /// An empty table whose requests wait no longer than `wait_max` for all of their locks.
-    pub fn new(wait_max: Duration) -> Self {
+    pub(crate) fn new(wait_max: Duration) -> Self {
         Self {
             entries: Arc::default(),
-            hash_seed: RandomState::new(),
+            holds: Arc::default(),
+            owners: Arc::default(),
             wait_max,
             faults: Faults::default(),
         }
@@ -42,32 +50,39 @@ impl LockTable {
         Self { faults, ..self }
     }
 
-    /// Locks `path` for reading: others may read it too, nobody may change what it names.
+    /// An owner that holds nothing yet.
+    pub(crate) fn new_owner(&self) -> Owner {
+        Owner(self.owners.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Locks `path` for reading: others may read it too, but not change what it names.
     ///
     /// # Errors
     /// [`Busy`] if the lock was not free in time.
-    pub async fn shared(&self, path: &RemotePath) -> Result<LockGuard, Busy> {
-        self.acquire(&[path], &[]).await
+    pub(crate) async fn shared(&self, owner: Owner, path: &RemotePath) -> Result<LockGuard, Busy> {
+        self.acquire(owner, &[path], &[]).await
     }
 
     /// [`shared`](Self::shared), from any thread, if it can be had without waiting.
-    pub fn try_shared(&self, path: &RemotePath) -> Option<LockGuard> {
-        let (mut guard, locks) = self.enter(&[path], &[]);
-        (guard.take_free(&locks) == locks.len()).then_some(guard)
+    pub(crate) fn try_shared(&self, owner: Owner, path: &RemotePath) -> Option<LockGuard> {
+        self.try_acquire(owner, &[path], &[])
     }
 
     /// Locks each of `paths` and all that lies beneath it for a change.
     ///
     /// # Errors
     /// [`Busy`] if the locks were not all free in time.
-    pub async fn exclusive(&self, paths: &[&RemotePath]) -> Result<LockGuard, Busy> {
-        self.acquire(&[], paths).await
+    pub(crate) async fn exclusive(
+        &self,
+        owner: Owner,
+        paths: &[&RemotePath],
+    ) -> Result<LockGuard, Busy> {
+        self.acquire(owner, &[], paths).await
     }
 
     /// [`exclusive`](Self::exclusive), from any thread, if all can be had without waiting.
-    pub fn try_exclusive(&self, paths: &[&RemotePath]) -> Option<LockGuard> {
-        let (mut guard, locks) = self.enter(&[], paths);
-        (guard.take_free(&locks) == locks.len()).then_some(guard)
+    pub(crate) fn try_exclusive(&self, owner: Owner, paths: &[&RemotePath]) -> Option<LockGuard> {
+        self.try_acquire(owner, &[], paths)
     }
 
     /// Locks some paths for reading and others for a change, in one go. A path in both is locked
@@ -75,19 +90,96 @@ impl LockTable {
     ///
     /// # Errors
     /// [`Busy`] if the locks were not all free in time; none of them is held then.
-    pub async fn acquire(
+    pub(crate) async fn acquire(
         &self,
+        owner: Owner,
         shared: &[&RemotePath],
         exclusive: &[&RemotePath],
     ) -> Result<LockGuard, Busy> {
+        let Split { outside, held } = self.split(owner, shared, exclusive);
+        let taking = async {
+            let mut guard = self.take(&outside.shared, &outside.exclusive).await;
+            for (hold, paths) in held {
+                let within = hold.within.take(&paths.shared, &paths.exclusive).await;
+                guard.within.push((Arc::clone(&hold), within));
+            }
+            guard
+        };
+        timeout(self.wait_max, taking).await.map_err(|_| Busy)
+    }
+
+    fn try_acquire(
+        &self,
+        owner: Owner,
+        shared: &[&RemotePath],
+        exclusive: &[&RemotePath],
+    ) -> Option<LockGuard> {
+        let Split { outside, held } = self.split(owner, shared, exclusive);
+        let mut guard = self.try_take(&outside.shared, &outside.exclusive)?;
+        for (hold, paths) in held {
+            let within = hold.within.try_take(&paths.shared, &paths.exclusive)?;
+            guard.within.push((Arc::clone(&hold), within));
+        }
+        Some(guard)
+    }
+
+    /// Locks `path` and all that lies beneath it for `owner`, whose own operations there go on: they
+    /// lock each other out as always, in a table of the hold.
+    ///
+    /// # Errors
+    /// [`Busy`] if the lock was not free in time.
+    pub(crate) async fn hold(&self, owner: Owner, path: &RemotePath) -> Result<Hold, Busy> {
+        let outer = self.exclusive(owner, &[path]).await?;
+        let held = Arc::new(HeldPath {
+            owner,
+            path: path.clone(),
+            within: Self::new(self.wait_max),
+            _outer: outer,
+        });
+        let mut holds = self.holds.lock();
+        holds.retain(|hold| hold.strong_count() > 0);
+        holds.push(Arc::downgrade(&held));
+        Ok(Hold(held))
+    }
+
+    /// Sorts paths by the hold of `owner` in which they lie, if they lie in one.
+    fn split<'path>(
+        &self,
+        owner: Owner,
+        shared: &[&'path RemotePath],
+        exclusive: &[&'path RemotePath],
+    ) -> Split<'path> {
+        let mut split = Split::default();
+        let mut holds: Vec<Arc<HeldPath>> = Vec::new();
+        {
+            let all = self.holds.lock();
+            if !all.is_empty() {
+                let live = all.iter().filter_map(Weak::upgrade);
+                holds.extend(live.filter(|hold| hold.owner == owner));
+            }
+        }
+        for (paths, is_shared) in [(shared, true), (exclusive, false)] {
+            for path in paths {
+                let hold = holds.iter().find(|hold| hold.path.contains(path));
+                match hold {
+                    Some(hold) => split.add(hold, path, is_shared),
+                    None => split.outside.add(path, is_shared),
+                }
+            }
+        }
+        split
+    }
+
+    async fn take(&self, shared: &[&RemotePath], exclusive: &[&RemotePath]) -> LockGuard {
         let (mut guard, locks) = self.enter(shared, exclusive);
         let taken = guard.take_free(&locks);
-        if taken < locks.len() {
-            timeout(self.wait_max, guard.take_waiting(&locks, taken))
-                .await
-                .map_err(|_| Busy)?;
-        }
-        Ok(guard)
+        guard.take_waiting(&locks, taken).await;
+        guard
+    }
+
+    fn try_take(&self, shared: &[&RemotePath], exclusive: &[&RemotePath]) -> Option<LockGuard> {
+        let (mut guard, locks) = self.enter(shared, exclusive);
+        (guard.take_free(&locks) == locks.len()).then_some(guard)
     }
 
     /// Counts a user of each lock and gives the locks, in order. The guard, which holds none of
@@ -99,7 +191,7 @@ impl LockTable {
     ) -> (LockGuard, Vec<Arc<RwLock<()>>>) {
         let wants = self.wants(shared, exclusive);
         let locks = {
-            let mut entries = lock(&self.entries);
+            let mut entries = self.entries.lock();
             wants.iter().map(|want| entries.enter(&want.key)).collect()
         };
         let guard = LockGuard {
@@ -107,17 +199,19 @@ impl LockTable {
             exclusive: Vec::with_capacity(exclusive.len()),
             wants,
             entries: Arc::clone(&self.entries),
+            within: Vec::new(),
         };
         (guard, locks)
     }
 
     /// How many paths are in use, ancestors included.
-    pub fn len(&self) -> usize {
-        lock(&self.entries).0.len()
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().0.len()
     }
 
     /// Whether no path is in use.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -130,7 +224,7 @@ impl LockTable {
         let shared = shared.iter().map(|path| (path, Mode::Shared));
         let exclusive = exclusive.iter().map(|path| (path, Mode::Exclusive));
         for (path, mode) in shared.chain(exclusive) {
-            let chain = Key::chain(path, &self.hash_seed);
+            let chain = Key::chain(path);
             wants.extend(chain.into_iter().map(|key| Want {
                 key,
                 mode: Mode::Shared,
@@ -154,11 +248,13 @@ impl LockTable {
 /// work which outlives its request stays locked.
 #[derive(Debug)]
 #[must_use = "the locks are free again as soon as this is dropped"]
-pub struct LockGuard {
+pub(crate) struct LockGuard {
     shared: Vec<OwnedRwLockReadGuard<()>>,
     exclusive: Vec<OwnedRwLockWriteGuard<()>>,
     wants: Vec<Want>,
     entries: Arc<Mutex<Entries>>,
+    /// Locks within holds of the same owner, which last as long as these.
+    within: Vec<(Arc<HeldPath>, Self)>,
 }
 
 impl LockGuard {
@@ -193,13 +289,69 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
+        // Inside out: a hold must not end before what runs within it.
+        for (hold, within) in self.within.drain(..) {
+            drop(within);
+            drop(hold);
+        }
         // Locks first, entries after: an entry that vanished while its lock was held would give
         // the next request a second lock for the same path.
         self.shared.clear();
         self.exclusive.clear();
-        let mut entries = lock(&self.entries);
+        let mut entries = self.entries.lock();
         for want in &self.wants {
             entries.leave(&want.key);
+        }
+    }
+}
+
+/// A path that its owner keeps others from changing, until this is dropped and no operation of the
+/// owner runs there any more.
+#[derive(Debug)]
+#[must_use = "the path is free again as soon as this is dropped"]
+pub struct Hold(#[expect(dead_code, reason = "what it owns ends with it")] Arc<HeldPath>);
+
+#[derive(Debug)]
+struct HeldPath {
+    owner: Owner,
+    path: RemotePath,
+    /// Locks of the owner's operations on the path and beneath it.
+    within: LockTable,
+    _outer: LockGuard,
+}
+
+/// Paths to lock, by where their locks are.
+#[derive(Debug, Default)]
+struct Split<'path> {
+    outside: PathsToLock<'path>,
+    held: Vec<(Arc<HeldPath>, PathsToLock<'path>)>,
+}
+
+#[derive(Debug, Default)]
+struct PathsToLock<'path> {
+    shared: Vec<&'path RemotePath>,
+    exclusive: Vec<&'path RemotePath>,
+}
+
+impl<'path> PathsToLock<'path> {
+    fn add(&mut self, path: &'path RemotePath, is_shared: bool) {
+        match is_shared {
+            true => self.shared.push(path),
+            false => self.exclusive.push(path),
+        }
+    }
+}
+
+impl<'path> Split<'path> {
+    fn add(&mut self, hold: &Arc<HeldPath>, path: &'path RemotePath, is_shared: bool) {
+        let mut held = self.held.iter_mut();
+        match held.find(|(held, _)| Arc::ptr_eq(held, hold)) {
+            Some((_, paths)) => paths.add(path, is_shared),
+            None => {
+                let mut paths = PathsToLock::default();
+                paths.add(path, is_shared);
+                self.held.push((Arc::clone(hold), paths));
+            }
         }
     }
 }
@@ -207,11 +359,11 @@ impl Drop for LockGuard {
 /// The locks were not free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path stayed in use by other requests")]
-pub struct Busy;
+pub(crate) struct Busy;
 
 /// The table's own state: who is counted, not who holds what. Synchronous on purpose.
 #[derive(Debug, Default)]
-struct Entries(HashMap<Key, Entry, BuildHasherDefault<Precomputed>>);
+struct Entries(HashMap<Key, LockEntry>);
 
 impl Entries {
     /// Counts one more user of `key` and gives its lock.
@@ -233,7 +385,7 @@ impl Entries {
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct LockEntry {
     lock: Arc<RwLock<()>>,
     /// Requests that hold the lock or wait for it.
     users: usize,
@@ -251,35 +403,28 @@ enum Mode {
     Exclusive,
 }
 
-/// A path or an ancestor of one: the first bytes of the path's text, which they share, and their
-/// hash. So a path of many components costs one text, hashed once and outside the table's mutex.
+/// A path or an ancestor of one: the first bytes of the path's text, which they share.
 #[derive(Debug, Clone)]
 struct Key {
     text: Arc<str>,
     len: usize,
-    hash: u64,
 }
 
 impl Key {
     /// The root, then each ancestor of `path`, then `path` itself.
-    fn chain(path: &RemotePath, hash_seed: &RandomState) -> Vec<Self> {
+    fn chain(path: &RemotePath) -> Vec<Self> {
         // No name contains a slash, so one text stands for one path.
         let text: Arc<str> = path.to_relative().into();
-        let mut hasher = hash_seed.build_hasher();
+        let mut len: usize = 0;
         let mut chain = vec![Self {
             text: Arc::clone(&text),
-            len: 0,
-            hash: hasher.finish(),
+            len,
         }];
-        let mut len: usize = 0;
         for name in path.names() {
-            hasher.write(name.as_str().as_bytes());
-            hasher.write_u8(b'/');
             len += usize::from(len > 0) + name.as_str().len();
             chain.push(Self {
                 text: Arc::clone(&text),
                 len,
-                hash: hasher.finish(),
             });
         }
         chain
@@ -300,34 +445,8 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+        self.as_bytes().hash(state);
     }
-}
-
-/// Hands on the hash a [`Key`] carries.
-#[derive(Debug, Default)]
-struct Precomputed(u64);
-
-impl Hasher for Precomputed {
-    fn write(&mut self, bytes: &[u8]) {
-        // Only `write_u64` is called; this keeps the contract for anything else.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// The entries, also after a panic elsewhere: no critical section leaves them half changed.
-fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
-    entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -7,25 +7,26 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quire_transport::socket::{AmplificationLimit, Unvalidated};
 
 use crate::config::limits::{Limits, ValidateAddresses};
-use crate::metrics::{Counter, Counters};
+use crate::metrics::{Counter, Metrics};
 
 /// The connections that there are.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     limits: Arc<Limits>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     amplification: AmplificationLimit,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenConnections>>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     total: u32,
     handshakes: u32,
     /// Addresses with at least one connection.
@@ -42,7 +43,7 @@ struct Held {
 
 /// What to do with a client that wants to connect.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum Admittance {
     /// Let it.
     Admit(Admitted),
     /// Have it prove its address first.
@@ -57,26 +58,26 @@ impl Admission {
     /// Nobody yet; what is sent to clients that haven't proved their address is up to `credit`.
     pub(crate) fn new(
         limits: Arc<Limits>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         amplification: AmplificationLimit,
     ) -> Self {
         Self {
             limits,
-            counters,
+            metrics,
             amplification,
             open: Arc::default(),
         }
     }
 
     /// Decides on a client at `remote`, which is proved to be its own or not.
-    pub(crate) fn judge(&self, remote: SocketAddr, is_proved: bool) -> Verdict {
-        let (limits, counters) = (&self.limits, &self.counters);
+    pub(crate) fn judge(&self, remote: SocketAddr, is_proved: bool) -> Admittance {
+        let (limits, metrics) = (&self.limits, &self.metrics);
         let address = network(remote.ip());
         let mut open = self.open();
         let held = open.by_address.get(&address).copied().unwrap_or_default();
         let refuse = |counter: &Counter, reason| {
             counter.add_one();
-            Verdict::Refuse(reason)
+            Admittance::Refuse(reason)
         };
         let has_to_prove = open.handshakes >= limits.handshakes.div_ceil(4)
             || held.connections >= limits.connections_per_address.div_ceil(2)
@@ -86,32 +87,32 @@ impl Admission {
                 ValidateAddresses::UnderLoad => false,
             };
         if has_to_prove && !is_proved {
-            counters.retries.add_one();
-            return Verdict::Prove;
+            metrics.retries.add_one();
+            return Admittance::Prove;
         }
         if open.total >= limits.connections {
-            return refuse(&counters.connections, "too many connections");
+            return refuse(&metrics.connections, "too many connections");
         }
         if open.handshakes >= limits.handshakes {
-            return refuse(&counters.handshakes, "too many handshakes");
+            return refuse(&metrics.handshakes, "too many handshakes");
         }
         if held.connections >= limits.connections_per_address {
             let reason = "too many connections of one address";
-            return refuse(&counters.connections_per_address, reason);
+            return refuse(&metrics.connections_per_address, reason);
         }
         // The second half is for addresses that have next to none, so that a few addresses can't
         // keep all others out by handshakes that they draw out.
         let is_scarce = open.handshakes >= limits.handshakes.div_ceil(2);
         if is_scarce && held.handshakes >= limits.handshakes.div_ceil(SHARES) {
-            counters.handshakes.add_one();
-            return Verdict::Wait;
+            metrics.handshakes.add_one();
+            return Admittance::Wait;
         }
         open.total += 1;
         open.handshakes += 1;
         let held = open.by_address.entry(address).or_default();
         held.connections += 1;
         held.handshakes += 1;
-        Verdict::Admit(Admitted {
+        Admittance::Admit(Admitted {
             address,
             unproved: (!is_proved).then(|| self.amplification.limit(remote)),
             is_in_handshake: true,
@@ -119,8 +120,8 @@ impl Admission {
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
+        self.open.lock()
     }
 }
 
@@ -131,7 +132,7 @@ pub(crate) struct Admitted {
     /// Limits what it is sent as long as its address isn't proved.
     unproved: Option<Unvalidated>,
     is_in_handshake: bool,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenConnections>>,
 }
 
 impl Admitted {
@@ -139,7 +140,7 @@ impl Admitted {
     pub(crate) fn handshake_over(&mut self) {
         self.unproved = None;
         if std::mem::take(&mut self.is_in_handshake) {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open.lock();
             open.handshakes = open.handshakes.saturating_sub(1);
             if let Some(held) = open.by_address.get_mut(&self.address) {
                 held.handshakes = held.handshakes.saturating_sub(1);
@@ -163,7 +164,7 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.handshake_over();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         open.total = open.total.saturating_sub(1);
         if let Entry::Occupied(mut entry) = open.by_address.entry(self.address) {
             let held = entry.get_mut();
@@ -226,9 +227,9 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], 7))
     }
 
-    fn admit(verdict: Verdict) -> Admitted {
+    fn admit(verdict: Admittance) -> Admitted {
         match verdict {
-            Verdict::Admit(admitted) => admitted,
+            Admittance::Admit(admitted) => admitted,
             other => panic!("{other:?}"),
         }
     }
@@ -250,7 +251,7 @@ mod tests {
                 admitted.push(admit(verdict));
             }
             let verdict = admission.judge(address(0), true);
-            assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+            assert!(matches!(verdict, Admittance::Refuse(_)), "{verdict:?}");
             admitted.pop();
             admit(admission.judge(address(7 % addresses), true));
             drop(admitted);
@@ -266,7 +267,7 @@ mod tests {
         let mut first = admit(admission.judge(address(1), true));
         assert!(matches!(
             admission.judge(address(2), true),
-            Verdict::Refuse(_)
+            Admittance::Refuse(_)
         ));
         first.handshake_over();
         admit(admission.judge(address(2), true));
@@ -281,13 +282,13 @@ mod tests {
         }
         for number in 0..4 {
             let verdict = admission.judge(address(number), true);
-            assert!(matches!(verdict, Verdict::Wait), "{verdict:?}");
+            assert!(matches!(verdict, Admittance::Wait), "{verdict:?}");
         }
         for number in 0..128 {
             admitted.push(admit(admission.judge(address(100 + number / 4), true)));
         }
         let verdict = admission.judge(address(99), true);
-        assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+        assert!(matches!(verdict, Admittance::Refuse(_)), "{verdict:?}");
         for one in admitted.iter_mut().skip(128) {
             one.handshake_over();
         }
@@ -317,7 +318,10 @@ mod tests {
         let admission = admission(|limits| limits.handshakes = 8);
         let _one = admit(admission.judge(address(1), false));
         let _two = admit(admission.judge(address(2), false));
-        assert!(matches!(admission.judge(address(3), false), Verdict::Prove));
+        assert!(matches!(
+            admission.judge(address(3), false),
+            Admittance::Prove
+        ));
         admit(admission.judge(address(3), true));
     }
 
@@ -327,7 +331,10 @@ mod tests {
         let _spoofed: Vec<_> = (0..2)
             .map(|_| admit(admission.judge(address(1), false)))
             .collect();
-        assert!(matches!(admission.judge(address(1), false), Verdict::Prove));
+        assert!(matches!(
+            admission.judge(address(1), false),
+            Admittance::Prove
+        ));
         let _real: Vec<_> = (0..2)
             .map(|_| admit(admission.judge(address(1), true)))
             .collect();
@@ -338,7 +345,7 @@ mod tests {
         let public = admission(|limits| limits.validate_addresses = ValidateAddresses::Public);
         let has_to = |address: &str| {
             let verdict = public.judge(SocketAddr::new(address.parse().unwrap(), 7), false);
-            matches!(verdict, Verdict::Prove)
+            matches!(verdict, Admittance::Prove)
         };
         for address in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8"] {
             assert!(has_to(address), "{address}");
@@ -359,7 +366,7 @@ mod tests {
         }
         let always = admission(|limits| limits.validate_addresses = ValidateAddresses::Always);
         let verdict = always.judge(address(1), false);
-        assert!(matches!(verdict, Verdict::Prove));
+        assert!(matches!(verdict, Admittance::Prove));
         admit(always.judge(address(1), true));
     }
 

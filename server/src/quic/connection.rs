@@ -1,155 +1,81 @@
 //! One connection: who the client is, and its streams.
 //!
-//! Who the client is, is certain when `handshake.rs` hands the connection over, and what it may do
-//! is settled here, before the first request is read. What it may do can change while it is connected; a client that loses all its
-//! rights loses the connection. Each stream becomes one task, owned by the connection, which waits
-//! for all of them before it ends.
+//! The client is authenticated by the time `handshake.rs` hands over the connection, and authorized
+//! here, before the first request is read. Its rights can change while it is connected; a client
+//! that loses all its rights loses the connection. Each stream becomes one task, owned by the
+//! connection, which waits for all of them before it ends.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connecting, Connection, ConnectionError, VarInt};
+use quinn::{Connecting, Connection, ConnectionError};
 use quire_shared::limits::STREAMS_MAX;
 use quire_shared::{ErrorCode, Side};
 use quire_transport::close;
 use quire_transport::error_code::to_quic;
 use quire_transport::flow::ConnectionFlow;
-use quire_transport::flow::stream_limits::{RateLimiter, StreamLimits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use crate::auth::access::Access;
-use crate::auth::authorized_keys::{AuthorizedKeys, Peer};
-use crate::files::quota::Holder;
-use crate::quic::admission::Admitted;
-use crate::quic::handshake::Handshake;
-use crate::quic::request::{self, Outcome};
-use crate::state::State;
-
-/// What a connection's requests share.
-#[derive(Debug)]
-pub(crate) struct Session {
-    /// The server's parts.
-    pub(crate) state: Arc<State>,
-    /// The connection itself.
-    pub(crate) connection: Connection,
-    /// Who the client has proved to be.
-    pub(crate) peer: Peer,
-    /// What this client may do now.
-    access: RwLock<Arc<Access>>,
-    /// What its streams share.
-    pub(crate) flow: ConnectionFlow,
-    /// What this client shares with others of its key.
-    pub(crate) holder: Arc<Holder>,
-    /// How slow and how fast its streams may be.
-    pub(crate) pace: StreamLimits,
-    /// What its requests wait for.
-    pub(crate) requests: Option<Arc<RateLimiter>>,
-}
-
-impl Session {
-    fn new(
-        state: Arc<State>,
-        connection: &Connection,
-        peer: Peer,
-        access: Access,
-        flow: ConnectionFlow,
-    ) -> Self {
-        let holder = state
-            .holders
-            .holder(peer.key.filter(|_| state.keyring.knows(&peer)));
-        let throttles = [&state.throttle, &holder.throttle];
-        let pace = StreamLimits {
-            rate_limiters: throttles.into_iter().flatten().cloned().collect(),
-            ..state.limits.pace()
-        };
-        let requests = state.limits.request_rate.throttle();
-        Self {
-            state,
-            connection: connection.clone(),
-            peer,
-            access: RwLock::new(Arc::new(access)),
-            flow,
-            holder,
-            pace,
-            requests,
-        }
-    }
-
-    /// What this client may do now. A request asks once, and is judged by the answer to its end.
-    pub(crate) fn access(&self) -> Arc<Access> {
-        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set_access(&self, access: Access) {
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
-        self.welcome();
-    }
-
-    /// Lets a client that may do something do as much of it at once as any.
-    fn welcome(&self) {
-        if !self.access().is_empty() {
-            let streams = VarInt::from_u32(STREAMS_MAX);
-            self.connection.set_max_concurrent_bi_streams(streams);
-        }
-    }
-}
+use super::Shared;
+use super::admission::Admitted;
+use super::handshake::ServerHandshake;
+use super::request::{self, RequestEnd};
+use super::session::Session;
+use crate::auth::authorized_keys::AuthorizedKeys;
 
 /// Serves one connection from its handshake to its end.
 pub(crate) async fn serve(
     connecting: Connecting,
     admitted: Admitted,
-    state: Arc<State>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
-    let begun = Handshake::begin(connecting, admitted, &state, &stop).await;
+    let begun = ServerHandshake::begin(connecting, admitted, &shared, &stop).await;
     let Some(mut handshake) = begun else { return };
     let connection = handshake.connection().clone();
-    let peer = state.client_ca.peer(&connection);
+    let peer = shared.gate.peer(&connection);
     let shown = peer
         .key
         .map_or_else(|| "none".to_owned(), |key| key.to_string());
-    state.keyring.refresh(false).await;
-    let changes = state.keyring.subscribe();
-    let access = state.keyring.access(&peer);
-    if access.is_empty() && !(peer.key.is_some() && state.pairing.is_open().await) {
+    let (access, changes) = shared.gate.follow(&peer).await;
+    if access.is_empty() && !(peer.key.is_some() && shared.gate.is_pairing().await) {
         if !handshake.is_over().await {
-            return handshake.forgotten(&stop).await;
+            return handshake.close(&stop).await;
         }
-        state.counters.not_authorized.add_one();
+        shared.metrics.not_authorized.add_one();
         info!(key = shown, "not authorized");
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
     info!(key = shown, names = ?peer.names, rights = %access, "connected");
-    let flow = ConnectionFlow::new(connection.clone(), Side::Server, &state.windows);
-    let session = Arc::new(Session::new(state, &connection, peer, access, flow));
-    session.welcome();
+    let flow = ConnectionFlow::new(connection.clone(), Side::Server, &shared.windows);
+    let session = Arc::new(Session::new(shared, &connection, peer, access, flow));
     let mut requests = JoinSet::new();
-    let counters = &session.state.counters;
+    let metrics = &session.shared.metrics;
     let end = tokio::select! {
         end = serve_streams(&connection, &session, &stop, &mut requests) => end,
-        () = until_revoked(&session, changes) => End::Revoked,
-        () = handshake.failed() => End::Handshake,
+        () = until_revoked(&session, changes) => ConnectionEnd::Revoked,
+        () = handshake.failed() => ConnectionEnd::Handshake,
     };
     // Each ends the requests as well, at the next thing that they do with their streams.
     match end {
-        End::Lost(_) | End::Stopped => {}
-        End::Revoked => {
-            counters.revoked.add_one();
+        ConnectionEnd::Lost(_) | ConnectionEnd::Stopped => {}
+        ConnectionEnd::Revoked => {
+            metrics.revoked.add_one();
             info!("not authorized any more");
             close(&connection, ErrorCode::NOT_AUTHORIZED).await;
         }
-        End::Idle => {
-            counters.idle_time.add_one();
+        ConnectionEnd::Idle => {
+            metrics.idle_time.add_one();
             info!("idle for too long");
             close(&connection, ErrorCode::TIMEOUT).await;
         }
-        End::Handshake => close(&connection, ErrorCode::TIMEOUT).await,
-        End::Abuse => {
-            counters.abort_rate.add_one();
+        ConnectionEnd::Handshake => close(&connection, ErrorCode::TIMEOUT).await,
+        ConnectionEnd::Abuse => {
+            metrics.abort_rate.add_one();
             info!("gave up too many requests");
             close(&connection, ErrorCode::LIMIT).await;
         }
@@ -158,18 +84,23 @@ pub(crate) async fn serve(
         report(ended);
     }
     match end {
-        End::Revoked | End::Idle | End::Handshake | End::Abuse => {}
-        End::Stopped => close::close(&connection, to_quic(ErrorCode::SHUTTING_DOWN), b""),
-        End::Lost(ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_)) => {
+        ConnectionEnd::Revoked
+        | ConnectionEnd::Idle
+        | ConnectionEnd::Handshake
+        | ConnectionEnd::Abuse => {}
+        ConnectionEnd::Stopped => close::close(&connection, to_quic(ErrorCode::SHUTTING_DOWN), b""),
+        ConnectionEnd::Lost(
+            ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_),
+        ) => {
             info!("closed by the client");
         }
-        End::Lost(reason) => info!(%reason, "connection lost"),
+        ConnectionEnd::Lost(reason) => info!(%reason, "connection lost"),
     }
-    handshake.forgotten(&stop).await;
+    handshake.close(&stop).await;
 }
 
 /// Why a connection takes no more requests.
-enum End {
+enum ConnectionEnd {
     /// The connection itself has ended.
     Lost(ConnectionError),
     /// The server stops.
@@ -196,7 +127,7 @@ async fn close(connection: &Connection, code: ErrorCode) {
 async fn until_revoked(session: &Session, mut changes: watch::Receiver<Arc<AuthorizedKeys>>) {
     let deadline = Instant::now() + PAIRING_TIME;
     loop {
-        let is_waiting = session.access().is_empty();
+        let is_waiting = session.caller().access().is_empty();
         if is_waiting {
             if timeout_at(deadline, changes.changed()).await.is_err() {
                 return;
@@ -205,11 +136,11 @@ async fn until_revoked(session: &Session, mut changes: watch::Receiver<Arc<Autho
             // The keyring lives as long as the session, so there is always a next change.
             return std::future::pending().await;
         }
-        let access = session.state.keyring.access(&session.peer);
+        let access = session.shared.gate.access(&session.peer);
         if access.is_empty() && !is_waiting {
             return;
         }
-        if access != *session.access() {
+        if access != **session.caller().access() {
             info!(rights = %access, "the rights have changed");
             session.set_access(access);
         }
@@ -221,9 +152,9 @@ async fn serve_streams(
     connection: &Connection,
     session: &Arc<Session>,
     stop: &CancellationToken,
-    requests: &mut JoinSet<Outcome>,
-) -> End {
-    let limits = &session.state.limits;
+    requests: &mut JoinSet<RequestEnd>,
+) -> ConnectionEnd {
+    let limits = &session.shared.limits;
     let aborts = limits.abort_rate.counter();
     loop {
         tokio::select! {
@@ -234,25 +165,25 @@ async fn serve_streams(
                         let session = Arc::clone(session);
                         requests.spawn(request::serve(send, recv, session).instrument(span));
                     }
-                    Err(reason) => return End::Lost(reason),
+                    Err(reason) => return ConnectionEnd::Lost(reason),
                 }
             }
             Some(ended) = requests.join_next() => {
-                let is_aborted = report(ended) == Some(Outcome::GivenUp);
+                let is_aborted = report(ended) == Some(RequestEnd::GivenUp);
                 if is_aborted && aborts.as_ref().is_some_and(|aborts| !aborts.try_take(1)) {
-                    return End::Abuse;
+                    return ConnectionEnd::Abuse;
                 }
             }
             () = tokio::time::sleep(limits.idle_time.0), if requests.is_empty() => {
-                return End::Idle;
+                return ConnectionEnd::Idle;
             }
-            () = stop.cancelled() => return End::Stopped,
+            () = stop.cancelled() => return ConnectionEnd::Stopped,
         }
     }
 }
 
 /// A request's task reports its own failures; only a defect of ours ends it in another way.
-fn report(ended: Result<Outcome, tokio::task::JoinError>) -> Option<Outcome> {
+fn report(ended: Result<RequestEnd, tokio::task::JoinError>) -> Option<RequestEnd> {
     match ended {
         Ok(outcome) => return Some(outcome),
         Err(error) if error.is_panic() => error!(%error, "a request panicked"),

@@ -16,19 +16,19 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::metrics::Counters;
-use crate::quic::admission::Admitted;
-use crate::quic::tls;
-use crate::state::State;
+use super::Shared;
+use super::admission::Admitted;
+use super::tls;
+use crate::metrics::Metrics;
 
 /// A connection whose handshake may still be under way.
-pub(crate) struct Handshake {
+pub(crate) struct ServerHandshake {
     connection: Connection,
     stage: Stage,
     deadline: Instant,
     /// What counts the connection as long as it lasts.
     admitted: Admitted,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
 }
 
 enum Stage {
@@ -37,18 +37,18 @@ enum Stage {
     Failed { kept: Duration },
 }
 
-impl Handshake {
+impl ServerHandshake {
     /// Waits until it is certain who the client is: for a resumed session that takes its first
     /// packet, otherwise the whole handshake. Where that fails or takes too long, waits until quinn
     /// has forgotten the connection.
     pub(crate) async fn begin(
         mut connecting: Connecting,
         admitted: Admitted,
-        state: &State,
+        shared: &Shared,
         stop: &CancellationToken,
     ) -> Option<Self> {
-        let counters = &state.counters;
-        let deadline = Instant::now() + state.limits.handshake_time.0;
+        let metrics = &shared.metrics;
+        let deadline = Instant::now() + shared.limits.handshake_time.0;
         let heard = timeout_at(deadline, connecting.handshake_data()).await;
         // The data itself says nothing of interest.
         let kept = match heard.map(|heard| heard.map(drop)) {
@@ -60,20 +60,20 @@ impl Handshake {
                     stage: Stage::UnderWay(over),
                     deadline,
                     admitted,
-                    counters: Arc::clone(counters),
+                    metrics: Arc::clone(metrics),
                 };
                 // A certificate this early is that of a session which is resumed, or one that has
                 // already been proved in this handshake.
                 if tls::peer_chain(&handshake.connection).is_some() || handshake.is_over().await {
                     return Some(handshake);
                 }
-                handshake.forgotten(stop).await;
+                handshake.close(stop).await;
                 return None;
             }
             Ok(Err(error)) => kept_after(&error),
             Err(_) => {
                 drop(connecting);
-                kept_after_timeout(counters)
+                kept_after_timeout(metrics)
             }
         };
         linger(admitted, kept, stop).await;
@@ -90,7 +90,7 @@ impl Handshake {
             let ended = timeout_at(self.deadline, over).await;
             self.stage = match (ended, self.connection.close_reason()) {
                 (Err(_), _) => Stage::Failed {
-                    kept: kept_after_timeout(&self.counters),
+                    kept: kept_after_timeout(&self.metrics),
                 },
                 (Ok(_), Some(error)) if !has_keys(&self.connection) => Stage::Failed {
                     kept: kept_after(&error),
@@ -112,7 +112,7 @@ impl Handshake {
     }
 
     /// Lets the connection go. If its handshake has failed, waits until quinn has forgotten it.
-    pub(crate) async fn forgotten(mut self, stop: &CancellationToken) {
+    pub(crate) async fn close(mut self, stop: &CancellationToken) {
         self.is_over().await;
         drop(self.connection);
         if let Stage::Failed { kept } = self.stage {
@@ -148,8 +148,8 @@ fn kept_after(error: &ConnectionError) -> Duration {
     }
 }
 
-fn kept_after_timeout(counters: &Counters) -> Duration {
-    counters.handshake_time.add_one();
+fn kept_after_timeout(metrics: &Metrics) -> Duration {
+    metrics.handshake_time.add_one();
     debug!("handshake took too long");
     KEPT_AFTER_CLOSE
 }

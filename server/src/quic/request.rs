@@ -1,93 +1,76 @@
-//! One request: read it, see whether the client may ask for it, carry it out, answer.
+//! One request: read it, dispatch it, answer.
 //!
-//! `serve` is the one `match` over all requests, in the order of `protocol.rs`; what each does is
-//! in the file of its name under `requests/`.
+//! [`dispatch`] is the one `match` over all requests, in the order of the protocol. A request is
+//! decoded, carried out by [`Files`](crate::files::Files) and answered; what takes more than one
+//! message for that is in the file of its name under `requests/`.
 
 use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Failure, Message, Reply, Request};
-use quire_transport::stream::{Receiver, SendError, Sender};
+use quire_shared::protocol::{Changed, Copy, Delete, Done, Hashed, Pong, Request};
+use quire_transport::stream::{Receiver, Sender};
 use tracing::{debug, error};
 
-use crate::auth::access::Access;
-use crate::error::RequestError;
-use crate::files::quota::Holder;
-use crate::quic::connection::Session;
-use crate::quic::requests::{
-    cache, copy, delete, get, get_tree, hash, list, make_directory, pair, ping, put, put_many,
-    rename, stat,
-};
-use crate::state::State;
+use super::Shared;
+use super::error::RequestError;
+use super::reply::{answer, refuse};
+use super::requests::{get, get_tree, list, list_cache, put, put_many};
+use super::session::Session;
+use crate::files::{Caller, Files};
 
-/// Serves the request of one stream.
-pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> Outcome {
-    let flow = &session.flow;
-    // What came before the handshake was over may be the recording of another time.
-    let is_early = recv.is_0rtt();
-    let mut sender = Sender::new(send, flow);
-    let mut receiver = Receiver::new(recv, flow);
-    sender.set_limits(session.pace.clone());
-    receiver.set_limits(session.pace.clone());
-    if let Some(requests) = &session.requests {
-        requests.take(1).await;
-    }
-    let request = match read(&mut receiver, &session.state, is_early).await {
-        Ok(request) => request,
-        Err(error) => return refuse(sender, receiver, error, &session).await,
-    };
-    debug!(?request, "asked");
-    let access = session.access();
-    let outcome = match access.admit(request) {
-        Ok(request) => {
-            let state = &session.state;
-            let client = Client {
-                access: &access,
-                holder: &session.holder,
-                session: &session,
-            };
-            dispatch(request, client, state, &mut sender, &mut receiver).await
-        }
-        Err(error) => Err(error),
-    };
-    match outcome {
-        Ok(()) => {
-            debug!("answered");
-            Outcome::Answered
-        }
-        Err(error) => refuse(sender, receiver, error, &session).await,
-    }
-}
-
-/// What became of a request, as far as the connection cares.
+/// How the request of a stream ended, as far as the connection cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RequestEnd {
     /// It was carried out or refused.
     Answered,
     /// The client gave it up, or never sent one that could be read.
     GivenUp,
 }
 
-/// Who asks, as far as requests care.
-#[derive(Clone, Copy)]
-pub(crate) struct Client<'a> {
-    /// What it may ask for.
-    pub(crate) access: &'a Access,
-    /// What it shares with others of its key.
-    pub(crate) holder: &'a Arc<Holder>,
-    /// Its connection.
-    session: &'a Session,
+/// Serves the request of one stream.
+pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> RequestEnd {
+    let flow = &session.flow;
+    // An attacker can replay what came before the handshake was complete.
+    let is_early = recv.is_0rtt();
+    let mut sender = Sender::new(send, flow);
+    let mut receiver = Receiver::new(recv, flow);
+    sender.set_limits(session.limits.clone());
+    receiver.set_limits(session.limits.clone());
+    if let Some(requests) = &session.requests {
+        requests.take(1).await;
+    }
+    let served = match read(&mut receiver, &session.shared, is_early).await {
+        Ok(request) => {
+            debug!(?request, "asked");
+            dispatch(request, &session, &mut sender, &mut receiver).await
+        }
+        Err(error) => Err(error),
+    };
+    let Err(error) = served else {
+        debug!("answered");
+        return RequestEnd::Answered;
+    };
+    if error.is_stall() {
+        session.shared.metrics.stall_time.add_one();
+    }
+    refuse(sender, receiver, &error).await;
+    match error.code() {
+        ErrorCode::CANCELLED | ErrorCode::MALFORMED | ErrorCode::MESSAGE_TOO_LONG => {
+            RequestEnd::GivenUp
+        }
+        _ => RequestEnd::Answered,
+    }
 }
 
 async fn read(
     receiver: &mut Receiver,
-    state: &State,
+    shared: &Shared,
     is_early: bool,
 ) -> Result<Request, RequestError> {
-    let time = state.limits.request_time.0;
+    let time = shared.limits.request_time.0;
     let Ok(request) = tokio::time::timeout(time, receiver.receive::<Request>()).await else {
-        state.counters.request_time.add_one();
+        shared.metrics.request_time.add_one();
         return Err(RequestError::Timeout);
     };
     match request? {
@@ -98,91 +81,88 @@ async fn read(
 
 async fn dispatch(
     request: Request,
-    client: Client<'_>,
-    state: &State,
+    session: &Session,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let access = client.access;
+    let files = &session.shared.files;
+    let caller = &*session.caller();
+    let changed = |version| Changed { version };
     match request {
-        Request::Ping(_) => answer(sender, ping::carry_out(access, state)).await,
-        Request::Get(request) => get::serve(request, state, sender).await,
-        Request::Put(request) => put::serve(request, client, state, sender, receiver).await,
-        Request::List(request) => list::serve(request, access, state, sender).await,
-        Request::Stat(request) => answer(sender, stat::carry_out(request, state).await?).await,
-        Request::Rename(request) => answer(sender, rename::carry_out(request, state).await?).await,
-        Request::Delete(request) => delete::serve(request, state, sender).await,
-        Request::MakeDirectory(request) => {
-            answer(
-                sender,
-                make_directory::carry_out(request, client, state).await?,
-            )
-            .await
+        Request::Ping(_) => answer(sender, pong(files, caller)?).await,
+        Request::Get(get) => get::serve(get, files, caller, sender).await,
+        Request::Put(put) => put::serve(put, files, caller, sender, receiver).await,
+        Request::List(list) => list::serve(list, files, caller, sender).await,
+        Request::Stat(stat) => answer(sender, files.stat(caller, &stat.path).await?).await,
+        Request::Rename(rename) => {
+            answer(sender, changed(files.rename(caller, rename).await?)).await
         }
-        Request::Copy(request) => copy::serve(request, client, state, sender).await,
-        Request::Hash(request) => answer(sender, hash::carry_out(request, state).await?).await,
-        Request::ListCache(_) => cache::serve(access, state, sender).await,
-        Request::GetTree(request) => get_tree::serve(request, access, state, sender).await,
-        Request::PutMany(_) => put_many::serve(client, state, sender, receiver).await,
-        Request::Pair(pair) => answer(sender, pair::carry_out(pair, client.session).await?).await,
+        Request::Delete(delete) => serve_delete(delete, files, caller, sender).await,
+        Request::MakeDirectory(make) => {
+            answer(sender, changed(files.make_directory(caller, make).await?)).await
+        }
+        Request::Copy(copy) => serve_copy(copy, files, caller, sender).await,
+        Request::Hash(hash) => {
+            let hashed = files.hash(caller, &hash.path, hash.digest).await?;
+            let hashed = Hashed {
+                digest: hashed.digest,
+                size: hashed.attributes.size,
+                version: hashed.attributes.version,
+            };
+            answer(sender, hashed).await
+        }
+        Request::ListCache(_) => list_cache::serve(files, caller, sender).await,
+        Request::GetTree(get) => get_tree::serve(get, files, caller, sender).await,
+        Request::PutMany(_) => put_many::serve(files, caller, sender, receiver).await,
+        Request::Pair(pair) => {
+            let Session {
+                shared,
+                peer,
+                connection,
+                ..
+            } = session;
+            answer(sender, shared.gate.pair(pair, peer, connection).await?).await
+        }
     }
 }
 
-/// Sends the one reply of a request that was carried out, and waits until it has arrived.
-pub(crate) async fn answer<M: Message>(
+/// What the server is, and whether the client may change anything.
+fn pong(files: &Files, caller: &Caller) -> Result<Pong, RequestError> {
+    Ok(Pong {
+        software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+        writable: files.is_writable(caller)?,
+    })
+}
+
+/// Answers as soon as the name is gone, and then frees the space of a directory, which no client
+/// can see any more.
+async fn serve_delete(
+    request: Delete,
+    files: &Files,
+    caller: &Caller,
     sender: &mut Sender,
-    message: M,
 ) -> Result<(), RequestError> {
-    sender.send(&Reply::Ok(message)).await?;
-    sender.finish_and_wait().await?;
-    Ok(())
+    let trash = files.delete(caller, request).await?;
+    let answered = answer(sender, Done {}).await;
+    if let Some(trash) = trash
+        && let Err(error) = files.remove(trash).await
+    {
+        let error: &dyn std::error::Error = &error;
+        error!(error, "a deleted directory stays in staging");
+    }
+    answered
 }
 
-/// Tells the client why its request was not carried out; the log keeps the details.
-async fn refuse(
-    mut sender: Sender,
-    mut receiver: Receiver,
-    error: RequestError,
-    session: &Session,
-) -> Outcome {
-    let code = report(&error);
-    if error.is_stall() {
-        session.state.counters.stall_time.add_one();
-    }
-    let outcome = match code {
-        ErrorCode::CANCELLED | ErrorCode::MALFORMED | ErrorCode::MESSAGE_TOO_LONG => {
-            Outcome::GivenUp
-        }
-        _ => Outcome::Answered,
+/// Copies as long as the client waits for it.
+async fn serve_copy(
+    request: Copy,
+    files: &Files,
+    caller: &Caller,
+    sender: &mut Sender,
+) -> Result<(), RequestError> {
+    let version = tokio::select! {
+        version = files.copy(caller, request) => version?,
+        () = sender.given_up() => return Err(RequestError::Cancelled),
     };
-    if sender.has_sent() {
-        // Part of an answer is out already, so only the stream itself can say that it is void.
-        sender.reset(code);
-        return outcome;
-    }
-    let sent = reply_failure(&mut sender, code).await;
-    receiver.stop(code);
-    if let Err(error) = sent {
-        debug!(%error, "the refusal did not arrive");
-    }
-    outcome
-}
-
-/// Tells the log why something was not carried out, and gives the code that the client hears.
-pub(crate) fn report(error: &RequestError) -> ErrorCode {
-    if error.is_ours() {
-        error!(error = error as &dyn std::error::Error, "failed");
-    } else {
-        debug!(error = error as &dyn std::error::Error, "refused");
-    }
-    error.code()
-}
-
-async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendError> {
-    sender
-        .send(&Reply::<quire_shared::protocol::Done>::Failed(
-            Failure::new(code),
-        ))
-        .await?;
-    sender.finish()
+    answer(sender, Changed { version }).await
 }

@@ -1,16 +1,8 @@
-//! What each request does, one file per request.
+//! Requests whose answers are more than one message, one file each.
 
-pub(crate) mod cache;
-pub(crate) mod copy;
-pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod get_tree;
-pub(crate) mod hash;
 pub(crate) mod list;
-pub(crate) mod make_directory;
-pub(crate) mod pair;
-pub(crate) mod ping;
+pub(crate) mod list_cache;
 pub(crate) mod put;
 pub(crate) mod put_many;
-pub(crate) mod rename;
-pub(crate) mod stat;

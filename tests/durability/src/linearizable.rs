@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use quire_client::{Client, ClientError};
-use quire_server::store::faults::Faults;
+use quire_server::files::Faults;
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Precondition, Version};
 use rustix::process::Signal;
@@ -275,7 +275,7 @@ async fn five_hundred_histories_with_kills_are_linearizable() {
 #[cfg(feature = "fault-injection")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_locks_is_found_out() {
-    use quire_server::store::faults::Fault;
+    use quire_server::files::Fault;
     // On a disk rather than in memory: while a sync takes time, the section that locks protect is long.
     let root = tempfile::tempdir().unwrap();
     let violations = violations(1000, root.path(), Faults::only(Fault::Locks)).await;

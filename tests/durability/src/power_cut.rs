@@ -6,13 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quire_server::store::faults::Faults;
-use quire_server::store::{Root, RootOptions};
+use quire_server::files::Faults;
 
 use crate::power::{FileSystem, LoggedDisk, Mounted, Replay};
 use crate::workload::{Found, Plan};
-use quire_test_harness::TestServer;
 use quire_test_harness::server::STAGING;
+use quire_test_harness::{TestServer, files};
 
 /// The result of many power cuts.
 #[derive(Debug)]
@@ -155,7 +154,7 @@ fn replay_all(mut replay: Replay, plans: &[Arc<Plan>], disks: usize, outcome: &m
             }
         }
         // A server that starts there removes what was incomplete.
-        drop(Root::open(&target, RootOptions::default()).unwrap());
+        drop(files::open(&target));
         assert!(
             !target.join(STAGING).exists(),
             "{moment:?}: staged files are left"
@@ -201,7 +200,7 @@ async fn five_hundred_power_cuts_of_btrfs_lose_nothing() {
 
 #[cfg(feature = "fault-injection")]
 mod controls {
-    use quire_server::store::faults::{Fault, Faults};
+    use quire_server::files::{Fault, Faults};
 
     use super::{FileSystem, STEPS, cut_plans};
     use crate::workload::Plan;

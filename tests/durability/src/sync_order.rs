@@ -172,7 +172,7 @@ async fn what_is_acknowledged_was_made_durable_call_by_call() {
 #[cfg(feature = "fault-injection")]
 #[tokio::test]
 async fn each_sync_that_is_left_out_is_found_out() {
-    use quire_server::store::faults::Fault;
+    use quire_server::files::Fault;
     let Some(programs) = Programs::find() else {
         return;
     };

@@ -14,6 +14,7 @@ pub mod arena;
 pub mod client;
 pub mod content;
 pub mod fake;
+pub mod files;
 pub mod gate;
 pub mod log;
 pub mod programs;

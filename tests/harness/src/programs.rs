@@ -66,11 +66,7 @@ impl Programs {
 
     /// Starts a server that leaves out `fault`, if it was built with faults.
     #[cfg(feature = "fault-injection")]
-    pub fn serve_faulty(
-        &self,
-        root: &Path,
-        fault: quire_server::store::faults::Fault,
-    ) -> ServerProcess {
+    pub fn serve_faulty(&self, root: &Path, fault: quire_server::files::Fault) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.env("QUIRE_FAULTS", format!("{fault:?}"));
         self.start(command, root)

@@ -13,7 +13,7 @@ use quire_client::{Client, ClientError};
 use quire_server::auth::authorized_keys::AuthorizedKeys;
 use quire_server::auth::rules::Rules;
 use quire_server::config::limits::Limits;
-use quire_server::store::faults::Faults;
+use quire_server::files::Faults;
 use quire_server::{Config, Server, StartError};
 use quire_transport::congestion::CongestionControl;
 use tokio::runtime::Runtime;
@@ -200,17 +200,17 @@ impl TestServer {
 
     /// Number of paths that are locked now.
     pub fn locked_paths(&self) -> usize {
-        self.server().locked_paths()
+        self.server().status().locked_paths
     }
 
     /// Bytes that the cache holds now.
     pub fn cached_bytes(&self) -> u64 {
-        self.server().cached_bytes()
+        self.server().status().cached_bytes
     }
 
     /// How often each limit was met.
     pub fn limits_met(&self) -> String {
-        self.server().limits_met()
+        self.server().status().limits_met
     }
 
     /// A client that may read and write.
@@ -279,8 +279,9 @@ impl TestServer {
             Ok(Err(error)) => faults.push(format!("the server ended badly: {error}")),
             Err(_) => faults.push("waited in vain for the server's end".to_owned()),
         }
-        if server.locked_paths() != 0 {
-            faults.push(format!("{} paths are still locked", server.locked_paths()));
+        let locked = server.status().locked_paths;
+        if locked != 0 {
+            faults.push(format!("{locked} paths are still locked"));
         }
         drop(server);
         let ended = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(STOP_LIMIT));

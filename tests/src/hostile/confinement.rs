@@ -1,21 +1,23 @@
 //! Nothing outside the root is reached, whatever the request and however the root changes meanwhile.
 
-use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use minicbor::Encoder;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use quire_server::store::faults::Faults;
-use quire_server::store::{Parents, Root, RootOptions};
+use quire_server::files::{Caller, Files};
 use quire_shared::codec;
-use quire_shared::protocol::{Entry, Precondition, Request};
+use quire_shared::digest::DigestKind;
+use quire_shared::protocol::{
+    Copy, Delete, Entry, List, MakeDirectory, Precondition, Put, Request,
+};
 use quire_shared::{Name, RemotePath};
 use tokio::task::JoinSet;
 
@@ -24,7 +26,8 @@ use quire_test_harness::client::{
     copy, delete, delete_all, fetch, list, make_directory, rename, store,
 };
 use quire_test_harness::tree::names;
-use quire_test_harness::{TestServer, Tree};
+use quire_test_harness::{TestServer, Tree, files};
+use quire_transport::body::BodySink;
 
 /// Content that must never be sent.
 const CANARY: &str = "what lies outside";
@@ -144,70 +147,93 @@ fn request(kind: u8, from: &[String], to: &[String]) -> Vec<u8> {
     bytes
 }
 
-/// Carries out a request as the server would; only the bytes that come out matter.
-fn carry_out(root: &Root, request: Request) {
-    let any = Precondition::Any;
-    let read = |path: &RemotePath| {
-        if let Ok(mut opened) = root.open_file(path) {
-            let mut content = String::new();
-            let _ = opened.file.read_to_string(&mut content);
-            assert!(!content.contains(CANARY), "{path:?}");
-        }
+/// Puts a file of one byte, with the directories above it.
+async fn put_a_byte(files: &Files, caller: &Caller, path: RemotePath) {
+    let put = Put {
+        path,
+        size: Some(1),
+        modified: None,
+        mode: None,
+        digest: DigestKind::Xxh3,
+        precondition: Precondition::Any,
+        make_parents: true,
     };
+    let Ok(mut upload) = files.put(caller, put).await else {
+        return;
+    };
+    upload.write(vec![Bytes::from_static(b"x")]).await.unwrap();
+    let mut hasher = DigestKind::Xxh3.hasher();
+    hasher.update(b"x");
+    let _ = upload.commit(&hasher.finish()).await;
+}
+
+/// Carries out a request as a front end would; only the bytes that come out matter.
+async fn carry_out(files: &Files, caller: &Caller, request: Request) {
     match request {
-        Request::Get(get) => read(&get.path),
-        Request::Hash(hash) => read(&hash.path),
-        Request::Put(put) => {
-            let Ok(mut staged) = root.stage(Some(1)) else {
+        Request::Get(get) => {
+            let Ok(mut content) = files.get(caller, &get).await else {
                 return;
             };
-            staged.write_all(b"x").unwrap();
-            staged.seal(None, None).unwrap();
-            let _ = root.publish(staged, &put.path, &any, Parents::MadeBelow(0));
+            let mut bytes = Vec::new();
+            while let Ok(Some(piece)) = content.next(usize::MAX).await {
+                bytes.extend_from_slice(&piece);
+            }
+            assert!(!String::from_utf8_lossy(&bytes).contains(CANARY), "{get:?}");
         }
+        Request::Hash(hash) => drop(files.hash(caller, &hash.path, hash.digest).await),
+        Request::Put(put) => put_a_byte(files, caller, put.path).await,
         Request::List(list) => {
-            let page = root
-                .list(&list.path, None, None)
-                .and_then(|mut l| l.next_page());
+            let request = List {
+                path: list.path,
+                after: None,
+            };
+            let Ok(listing) = files.list(caller, request).await else {
+                return;
+            };
+            let (part, _) = listing.next(|_| true).await.unwrap();
             let is_hidden = |entry: &Entry| entry.name.as_str() == HIDDEN;
-            assert!(!page.is_ok_and(|page| page.entries.iter().any(is_hidden)));
+            assert!(!part.entries.iter().any(is_hidden));
         }
-        Request::Stat(stat) => drop(root.stat(&stat.path)),
-        Request::Rename(rename) => drop(root.rename(&rename.from, &rename.to, &any, &any)),
+        Request::Stat(stat) => drop(files.stat(caller, &stat.path).await),
+        Request::Rename(rename) => drop(files.rename(caller, rename).await),
         Request::Delete(delete) => {
-            if let Ok(Some(discarded)) = root.delete(&delete.path, true, &any) {
-                discarded.remove().unwrap();
+            let delete = Delete {
+                recursive: true,
+                ..delete
+            };
+            if let Ok(Some(trash)) = files.delete(caller, delete).await {
+                files.remove(trash).await.unwrap();
             }
         }
         Request::MakeDirectory(make) => {
-            let _ = root.make_directory(&make.path, Parents::MadeBelow(0), &any);
+            let make = MakeDirectory {
+                make_parents: true,
+                ..make
+            };
+            drop(files.make_directory(caller, make).await);
         }
         Request::Copy(copy) => {
-            let staged = root.stage_copy((&copy.from, &copy.to), true, &any, &|| true);
-            if let Ok(staged) = staged {
-                let _ = root.publish_copy(staged, &copy.to, &any);
-            }
+            let copy = Copy {
+                recursive: true,
+                ..copy
+            };
+            drop(files.copy(caller, copy).await);
         }
         _ => {}
     }
 }
 
 // P33
-#[test]
-fn of_a_hundred_thousand_paths_none_leads_out() {
+#[tokio::test]
+async fn of_a_hundred_thousand_paths_none_leads_out() {
     let mut tree = tree();
-    let mut root = Root::open(
-        &tree.root(),
-        RootOptions {
-            read_only: false,
-            faults: Faults::default(),
-        },
-    )
-    .unwrap();
+    let mut files = files::open(&tree.root());
+    let mut caller = files::caller(&files, "write");
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = (2..=10_u8, path(), path());
-    let (mut refused, mut tried) = (0, 0);
+    let mut refused = 0;
+    let mut tried = 0;
     for round in 0..100_000 {
         let (kind, from, to) = strategy.new_tree(&mut runner).unwrap().current();
         let Ok(request) = codec::decode::<Request>(&request(kind, &from, &to)) else {
@@ -215,20 +241,14 @@ fn of_a_hundred_thousand_paths_none_leads_out() {
             continue;
         };
         tried += 1;
-        carry_out(&root, request);
+        carry_out(&files, &caller, request).await;
         // Deletions have left little by then.
         if round % 500 == 499 {
             assert_untouched(&tree.outside());
-            drop(root);
+            drop(files);
             tree = self::tree();
-            root = Root::open(
-                &tree.root(),
-                RootOptions {
-                    read_only: false,
-                    faults: Faults::default(),
-                },
-            )
-            .unwrap();
+            files = files::open(&tree.root());
+            caller = files::caller(&files, "write");
         }
     }
     assert!(

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use quinn::{Connection, SendStream, VarInt};
-use quire_client::ErrorKind;
+use quire_client::Exit;
 use quire_client::download::SaveOptions;
 use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
@@ -150,11 +150,11 @@ async fn a_get_that_breaks_off_at_any_stage_leaves_nothing() {
             let client = fake.client().await;
             let error = fail_to_save(&client).await;
             let expected = match cut {
-                Cut::End | Cut::Reset(ErrorCode::CHANGED) => ErrorKind::Damaged,
-                Cut::Reset(_) => ErrorKind::Other,
-                Cut::Close(_) => ErrorKind::Unreachable,
+                Cut::End | Cut::Reset(ErrorCode::CHANGED) => Exit::Damaged,
+                Cut::Reset(_) => Exit::Failed,
+                Cut::Close(_) => Exit::Unreachable,
             };
-            assert_eq!(error.kind(), expected, "{cut:?} at {stage}: {error}");
+            assert_eq!(error.exit(), expected, "{cut:?} at {stage}: {error}");
             client.close().await;
             fake.stop().await;
         }
@@ -175,50 +175,50 @@ async fn an_answer_that_is_wrong_leaves_nothing() {
     flipped[middle] ^= 0x80;
     let changed = Reply::Failed(Failure::new(ErrorCode::CHANGED));
     let cases = [
-        ("a bit flipped", flipped, ErrorKind::Damaged),
+        ("a bit flipped", flipped, Exit::Damaged),
         (
             "another digest",
             of(header(length, length), &body, &trailer(b"x")),
-            ErrorKind::Damaged,
+            Exit::Damaged,
         ),
         (
             "a digest of no bytes",
             answer_with_digest(&body, &[]),
-            ErrorKind::Damaged,
+            Exit::Damaged,
         ),
         (
             "changed",
             of(header(length, length), &body, &changed),
-            ErrorKind::Damaged,
+            Exit::Damaged,
         ),
         (
             "shorter than the file",
             of(header(length, 10), &body[..10], &trailer(&body[..10])),
-            ErrorKind::Other,
+            Exit::Failed,
         ),
         (
             "longer than the file",
             of(header(10, length), &body, &trailer(&body)),
-            ErrorKind::Other,
+            Exit::Failed,
         ),
         (
             "a body too long",
             of(header(10, 10), &body, &trailer(&body[..10])),
-            ErrorKind::Other,
+            Exit::Failed,
         ),
         (
             "a body too short",
             of(header(length, length), &body[40..], &trailer(b"")),
-            ErrorKind::Damaged,
+            Exit::Damaged,
         ),
-        ("no message", b"\0\0\0\x01\0".to_vec(), ErrorKind::Other),
+        ("no message", b"\x00\x00\x00\x01\x00".to_vec(), Exit::Failed),
         (
             "a message too long",
             b"\xff\xff\xff\xff".to_vec(),
-            ErrorKind::Other,
+            Exit::Failed,
         ),
     ];
-    for (what, bytes, kind) in cases {
+    for (what, bytes, exit) in cases {
         let fake = FakeServer::start(async move |connection| {
             let (_, mut send, _recv) = fake::request(&connection).await;
             // A client that has seen enough stops the rest.
@@ -228,7 +228,7 @@ async fn an_answer_that_is_wrong_leaves_nothing() {
         });
         let client = fake.client().await;
         let error = fail_to_save(&client).await;
-        assert_eq!(error.kind(), kind, "{what}: {error}");
+        assert_eq!(error.exit(), exit, "{what}: {error}");
         client.close().await;
         fake.stop().await;
     }
@@ -270,7 +270,7 @@ async fn a_server_that_ends_in_the_middle_of_a_get_leaves_nothing() {
     let (target, moved) = (local.path().join("f"), AtomicU64::new(0));
     let saving = download.save(&target, SaveOptions::default(), &moved);
     let error = within("a download", saving).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert_eq!(error.exit(), Exit::Unreachable, "{error}");
     assert!(names(local.path()).is_empty());
     client.close().await;
     server.stop().await;
@@ -322,7 +322,7 @@ async fn a_code_of_a_later_server_is_shown_with_its_phrase() {
         shown.contains("wrong phase") && !shown.contains('\u{1b}'),
         "{shown:?}"
     );
-    assert_eq!(error.kind(), ErrorKind::Other);
+    assert_eq!(error.exit(), Exit::Failed);
     client.close().await;
     fake.stop().await;
 }

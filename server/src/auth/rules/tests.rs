@@ -9,9 +9,9 @@ use super::*;
 /// The rules as one would explain them: of all that cover a path the one with the longest path
 /// decides.
 #[derive(Debug, Clone)]
-struct RulesModel(Vec<(RemotePath, Verbs)>);
+struct Model(Vec<(RemotePath, Verbs)>);
 
-impl RulesModel {
+impl Model {
     fn verbs(&self, path: &RemotePath) -> Verbs {
         let covering = self.0.iter().filter(|(place, _)| place.contains(path));
         let narrowest = covering.max_by_key(|(place, _)| place.names().len());
@@ -61,11 +61,11 @@ fn path() -> impl Strategy<Value = RemotePath> {
     })
 }
 
-fn model() -> impl Strategy<Value = RulesModel> {
+fn model() -> impl Strategy<Value = Model> {
     vec((path(), verbs()), 0..6).prop_map(|mut rules| {
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         rules.dedup_by(|one, other| one.0 == other.0);
-        RulesModel(rules)
+        Model(rules)
     })
 }
 
@@ -88,7 +88,7 @@ proptest! {
             }
             let leads = model.0.iter().any(|(place, verbs)| path.contains(place) && !verbs.is_empty());
             prop_assert_eq!(rules.leads_somewhere(path), leads);
-            let shown = rules.shown_entries(path);
+            let shown = rules.entry_filter(path);
             for name in NAMES {
                 let name = Name::new(*name).unwrap();
                 let entry = path.join(name.clone()).unwrap();
@@ -97,7 +97,7 @@ proptest! {
                 let is_shown = shown.as_ref().is_none_or(|shown| shown.contains(&name));
                 prop_assert_eq!(is_shown, expected, "{} below {}", name, path);
             }
-            let others = shown.as_ref().is_none_or(ShownEntries::has_others);
+            let others = shown.as_ref().is_none_or(EntryFilter::has_others);
             prop_assert_eq!(others, model.verbs(path).contains(Verbs::LIST));
         }
         prop_assert_eq!(rules.is_empty(), universe.iter().all(|path| model.verbs(path).is_empty()));

@@ -1,25 +1,26 @@
 //! The bytes of one cached file, and the budget they live on.
 //!
-//! A [`Content`] grows piece by piece while its file is read, and readers follow it as it grows.
+//! A [`CachedContent`] grows piece by piece while its file is read, and readers follow it as it grows.
 //! It owns its [`Permit`]: the budget gets the bytes back when the last holder of the content is
 //! gone, be that the cache, a reader or a transport's send queue, and never before the memory
 //! itself is free.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_shared::protocol::Version;
 use tokio::sync::Notify;
 
 /// How many bytes may be live, and how many are.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct CacheBudget {
     pub(super) limit: u64,
     live: AtomicU64,
 }
 
-impl Budget {
+impl CacheBudget {
     pub(super) fn new(limit: u64) -> Self {
         Self {
             limit,
@@ -55,7 +56,7 @@ impl Budget {
 /// The right to keep some bytes in memory; dropping it gives them back.
 #[derive(Debug)]
 pub(super) struct Permit {
-    budget: Arc<Budget>,
+    budget: Arc<CacheBudget>,
     bytes: u64,
 }
 
@@ -67,18 +68,18 @@ impl Drop for Permit {
 
 /// One version of one file, whole or on its way.
 #[derive(Debug)]
-pub(super) struct Content {
+pub(super) struct CachedContent {
     pub(super) version: Version,
     pub(super) size: u64,
     /// Wakes the readers when a piece or the end has come.
     pub(super) grown: Notify,
-    filled: Mutex<Filled>,
+    filled: Mutex<FillState>,
     /// The last field, so that it is dropped after the pieces.
     permit: Permit,
 }
 
 #[derive(Debug, Default)]
-struct Filled {
+struct FillState {
     pieces: Vec<Piece>,
     bytes: u64,
     /// How the fill ended, once it has.
@@ -91,7 +92,7 @@ struct Piece {
     bytes: Bytes,
 }
 
-impl Content {
+impl CachedContent {
     pub(super) fn new(version: Version, size: u64, permit: Permit) -> Self {
         Self {
             version,
@@ -167,15 +168,15 @@ impl Content {
         self.filled().end
     }
 
-    fn filled(&self) -> MutexGuard<'_, Filled> {
-        self.filled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn filled(&self) -> MutexGuard<'_, FillState> {
+        self.filled.lock()
     }
 }
 
 /// Why the bytes of a file stop coming. A reader that still wants the rest takes it from its own
 /// open file, which tells whether what it has is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FillFailed {
+pub(crate) enum FillFailed {
     /// The file's version moved, or its size isn't what it was.
     #[error("the file changed while it was read into the cache")]
     Changed,

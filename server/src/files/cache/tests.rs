@@ -67,7 +67,7 @@ fn bypassed(cache: &Cache, number: u8, size: u64, name: &str) -> bool {
 
 /// Has the file in the cache, with no reader left.
 fn put(cache: &Cache, number: u8, size: u64, name: &str) {
-    let (mut guard, _) = fill(cache, number, size, name);
+    let (guard, _) = fill(cache, number, size, name);
     guard.push(bytes_of(number, 0..size)).unwrap();
     assert!(guard.finish(&version(number)));
 }
@@ -115,7 +115,7 @@ fn what_is_too_large_empty_not_quiet_or_unwanted_is_not_cached() {
     assert!(bypassed(&off, 1, 1, "a") && bypassed(&off, 1, 0, "a"));
     assert_eq!(
         off.list(),
-        Snapshot {
+        CacheSnapshot {
             entries: Vec::new(),
             limit: 0,
             live: 0
@@ -229,7 +229,7 @@ fn a_file_that_took_anothers_name_takes_its_place() {
 #[test]
 fn followers_get_each_piece_as_it_comes() {
     let cache = cache();
-    let (mut guard, mut leader) = fill(&cache, 1, 10, "a");
+    let (guard, mut leader) = fill(&cache, 1, 10, "a");
     let mut follower = hit(&cache, 1, 10, "a");
     assert!(now(follower.piece()).is_none());
     guard.push(bytes_of(1, 0..4)).unwrap();
@@ -269,10 +269,7 @@ fn a_fill_that_fails_tells_its_readers_and_leaves_nothing() {
     let ends: [(End, FillFailed); 4] = [
         (|guard| guard.finish(&version(9)), FillFailed::Changed),
         (|guard| guard.finish(&version(1)), FillFailed::Changed),
-        (
-            |mut guard| guard.push(vec![0; 7]).is_ok(),
-            FillFailed::Changed,
-        ),
+        (|guard| guard.push(vec![0; 7]).is_ok(), FillFailed::Changed),
         (
             |guard| {
                 drop(guard);
@@ -283,7 +280,7 @@ fn a_fill_that_fails_tells_its_readers_and_leaves_nothing() {
     ];
     for (end, failed) in ends {
         let cache = cache();
-        let (mut guard, mut reader) = fill(&cache, 1, 10, "a");
+        let (guard, mut reader) = fill(&cache, 1, 10, "a");
         guard.push(bytes_of(1, 0..4)).unwrap();
         assert!(!end(guard));
         assert_eq!(now(reader.piece()).unwrap(), Err(failed));
@@ -298,7 +295,7 @@ fn a_fill_that_fails_tells_its_readers_and_leaves_nothing() {
 #[test]
 fn a_file_that_is_forgotten_during_its_fill_serves_its_readers_only() {
     let cache = cache();
-    let (mut guard, mut reader) = fill(&cache, 1, 10, "a");
+    let (guard, mut reader) = fill(&cache, 1, 10, "a");
     cache.forget(&path("a"));
     put(&cache, 1, 10, "b");
     guard.push(bytes_of(1, 0..10)).unwrap();
@@ -335,7 +332,7 @@ async fn many_requests_at_once_read_the_file_once_and_see_the_same_bytes() {
                     Lookup::Fill(guard, reader) => (Some(guard), reader),
                     Lookup::Bypass => panic!("bypassed"),
                 };
-                let filled = guard.map(|mut guard| {
+                let filled = guard.map(|guard| {
                     tokio::task::spawn_blocking(move || {
                         for start in (0..SIZE).step_by(PIECE) {
                             let end = SIZE.min(start + PIECE as u64);
@@ -371,7 +368,7 @@ async fn many_requests_at_once_read_the_file_once_and_see_the_same_bytes() {
 async fn followers_of_a_leader_that_vanishes_hear_of_it() {
     let cache = cache();
     for round in 0..50 {
-        let (mut guard, leader) = fill(&cache, round, LIMIT, "a");
+        let (guard, leader) = fill(&cache, round, LIMIT, "a");
         let mut followers = JoinSet::new();
         for _ in 0..16 {
             let mut reader = hit(&cache, round, LIMIT, "a");
@@ -412,7 +409,7 @@ fn the_budget_holds_under_threads() {
                     let size = 2000 * (u64::from(number) + 1);
                     let name = format!("f{number}");
                     let reader = match cache.open(&version(number), size, &path(&name), true) {
-                        Lookup::Fill(mut guard, reader) => {
+                        Lookup::Fill(guard, reader) => {
                             guard.push(bytes_of(number, 0..size)).unwrap();
                             assert!(guard.finish(&version(number)));
                             Some(reader)

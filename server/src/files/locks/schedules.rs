@@ -242,10 +242,15 @@ async fn work(request: Request, take: Take, locks: LockTable, at_work: Rc<RefCel
     let exclusive: Vec<_> = request.exclusive.iter().collect();
     let mut held = Vec::new();
     match take {
-        Take::AtOnce => held.push(locks.acquire(&shared, &exclusive).await.unwrap()),
+        Take::AtOnce => held.push(
+            locks
+                .acquire(super::tests::OWNER, &shared, &exclusive)
+                .await
+                .unwrap(),
+        ),
         Take::OneByOne => {
             for path in exclusive {
-                held.push(locks.exclusive(&[path]).await.unwrap());
+                held.push(locks.exclusive(super::tests::OWNER, &[path]).await.unwrap());
                 give_way().await;
             }
         }

@@ -12,6 +12,9 @@ use tokio::task::JoinSet;
 
 use super::*;
 
+/// An owner that holds nothing.
+pub(super) const OWNER: Owner = Owner(0);
+
 /// Longer than any test: a wait that lasts so long is a failure.
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -48,7 +51,7 @@ fn pair(first: (&[&str], &[&str]), second: (&[&str], &[&str])) -> bool {
         Box::pin(async move {
             let shared: Vec<_> = shared.iter().collect();
             let exclusive: Vec<_> = exclusive.iter().collect();
-            locks.acquire(&shared, &exclusive).await
+            locks.acquire(OWNER, &shared, &exclusive).await
         })
     };
     let held = poll(&mut acquire(&first)).unwrap();
@@ -94,13 +97,13 @@ fn requests_meet_only_where_one_changes_what_the_other_uses() {
 #[tokio::test]
 async fn a_wait_that_takes_too_long_is_busy_and_leaves_nothing() {
     let locks = LockTable::new(Duration::ZERO);
-    let held = locks.exclusive(&[&path("a/b")]).await.unwrap();
+    let held = locks.exclusive(OWNER, &[&path("a/b")]).await.unwrap();
     let in_use = locks.len();
-    let late = locks.acquire(&[&path("a/b/c")], &[&path("0")]).await;
+    let late = locks.acquire(OWNER, &[&path("a/b/c")], &[&path("0")]).await;
     assert_eq!(late.unwrap_err(), Busy);
     assert_eq!(locks.len(), in_use);
     // What it had got before it came to wait is free again.
-    drop(locks.exclusive(&[&path("0")]).await.unwrap());
+    drop(locks.exclusive(OWNER, &[&path("0")]).await.unwrap());
     drop(held);
     assert!(locks.is_empty());
 }
@@ -109,11 +112,11 @@ async fn a_wait_that_takes_too_long_is_busy_and_leaves_nothing() {
 async fn a_cancelled_wait_leaves_nothing_and_lets_those_behind_it_pass() {
     let locks = LockTable::new(FOREVER);
     let target = path("a/b");
-    let reader = locks.shared(&target).await.unwrap();
+    let reader = locks.shared(OWNER, &target).await.unwrap();
     let writers = [&target];
-    let mut writer: Acquiring<'_> = Box::pin(locks.exclusive(&writers));
+    let mut writer: Acquiring<'_> = Box::pin(locks.exclusive(OWNER, &writers));
     assert!(poll(&mut writer).is_none());
-    let mut behind: Acquiring<'_> = Box::pin(locks.shared(&target));
+    let mut behind: Acquiring<'_> = Box::pin(locks.shared(OWNER, &target));
     assert!(poll(&mut behind).is_none(), "overtook a waiting writer");
     drop(writer);
     let behind = poll(&mut behind).unwrap();
@@ -129,7 +132,7 @@ struct CountsPaths {
 
 impl std::task::Wake for CountsPaths {
     fn wake(self: Arc<Self>) {
-        *self.seen.lock().unwrap() = Some(self.locks.len());
+        *self.seen.lock() = Some(self.locks.len());
     }
 }
 
@@ -138,18 +141,18 @@ impl std::task::Wake for CountsPaths {
 async fn locks_are_free_before_their_entries_vanish() {
     let locks = LockTable::new(FOREVER);
     let (a, b) = (path("a"), path("b"));
-    let held = locks.exclusive(&[&a, &b]).await.unwrap();
+    let held = locks.exclusive(OWNER, &[&a, &b]).await.unwrap();
     let waker = Arc::new(CountsPaths {
         locks: locks.clone(),
         seen: Mutex::new(None),
     });
-    let mut waiting: Acquiring<'_> = Box::pin(locks.shared(&a));
+    let mut waiting: Acquiring<'_> = Box::pin(locks.shared(OWNER, &a));
     let as_waker = Waker::from(Arc::clone(&waker));
     let polled = waiting.as_mut().poll(&mut Context::from_waker(&as_waker));
     assert!(polled.is_pending());
     drop(held);
     let root_a_and_b = 3;
-    assert_eq!(*waker.seen.lock().unwrap(), Some(root_a_and_b));
+    assert_eq!(*waker.seen.lock(), Some(root_a_and_b));
     drop(poll(&mut waiting).unwrap());
     assert!(locks.is_empty());
 }
@@ -169,7 +172,7 @@ async fn opposite_renames_never_wait_for_each_other_in_a_circle() {
         let (locks, from, to) = (locks.clone(), path(from), path(to));
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
-                let held = locks.exclusive(&[&from, &to]).await.unwrap();
+                let held = locks.exclusive(OWNER, &[&from, &to]).await.unwrap();
                 tokio::task::yield_now().await;
                 drop(held);
             }
@@ -191,7 +194,7 @@ async fn an_exclusive_lock_excludes() {
         tasks.spawn(async move {
             for round in 0..ROUNDS {
                 // The entry appears and vanishes all the time; there must never be two of it.
-                let held = locks.exclusive(&[&path("a")]).await.unwrap();
+                let held = locks.exclusive(OWNER, &[&path("a")]).await.unwrap();
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                 if round % 2 == 0 {
                     tokio::task::yield_now().await;
@@ -302,7 +305,7 @@ proptest! {
                     let mut acquiring: Acquiring<'_> = Box::pin(async move {
                         let shared: Vec<_> = shared.iter().collect();
                         let exclusive: Vec<_> = exclusive.iter().collect();
-                        locks.acquire(&shared, &exclusive).await
+                        locks.acquire(OWNER, &shared, &exclusive).await
                     });
                     let held = poll(&mut acquiring);
                     prop_assert!(held.is_some() || !free, "waits for nobody");
@@ -331,16 +334,16 @@ proptest! {
 async fn a_lock_that_is_not_free_is_not_had_without_waiting_and_leaves_nothing() {
     let locks = LockTable::new(FOREVER);
     let (file, beside) = (path("d/f"), path("d/g"));
-    let held = locks.exclusive(&[&file]).await.unwrap();
+    let held = locks.exclusive(OWNER, &[&file]).await.unwrap();
     let paths_in_use = locks.len();
-    assert!(locks.try_shared(&file).is_none());
+    assert!(locks.try_shared(OWNER, &file).is_none());
     assert_eq!(locks.len(), paths_in_use);
-    assert!(locks.try_shared(&beside).is_some());
-    assert!(locks.try_exclusive(&[&beside, &file]).is_none());
-    assert!(locks.try_exclusive(&[&beside]).is_some());
+    assert!(locks.try_shared(OWNER, &beside).is_some());
+    assert!(locks.try_exclusive(OWNER, &[&beside, &file]).is_none());
+    assert!(locks.try_exclusive(OWNER, &[&beside]).is_some());
     drop(held);
-    let first = locks.try_shared(&file).unwrap();
-    assert!(locks.try_shared(&file).is_some());
+    let first = locks.try_shared(OWNER, &file).unwrap();
+    assert!(locks.try_shared(OWNER, &file).is_some());
     drop(first);
     assert!(locks.is_empty());
 }

@@ -1,39 +1,87 @@
 //! `List`: the entries of a directory, page by page.
 
-use quire_shared::protocol::{List, Reply};
+use quire_shared::Name;
+use quire_shared::limits::PAGE_BYTES_MAX;
+use quire_shared::protocol::{List, Page, Reply};
 use quire_transport::stream::Sender;
 
-use crate::auth::access::Access;
-use crate::error::RequestError;
-use crate::state::State;
+use crate::files::{Caller, Error, Files};
+use crate::quic::error::RequestError;
 
 /// Sends one page after another; the next is read only when the client has room for it.
 pub(crate) async fn serve(
     request: List,
-    access: &Access,
-    state: &State,
+    files: &Files,
+    caller: &Caller,
     sender: &mut Sender,
 ) -> Result<(), RequestError> {
-    let guard = state.locks.shared(&request.path).await?;
-    let List { path, after } = request;
-    let shown = access.shown_entries(&path);
-    let mut listing = state
-        .read(move |root| root.list(&path, after, shown))
-        .await?;
-    drop(guard);
+    let mut listing = files.list(caller, request).await?;
     loop {
-        let (page, rest) = state
-            .read(move |_| {
-                let page = listing.next_page()?;
-                Ok((page, listing))
-            })
-            .await?;
+        let mut bytes = PAGE_FRAME_BYTES;
+        let fits = move |name: &Name| {
+            bytes += entry_bytes(name);
+            bytes <= PAGE_BYTES_MAX
+        };
+        let (part, rest) = listing.next(fits).await.map_err(Error::from)?;
         listing = rest;
-        let last = page.last;
+        let last = part.is_last;
+        let page = Page {
+            entries: part.entries,
+            last,
+            unnameable: part.unnameable,
+        };
         sender.send(&Reply::Ok(page)).await?;
         if last {
             sender.finish_and_wait().await?;
             return Ok(());
         }
+    }
+}
+
+/// Upper bound of what an entry takes up in a page.
+fn entry_bytes(name: &Name) -> usize {
+    name.as_str().len() + ENTRY_FRAME_BYTES
+}
+
+/// Upper bound of what an entry takes up besides its name: heads of the maps and of the name,
+/// kind, size, time, mode, and the version.
+const ENTRY_FRAME_BYTES: usize = 112;
+
+/// Upper bound of what a page takes up besides its entries.
+const PAGE_FRAME_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use quire_shared::codec;
+    use quire_shared::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
+    use quire_shared::protocol::{Attributes, Entry, EntryKind, Time, Version};
+
+    use super::*;
+
+    #[test]
+    fn no_entry_is_longer_than_its_estimate() {
+        let mut page = Page {
+            unnameable: u64::MAX,
+            ..Page::default()
+        };
+        let empty = codec::encode(&Reply::Ok(page.clone())).unwrap().len();
+        assert!(empty + 8 <= PAGE_FRAME_BYTES, "with the count of entries");
+        let name = Name::new("x".repeat(NAME_BYTES_MAX)).unwrap();
+        let estimate = entry_bytes(&name);
+        page.entries.push(Entry {
+            name,
+            attributes: Attributes {
+                kind: EntryKind::Other,
+                size: u64::MAX,
+                modified: Time {
+                    seconds: i64::MIN,
+                    nanoseconds: u32::MAX,
+                },
+                mode: u32::MAX,
+                version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
+            },
+        });
+        let full = codec::encode(&Reply::Ok(page)).unwrap().len();
+        assert!(full - empty <= estimate, "{}", full - empty);
     }
 }

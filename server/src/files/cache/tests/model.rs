@@ -268,7 +268,7 @@ impl Pair {
     }
 
     fn finish(&mut self, random: usize) {
-        let Some((mut guard, index)) = take(&mut self.fills, random) else {
+        let Some((guard, index)) = take(&mut self.fills, random) else {
             return;
         };
         let file = &mut self.model.files[index];

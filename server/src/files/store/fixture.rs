@@ -1,0 +1,224 @@
+//! A root in a temporary directory, for the tests of this module.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use quire_shared::protocol::{Precondition, Version};
+use quire_shared::{ErrorCode, RemotePath};
+use tempfile::TempDir;
+
+use super::Error;
+use super::batch::{Change, Committed};
+use super::copy::{CopySource, StagedCopy};
+use super::open::Options;
+use super::publish::Target;
+use super::resolve::Parents;
+use super::root::Root;
+use super::staging::StagedFile;
+use super::trash::Trash;
+
+/// A root, with a directory beside it that no client may reach.
+pub(super) struct Fixture {
+    directory: TempDir,
+    pub(super) root: Root,
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("root")).unwrap();
+        std::fs::create_dir(directory.path().join("outside")).unwrap();
+        let root = open(&directory);
+        Self { directory, root }
+    }
+
+    /// Where `path` of the root is on disk.
+    pub(super) fn local(&self, path: &str) -> PathBuf {
+        self.directory.path().join("root").join(path)
+    }
+
+    /// Where `path` of the directory beside the root is on disk.
+    pub(super) fn outside(&self, path: &str) -> PathBuf {
+        self.directory.path().join("outside").join(path)
+    }
+
+    /// Makes a file behind the server's back.
+    pub(super) fn write(&self, path: &str, content: &str) {
+        std::fs::create_dir_all(self.local(path).parent().unwrap()).unwrap();
+        std::fs::write(self.local(path), content).unwrap();
+    }
+
+    pub(super) fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.local(path)).unwrap()
+    }
+
+    pub(super) fn exists(&self, path: &str) -> bool {
+        self.local(path).symlink_metadata().is_ok()
+    }
+
+    /// A second server on the same root.
+    pub(super) fn another_server(&self) -> Root {
+        open(&self.directory)
+    }
+
+    /// Sealed content without a name.
+    pub(super) fn staged(&self, content: &str) -> StagedFile {
+        let mut staged = self.root.stage(Some(content.len() as u64)).unwrap();
+        staged.write_all(content.as_bytes()).unwrap();
+        staged.seal(None, None).unwrap();
+        staged
+    }
+
+    /// Puts `content` at `at`.
+    pub(super) fn put(
+        &self,
+        at: &str,
+        content: &str,
+        precondition: &Precondition,
+    ) -> Result<Version, Error> {
+        let staged = self.staged(content);
+        self.root
+            .publish(staged, &path(at), precondition, Parents::MustExist)
+    }
+
+    pub(super) fn version(&self, at: &str) -> Version {
+        self.root.stat(&path(at)).unwrap().version
+    }
+
+    /// How many entries the staging directory has.
+    pub(super) fn staged_count(&self) -> usize {
+        std::fs::read_dir(self.local(super::staging::STAGING_NAME)).map_or(0, Iterator::count)
+    }
+}
+
+fn open(directory: &TempDir) -> Root {
+    Root::open(&directory.path().join("root"), Options::default()).unwrap()
+}
+
+pub(super) fn path(text: &str) -> RemotePath {
+    RemotePath::parse(text).unwrap()
+}
+
+/// The code of a failure.
+#[track_caller]
+pub(super) fn code<T>(result: Result<T, Error>) -> ErrorCode {
+    match result {
+        Ok(_) => panic!("succeeded where it should fail"),
+        Err(error) => crate::files::Error::from(error).code(),
+    }
+}
+
+/// Whether this user is bound by permissions at all; says so where a test is skipped for it.
+#[expect(clippy::print_stdout, reason = "the test runner shows it")]
+pub(super) fn is_bound_by_permissions() -> bool {
+    let is_bound = !rustix::process::geteuid().is_root();
+    if !is_bound {
+        println!("skipped: permissions don't bind this user");
+    }
+    is_bound
+}
+
+/// Single changes, each as a batch of one.
+impl Root {
+    fn commit_one(&self, change: Change) -> Result<Committed, Error> {
+        self.commit(vec![change]).remove(0)
+    }
+
+    fn version_after(&self, change: Change) -> Result<Version, Error> {
+        Ok(self.commit_one(change)?.version.unwrap())
+    }
+
+    pub(super) fn publish(
+        &self,
+        staged: StagedFile,
+        path: &RemotePath,
+        precondition: &Precondition,
+        parents: Parents,
+    ) -> Result<Version, Error> {
+        let target = target(path, precondition, parents);
+        self.version_after(Change::File { target, staged })
+    }
+
+    pub(super) fn publish_copy(
+        &self,
+        staged: StagedCopy,
+        path: &RemotePath,
+        precondition: &Precondition,
+    ) -> Result<Version, Error> {
+        let target = target(path, precondition, Parents::MustExist);
+        self.version_after(Change::Copy { target, staged })
+    }
+
+    pub(super) fn make_directory(
+        &self,
+        path: &RemotePath,
+        parents: Parents,
+        precondition: &Precondition,
+    ) -> Result<Version, Error> {
+        let target = target(path, precondition, parents);
+        self.version_after(Change::Directory { target })
+    }
+
+    pub(super) fn rename(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        source: &Precondition,
+        target: &Precondition,
+    ) -> Result<Version, Error> {
+        self.version_after(Change::Rename {
+            from: from.clone(),
+            to: to.clone(),
+            source: source.clone(),
+            target: target.clone(),
+        })
+    }
+
+    pub(super) fn delete(
+        &self,
+        path: &RemotePath,
+        recursive: bool,
+        precondition: &Precondition,
+    ) -> Result<Option<Trash>, Error> {
+        let change = Change::Delete {
+            path: path.clone(),
+            recursive,
+            precondition: precondition.clone(),
+        };
+        Ok(self.commit_one(change)?.trash)
+    }
+
+    pub(super) fn check_put(
+        &self,
+        path: &RemotePath,
+        precondition: &Precondition,
+        parents: Parents,
+        size: Option<u64>,
+    ) -> Result<(), Error> {
+        self.check(&target(path, precondition, parents), size)
+    }
+
+    pub(super) fn copy_to_staging(
+        &self,
+        (from, to): (&RemotePath, &RemotePath),
+        recursive: bool,
+        source: &Precondition,
+        cancelled: bool,
+    ) -> Result<StagedCopy, Error> {
+        let source = CopySource {
+            path: from.clone(),
+            recursive,
+            precondition: source.clone(),
+        };
+        let target = target(to, &Precondition::Any, Parents::MustExist);
+        self.stage_copy(&source, &target, &cancelled.into())
+    }
+}
+
+fn target(path: &RemotePath, precondition: &Precondition, parents: Parents) -> Target {
+    Target {
+        path: path.clone(),
+        precondition: precondition.clone(),
+        parents,
+    }
+}

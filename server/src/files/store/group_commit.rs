@@ -1,0 +1,188 @@
+//! One fsync of a directory for all who changed it meanwhile.
+//!
+//! A sync makes durable what happened before it started. Who comes while one is running therefore
+//! waits for the next, and all who wait share that one, failure included. A directory whose sync
+//! failed is never synced again: the kernel may say yes the second time and mean nothing by it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use rustix::io::Errno;
+
+use super::metadata::FileId;
+
+/// The syncs that are running or awaited, one entry for each directory.
+#[derive(Debug, Default)]
+pub(super) struct GroupCommit {
+    directories: Mutex<HashMap<FileId, Arc<DirectorySync>>>,
+}
+
+#[derive(Debug, Default)]
+struct DirectorySync {
+    progress: Mutex<SyncProgress>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SyncProgress {
+    /// How many syncs have started; each one's number is the count with itself.
+    started: u64,
+    is_running: bool,
+    /// The number of the sync that failed, and how. No later one starts.
+    failed: Option<(u64, Errno)>,
+    #[cfg(test)]
+    waiting: usize,
+}
+
+impl GroupCommit {
+    /// Returns once a sync of the directory `id` has ended that started after this call; `sync`
+    /// carries it out if nobody else does.
+    pub(super) fn sync(
+        &self,
+        id: FileId,
+        sync: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let directory = Arc::clone(self.directories.lock().entry(id).or_default());
+        let synced = directory.sync(sync);
+        let mut directories = self.directories.lock();
+        // Others take theirs under this lock: with the map's own and ours, nobody else has one.
+        if Arc::strong_count(&directory) == 2 {
+            directories.remove(&id);
+        }
+        // Ours goes under the lock as well, or the next to leave would count it.
+        drop(directory);
+        drop(directories);
+        synced
+    }
+}
+
+impl DirectorySync {
+    fn sync(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let mut progress = self.progress.lock();
+        let number = progress.started + 1;
+        while progress.is_running {
+            #[cfg(test)]
+            {
+                progress.waiting += 1;
+            }
+            self.ended.wait(&mut progress);
+            if progress.started >= number && !(progress.started == number && progress.is_running) {
+                return progress.outcome(number);
+            }
+        }
+        if progress.failed.is_some() {
+            return progress.outcome(number);
+        }
+        progress.started = number;
+        progress.is_running = true;
+        drop(progress);
+        let synced = sync();
+        let mut progress = self.progress.lock();
+        progress.is_running = false;
+        if let Err(errno) = synced {
+            progress.failed = Some((number, errno));
+        }
+        self.ended.notify_all();
+        synced
+    }
+}
+
+impl SyncProgress {
+    fn outcome(&self, number: u64) -> Result<(), Errno> {
+        match self.failed {
+            Some((failed, errno)) if failed <= number => Err(errno),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    const ID: FileId = FileId {
+        device: 1,
+        inode: 1,
+    };
+    const WAITERS: usize = 8;
+
+    /// Starts a sync that lasts until all of [`WAITERS`] wait for the next one; returns how many
+    /// syncs there were, and the waiters' outcomes if the next sync ends with `next`.
+    fn crowd(first: Result<(), Errno>, next: Result<(), Errno>) -> (usize, Vec<Result<(), Errno>>) {
+        let commits = GroupCommit::default();
+        let syncs = AtomicUsize::new(0);
+        let outcomes = thread::scope(|scope| {
+            let (started, has_started) = mpsc::channel();
+            let leader = scope.spawn({
+                let (commits, syncs) = (&commits, &syncs);
+                move || {
+                    commits.sync(ID, || {
+                        syncs.fetch_add(1, Ordering::Relaxed);
+                        started.send(()).unwrap();
+                        let directory = Arc::clone(&commits.directories.lock()[&ID]);
+                        while directory.progress.lock().waiting < WAITERS {
+                            thread::yield_now();
+                        }
+                        first
+                    })
+                }
+            });
+            has_started.recv().unwrap();
+            let waiters: Vec<_> = (0..WAITERS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        commits.sync(ID, || {
+                            syncs.fetch_add(1, Ordering::Relaxed);
+                            next
+                        })
+                    })
+                })
+                .collect();
+            assert_eq!(leader.join().unwrap(), first);
+            waiters
+                .into_iter()
+                .map(|waiter| waiter.join().unwrap())
+                .collect()
+        });
+        assert!(commits.directories.lock().is_empty(), "entries vanish");
+        (syncs.into_inner(), outcomes)
+    }
+
+    #[test]
+    fn all_who_come_during_a_sync_share_the_next() {
+        let (syncs, outcomes) = crowd(Ok(()), Ok(()));
+        assert_eq!(syncs, 2);
+        assert_eq!(outcomes, vec![Ok(()); WAITERS]);
+    }
+
+    #[test]
+    fn a_failure_reaches_all_who_shared_the_sync() {
+        let (syncs, outcomes) = crowd(Ok(()), Err(Errno::IO));
+        assert_eq!(syncs, 2);
+        assert_eq!(outcomes, vec![Err(Errno::IO); WAITERS]);
+    }
+
+    #[test]
+    fn a_failed_sync_fails_all_who_waited_and_is_not_repeated() {
+        let (syncs, outcomes) = crowd(Err(Errno::IO), Ok(()));
+        assert_eq!(syncs, 1);
+        assert_eq!(outcomes, vec![Err(Errno::IO); WAITERS]);
+    }
+
+    #[test]
+    fn directories_do_not_wait_for_each_other() {
+        let commits = GroupCommit::default();
+        let other = FileId {
+            device: 1,
+            inode: 2,
+        };
+        let outcome = commits.sync(ID, || commits.sync(other, || Ok(())));
+        assert_eq!(outcome, Ok(()));
+    }
+}

@@ -1,0 +1,217 @@
+//! The entries of a directory, page by page.
+//!
+//! A directory that changes meanwhile may show an entry's old or new name, but never one twice,
+//! and never an unfinished file.
+
+use std::os::fd::OwnedFd;
+
+use quire_shared::protocol::{Entry, EntryKind};
+use quire_shared::{Name, RemotePath};
+use rustix::fs::OFlags;
+
+use super::metadata::Metadata;
+use super::read_dir::ReadDir;
+use super::root::{Inner, Root};
+use super::{EntryFilter, Error, blocking};
+
+/// A listing under way; it holds the directory open, wherever that may be moved.
+#[derive(Debug)]
+pub struct Listing {
+    directory: OwnedFd,
+    root_device: u64,
+    names: ReadDir,
+}
+
+impl Root {
+    /// Begins to list the directory at `path`, with the first name after `after`, as if nothing
+    /// were in it but what may be `filter`.
+    ///
+    /// # Errors
+    /// If there is no directory, or it can't be read.
+    pub(crate) fn list(
+        &self,
+        path: &RemotePath,
+        after: Option<Name>,
+        filter: Option<EntryFilter>,
+    ) -> Result<Listing, Error> {
+        let (directory, _) = self.inner.listed_directory(path)?;
+        let names = ReadDir::read(&directory, after, filter)?;
+        Ok(Listing {
+            directory,
+            root_device: self.inner.id.device,
+            names,
+        })
+    }
+}
+
+impl Inner {
+    /// Opens the directory at `path` to read its names.
+    pub(super) fn listed_directory(&self, path: &RemotePath) -> Result<(OwnedFd, Metadata), Error> {
+        if !path.is_root() {
+            let metadata = self.metadata(path)?;
+            match metadata.kind {
+                _ if metadata.is_foreign => return Err(Error::OtherFileSystem),
+                EntryKind::Directory => {}
+                EntryKind::File => return Err(Error::NotDirectory),
+                EntryKind::Symlink | EntryKind::Other => return Err(Error::SpecialFile),
+            }
+        }
+        let (directory, _) = self.directory(path, OFlags::RDONLY)?;
+        let metadata = Metadata::of(&directory);
+        let metadata = metadata.map_err(Error::system("looking at a directory"))?;
+        Ok((directory, metadata))
+    }
+}
+
+/// Some entries of a listing.
+#[derive(Debug)]
+pub struct ListingPart {
+    /// The entries, in the order of the bytes of their names.
+    pub entries: Vec<Entry>,
+    /// Whether no entries follow.
+    pub is_last: bool,
+    /// How many names of the directory aren't UTF-8, in the last part.
+    pub unnameable: u64,
+}
+
+impl Listing {
+    /// The next entries, up to the first name that `fits` refuses, and the rest of the listing.
+    ///
+    /// # Errors
+    /// If the directory can't be read.
+    pub async fn next(
+        mut self,
+        mut fits: impl FnMut(&Name) -> bool + Send + 'static,
+    ) -> Result<(ListingPart, Self), Error> {
+        let reading = blocking(move || Ok((self.next_part(&mut fits)?, self)));
+        reading.await
+    }
+
+    pub(super) fn next_part(
+        &mut self,
+        fits: &mut dyn FnMut(&Name) -> bool,
+    ) -> Result<ListingPart, Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = self.names.next_if(&self.directory, &mut *fits)? {
+            let found = Metadata::at(&self.directory, name.as_str(), self.root_device)
+                .map_err(Error::system("looking at an entry"))?;
+            // Nothing has the name if it was removed since it was read.
+            if let Some(metadata) = found {
+                let attributes = metadata.attributes();
+                entries.push(Entry { name, attributes });
+            }
+        }
+        let is_last = self.names.is_at_end();
+        let unnameable = if is_last { self.names.unnameable() } else { 0 };
+        Ok(ListingPart {
+            entries,
+            is_last,
+            unnameable,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use quire_shared::ErrorCode;
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::*;
+
+    /// All parts, of at most so many bytes of names as a page of the protocol has room for.
+    fn pages(mut listing: Listing) -> Vec<ListingPart> {
+        let mut pages: Vec<ListingPart> = Vec::new();
+        while pages.last().is_none_or(|page| !page.is_last) {
+            let mut bytes = 0;
+            let mut fits = |name: &Name| {
+                bytes += 112 + name.as_str().len();
+                bytes <= quire_shared::limits::PAGE_BYTES_MAX
+            };
+            pages.push(listing.next_part(&mut fits).unwrap());
+        }
+        pages
+    }
+
+    fn names(pages: &[ListingPart]) -> Vec<&str> {
+        let entries = pages.iter().flat_map(|page| &page.entries);
+        entries.map(|entry| entry.name.as_str()).collect()
+    }
+
+    #[test]
+    fn entries_are_in_order_and_described() {
+        let fixture = Fixture::new();
+        for name in ["b", "a\nb", "é", "Z", "a"] {
+            fixture.write(name, "content");
+        }
+        fixture.write(".quire-download", "x");
+        fixture.write("d/x", "x");
+        symlink("/etc", fixture.local("link")).unwrap();
+        std::fs::write(fixture.local("").join(OsStr::from_bytes(b"\xff")), "x").unwrap();
+        let _staged = fixture.staged("x");
+        let pages = pages(fixture.root.list(&RemotePath::ROOT, None, None).unwrap());
+        assert_eq!(names(&pages), ["Z", "a", "a\nb", "b", "d", "link", "é"]);
+        assert_eq!(pages[0].unnameable, 1);
+        for entry in &pages[0].entries {
+            let alone = fixture.root.stat(&path(entry.name.as_str())).unwrap();
+            assert_eq!(entry.attributes, alone);
+        }
+        assert_eq!(pages[0].entries[5].attributes.kind, EntryKind::Symlink);
+        let after = Some(Name::new("a").unwrap());
+        let rest = self::pages(fixture.root.list(&RemotePath::ROOT, after, None).unwrap());
+        assert_eq!(names(&rest), ["a\nb", "b", "d", "link", "é"]);
+    }
+
+    #[test]
+    fn only_directories_are_listed() {
+        let fixture = Fixture::new();
+        fixture.write("file", "x");
+        symlink(".", fixture.local("link")).unwrap();
+        let list = |name| code(fixture.root.list(&path(name), None, None));
+        assert_eq!(list("file"), ErrorCode::NOT_DIRECTORY);
+        assert_eq!(list("link"), ErrorCode::SPECIAL_FILE);
+        assert_eq!(list("link/x"), ErrorCode::NOT_DIRECTORY);
+        assert_eq!(list("missing"), ErrorCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_directory_larger_than_a_pass_and_a_page_is_complete() {
+        let fixture = Fixture::new();
+        let expected: Vec<String> = (0..1000)
+            .map(|number| format!("{number:04}{}", "x".repeat(100)))
+            .collect();
+        for name in &expected {
+            fixture.write(name, "");
+        }
+        let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
+        listing.names = ReadDir::with_pass(&listing.directory, 70);
+        let pages = pages(listing);
+        assert!(pages.len() > 2);
+        assert_eq!(names(&pages), expected);
+    }
+
+    #[test]
+    fn a_page_ends_with_the_directory_and_not_with_a_pass() {
+        let fixture = Fixture::new();
+        for name in ["a", "b", "c", "d"] {
+            fixture.write(name, "");
+        }
+        let mut listing = fixture.root.list(&RemotePath::ROOT, None, None).unwrap();
+        listing.names = ReadDir::with_pass(&listing.directory, 2);
+        std::fs::remove_file(fixture.local("b")).unwrap();
+        let pages = pages(listing);
+        assert_eq!(pages.len(), 1);
+        assert_eq!(names(&pages), ["a", "c", "d"]);
+        let empty = fixture.root.make_directory(
+            &path("e"),
+            super::super::Parents::MustExist,
+            &Default::default(),
+        );
+        empty.unwrap();
+        let pages = self::pages(fixture.root.list(&path("e"), None, None).unwrap());
+        assert_eq!((pages.len(), pages[0].entries.len()), (1, 0));
+    }
+}

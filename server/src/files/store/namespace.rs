@@ -1,0 +1,372 @@
+//! Rename, delete and mkdir, and the attributes of directories.
+//!
+//! Each change is one system call on (directory, name) pairs; [`Commit`] makes the directories
+//! durable afterwards.
+
+use std::sync::Arc;
+
+use quire_shared::RemotePath;
+use quire_shared::protocol::{EntryKind, Precondition, Time, Version};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, mkdirat, unlinkat};
+use rustix::io::Errno;
+
+use super::Error;
+use super::batch::{Applied, Commit, OpenParent, Visible};
+use super::faults::Fault;
+use super::metadata::{MODE_MASK, Metadata};
+use super::publish::{Target, require, require_replaceable};
+use super::resolve::{DIRECTORY_MODE, Slot};
+use super::staging::{rename, set_modified};
+use super::trash::Trash;
+
+impl<'root> Commit<'root> {
+    pub(super) fn rename(
+        &mut self,
+        (from, source): (&RemotePath, &Precondition),
+        (to, target): (&RemotePath, &Precondition),
+    ) -> Result<Applied<'root>, Error> {
+        if to.is_root() {
+            return Err(Error::RootItself);
+        }
+        let (old, old_parent) = self.existing_slot(from)?;
+        let moved = old.metadata()?.ok_or(Error::NotFound)?;
+        require(source, Some(&moved))?;
+        require_movable(&moved)?;
+        if from == to {
+            require(target, Some(&moved))?;
+            return Ok(Applied {
+                visible: Visible::Unchanged(moved.version()),
+                syncs: [None; 2],
+                _made: None,
+            });
+        }
+        if from.contains(to) && moved.kind == EntryKind::Directory {
+            return Err(Error::IntoItself);
+        }
+        let (new, new_parent) = self.existing_slot(to)?;
+        let replaced = new.metadata()?;
+        require_target(&moved, target, replaced.as_ref())?;
+        if replaced.is_some_and(|replaced| replaced.id == moved.id) {
+            // Two names of one file: rename(2) would say yes and leave both.
+            unlinkat(&old.directory, old.name, AtFlags::empty())
+                .map_err(Error::system("removing the old of two names"))?;
+        } else {
+            rename(&old.directory, old.name, &new, target)?;
+        }
+        let visible = Visible::Named(Arc::clone(&new.directory), new.name.to_owned());
+        let is_same_directory = old_parent.id == new_parent.id;
+        let new_sync = self.touch(new_parent, Fault::PlaceSync);
+        // The old directory loses a name, for which nothing above it has to be durable.
+        let old_parent = OpenParent {
+            above: Arc::default(),
+            ..old_parent
+        };
+        let old_sync =
+            (!is_same_directory).then(|| self.touch(old_parent, Fault::OldDirectorySync));
+        Ok(Applied {
+            visible,
+            syncs: [Some(new_sync), old_sync],
+            _made: None,
+        })
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        path: &RemotePath,
+        recursive: bool,
+        precondition: &Precondition,
+    ) -> Result<Applied<'root>, Error> {
+        let staging = self.inner.writable()?;
+        let (slot, parent) = self.existing_slot(path)?;
+        let metadata = slot.metadata()?.ok_or(Error::NotFound)?;
+        require(precondition, Some(&metadata))?;
+        require_movable(&metadata)?;
+        let trash = match metadata.kind {
+            EntryKind::Directory if !recursive => return Err(Error::NotEmpty),
+            EntryKind::Directory => Some(Trash::take(&slot, staging)?),
+            EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
+                unlinkat(&slot.directory, slot.name, AtFlags::empty())
+                    .map_err(Error::system("removing a name"))?;
+                None
+            }
+        };
+        let parent = OpenParent {
+            above: Arc::default(),
+            ..parent
+        };
+        let sync = self.touch(parent, Fault::DeleteSync);
+        Ok(Applied::new(Visible::Gone(trash), sync))
+    }
+
+    pub(super) fn make_directory(&mut self, target: &Target) -> Result<Applied<'root>, Error> {
+        if target.path.is_root() {
+            let root = self.inner.metadata(&target.path)?;
+            let version = existing_directory(&target.precondition, &root)?;
+            return Ok(Applied {
+                visible: Visible::Existing(version),
+                syncs: [None; 2],
+                _made: None,
+            });
+        }
+        let (slot, parent, mut made) = self.target_slot(target)?;
+        let visible = match make_at(&slot, &target.precondition)? {
+            Some(existing) => Visible::Existing(existing),
+            None => {
+                made.keep();
+                Visible::Named(Arc::clone(&slot.directory), slot.name.to_owned())
+            }
+        };
+        // Also for a directory that exists: another request may have made it a moment ago.
+        let sync = self.touch(parent, Fault::PlaceSync);
+        Ok(Applied::new(visible, sync).with(made))
+    }
+
+    pub(super) fn set_attributes(
+        &mut self,
+        path: &RemotePath,
+        modified: Option<Time>,
+        mode: Option<u32>,
+    ) -> Result<Applied<'root>, Error> {
+        if path.is_root() {
+            return Err(Error::RootItself);
+        }
+        self.inner.refuse_staging(path)?;
+        let (directory, id) = self.inner.directory(path, OFlags::RDONLY)?;
+        if let Some(mode) = mode {
+            fchmod(&directory, Mode::from_raw_mode(mode & MODE_MASK))
+                .map_err(Error::system("setting permissions"))?;
+        }
+        if let Some(modified) = modified {
+            set_modified(&directory, modified)?;
+        }
+        let directory = Arc::new(directory);
+        let itself = OpenParent {
+            names: path.names().to_vec(),
+            directory: Arc::clone(&directory),
+            id,
+            above: Arc::new(self.inner.parent_syncs_on(path.names())?),
+        };
+        let sync = self.touch(itself, Fault::PlaceSync);
+        Ok(Applied::new(Visible::Open(directory), sync))
+    }
+}
+
+/// Makes a directory at `slot`, or gives the version of one that exists and is as good.
+fn make_at(slot: &Slot<'_>, precondition: &Precondition) -> Result<Option<Version>, Error> {
+    let existing = match slot.metadata()? {
+        Some(metadata) => metadata,
+        None => {
+            require(precondition, None)?;
+            let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+            match mkdirat(&slot.directory, slot.name, mode) {
+                Ok(()) => return Ok(None),
+                // A program that doesn't know our locks was faster.
+                Err(Errno::EXIST) => slot.metadata()?.ok_or(Error::Conflict)?,
+                Err(errno) => return Err(Error::system("making a directory")(errno)),
+            }
+        }
+    };
+    existing_directory(precondition, &existing).map(Some)
+}
+
+/// The version of what exists where a directory is wanted, if it is a directory.
+fn existing_directory(precondition: &Precondition, metadata: &Metadata) -> Result<Version, Error> {
+    require(precondition, Some(metadata))?;
+    match metadata.kind {
+        _ if metadata.is_foreign => Err(Error::OtherFileSystem),
+        EntryKind::Directory => Ok(metadata.version()),
+        EntryKind::File | EntryKind::Symlink | EntryKind::Other => Err(Error::Exists),
+    }
+}
+
+/// Checks that what is moved may take the name that `replaced` has.
+fn require_target(
+    moved: &Metadata,
+    target: &Precondition,
+    replaced: Option<&Metadata>,
+) -> Result<(), Error> {
+    match replaced {
+        Some(_) if moved.kind == EntryKind::Directory => Err(Error::Exists),
+        _ => require_replaceable(target, replaced),
+    }
+}
+
+/// Checks that no other file system is mounted on the name.
+fn require_movable(metadata: &Metadata) -> Result<(), Error> {
+    if metadata.is_foreign {
+        return Err(Error::OtherFileSystem);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use quire_shared::ErrorCode;
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::super::resolve::Parents;
+    use super::*;
+
+    const ANY: Precondition = Precondition::Any;
+    const ABSENT: Precondition = Precondition::Absent;
+
+    fn rename(
+        fixture: &Fixture,
+        from: &str,
+        to: &str,
+        target: &Precondition,
+    ) -> Result<Version, Error> {
+        fixture.root.rename(&path(from), &path(to), &ANY, target)
+    }
+
+    #[test]
+    fn a_file_gets_a_new_name_and_version() {
+        let fixture = Fixture::new();
+        fixture.write("d/a", "x");
+        let before = fixture.version("d/a");
+        let after = rename(&fixture, "d/a", "b", &ABSENT).unwrap();
+        assert!(!fixture.exists("d/a"));
+        assert_eq!(fixture.read("b"), "x");
+        assert_eq!(after, fixture.version("b"));
+        assert_ne!(after, before);
+        assert_eq!(
+            code(rename(&fixture, "d/a", "c", &ANY)),
+            ErrorCode::NOT_FOUND
+        );
+    }
+
+    #[test]
+    fn preconditions_hold_for_both_names() {
+        let fixture = Fixture::new();
+        fixture.write("a", "new");
+        fixture.write("b", "old");
+        assert_eq!(code(rename(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
+        let of_a = Precondition::Match(fixture.version("a"));
+        let of_b = Precondition::Match(fixture.version("b"));
+        let (a, b) = (path("a"), path("b"));
+        let root = &fixture.root;
+        assert_eq!(code(root.rename(&a, &b, &of_b, &of_b)), ErrorCode::CONFLICT);
+        assert_eq!(code(root.rename(&a, &b, &of_a, &of_a)), ErrorCode::CONFLICT);
+        assert_eq!(fixture.read("b"), "old");
+        root.rename(&a, &b, &of_a, &of_b).unwrap();
+        assert_eq!(fixture.read("b"), "new");
+    }
+
+    #[test]
+    fn a_name_renamed_to_itself_changes_nothing() {
+        let fixture = Fixture::new();
+        fixture.write("a", "x");
+        let before = fixture.version("a");
+        assert_eq!(rename(&fixture, "a", "a", &ANY).unwrap(), before);
+        assert_eq!(code(rename(&fixture, "a", "a", &ABSENT)), ErrorCode::EXISTS);
+        assert_eq!(code(rename(&fixture, "b", "b", &ANY)), ErrorCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn the_old_of_two_names_of_one_file_goes() {
+        let fixture = Fixture::new();
+        fixture.write("a", "x");
+        std::fs::hard_link(fixture.local("a"), fixture.local("b")).unwrap();
+        assert_eq!(code(rename(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
+        let version = rename(&fixture, "a", "b", &ANY).unwrap();
+        assert!(!fixture.exists("a"));
+        assert_eq!(fixture.version("b"), version);
+    }
+
+    #[test]
+    fn directories_move_but_replace_nothing() {
+        let fixture = Fixture::new();
+        fixture.write("d/x", "x");
+        fixture.write("file", "x");
+        std::fs::create_dir(fixture.local("empty")).unwrap();
+        assert_eq!(
+            code(rename(&fixture, "d", "empty", &ANY)),
+            ErrorCode::EXISTS
+        );
+        assert_eq!(code(rename(&fixture, "d", "file", &ANY)), ErrorCode::EXISTS);
+        assert_eq!(
+            code(rename(&fixture, "file", "d", &ANY)),
+            ErrorCode::IS_DIRECTORY
+        );
+        assert_eq!(
+            code(rename(&fixture, "d", "d/y", &ANY)),
+            ErrorCode::INTO_ITSELF
+        );
+        assert_eq!(
+            code(rename(&fixture, "d", "d/y/z", &ANY)),
+            ErrorCode::INTO_ITSELF
+        );
+        assert_eq!(
+            code(rename(&fixture, "d/x", "d", &ANY)),
+            ErrorCode::IS_DIRECTORY
+        );
+        assert_eq!(
+            code(rename(&fixture, "file", "file/y", &ANY)),
+            ErrorCode::NOT_DIRECTORY
+        );
+        assert_eq!(
+            code(rename(&fixture, "", "y", &ANY)),
+            ErrorCode::INVALID_PATH
+        );
+        assert_eq!(
+            code(rename(&fixture, "d", "", &ANY)),
+            ErrorCode::INVALID_PATH
+        );
+        rename(&fixture, "d", "empty/e", &ANY).unwrap();
+        assert_eq!(fixture.read("empty/e/x"), "x");
+    }
+
+    #[test]
+    fn deleting_takes_the_name_and_not_what_it_points_to() {
+        let fixture = Fixture::new();
+        fixture.write("a", "x");
+        std::fs::write(fixture.outside("kept"), "x").unwrap();
+        symlink(fixture.outside("kept"), fixture.local("link")).unwrap();
+        let stale = Precondition::Match(fixture.version("link"));
+        let delete =
+            |name: &str, precondition| fixture.root.delete(&path(name), false, precondition);
+        assert_eq!(code(delete("a", &stale)), ErrorCode::CONFLICT);
+        assert!(delete("a", &ANY).unwrap().is_none());
+        assert!(delete("link", &stale).unwrap().is_none());
+        assert_eq!(code(delete("a", &ANY)), ErrorCode::NOT_FOUND);
+        assert_eq!(code(delete("", &ANY)), ErrorCode::INVALID_PATH);
+        assert!(!fixture.exists("a") && !fixture.exists("link"));
+        assert!(fixture.outside("kept").exists());
+    }
+
+    #[test]
+    fn directories_are_made_once() {
+        let fixture = Fixture::new();
+        fixture.write("file", "x");
+        let make = |name: &str, make_parents, precondition: &Precondition| {
+            let parents = if make_parents {
+                Parents::MadeBelow(0)
+            } else {
+                Parents::MustExist
+            };
+            fixture
+                .root
+                .make_directory(&path(name), parents, precondition)
+        };
+        let version = make("d", false, &ABSENT).unwrap();
+        assert_eq!(version, fixture.version("d"));
+        assert_eq!(make("d", false, &ANY).unwrap(), version);
+        assert_eq!(
+            make("d", false, &Precondition::Match(version.clone())).unwrap(),
+            version
+        );
+        assert_eq!(code(make("d", false, &ABSENT)), ErrorCode::EXISTS);
+        assert_eq!(
+            code(make("e", false, &Precondition::Match(version))),
+            ErrorCode::CONFLICT
+        );
+        assert_eq!(code(make("file", false, &ANY)), ErrorCode::EXISTS);
+        assert_eq!(code(make("e/f", false, &ANY)), ErrorCode::NOT_FOUND);
+        assert_eq!(code(make("", false, &ABSENT)), ErrorCode::EXISTS);
+        make("", false, &ANY).unwrap();
+        make("e/f/g", true, &ABSENT).unwrap();
+        assert!(fixture.local("e/f/g").is_dir());
+    }
+}

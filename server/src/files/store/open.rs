@@ -1,0 +1,243 @@
+//! Opening a directory in order to serve it.
+//!
+//! Whatever can be known before the first request is found out here: whether the kernel can
+//! confine paths at all, whether anything may be changed, and what the root must not contain.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Error;
+use super::faults::Faults;
+use super::group_commit::GroupCommit;
+use super::metadata::Metadata;
+use super::new_directories::PendingSyncs;
+use super::resolve::open_beneath;
+use super::root::{Inner, Root};
+use super::staging::Staging;
+
+/// What the operator chose for a root.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Whether every change is refused.
+    pub read_only: bool,
+    /// What tests make it leave out.
+    pub faults: Faults,
+}
+
+impl Root {
+    /// Opens the directory at `path`, and clears away what a killed server left in it.
+    ///
+    /// # Errors
+    /// If there is no such directory, it can't be read, or the kernel is too old to confine paths.
+    pub(crate) fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| OpenError::new(path, errno))?;
+        match open_beneath(&directory, ".", OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(_) => {}
+            // EPERM is what filters of system calls say to calls they don't know.
+            Err(errno @ (Errno::NOSYS | Errno::PERM)) => {
+                return Err(OpenError::NoConfinement(errno.into()));
+            }
+            Err(errno) => return Err(OpenError::new(path, errno)),
+        }
+        let id = Metadata::of(&directory)
+            .map_err(|errno| OpenError::new(path, errno))?
+            .id;
+        let read_only = ReadOnlyReason::find(&directory, options);
+        let directory = Arc::new(directory);
+        if read_only.is_none() {
+            sweep(&directory, id.device);
+        }
+        let inner = Inner {
+            directory,
+            id,
+            read_only,
+            failed: AtomicBool::new(false),
+            staging: Mutex::new(None),
+            commits: GroupCommit::default(),
+            pending_syncs: PendingSyncs::default(),
+            faults: options.faults,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Whether `path`, or where it would be made, lies in the served directory. Keys and rights
+    /// must not: whoever may fetch or put could fetch or put those.
+    ///
+    /// # Errors
+    /// If that can't be found out.
+    pub(crate) fn contains_path(&self, path: &Path) -> io::Result<bool> {
+        let absolute = std::path::absolute(path)?;
+        for ancestor in existing(&absolute)?.ancestors() {
+            let found = Metadata::of(rustix::fs::open(
+                ancestor,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?)?;
+            if found.id == self.inner.id {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Why every change below a root is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOnlyReason {
+    /// The operator wants it so.
+    Asked,
+    /// The system would refuse changes.
+    NotWritable,
+    /// A change could not be made durable.
+    NotDurable,
+}
+
+impl ReadOnlyReason {
+    fn find(directory: &OwnedFd, options: Options) -> Option<Self> {
+        if options.read_only {
+            return Some(Self::Asked);
+        }
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(directory, c".", access, AtFlags::EACCESS) {
+            Ok(()) => None,
+            Err(_) => Some(Self::NotWritable),
+        }
+    }
+}
+
+impl std::fmt::Display for ReadOnlyReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked for",
+            Self::NotWritable => "the directory can't be written to",
+            Self::NotDurable => "a change could not be made durable",
+        })
+    }
+}
+
+/// Why a directory can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is nothing at the path.
+    #[error("{}: no such directory", .0.display())]
+    Missing(PathBuf),
+    /// Something else is at the path.
+    #[error("{}: not a directory", .0.display())]
+    NotDirectory(PathBuf),
+    /// This user may not read it.
+    #[error("{}: permission denied", .0.display())]
+    Denied(PathBuf),
+    /// The system failed.
+    #[error("{} can't be opened", path.display())]
+    System {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel can't confine paths to a directory.
+    #[error("this system lacks openat2 (Linux 5.6), which confines clients to the root")]
+    NoConfinement(#[source] io::Error),
+}
+
+impl OpenError {
+    fn new(path: &Path, errno: Errno) -> Self {
+        let path = path.to_owned();
+        match errno {
+            Errno::NOENT => Self::Missing(path),
+            Errno::NOTDIR => Self::NotDirectory(path),
+            Errno::ACCESS | Errno::PERM => Self::Denied(path),
+            errno => Self::System {
+                path,
+                source: errno.into(),
+            },
+        }
+    }
+}
+
+/// Removes what a killed server left, unless another server is at work there.
+fn sweep(directory: &Arc<OwnedFd>, root_device: u64) {
+    match Staging::find(directory, root_device) {
+        // Dropping it takes the empty directory away as well.
+        Ok(_) | Err(Error::OtherServer) => {}
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "what an earlier server left can't be removed");
+        }
+    }
+}
+
+/// The longest part of `path` that exists, with symbolic links resolved.
+fn existing(path: &Path) -> io::Result<PathBuf> {
+    for ancestor in path.ancestors() {
+        match ancestor.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+    }
+    Ok(PathBuf::from("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::super::fixture::{Fixture, is_bound_by_permissions};
+    use super::*;
+
+    #[test]
+    fn a_root_that_cannot_be_served_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |path: &Path| Root::open(path, Options::default()).unwrap_err();
+        let missing = directory.path().join("missing");
+        let error = open(&missing);
+        assert!(matches!(error, OpenError::Missing(_)), "{error}");
+        assert!(error.to_string().contains("missing: no such directory"));
+        std::fs::write(&missing, "").unwrap();
+        assert!(matches!(open(&missing), OpenError::NotDirectory(_)));
+        if is_bound_by_permissions() {
+            let closed = directory.path().join("closed");
+            std::fs::create_dir(&closed).unwrap();
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
+            assert!(matches!(open(&closed), OpenError::Denied(_)));
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+        }
+    }
+
+    #[test]
+    fn paths_in_the_root_are_recognized() {
+        let fixture = Fixture::new();
+        let contains = |path: &Path| fixture.root.contains_path(path).unwrap();
+        assert!(contains(&fixture.local("")));
+        assert!(contains(&fixture.local("not/made/yet")));
+        assert!(!contains(&fixture.outside("")));
+        assert!(!contains(&fixture.outside("not/made/yet")));
+        assert!(!contains(Path::new("/")));
+        symlink(fixture.local(""), fixture.outside("link")).unwrap();
+        assert!(contains(&fixture.outside("link/keys")));
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_written_to_is_served_read_only() {
+        if !is_bound_by_permissions() {
+            return;
+        }
+        let fixture = Fixture::new();
+        std::fs::set_permissions(fixture.local(""), PermissionsExt::from_mode(0o555)).unwrap();
+        let root = fixture.another_server();
+        assert_eq!(root.read_only(), Some(ReadOnlyReason::NotWritable));
+    }
+}

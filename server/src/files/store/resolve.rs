@@ -1,0 +1,420 @@
+//! From a path to a name in an open directory.
+//!
+//! All changes go through a [`Slot`]: the kernel has resolved the parent beneath the root, and
+//! what is left is a single name.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use quire_shared::protocol::Precondition;
+use quire_shared::{Name, RemotePath};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::Error;
+use super::metadata::{FileId, Metadata};
+use super::new_directories::NewDirectories;
+use super::publish::require;
+use super::root::Inner;
+
+/// What a change may do about directories that are missing above its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parents {
+    /// Nothing: without them the change fails.
+    MustExist,
+    /// Make those that lie below the directory at this depth, which itself has to be there; the
+    /// root is at depth 0.
+    MadeBelow(usize),
+}
+
+impl Parents {
+    /// Whether a directory with so many names in its path may be made.
+    fn may_make(self, names: usize) -> bool {
+        match self {
+            Self::MustExist => false,
+            Self::MadeBelow(depth) => names > depth,
+        }
+    }
+}
+
+/// A name in an open directory; perhaps nothing has it.
+#[derive(Debug)]
+pub(super) struct Slot<'path> {
+    pub(super) directory: Arc<OwnedFd>,
+    pub(super) directory_id: FileId,
+    pub(super) name: &'path str,
+    root_device: u64,
+}
+
+impl Slot<'_> {
+    /// What has the name now.
+    pub(super) fn metadata(&self) -> Result<Option<Metadata>, Error> {
+        Metadata::at(&self.directory, self.name, self.root_device)
+            .map_err(Error::system("looking at a name"))
+    }
+}
+
+impl Inner {
+    /// The facts of what is at `path`.
+    pub(super) fn metadata(&self, path: &RemotePath) -> Result<Metadata, Error> {
+        if path.is_root() {
+            return Metadata::of(&self.directory).map_err(Error::system("looking at the root"));
+        }
+        let slot = self.slot(path, OFlags::PATH)?;
+        slot.metadata()?.ok_or(Error::NotFound)
+    }
+
+    /// The place of `path`, its directory opened with `access`: `PATH` to look, `RDONLY` to change,
+    /// since only such a handle can be synced.
+    pub(super) fn slot<'path>(
+        &self,
+        path: &'path RemotePath,
+        access: OFlags,
+    ) -> Result<Slot<'path>, Error> {
+        let (Some(name), Some(parent)) = (path.name(), path.parent()) else {
+            return Err(Error::RootItself);
+        };
+        self.refuse_staging(path)?;
+        let (directory, directory_id) = self.directory(&parent, access)?;
+        Ok(self.slot_in(Arc::new(directory), directory_id, name.as_str()))
+    }
+
+    /// The place of `name` in a directory that is open.
+    pub(super) fn slot_in<'path>(
+        &self,
+        directory: Arc<OwnedFd>,
+        directory_id: FileId,
+        name: &'path str,
+    ) -> Slot<'path> {
+        Slot {
+            directory,
+            directory_id,
+            name,
+            root_device: self.id.device,
+        }
+    }
+
+    /// Refuses a path that leads into the staging directory.
+    pub(super) fn refuse_staging(&self, path: &RemotePath) -> Result<(), Error> {
+        match path.names().first() {
+            Some(first) if self.is_staging(first.as_str())? => Err(Error::NotFound),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a name in the root is an alias of the staging directory, whose own name no path has.
+    /// File systems that fold case or have short names may know it by others.
+    fn is_staging(&self, name: &str) -> Result<bool, Error> {
+        // An alias keeps the dot, or has what short names or other spellings have.
+        let may_be_alias = name.starts_with('.') || name.contains('~') || !name.is_ascii();
+        if !may_be_alias {
+            return Ok(false);
+        }
+        let slot = self.staging.lock();
+        let Some(staging) = slot.as_ref().map(|staging| staging.id) else {
+            return Ok(false);
+        };
+        drop(slot);
+        let found = Metadata::at(&self.directory, name, self.id.device)
+            .map_err(Error::system("looking at a name"))?;
+        Ok(found.is_some_and(|found| found.id == staging))
+    }
+
+    /// The place of `path` for a change. Directories that are missing on the way are made as far as
+    /// that is `allowed`, unless `precondition` asks for something that is there.
+    pub(super) fn slot_to_change<'path>(
+        &self,
+        path: &'path RemotePath,
+        allowed: Parents,
+        precondition: &Precondition,
+        made: &mut NewDirectories<'_>,
+    ) -> Result<Slot<'path>, Error> {
+        match self.slot(path, OFlags::RDONLY) {
+            Err(Error::NotFound) if allowed != Parents::MustExist => {
+                require(precondition, None)?;
+                self.slot_making_parents(path, allowed, made)
+            }
+            slot => slot,
+        }
+    }
+
+    /// The place of `path` for a change, after making the directories that are missing.
+    pub(super) fn slot_making_parents<'path>(
+        &self,
+        path: &'path RemotePath,
+        allowed: Parents,
+        made: &mut NewDirectories<'_>,
+    ) -> Result<Slot<'path>, Error> {
+        let (name, parents) = path.names().split_last().ok_or(Error::RootItself)?;
+        let (mut directory, mut directory_id) =
+            self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
+        for (parent, depth) in parents.iter().zip(1..) {
+            (directory, directory_id) = match self.child(&directory, parent) {
+                Err(Error::NotFound) if allowed.may_make(depth) => made.make(directory, parent)?,
+                found => found?,
+            };
+        }
+        Ok(self.slot_in(Arc::new(directory), directory_id, name.as_str()))
+    }
+
+    /// Whether the directories above `path` could be made where they are missing.
+    pub(super) fn could_make_parents(
+        &self,
+        path: &RemotePath,
+        allowed: Parents,
+    ) -> Result<(), Error> {
+        let mut ancestor = path.parent();
+        while let Some(directory) = ancestor {
+            match self.directory(&directory, OFlags::PATH) {
+                Err(Error::NotFound) if allowed.may_make(directory.names().len()) => {
+                    ancestor = directory.parent();
+                }
+                Err(error) => return Err(error),
+                Ok((directory, _)) => return require_writable(&directory),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the directory at `path`.
+    pub(super) fn directory(
+        &self,
+        path: &RemotePath,
+        access: OFlags,
+    ) -> Result<(OwnedFd, FileId), Error> {
+        self.open_directory(&self.directory, &path.to_relative(), access)
+    }
+
+    /// Opens the directory `name` in `directory`.
+    pub(super) fn child(
+        &self,
+        directory: &OwnedFd,
+        name: &Name,
+    ) -> Result<(OwnedFd, FileId), Error> {
+        self.open_directory(directory, name.as_str(), OFlags::RDONLY)
+    }
+
+    fn open_directory(
+        &self,
+        from: &OwnedFd,
+        path: &str,
+        access: OFlags,
+    ) -> Result<(OwnedFd, FileId), Error> {
+        let directory = match open_beneath(from, path, access | OFlags::DIRECTORY) {
+            // A symbolic link on the way: whatever it points to, no directory of ours.
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(Error::NotDirectory),
+            Err(Errno::NOENT) => return Err(Error::NotFound),
+            Err(Errno::XDEV) => return Err(Error::OtherFileSystem),
+            opened => opened.map_err(Error::system("opening a directory"))?,
+        };
+        let metadata = Metadata::of(&directory).map_err(Error::system("looking at a directory"))?;
+        // The kernel's rule concerns mounts; subvolumes differ by their device alone.
+        if metadata.id.device != self.id.device {
+            return Err(Error::OtherFileSystem);
+        }
+        Ok((directory, metadata.id))
+    }
+}
+
+/// Opens `path` below `directory` as the kernel confines it. Without following a link in the last
+/// place only if `flags` say so; links on the way are never followed.
+pub(super) fn open_beneath(
+    directory: impl AsFd,
+    path: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    for _ in 1..OPEN_ATTEMPTS {
+        match openat2(
+            &directory,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+    openat2(
+        &directory,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+}
+
+/// Whether this user may make and remove names in `directory`.
+pub(super) fn require_writable(directory: &OwnedFd) -> Result<(), Error> {
+    use rustix::fs::{Access, accessat};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    accessat(directory, c".", access, AtFlags::EACCESS)
+        .map_err(Error::system("asking for the right to write"))
+}
+
+/// Permissions of a new directory; the process's umask takes some away.
+pub(super) const DIRECTORY_MODE: u32 = 0o777;
+
+/// How often an open is tried that the kernel gave up because of renames elsewhere, which it does
+/// rather than guess. The renames would have to hit every single time.
+const OPEN_ATTEMPTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use quire_shared::ErrorCode;
+    use quire_shared::protocol::{EntryKind, Precondition};
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::super::staging::STAGING_NAME;
+    use super::Parents;
+
+    const ANY: Precondition = Precondition::Any;
+
+    #[test]
+    fn the_staging_directory_is_recognized_under_any_name() {
+        let fixture = Fixture::new();
+        fixture.write(".hidden", "x");
+        let is_staging = |name| fixture.root.inner.is_staging(name).unwrap();
+        assert!(!is_staging(STAGING_NAME), "not made yet");
+        let _staged = fixture.staged("x");
+        assert!(is_staging(STAGING_NAME));
+        assert!(!is_staging(".hidden") && !is_staging(".missing"));
+    }
+
+    /// Carries out a test in a mount namespace of its own, or says why not.
+    #[expect(clippy::print_stdout, reason = "the test runner shows it")]
+    fn in_mount_namespace(test: &str, body: impl FnOnce()) {
+        const VARIABLE: &str = "QUIRE_TEST_IN_MOUNT_NAMESPACE";
+        if std::env::var_os(VARIABLE).is_some() {
+            return body();
+        }
+        let is_possible = Command::new("unshare").args(["--mount", "true"]).output();
+        if !is_possible.is_ok_and(|output| output.status.success()) {
+            println!("skipped: no right to mount anything");
+            return;
+        }
+        let output = Command::new("unshare")
+            .arg("--mount")
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--nocapture",
+                &format!("files::store::resolve::tests::{test}"),
+            ])
+            .env(VARIABLE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{complained}");
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    fn mount(arguments: &[&str], at: &Path) {
+        let status = Command::new("mount").args(arguments).arg(at).status();
+        assert!(status.unwrap().success(), "mount {arguments:?}");
+    }
+
+    fn unmount(at: &Path) {
+        assert!(Command::new("umount").arg(at).status().unwrap().success());
+    }
+
+    #[test]
+    fn other_file_systems_are_neither_entered_nor_touched() {
+        in_mount_namespace("other_file_systems_are_neither_entered_nor_touched", || {
+            let fixture = Fixture::new();
+            fixture.write("d/mount/x", "hidden");
+            fixture.write("bound/x", "hidden");
+            fixture.write("file", "hidden");
+            std::fs::write(fixture.outside("x"), "x").unwrap();
+            let outside = fixture.outside("");
+            let outside = outside.to_str().unwrap();
+            mount(&["-t", "tmpfs", "none"], &fixture.local("d/mount"));
+            fixture.write("d/mount/x", "kept");
+            // Of the same device, which only the kernel tells apart.
+            mount(&["--bind", outside], &fixture.local("bound"));
+            mount(&["--bind", &format!("{outside}x")], &fixture.local("file"));
+            let root = &fixture.root;
+            for name in ["d/mount", "bound", "file"] {
+                let (there, is_foreign) = (path(name), path("elsewhere"));
+                let other = ErrorCode::OTHER_FILE_SYSTEM;
+                assert_eq!(root.stat(&there).unwrap().kind, EntryKind::Other, "{name}");
+                assert_eq!(code(root.open_file(&there)), other, "{name}");
+                assert_eq!(code(root.list(&there, None, None)), other, "{name}");
+                assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
+                assert_eq!(code(root.delete(&there, true, &ANY)), other, "{name}");
+                assert_eq!(
+                    code(root.make_directory(&there, Parents::MustExist, &ANY)),
+                    other,
+                    "{name}"
+                );
+                assert_eq!(
+                    code(root.rename(&there, &is_foreign, &ANY, &ANY)),
+                    other,
+                    "{name}"
+                );
+                let paths = (&there, &is_foreign);
+                assert_eq!(
+                    code(root.copy_to_staging(paths, true, &ANY, false)),
+                    other,
+                    "{name}"
+                );
+            }
+            for name in ["d/mount/x", "bound/x"] {
+                let other = ErrorCode::OTHER_FILE_SYSTEM;
+                assert_eq!(code(root.open_file(&path(name))), other, "{name}");
+                assert_eq!(code(root.stat(&path(name))), other, "{name}");
+                assert_eq!(code(fixture.put(name, "x", &ANY)), other, "{name}");
+            }
+            let page = root
+                .list(&path(""), None, None)
+                .unwrap()
+                .next_part(&mut |_| true)
+                .unwrap();
+            assert_eq!(page.entries[0].attributes.kind, EntryKind::Other, "bound");
+            let copy = root.copy_to_staging((&path("d"), &path("e")), true, &ANY, false);
+            assert_eq!(copy.unwrap().skipped(), 1);
+            let trash = root.delete(&path("d"), true, &ANY).unwrap().unwrap();
+            assert_eq!(code(trash.remove()), ErrorCode::BUSY);
+            let left = std::fs::read_dir(fixture.local(STAGING_NAME)).unwrap();
+            let left = left.last().unwrap().unwrap().path().join("mount");
+            assert_eq!(std::fs::read_to_string(left.join("x")).unwrap(), "kept");
+            for at in [left, fixture.local("bound"), fixture.local("file")] {
+                unmount(&at);
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_before_the_content_comes() {
+        in_mount_namespace("a_full_disk_is_noticed_before_the_content_comes", || {
+            use std::io::Write;
+            let fixture = Fixture::new();
+            mount(
+                &["-t", "tmpfs", "-o", "size=1m", "none"],
+                &fixture.local(""),
+            );
+            let root = fixture.another_server();
+            assert_eq!(code(root.stage(Some(2 << 20))), ErrorCode::NO_SPACE);
+            let check = root.check_put(&path("a"), &ANY, Parents::MustExist, Some(2 << 20));
+            assert_eq!(code(check), ErrorCode::NO_SPACE);
+            let reserved = root.stage(Some(768 << 10)).unwrap();
+            assert_eq!(code(root.stage(Some(512 << 10))), ErrorCode::NO_SPACE);
+            let mut undeclared = root.stage(None).unwrap();
+            let full = undeclared.write_all(&[0; 512 << 10]).unwrap_err();
+            let full = super::Error::system("writing")(full);
+            assert_eq!(crate::files::Error::from(full).code(), ErrorCode::NO_SPACE);
+            drop((reserved, undeclared));
+            root.stage(Some(768 << 10)).unwrap();
+            drop(root);
+            unmount(&fixture.local(""));
+        });
+    }
+}

@@ -1,0 +1,315 @@
+//! The handle of the served directory, and what its operations have in common.
+//!
+//! The kernel confines every path to the
+//! root (`openat2`), without following a symbolic link or entering another file system; what
+//! follows acts on one name in an open directory, so that a path that was legal when checked can't
+//! become illegal when used. Files are never changed in place: an open file is a stable snapshot.
+//!
+//! All of it blocks and belongs on blocking threads. Locks between requests are the caller's.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use quire_shared::RemotePath;
+use quire_shared::protocol::{Attributes, Version};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::Error;
+use super::faults::{Fault, Faults};
+use super::group_commit::GroupCommit;
+use super::metadata::{FileId, Metadata};
+use super::new_directories::PendingSyncs;
+use super::open::ReadOnlyReason;
+use super::open_file::OpenFile;
+use super::staging::Staging;
+
+/// The served directory; clones stand for the same one.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) directory: Arc<OwnedFd>,
+    pub(super) id: FileId,
+    pub(super) read_only: Option<ReadOnlyReason>,
+    /// Set for good once a change became visible that may not be durable.
+    pub(super) failed: AtomicBool,
+    /// Made at the first change.
+    pub(super) staging: Mutex<Option<Arc<Staging>>>,
+    pub(super) commits: GroupCommit,
+    pub(super) pending_syncs: PendingSyncs,
+    pub(super) faults: Faults,
+}
+
+impl Root {
+    /// Whether every change is refused, and why.
+    pub(super) fn read_only(&self) -> Option<ReadOnlyReason> {
+        if self.inner.failed.load(Ordering::Relaxed) {
+            return Some(ReadOnlyReason::NotDurable);
+        }
+        self.inner.read_only
+    }
+
+    /// What is known of `path`. A symbolic link is described, not followed.
+    ///
+    /// # Errors
+    /// If there is nothing, or the way there is none.
+    pub(super) fn stat(&self, path: &RemotePath) -> Result<Attributes, Error> {
+        Ok(self.inner.metadata(path)?.attributes())
+    }
+
+    /// Opens the regular file at `path` for reading.
+    ///
+    /// # Errors
+    /// If there is none. Nothing but a regular file is ever opened: a FIFO would block, a device
+    /// might act.
+    pub(super) fn open_file(&self, path: &RemotePath) -> Result<OpenFile, Error> {
+        if path.is_root() {
+            return Err(Error::IsDirectory);
+        }
+        let slot = self.inner.slot(path, OFlags::PATH)?;
+        slot.metadata()?.ok_or(Error::NotFound)?.require_file()?;
+        OpenFile::open(&slot.directory, slot.name)
+    }
+}
+
+impl Inner {
+    /// The staging directory, if anything may be changed; this server is then the one that writes.
+    pub(super) fn writable(&self) -> Result<Arc<Staging>, Error> {
+        if self.read_only.is_some() || self.failed.load(Ordering::Relaxed) {
+            return Err(Error::ReadOnly);
+        }
+        let mut slot = self.staging.lock();
+        if let Some(staging) = &*slot {
+            return Ok(Arc::clone(staging));
+        }
+        let mut staging = Staging::make(&self.directory, self.id.device)?;
+        staging.faults = self.faults;
+        let staging = Arc::new(staging);
+        *slot = Some(Arc::clone(&staging));
+        Ok(staging)
+    }
+
+    /// Makes the changes in `directory` durable, together with those of others. If that fails the
+    /// root is read-only for good: the kernel may have forgotten what it could not write. `site` is
+    /// the fault that leaves this sync out.
+    pub(super) fn sync(&self, site: Fault, directory: &OwnedFd, id: FileId) -> Result<(), Error> {
+        let synced = self
+            .commits
+            .sync(id, || match self.faults.sync(site, directory) {
+                // File systems that write directories at once and have no call for it.
+                Err(Errno::INVAL) => Ok(()),
+                synced => synced,
+            });
+        synced.map_err(|errno| self.not_durable(errno))
+    }
+
+    /// The version of what was just changed. The change is visible already, so that a system that
+    /// can't even look at it has made it uncertain.
+    pub(super) fn version_of(&self, file: impl AsFd) -> Result<Version, Error> {
+        let metadata = Metadata::of(file).map_err(|errno| self.not_durable(errno))?;
+        Ok(metadata.version())
+    }
+
+    /// The version of what just got `name` in `directory`, as [`Inner::version_of`].
+    pub(super) fn version_at(&self, directory: &OwnedFd, name: &str) -> Result<Version, Error> {
+        let found = Metadata::at(directory, name, self.id.device);
+        let metadata = found.map_err(|errno| self.not_durable(errno))?;
+        // If nothing is there, a program that doesn't know our locks took it away.
+        Ok(metadata.ok_or(Error::Conflict)?.version())
+    }
+
+    /// Ends all changes, because of one that is visible but not durable.
+    pub(super) fn not_durable(&self, errno: Errno) -> Error {
+        self.failed.store(true, Ordering::Relaxed);
+        Error::NotDurable(errno.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use quire_shared::ErrorCode;
+    use quire_shared::protocol::EntryKind;
+    use rustix::fs::Mode;
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::super::open::Options;
+    use super::super::resolve::Parents;
+    use super::*;
+
+    fn make_fifo(at: &Path) {
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, at, mode).unwrap();
+    }
+
+    #[test]
+    fn an_open_file_stays_what_it_was() {
+        let fixture = Fixture::new();
+        fixture.write("d/a", "before");
+        let mut opened = fixture.root.open_file(&path("d/a")).unwrap();
+        assert_eq!(opened.attributes, fixture.root.stat(&path("d/a")).unwrap());
+        fixture.put("d/a", "after", &Default::default()).unwrap();
+        let mut content = String::new();
+        opened.file.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "before");
+        let after = opened.attributes_now().unwrap();
+        assert_eq!(after.size, opened.attributes.size);
+        assert_eq!(after.modified, opened.attributes.modified);
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let fixture = Fixture::new();
+        fixture.write("inside/file", "x");
+        std::fs::write(fixture.outside("secret"), "x").unwrap();
+        symlink(fixture.outside("secret"), fixture.local("absolute")).unwrap();
+        symlink("../outside/secret", fixture.local("upwards")).unwrap();
+        symlink("../outside", fixture.local("directory")).unwrap();
+        symlink("inside", fixture.local("within")).unwrap();
+        symlink("nowhere", fixture.local("dangling")).unwrap();
+        let root = &fixture.root;
+        for name in ["absolute", "upwards", "directory", "within", "dangling"] {
+            let attributes = root.stat(&path(name)).unwrap();
+            assert_eq!(attributes.kind, EntryKind::Symlink, "{name}");
+            let opened = root.open_file(&path(name));
+            assert_eq!(code(opened), ErrorCode::SPECIAL_FILE, "{name}");
+        }
+        for name in ["directory/secret", "within/file", "dangling/x"] {
+            let opened = root.open_file(&path(name));
+            assert_eq!(code(opened), ErrorCode::NOT_DIRECTORY, "{name}");
+            let put = fixture.put(name, "x", &Default::default());
+            assert_eq!(code(put), ErrorCode::NOT_DIRECTORY, "{name}");
+        }
+        let staged = fixture.staged("x");
+        let put = root.publish(
+            staged,
+            &path("directory/new/x"),
+            &Default::default(),
+            Parents::MadeBelow(0),
+        );
+        assert_eq!(code(put), ErrorCode::NOT_DIRECTORY);
+        assert_eq!(std::fs::read_dir(fixture.outside("")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let fixture = Fixture::new();
+        make_fifo(&fixture.local("fifo"));
+        let _socket = std::os::unix::net::UnixListener::bind(fixture.local("socket")).unwrap();
+        std::fs::create_dir(fixture.local("directory")).unwrap();
+        let open = |name| code(fixture.root.open_file(&path(name)));
+        assert_eq!(open("fifo"), ErrorCode::SPECIAL_FILE);
+        assert_eq!(open("socket"), ErrorCode::SPECIAL_FILE);
+        assert_eq!(open("directory"), ErrorCode::IS_DIRECTORY);
+        assert_eq!(open(""), ErrorCode::IS_DIRECTORY);
+        assert_eq!(open("fifo/x"), ErrorCode::NOT_DIRECTORY);
+        assert_eq!(open("missing/x"), ErrorCode::NOT_FOUND);
+        let kind = |name| fixture.root.stat(&path(name)).unwrap().kind;
+        assert_eq!(kind("fifo"), EntryKind::Other);
+        assert_eq!(kind(""), EntryKind::Directory);
+    }
+
+    #[test]
+    fn names_are_bytes_of_any_length_up_to_the_limit() {
+        let fixture = Fixture::new();
+        for name in ["x".repeat(255), "é".repeat(127), "a\nb\u{1b}[2J".into()] {
+            fixture.put(&name, "x", &Default::default()).unwrap();
+            assert_eq!(fixture.read(&name), "x");
+        }
+    }
+
+    #[test]
+    fn a_read_only_root_refuses_changes_and_stays_untouched() {
+        let fixture = Fixture::new();
+        fixture.write("a", "x");
+        let options = Options {
+            read_only: true,
+            ..Default::default()
+        };
+        let root = Root::open(&fixture.local(""), options).unwrap();
+        assert_eq!(root.read_only(), Some(ReadOnlyReason::Asked));
+        let any = Default::default();
+        assert_eq!(code(root.stage(None)), ErrorCode::READ_ONLY);
+        assert_eq!(
+            code(root.check_put(&path("b"), &any, Parents::MustExist, None)),
+            ErrorCode::READ_ONLY
+        );
+        assert_eq!(
+            code(root.delete(&path("a"), false, &any)),
+            ErrorCode::READ_ONLY
+        );
+        assert_eq!(
+            code(root.make_directory(&path("b"), Parents::MustExist, &any)),
+            ErrorCode::READ_ONLY
+        );
+        assert_eq!(
+            code(root.rename(&path("a"), &path("b"), &any, &any)),
+            ErrorCode::READ_ONLY
+        );
+        assert_eq!(std::fs::read_dir(fixture.local("")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_change_that_may_not_be_durable_is_the_last() {
+        let fixture = Fixture::new();
+        let inner = &fixture.root.inner;
+        let site = Fault::PlaceSync;
+        inner.sync(site, &inner.directory, inner.id).unwrap();
+        assert_eq!(fixture.root.read_only(), None);
+        // A handle that only looks can't be synced.
+        let (handle, id) = inner.directory(&RemotePath::ROOT, OFlags::PATH).unwrap();
+        assert_eq!(code(inner.sync(site, &handle, id)), ErrorCode::DISK);
+        assert_eq!(fixture.root.read_only(), Some(ReadOnlyReason::NotDurable));
+        assert_eq!(code(fixture.root.stage(None)), ErrorCode::READ_ONLY);
+    }
+
+    #[test]
+    fn links_that_come_and_go_lead_nowhere() {
+        let fixture = Fixture::new();
+        fixture.write("d/file", "inside");
+        std::fs::write(fixture.outside("file"), "outside").unwrap();
+        symlink(fixture.outside(""), fixture.local("link")).unwrap();
+        let (going_on, is_over) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            // Moved in here, so that it is dropped, and the other thread ends, on a failure as well.
+            let _going_on = going_on;
+            let (d, link) = (fixture.local("d"), fixture.local("link"));
+            scope.spawn(move || {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    let here = rustix::fs::CWD;
+                    rustix::fs::renameat_with(here, &d, here, &link, flags).unwrap();
+                }
+            });
+            for _ in 0..20 {
+                for _ in 0..50 {
+                    let Ok(mut opened) = fixture.root.open_file(&path("d/file")) else {
+                        continue;
+                    };
+                    let mut content = String::new();
+                    opened.file.read_to_string(&mut content).unwrap();
+                    assert!(content == "inside" || content == "new", "{content}");
+                }
+                // Each may succeed or not, but only inside.
+                let _ = fixture
+                    .root
+                    .delete(&path("d/file"), false, &Default::default());
+                let _ = fixture.put("d/file", "new", &Default::default());
+                let _ = fixture.put("d/other", "new", &Default::default());
+            }
+        });
+        let outside = std::fs::read_to_string(fixture.outside("file")).unwrap();
+        assert_eq!(outside, "outside");
+        assert_eq!(std::fs::read_dir(fixture.outside("")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,483 @@
+//! The private directory inside the root where new content is written before it gets its name.
+//!
+//! It lies on the root's own file system, so that giving a name is a rename. Its lock makes one
+//! server the writer of a root: whoever holds it may clear away what is left there, since nobody
+//! alive can need it. The directory goes when its last user does.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use quire_shared::protocol::{Precondition, Time};
+use rustix::fs::{
+    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec,
+    Timestamps, UTIME_OMIT, fadvise, fallocate, fchmod, flock, fstatvfs, futimens, mkdirat, openat,
+    renameat_with, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::faults::{Fault, Faults};
+use super::metadata::{FileId, MODE_MASK, Metadata, NANOSECONDS_MAX};
+use super::resolve::{Slot, open_beneath};
+use super::root::Root;
+use super::{Error, trash};
+
+/// The staging directory, locked by this server.
+#[derive(Debug)]
+pub(super) struct Staging {
+    root: Arc<OwnedFd>,
+    pub(super) directory: OwnedFd,
+    pub(super) id: FileId,
+    pub(super) root_device: u64,
+    /// Permissions of a file for which none are asked.
+    file_mode: Mode,
+    pub(super) faults: Faults,
+}
+
+impl Staging {
+    /// Locks the staging directory of `root`, making it if need be.
+    pub(super) fn make(root: &Arc<OwnedFd>, root_device: u64) -> Result<Self, Error> {
+        for _ in 0..LOCK_ATTEMPTS {
+            match mkdirat(root, STAGING_NAME, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    return Err(Error::system("making the staging directory")(errno));
+                }
+            }
+            if let Some(staging) = Self::find(root, root_device)? {
+                return Ok(staging);
+            }
+        }
+        Err(Error::OtherServer)
+    }
+
+    /// Locks the staging directory of `root` if there is one, and clears it.
+    pub(super) fn find(root: &Arc<OwnedFd>, root_device: u64) -> Result<Option<Self>, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = match open_beneath(root, STAGING_NAME, flags) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
+                return Err(Error::StagingUnusable);
+            }
+            Err(errno) => return Err(Error::system("opening the staging directory")(errno)),
+        };
+        let looking = Error::system("looking at the staging directory");
+        let metadata = Metadata::of(&directory).map_err(looking)?;
+        let is_ours = metadata.owner == rustix::process::geteuid().as_raw();
+        if !is_ours
+            || metadata.mode & !Mode::RWXU.as_raw_mode() != 0
+            || metadata.id.device != root_device
+        {
+            return Err(Error::StagingUnusable);
+        }
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(Error::OtherServer),
+            Err(errno) => return Err(Error::system("locking the staging directory")(errno)),
+        }
+        // The one who had the lock may have removed the directory meanwhile.
+        let looking = Error::system("looking at the staging directory");
+        let named = Metadata::at(root, STAGING_NAME, root_device).map_err(looking)?;
+        if named.is_none_or(|named| named.id != metadata.id) {
+            return Ok(None);
+        }
+        trash::clear(&directory, root_device)?;
+        let file_mode = default_file_mode(&directory)?;
+        Ok(Some(Self {
+            root: Arc::clone(root),
+            directory,
+            id: metadata.id,
+            root_device,
+            file_mode,
+            faults: Faults::default(),
+        }))
+    }
+
+    /// Refuses what doesn't fit on the file system, before anything is written.
+    pub(super) fn require_room(&self, bytes: u64) -> Result<(), Error> {
+        let looking = Error::system("asking for free space");
+        let found = fstatvfs(&self.directory).map_err(looking)?;
+        // No blocks at all is what file systems say that don't count them.
+        if found.f_blocks != 0 && bytes > found.f_bavail.saturating_mul(found.f_frsize) {
+            return Err(Error::NoSpace { bytes });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Still locked. Fails if something is left in it, which then waits for the next start.
+        let _ = unlinkat(&self.root, STAGING_NAME, AtFlags::REMOVEDIR);
+    }
+}
+
+/// New content without a name. It vanishes when dropped, unless it was published.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    pub(super) file: File,
+    entry: StagedEntry,
+}
+
+impl Root {
+    /// Makes a private file for new content of `size` bytes, if that is known, and reserves their
+    /// space.
+    ///
+    /// # Errors
+    /// If nothing may be changed, or the space isn't there.
+    pub(crate) fn stage(&self, size: Option<u64>) -> Result<StagedFile, Error> {
+        let staging = self.inner.writable()?;
+        let size = size.unwrap_or(0);
+        if size >= RESERVED_BYTES_MIN {
+            staging.require_room(size)?;
+        }
+        let staged = StagedFile::new(staging)?;
+        if size >= RESERVED_BYTES_MIN {
+            match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, size) {
+                // Without the call there is no reservation; zeros in its place would cost as much
+                // as the content.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(errno) => return Err(Error::system("reserving space")(errno)),
+            }
+        }
+        Ok(staged)
+    }
+}
+
+impl StagedFile {
+    pub(super) fn new(staging: Arc<Staging>) -> Result<Self, Error> {
+        let name = random_name()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&staging.directory, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(Error::system("making a staged file"))?;
+        Ok(Self {
+            file: file.into(),
+            entry: StagedEntry::new(staging, name),
+        })
+    }
+
+    /// Gives the content its modification time and permissions, where known, and makes it durable.
+    ///
+    /// # Errors
+    /// If the system fails. The content is lost then; there is no second try.
+    pub(crate) fn seal(&self, modified: Option<Time>, mode: Option<u32>) -> Result<(), Error> {
+        self.set_attributes(modified, mode)?;
+        self.sync()
+    }
+
+    /// The first half of [`seal`](Self::seal).
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub(crate) fn set_attributes(
+        &self,
+        modified: Option<Time>,
+        mode: Option<u32>,
+    ) -> Result<(), Error> {
+        let mode = match mode {
+            Some(mode) => Mode::from_raw_mode(mode & MODE_MASK),
+            None => self.entry.staging.file_mode,
+        };
+        fchmod(&self.file, mode).map_err(Error::system("setting permissions"))?;
+        match modified {
+            Some(modified) => set_modified(&self.file, modified),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the system start to write what it holds, where it takes such hints, and waits for
+    /// nothing.
+    ///
+    /// Where several files are to be synced, each of them gets its blocks by this, so that the
+    /// commit to the file system's journal by which the first sync ends covers all.
+    pub(crate) fn start_writing(&self) {
+        // Linux starts to write before it frees what is written already. A hint: what it didn't do,
+        // or did wrong, is found by `sync`.
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+    }
+
+    /// The second half of [`seal`](Self::seal).
+    ///
+    /// # Errors
+    /// If the system fails.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        let faults = self.entry.staging.faults;
+        let synced = faults.sync(Fault::FileSync, &self.file);
+        synced.map_err(Error::system("making a file durable"))
+    }
+
+    /// Moves the content to `slot`. See [`StagedEntry::publish`].
+    pub(super) fn publish(
+        self,
+        slot: &Slot<'_>,
+        precondition: &Precondition,
+    ) -> Result<File, Error> {
+        self.entry.publish(slot, precondition)?;
+        Ok(self.file)
+    }
+}
+
+impl Write for StagedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // By the same call as below: whoever watches or fails system calls can tell it from the
+        // `write` by which the runtime wakes its threads.
+        self.file.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.file.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A name in the staging directory, and the duty to remove what has it.
+#[derive(Debug)]
+pub(super) struct StagedEntry {
+    pub(super) staging: Arc<Staging>,
+    pub(super) name: String,
+    is_published: bool,
+}
+
+impl StagedEntry {
+    pub(super) fn new(staging: Arc<Staging>, name: String) -> Self {
+        Self {
+            staging,
+            name,
+            is_published: false,
+        }
+    }
+
+    /// Moves what has the name to `slot`, under the caller's lock of that path. What must be
+    /// absent is not replaced, whoever else writes to the directory.
+    pub(super) fn publish(
+        mut self,
+        slot: &Slot<'_>,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
+        let staging = &self.staging.directory;
+        rename(staging, &self.name, slot, precondition)?;
+        self.is_published = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedEntry {
+    fn drop(&mut self) {
+        if self.is_published {
+            return;
+        }
+        let Staging {
+            directory,
+            root_device,
+            ..
+        } = &*self.staging;
+        // What can't be removed now waits for the next start.
+        if let Err(Errno::ISDIR) = unlinkat(directory, &self.name, AtFlags::empty()) {
+            let _ = trash::remove_tree(directory, *root_device, &self.name);
+        }
+    }
+}
+
+/// Renames `name` in `directory` to `slot`, replacing only if `precondition` isn't `Absent`.
+pub(super) fn rename(
+    directory: &OwnedFd,
+    name: &str,
+    slot: &Slot<'_>,
+    precondition: &Precondition,
+) -> Result<(), Error> {
+    let flags = match precondition {
+        Precondition::Absent => RenameFlags::NOREPLACE,
+        Precondition::Any | Precondition::Match(_) => RenameFlags::empty(),
+    };
+    match renameat_with(directory, name, &slot.directory, slot.name, flags) {
+        Ok(()) => Ok(()),
+        // Looking first and renaming then would not be the same.
+        Err(Errno::INVAL | Errno::NOSYS) if !flags.is_empty() => {
+            Err(Error::Unsupported("rename without replacing"))
+        }
+        Err(Errno::INVAL) => Err(Error::IntoItself),
+        Err(errno) => Err(Error::system("renaming")(errno)),
+    }
+}
+
+/// Sets the modification time of an open file or directory.
+pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Error> {
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: modified.seconds,
+            tv_nsec: modified.nanoseconds.min(NANOSECONDS_MAX).into(),
+        },
+    };
+    futimens(file, &times).map_err(Error::system("setting a modification time"))
+}
+
+/// A name that nobody can guess.
+pub(super) fn random_name() -> Result<String, Error> {
+    let mut bytes = [0; size_of::<u128>()];
+    getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(Error::system("drawing a random name"))?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+/// What the process's umask leaves of the usual permissions of a new file. It can only be seen at
+/// work: asking for it means changing it, for all threads.
+fn default_file_mode(directory: &OwnedFd) -> Result<Mode, Error> {
+    let name = random_name()?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let metadata = openat(directory, &name, flags, Mode::from_raw_mode(FILE_MODE))
+        .and_then(Metadata::of)
+        .map_err(Error::system("trying the staging directory"));
+    let _ = unlinkat(directory, &name, AtFlags::empty());
+    Ok(Mode::from_raw_mode(metadata?.mode))
+}
+
+/// Name of the staging directory; its prefix is reserved, so no path leads there.
+pub(super) const STAGING_NAME: &str = ".quire-staging";
+
+/// Permissions of a new file for which none are asked; the umask takes some away.
+const FILE_MODE: u32 = 0o666;
+
+/// Smallest size for which space is reserved: below that the first write says as early whether
+/// there is room.
+const RESERVED_BYTES_MIN: u64 = 256 * 1024;
+
+/// How often the staging directory is made and locked while another server removes it each time.
+const LOCK_ATTEMPTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use quire_shared::ErrorCode;
+
+    use super::super::fixture::{Fixture, code, path};
+    use super::*;
+
+    #[test]
+    fn what_is_not_published_vanishes() {
+        let fixture = Fixture::new();
+        let staged = fixture.staged("x");
+        let metadata = std::fs::metadata(fixture.local(STAGING_NAME)).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o700);
+        assert_eq!(fixture.staged_count(), 1);
+        drop(staged);
+        assert_eq!(fixture.staged_count(), 0);
+    }
+
+    #[test]
+    fn the_staging_directory_goes_with_the_server() {
+        let fixture = Fixture::new();
+        let staged = fixture.staged("x");
+        let local = fixture.local(STAGING_NAME);
+        assert!(local.exists());
+        drop(staged);
+        drop(fixture.root);
+        assert!(!local.exists());
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_swept() {
+        let fixture = Fixture::new();
+        fixture.write(".quire-staging/0123", "half");
+        fixture.write(".quire-staging/tree/deep/er", "half");
+        std::fs::write(fixture.outside("kept"), "x").unwrap();
+        symlink(
+            fixture.outside(""),
+            fixture.local(".quire-staging/tree/link"),
+        )
+        .unwrap();
+        let private = PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(fixture.local(STAGING_NAME), private).unwrap();
+        drop(fixture.another_server());
+        assert!(!fixture.exists(STAGING_NAME));
+        assert!(fixture.outside("kept").exists());
+    }
+
+    #[test]
+    fn one_server_writes_to_a_root() {
+        let fixture = Fixture::new();
+        let staged = fixture.staged("x");
+        let other = fixture.another_server();
+        assert_eq!(fixture.staged_count(), 1, "not swept by the other");
+        assert_eq!(code(other.stage(None)), ErrorCode::READ_ONLY);
+        assert_eq!(
+            code(other.make_directory(
+                &path("d"),
+                super::super::Parents::MustExist,
+                &Default::default()
+            )),
+            ErrorCode::READ_ONLY
+        );
+        assert_eq!(
+            other.read_only(),
+            None,
+            "it may write once the first is gone"
+        );
+        drop(staged);
+        drop(fixture.root);
+        other.stage(None).unwrap();
+    }
+
+    #[test]
+    fn a_staging_directory_of_others_is_not_used() {
+        let fixture = Fixture::new();
+        symlink(fixture.outside(""), fixture.local(STAGING_NAME)).unwrap();
+        assert_eq!(code(fixture.root.stage(None)), ErrorCode::DENIED);
+        std::fs::remove_file(fixture.local(STAGING_NAME)).unwrap();
+        std::fs::create_dir(fixture.local(STAGING_NAME)).unwrap();
+        let open_to_all = PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(fixture.local(STAGING_NAME), open_to_all).unwrap();
+        assert_eq!(code(fixture.root.stage(None)), ErrorCode::DENIED);
+    }
+
+    #[test]
+    fn a_size_beyond_the_disk_is_refused_at_once() {
+        let fixture = Fixture::new();
+        for size in [u64::MAX, i64::MAX as u64, 1 << 60] {
+            assert_eq!(code(fixture.root.stage(Some(size))), ErrorCode::NO_SPACE);
+        }
+        assert_eq!(fixture.staged_count(), 0);
+    }
+
+    #[test]
+    fn a_reservation_does_not_make_a_file_longer() {
+        let fixture = Fixture::new();
+        let staged = fixture.root.stage(Some(RESERVED_BYTES_MIN)).unwrap();
+        assert_eq!(staged.file.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn sealing_sets_time_and_permissions() {
+        let fixture = Fixture::new();
+        let modified = Time {
+            seconds: 1_000_000_000,
+            nanoseconds: u32::MAX,
+        };
+        let staged = fixture.root.stage(None).unwrap();
+        assert_eq!(staged.file.metadata().unwrap().mode() & 0o777, 0o600);
+        staged.seal(Some(modified), Some(0o106_751)).unwrap();
+        let metadata = staged.file.metadata().unwrap();
+        assert_eq!(
+            metadata.mode() & 0o7777,
+            0o751,
+            "setuid and setgid are dropped"
+        );
+        assert_eq!(metadata.mtime(), 1_000_000_000);
+        assert_eq!(metadata.mtime_nsec(), 999_999_999);
+        let staged = fixture.root.stage(None).unwrap();
+        staged.seal(None, None).unwrap();
+        std::fs::write(fixture.outside("new"), "").unwrap();
+        let usual = std::fs::metadata(fixture.outside("new")).unwrap().mode();
+        assert_eq!(staged.file.metadata().unwrap().mode(), usual);
+    }
+}

@@ -1,0 +1,105 @@
+//! New content for a file, on its way from a client.
+//!
+//! The content goes into a staged file that has no name yet, without a lock; only publishing it
+//! under its name takes one. A client hears of success when the content is durable.
+
+use std::io;
+
+use bytes::Bytes;
+use quire_shared::digest::Digest;
+use quire_shared::protocol::{Put, Version};
+use quire_transport::body::{BodySink, Received, WriteBehind};
+
+use super::caller::Caller;
+use super::error::Error;
+use super::quota::Metered;
+use super::store::{self, Change, StagedFile, Target};
+use super::{Files, Pending};
+
+/// New content for a file. Dropped before [`commit`](Self::commit), it leaves nothing.
+#[derive(Debug)]
+pub struct Upload {
+    files: Files,
+    caller: Caller,
+    request: Put,
+    target: Target,
+    writing: WriteBehind<Metered<StagedFile>>,
+}
+
+impl Files {
+    /// Begins to store new content, once everything is checked that can be before it comes.
+    ///
+    /// # Errors
+    /// The refusal, a used-up quota, a precondition that doesn't hold, or too little space.
+    pub async fn put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
+        let precondition = caller.access.create(&request.path, &request.precondition)?;
+        let target = Target {
+            parents: caller.access.parents(&request.path, request.make_parents),
+            path: request.path.clone(),
+            precondition,
+        };
+        let ahead = request.size.unwrap_or(0);
+        let reservation = caller.quota.reserve(ahead, 1)?;
+        let guard = self.locks().shared(caller.owner, &target.path).await?;
+        let staged = self.store().stage(target.clone(), request.size).await?;
+        drop(guard);
+        let metered = Metered {
+            sink: staged,
+            reservation,
+            ahead,
+        };
+        Ok(Upload {
+            files: self.clone(),
+            caller: caller.clone(),
+            writing: WriteBehind::new(metered, request.digest.hasher()),
+            request,
+            target,
+        })
+    }
+}
+
+impl BodySink for Upload {
+    async fn write(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
+        self.writing.write(chunks).await
+    }
+
+    async fn settle(&mut self) -> io::Result<()> {
+        self.writing.settle().await
+    }
+}
+
+impl Upload {
+    /// Gives the content its name, if `digest` is that of all that was written, and makes it
+    /// durable.
+    ///
+    /// # Errors
+    /// If the digest differs, the precondition doesn't hold any more, or the system fails.
+    pub async fn commit(self, digest: &Digest) -> Result<Version, Error> {
+        let written = self.writing.finish().await;
+        let Received {
+            sink: metered,
+            digest: computed,
+            length: _,
+        } = written.map_err(store::Error::system("writing"))?;
+        if computed != *digest {
+            return Err(Error::Damaged);
+        }
+        let Metered {
+            sink, reservation, ..
+        } = metered;
+        let Put { modified, mode, .. } = self.request;
+        let staged = self.files.store().seal(sink, modified, mode).await?;
+        let paths = [&self.target.path];
+        let guard = self
+            .files
+            .locks()
+            .exclusive(self.caller.owner, &paths)
+            .await?;
+        let change = Change::File {
+            target: self.target,
+            staged,
+        };
+        let pending = Pending::new(change).charged(reservation);
+        self.files.commit_version(pending, guard).await
+    }
+}

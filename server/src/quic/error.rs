@@ -1,0 +1,106 @@
+//! Why a request on a stream fails, and the code that the client hears.
+//!
+//! The client gets the code; the error itself, with its causes, is for the log.
+
+use quire_shared::ErrorCode;
+use quire_shared::codec::DecodeError;
+use quire_transport::body::ReceiveBodyError;
+use quire_transport::stream::{ReceiveError, SendError};
+
+use crate::auth::pairing::PairingError;
+use crate::files::{Error, StoreError};
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// The operation failed.
+    #[error(transparent)]
+    Files(#[from] Error),
+    /// The key was not let in.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
+    /// A request that changes something came as early data.
+    #[error("sent as 0-RTT data, which an attacker could repeat")]
+    TooEarly,
+    /// The request took too long to arrive.
+    #[error("the request took too long to arrive")]
+    Timeout,
+    /// The client gave the request up.
+    #[error("cancelled")]
+    Cancelled,
+    /// Sending failed.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// Receiving failed.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+}
+
+impl RequestError {
+    /// Whether the operator should hear of it: a defect of the server, or trouble with the disk.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.code(), ErrorCode::INTERNAL | ErrorCode::DISK)
+    }
+
+    /// Whether the client kept the server waiting for too long.
+    pub(crate) fn is_stall(&self) -> bool {
+        matches!(
+            self,
+            Self::Send(SendError::Stalled(_)) | Self::Receive(ReceiveError::Stalled(_))
+        )
+    }
+
+    /// The code that the client hears.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Files(error) => error.code(),
+            Self::Pairing(error) => error.code(),
+            Self::TooEarly => ErrorCode::TOO_EARLY,
+            Self::Timeout | Self::Send(SendError::Stalled(_)) => ErrorCode::TIMEOUT,
+            Self::Cancelled | Self::Send(SendError::Write(_)) => ErrorCode::CANCELLED,
+            Self::Send(_) => ErrorCode::INTERNAL,
+            Self::Receive(error) => code_of_receiving(error),
+        }
+    }
+}
+
+impl From<ReceiveBodyError> for RequestError {
+    fn from(error: ReceiveBodyError) -> Self {
+        match error {
+            ReceiveBodyError::Disk(source) => {
+                Self::Files(StoreError::system("writing")(source).into())
+            }
+            ReceiveBodyError::Receive(error) => Self::Receive(error),
+            _ => Self::Files(StoreError::Internal("unknown error of a received body").into()),
+        }
+    }
+}
+
+fn code_of_receiving(error: &ReceiveError) -> ErrorCode {
+    match error {
+        ReceiveError::Read(_) => ErrorCode::CANCELLED,
+        ReceiveError::Stalled(_) => ErrorCode::TIMEOUT,
+        ReceiveError::Decode(DecodeError::TooLong { .. }) => ErrorCode::MESSAGE_TOO_LONG,
+        ReceiveError::Decode(DecodeError::UnknownKind) => ErrorCode::UNSUPPORTED,
+        ReceiveError::Decode(DecodeError::InvalidPath(_)) => ErrorCode::INVALID_PATH,
+        _ => ErrorCode::MALFORMED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_message_is_blamed_on_its_rule() {
+        let code = |error: DecodeError| RequestError::from(ReceiveError::from(error)).code();
+        assert_eq!(
+            code(DecodeError::TooLong { bytes: 2, limit: 1 }),
+            ErrorCode::MESSAGE_TOO_LONG
+        );
+        assert_eq!(code(DecodeError::UnknownKind), ErrorCode::UNSUPPORTED);
+        assert_eq!(code(DecodeError::TrailingBytes), ErrorCode::MALFORMED);
+        let truncated = RequestError::from(ReceiveError::Truncated);
+        assert_eq!(truncated.code(), ErrorCode::MALFORMED);
+    }
+}
