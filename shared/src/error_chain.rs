@@ -29,18 +29,18 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]
-    struct Step {
+    struct Layer {
         text: &'static str,
         source: Option<Box<Self>>,
     }
 
     #[test]
     fn an_error_and_its_causes_are_one_line() {
-        let cause = Step {
+        let cause = Layer {
             text: "two\nlines",
             source: None,
         };
-        let error = Step {
+        let error = Layer {
             text: "f: cannot open it",
             source: Some(Box::new(cause)),
         };

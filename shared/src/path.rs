@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn relations_between_paths() {
         let path = |text: &str| RemotePath::parse(text).unwrap();
-        let (a, ab) = (path("a"), path("a/b"));
+        let a = path("a");
+        let ab = path("a/b");
         assert_eq!(ab.parent(), Some(a.clone()));
         assert_eq!(a.parent(), Some(RemotePath::ROOT));
         assert_eq!(RemotePath::ROOT.parent(), None);

@@ -181,7 +181,8 @@ fn minimal_pair(kind: u8) -> Result<Request, DecodeError> {
 #[test]
 fn missing_optional_keys_have_their_defaults() {
     let [a, b] = ["a", "b"].map(|text| RemotePath::parse(text).unwrap());
-    let (digest, precondition) = (DigestKind::Xxh3, Precondition::Any);
+    let digest = DigestKind::Xxh3;
+    let precondition = Precondition::Any;
     let get = Get {
         path: a.clone(),
         offset: 0,
@@ -344,19 +345,17 @@ fn longest_paths() -> [RemotePath; 2] {
 #[test]
 fn the_largest_legal_messages_fit_their_limits() {
     let version = Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap();
-    let (precondition, attributes) = (
-        Precondition::Match(version.clone()),
-        Attributes {
-            kind: EntryKind::Other,
-            size: u64::MAX,
-            modified: Time {
-                seconds: i64::MIN,
-                nanoseconds: u32::MAX,
-            },
-            mode: u32::MAX,
-            version,
+    let precondition = Precondition::Match(version.clone());
+    let attributes = Attributes {
+        kind: EntryKind::Other,
+        size: u64::MAX,
+        modified: Time {
+            seconds: i64::MIN,
+            nanoseconds: u32::MAX,
         },
-    );
+        mode: u32::MAX,
+        version,
+    };
     for path in longest_paths() {
         let copy = Copy {
             from: path.clone(),

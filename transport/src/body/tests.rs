@@ -38,7 +38,8 @@ async fn transfer(
     expected: Length,
     kind: DigestKind,
 ) -> TransferResult {
-    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+    let sent = AtomicU64::new(0);
+    let received = AtomicU64::new(0);
     let client = async |mut sender: Sender, mut receiver: Receiver| {
         let digest = send(&mut sender, source, announced, kind.hasher(), &sent).await;
         if digest.is_ok() {
@@ -310,7 +311,8 @@ async fn a_sink_that_fails_is_reported_and_stops_the_sender() {
         .await
     };
     let server = async |_sender: Sender, mut receiver: Receiver| {
-        let (sink, hasher) = (FullDisk(2 * PIECE), DigestKind::Xxh3.hasher());
+        let sink = FullDisk(2 * PIECE);
+        let hasher = DigestKind::Xxh3.hasher();
         receive(&mut receiver, sink, length, hasher, &AtomicU64::new(0)).await
     };
     let (digest, body) = loopback.talk(client, server).await;

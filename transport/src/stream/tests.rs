@@ -213,7 +213,9 @@ async fn a_slow_reader_gets_bounded_pieces() {
         while loopback.client.stats().udp_rx.bytes < body.len() as u64 {
             tokio::task::yield_now().await;
         }
-        let (mut buffer, mut most, mut got) = (MessageBuffer::default(), 0, Vec::new());
+        let mut buffer = MessageBuffer::default();
+        let mut most = 0;
+        let mut got = Vec::new();
         while receiver.receive_into(&mut buffer).await.unwrap() {
             most = most.max(buffer.len());
             let length = buffer.len();

@@ -226,7 +226,8 @@ fn the_simulation_is_repeatable() {
 
 /// Returns mean share and mean drops of short transfers with a stall of `part` about every 60 ms.
 fn with_stalls(part: StalledPart) -> (f64, f64) {
-    let (mut shares, mut drops) = (0.0, 0.0);
+    let mut shares = 0.0;
+    let mut drops = 0.0;
     for seed in 1..=STALLED_RUNS {
         let mut link = SimulatedLink::new(200.0, 80.0, 1.0).loss(0.01);
         link.stalls = Stalls::random(part, 60 * MILLISECOND, 60 * SECOND, seed.into());

@@ -112,7 +112,8 @@ impl SimulatedSender {
             };
             self.in_flight -= PACKET;
             newest = newest.max(Some((packet, sent)));
-            let (at, sent_at) = (self.instant(now), self.instant(sent));
+            let at = self.instant(now);
+            let sent_at = self.instant(sent);
             match &mut self.control {
                 WindowControl::Quire(control) => {
                     control.on_ack(at, sent_at, PACKET, self.app_limited);
@@ -186,7 +187,8 @@ impl SimulatedSender {
             self.in_flight -= PACKET;
             self.retransmit += 1;
         }
-        let (at, sent_at) = (self.instant(now), self.instant(newest_sent));
+        let at = self.instant(now);
+        let sent_at = self.instant(newest_sent);
         match &mut self.control {
             WindowControl::Quire(control) => {
                 control.on_congestion(at, sent_at, false, lost.len() as u64 * PACKET);

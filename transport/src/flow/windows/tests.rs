@@ -181,7 +181,8 @@ fn a_rise_of_loss_counts_at_once_and_decays_slowly() {
 
 #[test]
 fn the_rate_is_the_largest_of_the_last_round_trips() {
-    let (start, trip) = (Instant::now(), Duration::from_millis(100));
+    let start = Instant::now();
+    let trip = Duration::from_millis(100);
     let mut rate = RateEstimate::new(start);
     rate.add(1_000_000);
     rate.update(start + trip / 2, trip);
@@ -197,10 +198,14 @@ fn the_rate_is_the_largest_of_the_last_round_trips() {
 
 #[test]
 fn a_window_that_changes_often_never_extends_more_credit_than_its_largest() {
-    let (small, large) = (8 * MIB, 40 * MIB);
+    let small = 8 * MIB;
+    let large = 40 * MIB;
     let mut window = ReceiveWindow::new(small);
     // The total credit of the peer and what quinn withholds, as `set_receive_window` computes it.
-    let (mut granted, mut debt, mut told, mut read) = (small, 0, small, 0);
+    let mut granted = small;
+    let mut debt = 0;
+    let mut told = small;
+    let mut read = 0;
     for round in 0..1000 {
         let wanted = if round % 2 == 0 { large } else { small };
         if let Some(new) = window.want(wanted) {

@@ -343,7 +343,8 @@ async fn offload_that_ends_while_datagrams_wait_costs_none() {
 async fn a_blocked_flush_keeps_everything_in_order_and_tries_again_when_writable() {
     let (fake, socket, mut sends) = Fake::wrapped();
     fake.allow(0);
-    let (mut next, size) = (0, 1452);
+    let mut next = 0;
+    let size = 1452;
     // Taken until one send is full, then refused: memory stays bounded.
     while socket
         .try_send(&transmit(1, &datagrams(next, 10, size), size))
