@@ -1,7 +1,7 @@
-//! What can go wrong with an identity or with the directory that holds it.
+//! Errors of identities and of the state directory.
 //!
-//! Every message names the file and is one line, because it is meant for the person who can mend it.
-//! Paths are shown escaped, so that no file name can play with a terminal.
+//! Every message is one line that names the file to fix. Paths are escaped, so that a file name can't
+//! send control characters to a terminal.
 
 use std::{io, path::PathBuf};
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum CertsError {
     /// The platform names no home directory to derive the state directory from.
-    #[error("no home directory, so no place for keys: name one with --state-dir")]
+    #[error("no home directory to keep keys in: set --state-dir")]
     NoStateDir,
     /// The system refused an operation on a file.
     #[error("{path:?}: cannot {action}")]
@@ -21,14 +21,14 @@ pub enum CertsError {
         path: PathBuf,
         /// What was tried, as a verb.
         action: &'static str,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The state directory's name belongs to something else.
+    /// The path of the state directory is not a directory.
     #[error("{path:?} is not a directory")]
     NotADirectory {
-        /// What was to be the state directory.
+        /// The path.
         path: PathBuf,
     },
     /// A private file or directory belongs to another user.
@@ -51,8 +51,8 @@ pub enum CertsError {
         /// The loosest that is accepted.
         wanted: u32,
     },
-    /// A file stood in the way of a new one and yet can't be opened.
-    #[error("{path:?} exists but leads to no file: is it a dangling link?")]
+    /// A file prevents the creation of a new one and yet can't be opened.
+    #[error("{path:?} exists but can't be opened: it may be a dangling link")]
     Vanished {
         /// The file.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum CertsError {
         /// The file.
         path: PathBuf,
     },
-    /// A file holds more than one private key, and which is meant is anyone's guess.
+    /// A file has more than one private key, so the right one is ambiguous.
     #[error("{path:?} holds more than one private key")]
     SeveralPrivateKeys {
         /// The file.

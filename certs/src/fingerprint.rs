@@ -1,4 +1,4 @@
-//! The name of a key: what people read to each other and what files remember.
+//! Fingerprint of a public key: what people compare and what files store.
 //!
 //! It covers the public key and its algorithm only, so that a renewed certificate keeps it.
 //! There is exactly one spelling of each, so that comparing texts is comparing keys.
@@ -91,7 +91,7 @@ impl FromStr for Fingerprint {
                 pending &= (1 << bits) - 1;
             }
         }
-        // The last character has bits to spare; were they free, one key would have four spellings.
+        // The last character has spare bits; unchecked, one key would have four spellings.
         if pending != 0 {
             return Err(FingerprintError::TrailingBits);
         }
@@ -217,7 +217,8 @@ mod tests {
                 .self_signed(&key)
                 .unwrap()
         };
-        let (old, new) = (issue("old"), issue("new"));
+        let old = issue("old");
+        let new = issue("new");
         assert_ne!(old.der(), new.der());
         assert_eq!(
             Fingerprint::of_certificate(old.der()).unwrap(),

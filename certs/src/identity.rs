@@ -1,7 +1,7 @@
 //! A private key with the certificate that carries its public half.
 //!
-//! Whatever constructs an [`Identity`] has checked that the two belong together, so that a mix-up
-//! is reported at the start and by file name, not at the first handshake.
+//! Every constructor of [`Identity`] checks that the two belong together, so that a mismatch is
+//! reported at the start and by file name, not at the first handshake.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use rustls::{
 
 use crate::{CertsError, Fingerprint, pem};
 
-/// Who a program is: its certificate chain, leaf first, and the leaf's private key.
+/// Certificate chain of a program, leaf first, and the leaf's private key.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -137,7 +137,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The names this machine answers to, as far as they can be told without asking the network:
+/// Names of this machine that can be found without asking the network:
 /// the loopback ones, the host's name, and the addresses it would send from.
 pub fn local_names() -> Vec<String> {
     let mut names = vec!["localhost".to_owned()];
@@ -190,8 +190,8 @@ fn source_address(outside: SocketAddr) -> Option<IpAddr> {
 
 fn certificate_params(names: &[String]) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
-    // The key is what is trusted, for as long as somebody trusts it. A certificate that runs out,
-    // or that a machine without a clock finds too young, would only lock people out.
+    // Trust belongs to the key and has no expiry. A certificate that expires, or that a machine with
+    // a wrong clock considers not yet valid, would only lock clients out.
     params.not_before = date_time_ymd(1970, 1, 1);
     params.not_after = date_time_ymd(9999, 12, 31);
     params.distinguished_name = DistinguishedName::new();
@@ -209,7 +209,8 @@ fn certificate_params(names: &[String]) -> Result<CertificateParams, rcgen::Erro
 /// What certificate viewers show as the subject; nothing here reads it.
 const SUBJECT: &str = "quire";
 
-/// Documentation addresses (RFC 5737, RFC 3849): routed as the rest of the Internet is, and nobody's.
+/// Documentation addresses (RFC 5737, RFC 3849): routed like the rest of the Internet, and
+/// assigned to no host.
 const OUTSIDE: &[SocketAddr] = &[
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), DISCARD_PORT),
     SocketAddr::new(

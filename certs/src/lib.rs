@@ -1,8 +1,8 @@
-//! Identities: what a quire program is known by.
+//! Identities of quire's programs: keys, certificates, fingerprints, and the files that hold them.
 //!
-//! An [`Identity`] is a private key with a certificate that names it; its [`Fingerprint`] is what
-//! people compare and what both ends remember. The [`StateDir`] is the private directory in which
-//! a program keeps its identity and what it has learned about others.
+//! An [`Identity`] is a private key with its certificate; people compare its [`Fingerprint`], and
+//! the other side stores it. The [`StateDir`] is the private directory of a program's identity and
+//! of the keys that it trusts. [`replace_file`] replaces small files atomically and durably.
 
 mod error;
 mod fingerprint;

@@ -1,6 +1,6 @@
 //! PEM as files hold it: a certificate chain, a private key, or both in one.
 //!
-//! Errors name the file, because the operator of two files must know which one to mend.
+//! Errors name the file, because an operator with two files must know which one to fix.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -11,8 +11,7 @@ use rustls::pki_types::{
 
 use crate::CertsError;
 
-/// Every certificate in the PEM file `path`, at least one: somebody's chain, or the authorities
-/// to trust.
+/// Every certificate in the PEM file `path`, at least one: a chain, or CAs to trust.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
-//! The private directory in which a program keeps what it is and whom it knows.
+//! State directory: private directory for a program's keys and the keys that it trusts.
 //!
-//! Nobody else may write there or read there, and that is checked, not hoped: whoever can put a
-//! file into it decides whom this user trusts. Files in it appear whole or not at all.
+//! Owner and permissions are checked, because another user who could write there could decide which
+//! keys are trusted. Files in it appear whole or not at all.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -117,7 +117,7 @@ impl StateDir {
     }
 }
 
-/// Makes the directory and its parents; what stands there already is for the caller to judge.
+/// Creates the directory and its parents; the caller checks what exists already.
 fn create_private(path: &Path) -> Result<(), CertsError> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -157,7 +157,7 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
     Ok(())
 }
 
-/// Elsewhere the access list that a user's own directories inherit keeps others out.
+/// Elsewhere the access list that a user's directories inherit denies other users.
 #[cfg(not(unix))]
 fn check_private(_: &Path, _: &fs::Metadata, _: u32) -> Result<(), CertsError> {
     Ok(())

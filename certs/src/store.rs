@@ -1,7 +1,7 @@
-//! The identities in the state directory, one file each.
+//! Identities in the state directory, one file each.
 //!
-//! Key and certificate share a file, so that there is never one without the other, and a file is
-//! linked into place whole: of two programs that start at once one makes the identity and both
+//! Key and certificate share a file, so that there is never one without the other. A new file never
+//! replaces one that exists: of two programs that start at once, one creates the identity and both
 //! use it.
 
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use crate::{CertsError, Identity, StateDir, local_names, pem};
 /// What an identity is for. Each has its own, so that a client's key can't pass for a server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// What clients recognise a server by.
+    /// Identity of a server.
     Server,
-    /// What servers recognise a user by.
+    /// Identity of a client.
     Client,
 }
 
@@ -66,13 +66,13 @@ pub fn load_or_create(dir: &StateDir, role: Role) -> Result<Identity, CertsError
     if dir.create(role.file_name(), text.as_bytes())? {
         return Ok(identity);
     }
-    // Another program was first; its identity is the one that counts.
+    // Another program was first; both use its identity.
     load(dir, role)?.ok_or_else(|| CertsError::Vanished {
         path: role.path(dir),
     })
 }
 
-/// Makes a new identity for `role` and forgets the old one, if there was one.
+/// Creates a new identity for `role` in place of the old one, if there was one.
 ///
 /// # Errors
 ///

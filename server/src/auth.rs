@@ -1,4 +1,4 @@
-//! Who a client is, and what it may do.
+//! Authentication and authorization: which client is connected, and what it may do.
 
 pub mod access;
 pub mod authorized_keys;

@@ -26,42 +26,42 @@ use crate::config::start_error::StartError;
 use crate::config::value::ListenAddress;
 use crate::files::{self, CacheConfig, Faults};
 
-/// What a server is and does.
+/// Configuration of one server, with its identity loaded.
 #[derive(Debug)]
 pub struct Config {
     /// The directory to serve.
     pub root: PathBuf,
     /// The addresses to listen on.
     pub listen: Vec<Listen>,
-    /// Whether nothing in the root may be changed.
+    /// Whether every change to the root is refused.
     pub read_only: bool,
     /// TCP ports that the server listens on; none until there is a front end that does.
     pub tcp_ports: Vec<u16>,
-    /// How much memory file contents may take.
+    /// Memory for file contents.
     pub cache: CacheConfig,
-    /// How much memory the windows of all connections may take beyond what each has, in bytes.
+    /// Memory for flow-control windows of all connections beyond the minimum of each, in bytes.
     pub windows: u64,
     /// The server's key and certificate.
     pub identity: Identity,
-    /// Who may do what, whatever a file says.
+    /// Rights that hold regardless of the authorized-keys file.
     pub access: AuthorizedKeys,
-    /// Who else may do what; read again when it changes.
+    /// The authorized-keys file; read again when it changes.
     pub authorized_keys: Option<KeysFile>,
-    /// Whose certificates give clients names, by which they can be authorized.
+    /// CA whose certificates give clients names, by which they can be authorized.
     pub client_ca: ClientCa,
-    /// Where the server keeps its own files, if it keeps any.
+    /// Directory of the server's own files, if it has any.
     pub state_dir: Option<PathBuf>,
-    /// Files that must not lie in the root, because whoever writes there could let himself in.
+    /// Files that must not lie in the root, where clients could read or replace them.
     pub secrets: Vec<PathBuf>,
-    /// How connections find the rate they send at.
+    /// Congestion control for what the server sends.
     pub congestion: CongestionControl,
-    /// How long running requests may go on after the signal to stop.
+    /// Time that running requests have to finish after the signal to stop.
     pub drain: Duration,
-    /// What clients may take of the server.
+    /// Limits on what clients can use.
     pub limits: Limits,
-    /// How long a request waits for a path that others use before it hears "busy".
+    /// Time that a request waits for the lock of a path before it fails as busy.
     pub lock_limit: Duration,
-    /// What tests make it leave out.
+    /// Faults that tests inject.
     pub faults: Faults,
 }
 
@@ -70,7 +70,7 @@ pub struct Config {
 pub struct Listen {
     /// The address; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Whether the server starts without it where the machine has no such address.
+    /// Whether the server starts without it on a machine that has no such address.
     pub optional: bool,
 }
 
@@ -108,7 +108,7 @@ impl Config {
     /// Checks the files that the settings name, without creating or changing anything.
     ///
     /// # Errors
-    /// What the operator has to mend.
+    /// What the operator has to fix.
     pub fn check(settings: &Settings) -> Result<(), StartError> {
         files::check_root(&settings.root)?;
         if let (Some(certificate), Some(key)) = (&settings.cert, &settings.key) {
@@ -129,7 +129,7 @@ impl Config {
     /// Loads what the settings name, and creates the identities that don't exist yet.
     ///
     /// # Errors
-    /// What the operator has to mend: the state directory or a certificate.
+    /// What the operator has to fix: the state directory or a certificate.
     pub fn from_settings(settings: &Settings) -> Result<Self, StartError> {
         let state = StateDir::open(settings.state_dir.as_deref())?;
         let mut secrets = vec![state.path().to_owned()];
@@ -185,7 +185,8 @@ fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
         address: (ip, port).into(),
         optional,
     };
-    let (v4, v6) = (IpAddr::V4, IpAddr::V6);
+    let v4 = IpAddr::V4;
+    let v6 = IpAddr::V6;
     if chosen.is_empty() {
         return vec![
             at(v4(Ipv4Addr::LOCALHOST), PORT, false),
@@ -205,12 +206,13 @@ fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
     addresses.collect()
 }
 
-/// The file in the state directory that says who may connect.
+/// The authorized-keys file in the state directory.
 const AUTHORIZED_KEYS: &str = "authorized-keys";
 
-/// Memory for windows, in bytes: one or two transfers at once over the longest paths, forty over a
-/// local network; with the least of 1024 connections, their pieces and the cache 512 MiB.
+/// Memory for windows, in bytes. Enough for one or two transfers at once over the longest paths, or
+/// forty over a local network. With the minimum of 1024 connections, reassembly and the cache, the
+/// server stays within 512 MiB.
 const WINDOWS_BYTES: u64 = 128 * 1024 * 1024;
 
-/// Locks are held for the time of a rename and its sync, so who waits this long has met a fault.
+/// Locks are held for the time of a rename and its sync, so a wait this long means a fault.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);

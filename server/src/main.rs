@@ -89,25 +89,28 @@ fn pair(args: &OfferArgs) -> Result<(), StartError> {
 fn serve(settings: &Settings) -> Result<(), StartError> {
     start_logging(settings.is_verbose());
     let config = Config::from_settings(settings)?;
-    // Asked before the fence, behind which the files that say it are out of reach.
+    // Before the sandbox, which makes the files with the number of processors unreachable.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let sandbox = if settings.is_unconfined() {
         Sandbox::Off
     } else {
         Sandbox::enter(&config)?
     };
-    // Threads that give back what isn't used; not sooner, for a fence holds for what starts behind it.
+    // Threads that return unused memory. Not earlier: the sandbox only holds for threads that start
+    // after it.
     #[cfg(feature = "jemalloc")]
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        tracing::warn!("memory that is no longer used will be given back late or never: {error}");
+        tracing::warn!(
+            "cannot start jemalloc's background threads, so unused memory is returned late: {error}"
+        );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime
         .worker_threads(workers)
-        // Threads that are idle take turns at what little there is to do, so that with the usual
-        // ten seconds none of those that a busy moment has started would ever end.
+        // Idle threads take turns at little work, so with tokio's default of ten seconds the threads
+        // that a burst has started would never end.
         .thread_keep_alive(Duration::from_secs(1));
-    // strace puts faults into the n-th call of a thread, which says little of many threads.
+    // strace injects faults into the n-th call of each thread, so one thread makes n meaningful.
     #[cfg(feature = "fault-injection")]
     runtime.max_blocking_threads(1);
     let runtime = runtime.enable_all().build().map_err(StartError::Runtime)?;
@@ -126,7 +129,7 @@ fn serve(settings: &Settings) -> Result<(), StartError> {
         let again = async {
             signalled().await;
             asked.send(()).ok();
-            // Whoever asks twice doesn't want to wait for what still runs.
+            // A second signal ends the server without waiting for requests.
             signalled().await;
         };
         tokio::select! {
@@ -137,7 +140,7 @@ fn serve(settings: &Settings) -> Result<(), StartError> {
     })
 }
 
-/// Says on standard output what clients need to know, in lines that programs can read.
+/// Prints what clients need to know to standard output, in lines that programs can read.
 fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
     let mut out = std::io::stdout().lock();
     let addresses = server.local_addrs().map_err(StartError::Runtime)?;
@@ -159,7 +162,7 @@ fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
         lines.push(format!("try: quire list localhost{port}"));
     }
     lines.push(String::new());
-    // A reader that has gone away is no reason not to serve.
+    // A closed pipe is no reason not to serve.
     let _ = out
         .write_all(lines.join("\n").as_bytes())
         .and_then(|()| out.flush());
@@ -169,7 +172,7 @@ fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Sends the log to standard error: connections and worse, or what RUST_LOG asks for.
+/// Sends the log to standard error: connections and warnings, or what RUST_LOG selects.
 fn start_logging(verbose: bool) {
     let level = if verbose {
         "warn,quire_server=debug"

@@ -1,8 +1,7 @@
-//! Who may do what: the owner, the keys in `authorized-keys`, and everybody else.
+//! Rights of the owner, of the keys in `authorized-keys`, and of all other clients.
 //!
-//! The file is text that people write by hand, so whatever in it can't be understood makes all of
-//! it void, with the line's number; a key that was mistyped must not silently keep somebody out,
-//! nor let somebody in.
+//! People edit the file by hand, so one line that can't be parsed makes the whole file an error, with
+//! the line's number. A mistyped key must neither lock a client out silently nor grant rights.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -18,11 +17,11 @@ use thiserror::Error;
 use crate::auth::access::Access;
 use crate::auth::rules::{Rules, RulesError, Verbs, split_word};
 
-/// The rights of every key, and of those who show none.
+/// Rights of each key and certificate name, and of anonymous clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthorizedKeys {
     keys: HashMap<Fingerprint, Rules>,
-    /// By a name in certificates of the clients' authority; `*` is every such certificate.
+    /// By a DNS name in certificates of the client CA; `*` is every such certificate.
     names: HashMap<String, Rules>,
     anonymous: Rules,
 }
@@ -54,8 +53,8 @@ impl AuthorizedKeys {
         Self::parse(path, &text)
     }
 
-    /// As [`AuthorizedKeys::load`], but nobody is authorized when there is no such file. For the
-    /// file in the state directory, which nobody asked for.
+    /// Reads `path`, or grants nothing if there is no such file: the one in the state directory need
+    /// not exist.
     ///
     /// # Errors
     ///
@@ -91,21 +90,21 @@ impl AuthorizedKeys {
         Ok(all)
     }
 
-    /// Lets the owner do everything, whatever the file says of that key.
+    /// Grants the owner everything, regardless of the file.
     #[must_use]
     pub fn with_owner(mut self, owner: Fingerprint) -> Self {
         self.keys.insert(owner, Rules::everywhere(Verbs::WRITE));
         self
     }
 
-    /// Lets everybody do this much.
+    /// Grants `rules` to every client.
     #[must_use]
     pub fn with_anonymous(mut self, rules: Rules) -> Self {
         self.anonymous = rules;
         self
     }
 
-    /// These keys, and what is said in `over`, which wins where both speak of a key.
+    /// Merges the rights of `over` into these; `over` wins where both have a key or name.
     #[must_use]
     pub fn overruled_by(mut self, over: &Self) -> Self {
         let keys = over.keys.iter();
@@ -120,7 +119,7 @@ impl AuthorizedKeys {
 
     /// What `peer` may do.
     pub fn access(&self, peer: &Peer) -> Access {
-        // Whoever has a key could as well show none, so it never takes rights away.
+        // A client can connect without its key, so a key never takes rights away.
         let own = self.own(peer);
         Access::new(own.fold(self.anonymous.clone(), |all, rules| all.union(rules)))
     }
@@ -150,12 +149,12 @@ impl AuthorizedKeys {
     }
 }
 
-/// Who a client has proved to be.
+/// The authenticated identity of a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// The key that it has shown.
+    /// Its key.
     pub key: Option<Fingerprint>,
-    /// The names in its certificate, if that is one of the clients' authority.
+    /// DNS names in its certificate, if that is one of the client CA.
     pub names: Vec<String>,
 }
 
@@ -169,12 +168,12 @@ impl From<Option<Fingerprint>> for Peer {
 /// Why an `authorized-keys` file can't be used.
 #[derive(Debug, Error)]
 pub enum AuthorizedKeysError {
-    /// The system refused to open or read it, or it is no text.
+    /// It can't be opened or read, or is not UTF-8.
     #[error("{path:?}: cannot read it")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -186,7 +185,7 @@ pub enum AuthorizedKeysError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// Others could write themselves into it.
+    /// Other users could add themselves to it.
     #[error("{path:?} has mode {mode:04o}, so other users can write it: run chmod go-w on it")]
     LooseMode {
         /// The file.
@@ -210,13 +209,13 @@ pub enum AuthorizedKeysError {
 /// What is wrong with a line of an `authorized-keys` file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineError {
-    /// The first word is no fingerprint.
+    /// The first word is not a fingerprint.
     #[error(transparent)]
     Fingerprint(FingerprintError),
     /// There is no second word.
     #[error("no rights after the fingerprint: expected read, write, or rules as in read,/drop=put")]
     NoRights,
-    /// The second word can't be understood.
+    /// The second word can't be parsed.
     #[error(transparent)]
     Rules(#[from] RulesError),
     /// A name that no certificate has.
@@ -227,7 +226,7 @@ pub enum LineError {
     Repeated,
 }
 
-/// Whom a line is about.
+/// The subject of a line: a key, or a name in certificates.
 enum Holder {
     Key(Fingerprint),
     Name(String),
@@ -247,7 +246,7 @@ impl Holder {
     }
 }
 
-/// Adds what a line says, unless an earlier one is about the same.
+/// Adds the rights of a line, unless an earlier line has the same subject.
 fn add<K: Eq + Hash>(all: &mut HashMap<K, Rules>, key: K, rules: Rules) -> Result<(), LineError> {
     match all.entry(key) {
         Entry::Vacant(vacant) => {
@@ -291,16 +290,16 @@ fn check_writers(path: &Path, file: &File) -> Result<(), AuthorizedKeysError> {
     Ok(())
 }
 
-/// Elsewhere the access list of the directory keeps others out.
+/// Elsewhere the access list of the directory denies other users.
 #[cfg(not(unix))]
 fn check_writers(_: &Path, _: &File) -> Result<(), AuthorizedKeysError> {
     Ok(())
 }
 
-/// Room for some fifty thousand keys; what stops a mistyped name from filling the memory.
+/// Room for some fifty thousand keys; keeps a mistyped path from filling the memory.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Every certificate of the clients' authority, whatever names stand in it.
+/// Every certificate of the client CA, with any name or none.
 const ANY_NAME: &str = "*";
 
 /// Write permission of the group and of others.

@@ -1,8 +1,8 @@
-//! Certificates of an authority as the other way in: rights by the names in them.
+//! Client CA: rights by the DNS names in certificates.
 //!
-//! TLS lets in every key whose possession is proved, as always. Here the certificate that came
-//! with it is looked at: one that the authority vouches for, and that is valid now, has the names
-//! that stand in it. A resumed session is looked at again, so that what has expired stays out.
+//! TLS accepts every client certificate whose key the client has. Here its chain is verified: a
+//! certificate that the CA has signed and that is valid now gives its client the names in it. The
+//! chain of a resumed session is verified again, because it may have expired since.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use webpki::EndEntityCert;
 use crate::auth::authorized_keys::Peer;
 use crate::quic::tls::peer_chain;
 
-/// Whose certificates give clients names: nobody's, unless loaded.
+/// The CA whose certificates give clients names; none unless loaded.
 #[derive(Clone, Default)]
 pub struct ClientCa {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -62,11 +62,11 @@ impl ClientCa {
         })
     }
 
-    /// Who the client of `connection` has proved to be.
+    /// The authenticated identity of the client of `connection`.
     pub(crate) fn peer(&self, connection: &quinn::Connection) -> Peer {
         let chain = peer_chain(connection).unwrap_or_default();
         Peer {
-            // The verifier has let in no leaf that does not parse.
+            // The handshake has rejected a leaf that does not parse.
             key: chain
                 .first()
                 .and_then(|leaf| Fingerprint::of_certificate(leaf).ok()),
@@ -74,7 +74,7 @@ impl ClientCa {
         }
     }
 
-    /// The names in the first certificate of `chain`, if the authority vouches for it.
+    /// The names in the first certificate of `chain`, if the CA has signed it.
     fn names(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<String> {
         let (Some(verifier), Some((leaf, intermediates))) = (&self.verifier, chain.split_first())
         else {
@@ -91,7 +91,7 @@ impl ClientCa {
     }
 }
 
-/// Why the authority of the clients' certificates can't be used.
+/// Why the client CA can't be used.
 #[derive(Debug, Error)]
 #[error("{}", path.display())]
 pub struct ClientCaError {
@@ -104,9 +104,9 @@ pub struct ClientCaError {
 enum Problem {
     #[error("cannot read certificates from it")]
     Pem(#[source] pem::Error),
-    #[error("a certificate in it can't be used")]
+    #[error("cannot use a certificate in it")]
     Certificate(#[source] rustls::Error),
-    #[error("no certificate in it can vouch for others")]
+    #[error("it has no certificate that can sign others")]
     Verifier(#[source] VerifierBuilderError),
 }
 

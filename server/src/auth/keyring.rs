@@ -1,9 +1,9 @@
-//! Who may come in right now: what the command line says, and a file that is read again whenever
-//! it changes.
+//! The rights that hold now: those of the configuration, and a file that is read again when it
+//! changes.
 //!
-//! The file is looked at several times a second, and before each new connection's rights are
-//! decided. One that can't be used leaves the rights as they were, and is reported once. Whoever
-//! serves a connection [subscribes](Keyring::subscribe) and hears of every change.
+//! The file is checked for changes several times a second, and before the rights of a new connection
+//! are decided. A file that can't be used leaves the rights unchanged and is reported once. Each
+//! connection [subscribes](Keyring::subscribe) to changes.
 
 use std::fs::Metadata;
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ pub struct KeysFile {
 }
 
 impl KeysFile {
-    /// A file that has to be there at the start.
+    /// A file that has to exist at the start.
     pub fn required(path: PathBuf) -> Self {
         Self {
             path,
@@ -35,7 +35,7 @@ impl KeysFile {
         }
     }
 
-    /// A file that may be missing, which authorizes nobody.
+    /// A file that need not exist; without it there are no keys.
     pub fn optional(path: PathBuf) -> Self {
         Self {
             path,
@@ -43,7 +43,7 @@ impl KeysFile {
         }
     }
 
-    /// Where it is, or would be.
+    /// Its path, whether it exists or not.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -65,21 +65,21 @@ impl KeysFile {
     }
 }
 
-/// The rights of everybody, kept up to date.
+/// The rights of all clients, kept up to date.
 #[derive(Debug)]
 pub(crate) struct Keyring {
-    /// What holds whatever the file says.
+    /// Rights that hold regardless of the file.
     fixed: AuthorizedKeys,
     file: Option<KeysFile>,
     seen: Mutex<Seen>,
     current: watch::Sender<Arc<AuthorizedKeys>>,
 }
 
-/// What is known of the file.
+/// What the file was like when it was last checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     look: Look,
-    /// Whether the file may have changed once more without looking different.
+    /// Whether the file may have changed again with the same [`FileStamp`].
     is_fresh: bool,
 }
 
@@ -94,7 +94,7 @@ impl Keyring {
     ) -> Result<Self, AuthorizedKeysError> {
         let (keys, seen) = match &file {
             Some(file) => {
-                // Looked at before it is read: what changes in between is read again.
+                // Checked before it is read, so that a change in between is noticed.
                 let seen = Seen::of(file.look());
                 (file.load()?.overruled_by(&fixed), seen)
             }
@@ -118,17 +118,17 @@ impl Keyring {
         self.current.borrow().knows(peer)
     }
 
-    /// Hears of every change.
+    /// A receiver of every change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<AuthorizedKeys>> {
         self.current.subscribe()
     }
 
-    /// Looks at the file again and again, for as long as it is waited for.
+    /// Checks the file for changes until dropped.
     pub(crate) async fn watch_file(&self) {
         let mut missing = 0;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            missing = if self.refresh(missing >= LOOKS_MISSING).await {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            missing = if self.refresh(missing >= CHECKS_MISSING).await {
                 0
             } else {
                 missing + 1
@@ -136,18 +136,19 @@ impl Keyring {
         }
     }
 
-    /// Looks at the file, and reads it if it has changed. That it is gone counts only if
-    /// `believe_missing`, because editors take a file away for a moment. Says whether it is there.
+    /// Reads the file if it has changed. A missing file counts only if `believe_missing`, because
+    /// editors remove a file for a moment. Returns whether it exists.
     pub(crate) async fn refresh(&self, believe_missing: bool) -> bool {
         let Some(file) = &self.file else {
             return true;
         };
         let mut seen = self.seen.lock().await;
-        let (looked_at, before) = (file.clone(), seen.clone());
+        let file = file.clone();
+        let before = seen.clone();
         let work = move || {
-            let now = Seen::of(looked_at.look());
+            let now = Seen::of(file.look());
             let is_known = now.look == before.look && !before.is_fresh;
-            let keys = (!is_known).then(|| looked_at.load());
+            let keys = (!is_known).then(|| file.load());
             (now, keys)
         };
         let Ok((now, keys)) = spawn_blocking(work).await else {
@@ -164,7 +165,7 @@ impl Keyring {
             Some(Ok(keys)) => self.take(keys),
             Some(Err(error)) if is_news => error!(
                 error = &error as &dyn std::error::Error,
-                "the rights stay as they were"
+                "cannot use the authorized-keys file; rights are unchanged"
             ),
             Some(Err(_)) => {}
         }
@@ -197,7 +198,7 @@ impl Seen {
     }
 }
 
-/// What a file looks like from outside.
+/// Whether a file exists, and its [`FileStamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
     Present(Stamp),
@@ -205,7 +206,7 @@ enum Look {
     Unreadable(ErrorKind),
 }
 
-/// What differs between two states of a file, unless both are of the same tick of the clock.
+/// What a change of a file alters, unless it falls into the same tick of the file system's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     identity: (u64, u64),
@@ -226,24 +227,24 @@ impl Stamp {
         }
     }
 
-    /// Whether the file changed so recently that another change could bear the same time.
+    /// Whether the file changed so recently that another change could have the same time.
     fn is_fresh(&self) -> bool {
         let since_epoch = u64::try_from(self.changed.0).map(Duration::from_secs);
         let changed = since_epoch.map(|since| SystemTime::UNIX_EPOCH + since);
         let age = changed.map(|changed| SystemTime::now().duration_since(changed));
         match age {
             Ok(Ok(age)) => age < FRESH,
-            // A clock that goes back, or a file from the future.
+            // The clock was set back, or the file's time is in the future.
             Ok(Err(_)) | Err(_) => true,
         }
     }
 }
 
-/// Between two looks at the file: whoever loses a right loses it within a second.
-const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+/// Time between two checks of the file: a right that is removed there ends within a second.
+const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
-/// How many looks have to find no file before it counts as gone.
-const LOOKS_MISSING: u32 = 1;
+/// Checks that have to find no file before it counts as removed.
+const CHECKS_MISSING: u32 = 1;
 
 /// Longer than a tick of any file system's clock (two seconds on FAT), in whole seconds because
 /// that is all some keep.

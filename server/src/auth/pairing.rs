@@ -1,9 +1,9 @@
-//! Letting a key in by a code that a person carries to its owner.
+//! Pairing: a client authorizes its key with a code from the operator.
 //!
-//! The operator makes a code (`quire-server pair`), which leaves an offer in the state directory:
-//! what proofs are made with, the rights that go with it, and when it ends. The running server
-//! finds it there when a client comes that it doesn't know. Whoever takes the offer away first is
-//! the one client that it is good for; a few wrong proofs end it as well.
+//! `quire-server pair` creates a code and stores an offer in the state directory: the key that proofs
+//! are made with, the rights, and the expiry time. The running server looks for it when an unknown
+//! client connects. Removing the offer file decides which of several clients is paired; a few wrong
+//! proofs remove it as well.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use crate::auth::keyring::KeysFile;
 use crate::auth::rules::Rules;
 
-/// Makes a code, and an offer of it in `state` in place of an earlier one.
+/// Creates a code, and stores its offer in `state` in place of an earlier one.
 ///
 /// # Errors
 /// Names the file that can't be written.
@@ -88,12 +88,12 @@ impl PairingError {
     }
 }
 
-/// Waits for clients with a code.
+/// Pairs clients that have a code.
 #[derive(Debug)]
 pub(crate) struct Pairing {
-    /// Where offers are, and where keys are let in; without both there is no pairing.
+    /// The offer and the authorized-keys file; without both there is no pairing.
     files: Option<Files>,
-    /// Wrong proofs for the offer that there is.
+    /// Wrong proofs for the current offer.
     wrong: Arc<AtomicU32>,
 }
 
@@ -115,7 +115,7 @@ impl Pairing {
         }
     }
 
-    /// Whether there is an offer that hasn't ended.
+    /// Whether there is an offer that hasn't expired.
     pub(crate) async fn is_open(&self) -> bool {
         let Some(files) = self.files.clone() else {
             return false;
@@ -124,10 +124,10 @@ impl Pairing {
         open.await.unwrap_or(false)
     }
 
-    /// Lets `client` in, if it has proved that it knows the code.
+    /// Authorizes the key `client` if its proof shows that it knows the code.
     ///
     /// # Errors
-    /// The refusal, or why the key can't be let in.
+    /// The refusal, or why the key can't be authorized.
     pub(crate) async fn accept(
         &self,
         pair: Pair,
@@ -135,7 +135,8 @@ impl Pairing {
         connection: &Connection,
     ) -> Result<Paired, PairingError> {
         let files = self.files.clone().ok_or(PairingError::NotAuthorized)?;
-        let (wrong, connection) = (Arc::clone(&self.wrong), connection.clone());
+        let wrong = Arc::clone(&self.wrong);
+        let connection = connection.clone();
         let accepted = spawn_blocking(move || {
             let offer = files.find().ok_or(PairingError::NotAuthorized)?;
             let material = |_| PairingError::Internal("a connection without keying material");
@@ -158,7 +159,7 @@ impl Pairing {
 }
 
 impl Files {
-    /// The offer, unless it has ended or can't be understood.
+    /// The offer, unless it has expired or can't be parsed.
     fn find(&self) -> Option<Offer> {
         let mut text = String::new();
         let file = fs::File::open(&self.offer).ok()?;
@@ -168,13 +169,13 @@ impl Files {
 
     fn count_wrong(&self, wrong: &AtomicU32) {
         let count = wrong.fetch_add(1, Ordering::Relaxed) + 1;
-        warn!(count, "a wrong pairing code");
+        warn!(count, "wrong pairing code");
         if count >= WRONG_MAX {
             let _ = self.take_away(wrong);
         }
     }
 
-    /// Ends the offer; of several who try only one succeeds.
+    /// Removes the offer; of several callers only one succeeds.
     fn take_away(&self, wrong: &AtomicU32) -> Result<(), PairingError> {
         match fs::remove_file(&self.offer) {
             Ok(()) => {
@@ -187,12 +188,12 @@ impl Files {
     }
 }
 
-/// What a code is good for.
+/// A code's key, the rights it grants, and when it expires.
 #[derive(Debug, PartialEq, Eq)]
 struct Offer {
     ends: SystemTime,
     key: PairingKey,
-    /// What stands behind the fingerprint in authorized-keys: rights and a comment.
+    /// What follows the fingerprint in authorized-keys: rights and a comment.
     line: String,
 }
 
@@ -229,7 +230,7 @@ impl KeysFile {
     /// the file's lock.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// An error of the system.
     fn authorize(&self, key: Fingerprint, rest: &str) -> io::Result<()> {
         let key = key.to_string();
         replace_file::edit(self.path(), |before| {
@@ -247,11 +248,11 @@ impl KeysFile {
 /// The file of the offer in the state directory.
 const OFFER: &str = "pairing";
 
-/// More than any offer has.
+/// Larger than any offer.
 const OFFER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Wrong proofs after which an offer ends. Mistyped codes fail at the client already, by their
-/// length or alphabet; nobody can guess one, so this only says when somebody tries.
+/// Wrong proofs after which an offer is removed. The client rejects most mistyped codes by length or
+/// alphabet. A code can't be guessed, so the limit only makes attempts visible.
 const WRONG_MAX: u32 = 5;
 
 #[cfg(test)]
@@ -306,7 +307,8 @@ mod tests {
         let path = directory.path().join("keys");
         let keys = KeysFile::optional(path.clone());
         let key = || quire_certs::Identity::generate(&[]).unwrap().fingerprint();
-        let (one, other) = (key(), key());
+        let one = key();
+        let other = key();
         keys.authorize(one, "read Ann").unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -336,7 +338,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    // Each as a server of its own has it.
+                    // A value of its own, as in another server process.
                     let keys = KeysFile::optional(path.clone());
                     let key = quire_certs::Identity::generate(&[]).unwrap().fingerprint();
                     start.wait();

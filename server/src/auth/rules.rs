@@ -1,4 +1,4 @@
-//! What somebody may do where: verbs for the whole root, and others for what lies below a path.
+//! Access rules: verbs for the whole root, and other verbs for what lies below a path.
 //!
 //! The narrowest rule wins: what is granted for a path says nothing of a path below it that has a
 //! rule of its own. A path without a rule above it, nor of its own, is granted nothing. The text
@@ -108,7 +108,7 @@ impl FromStr for Verbs {
     }
 }
 
-/// What somebody may do, by path.
+/// Verbs by path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
     /// In the order of the paths, so that what lies below one follows it.
@@ -135,7 +135,7 @@ impl Rules {
         }
     }
 
-    /// Whatever these or `other` grant.
+    /// What these or `other` grant.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let places = self.rules.keys().chain(other.rules.keys());
@@ -328,7 +328,8 @@ fn unquote(text: &str) -> Result<(String, &str), RulesError> {
 /// If a quotation mark isn't closed.
 pub fn split_word(text: &str) -> Result<(&str, &str), RulesError> {
     let text = text.trim_start();
-    let (mut is_quoted, mut is_escaped) = (false, false);
+    let mut is_quoted = false;
+    let mut is_escaped = false;
     for (at, character) in text.char_indices() {
         match character {
             _ if is_escaped => is_escaped = false,
@@ -362,7 +363,7 @@ pub enum RulesError {
     #[error("{0:?} doesn't begin with /")]
     Relative(String),
     /// A path that no request can have.
-    #[error("a path can't be meant")]
+    #[error("a path is invalid")]
     Path(#[source] PathError),
     /// A quotation mark without its partner.
     #[error("a quotation mark isn't closed")]

@@ -1,9 +1,9 @@
-//! The second fence: the kernel keeps the whole process to the directories that it serves from.
+//! Landlock sandbox: the kernel confines the whole process to its own directories.
 //!
-//! Paths are confined one by one already, where they are opened; this holds even for a defect of
-//! ours there. It is set before any thread starts, because a thread inherits it and one that runs
-//! already would not. What stays reachable are the root, the state directory and the directory of
-//! the authorized-keys file; TCP is closed altogether, and no program can be started.
+//! Each path is confined when it is opened (`openat2`); the sandbox holds even if that has a bug.
+//! It is set before any thread starts, because only threads that start later inherit it. The root,
+//! the state directory and the directory of the authorized-keys file stay reachable. TCP sockets can
+//! bind the ports of the configuration and connect nowhere, and no program can be started.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,34 +16,32 @@ use landlock::{
 
 use crate::config::Config;
 
-/// What the kernel keeps this process to.
+/// How far the process is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Its directories alone.
+    /// To its directories.
     Whole,
-    /// Its directories, as far as this kernel's Landlock goes.
+    /// To its directories, as far as this kernel's version of Landlock can.
     Partial,
-    /// Nothing: the kernel has no Landlock.
+    /// Not at all: the kernel has no Landlock.
     Unavailable,
-    /// Nothing: the operator doesn't want it.
+    /// Not at all: it is disabled.
     Off,
 }
 
 impl fmt::Display for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Whole => "confined by Landlock to the served directory and its own",
-            Self::Partial => {
-                "confined by Landlock, as far as this kernel has it, to the served directory and its own"
-            }
-            Self::Unavailable => "not confined: this kernel has no Landlock",
-            Self::Off => "not confined: --no-landlock",
+            Self::Whole => "Landlock sandbox: on",
+            Self::Partial => "Landlock sandbox: on, without rights that this kernel doesn't know",
+            Self::Unavailable => "Landlock sandbox: not supported by this kernel",
+            Self::Off => "Landlock sandbox: off",
         })
     }
 }
 
 impl Sandbox {
-    /// Confines this thread, and all that it starts from now on, to what a server of `config`
+    /// Confines this thread, and all threads that it starts later, to what a server with `config`
     /// needs.
     ///
     /// # Errors
@@ -60,7 +58,7 @@ impl Sandbox {
         }
         if let Some(file) = &config.authorized_keys {
             let named = parent(file.path());
-            // Where a link leads, if it is one.
+            // The file may be a symbolic link into another directory.
             let real = file.path().canonicalize();
             let real = real.map_or_else(|_| named.clone(), |real| parent(&real));
             places.extend([(named, own()), (real, own())]);
@@ -85,7 +83,7 @@ fn confine(
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     for (path, access) in places {
-        // What isn't there, whoever opens it later says in words of his own.
+        // A missing directory is reported later, by the code that opens it.
         if let Ok(directory) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(directory, *access))?;
         }
@@ -103,10 +101,10 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// The newest Landlock whose rights are known here; older kernels enforce what they have of them.
+/// The newest Landlock version whose rights are used; older kernels enforce those they know.
 const NEWEST: ABI = ABI::V6;
 
-/// What a server has no use for, not even in the root.
+/// Rights that a server doesn't need, not even in the root.
 fn never() -> BitFlags<AccessFs> {
     AccessFs::Execute
         | AccessFs::MakeChar
@@ -117,7 +115,7 @@ fn never() -> BitFlags<AccessFs> {
         | AccessFs::IoctlDev
 }
 
-/// What a server does with its own directory: read the keys, and write what pairing adds.
+/// Rights in the server's own directories: read keys, and write what pairing adds.
 fn own() -> BitFlags<AccessFs> {
     AccessFs::ReadFile
         | AccessFs::ReadDir
@@ -140,13 +138,14 @@ mod tests {
         clippy::print_stderr,
         reason = "a test that tries nothing must not look like a success"
     )]
-    /// A thread of its own, because there is no way out again.
+    /// Runs `work` in a thread of its own, because a sandbox can't be left.
     fn confined(tcp_ports: &[u16], work: impl FnOnce(&Path, &Path) + Send + 'static) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         let tcp_ports = tcp_ports.to_owned();
         let ran = std::thread::spawn(move || {
-            let (root, outside) = (path.join("root"), path.join("outside"));
+            let root = path.join("root");
+            let outside = path.join("outside");
             fs::create_dir(&root).unwrap();
             fs::write(&outside, "secret").unwrap();
             let all = AccessFs::from_all(NEWEST) & !never();

@@ -1,4 +1,4 @@
-//! Why a server can't start, in words for its operator.
+//! Errors at the start of a server, with messages for its operator.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::config::resolve::ConfigError;
 use crate::files::OpenError;
 use crate::quic::tls::TlsError;
 
-/// Why a server can't start; the operator has to mend it.
+/// Why a server can't start; the operator has to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A setting is wrong.
@@ -22,15 +22,15 @@ pub enum StartError {
     /// The directory can't be served.
     #[error(transparent)]
     Root(#[from] OpenError),
-    /// A file that decides who gets in could be fetched or replaced by those who are in.
+    /// A file with keys or rights lies where clients could read or replace it.
     #[error("{} must not lie in the served directory", .0.display())]
     SecretInRoot(PathBuf),
-    /// A file that decides who gets in can't be looked at.
-    #[error("{} can't be looked at", path.display())]
+    /// A file with keys or rights can't be examined.
+    #[error("{}: cannot examine it", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -40,20 +40,20 @@ pub enum StartError {
     /// The authorized-keys file can't be used.
     #[error(transparent)]
     AuthorizedKeys(#[from] AuthorizedKeysError),
-    /// The authority of the clients' certificates can't be used.
+    /// The client CA can't be used.
     #[error(transparent)]
     ClientCa(#[from] ClientCaError),
     /// TLS refuses the identity.
-    #[error("the certificate can't be used")]
+    #[error("cannot use the certificate")]
     Tls(#[source] TlsError),
     /// An address can't be listened on.
     #[error(transparent)]
     Listen(SocketError),
     /// The kernel has Landlock and refuses to set it.
-    #[error("Landlock can't be set: start with --no-landlock if that has to be")]
+    #[error("cannot set up the Landlock sandbox; --no-landlock disables it")]
     Landlock(#[from] landlock::RulesetError),
     /// The runtime can't be started.
-    #[error("the runtime can't be started")]
+    #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
 }
 

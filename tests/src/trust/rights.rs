@@ -260,7 +260,5 @@ async fn rights_change_under_a_connection_that_keeps_some() {
     fetch(&client, "f").await.unwrap();
     third.close().await;
     client.close().await;
-    server
-        .stop_after_errors(&["the rights stay as they were"])
-        .await;
+    server.stop_after_errors(&["rights are unchanged"]).await;
 }

@@ -74,7 +74,8 @@ proptest! {
 
     #[test]
     fn every_question_is_answered_as_by_the_model(model in model(), other in model()) {
-        let (rules, universe) = (model.rules(), universe());
+        let rules = model.rules();
+        let universe = universe();
         let both = rules.union(&other.rules());
         for path in universe.iter().filter(|path| path.names().len() < 4) {
             let below = || universe.iter().filter(|other| path.contains(other));
