@@ -19,14 +19,16 @@ use quire_shared::protocol::{EntryKind, Time};
 use serde_json::{Value, json};
 
 use crate::args::ClientCommand;
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::OperandError;
 use crate::session::CliSession;
-use quire_client::error::{ClientError, Exit};
+use quire_client::ClientError;
 
-pub use change::{copy, delete, make_directory, rename};
-pub use inquiry::{hash, key, pair, ping};
-pub use listing::{cache, list, stat};
-pub use transfer::{cat, get, put};
+use change::{copy, delete, make_directory, rename};
+use inquiry::{hash, key, pair, ping};
+use listing::{cache, list, stat};
+use transfer::{cat, get, put};
 
 /// Runs `command`, prints what is wrong if anything is, and tells the exit status.
 pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
@@ -55,7 +57,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
 
 /// Why a command as a whole came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// What was typed makes no sense.
     #[error(transparent)]
     Operand(#[from] OperandError),
@@ -67,9 +69,11 @@ pub enum CommandError {
     Of {
         /// The operand, safe to show.
         name: String,
-        /// What went wrong with it.
+        /// The error about it.
         #[source]
         error: Box<ClientError>,
+        /// The flags that could have avoided it.
+        flags: HintFlags,
     },
     /// A pairing code is none.
     #[error(transparent)]
@@ -93,12 +97,12 @@ impl CommandError {
                 Exit::Usage
             }
             Self::Client(error) => {
-                output.error("", error);
-                error.exit()
+                output.error("", error, HintFlags::NONE);
+                Exit::from(error)
             }
-            Self::Of { name, error } => {
-                output.error(name, error);
-                error.exit()
+            Self::Of { name, error, flags } => {
+                output.error(name, error, *flags);
+                Exit::from(&**error)
             }
             // Who reads the results has seen enough, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -120,24 +124,33 @@ impl<T> ErrorContext<T> for Result<T, ClientError> {
         self.map_err(|error| CommandError::Of {
             name: path.to_string(),
             error: Box::new(error),
+            flags: HintFlags::NONE,
         })
     }
 }
 
 /// The exit status of several operands: that of the first failure.
-#[derive(Debug, Default)]
-struct FirstFailure(Option<Exit>);
+#[derive(Debug)]
+struct FirstFailure {
+    exit: Option<Exit>,
+    flags: HintFlags,
+}
 
 impl FirstFailure {
-    /// Prints what went wrong with the operand `path`; breaks if the others can't succeed either.
+    /// No failure yet, of a command that takes `flags`.
+    fn none(flags: HintFlags) -> Self {
+        Self { exit: None, flags }
+    }
+
+    /// Prints the error about the operand `path`; breaks if the others can't succeed either.
     fn note(
         &mut self,
         session: &CliSession,
         path: &RemotePath,
         error: &ClientError,
     ) -> ControlFlow<()> {
-        session.output.error(&path.to_string(), error);
-        self.0.get_or_insert_with(|| error.exit());
+        session.output.error(&path.to_string(), error, self.flags);
+        self.exit.get_or_insert_with(|| Exit::from(error));
         match error.is_connection_lost() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -145,7 +158,7 @@ impl FirstFailure {
     }
 
     fn exit(self) -> Exit {
-        self.0.unwrap_or(Exit::Done)
+        self.exit.unwrap_or(Exit::Done)
     }
 }
 

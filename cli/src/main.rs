@@ -1,7 +1,7 @@
 //! The program `quire`: reads the command line, runs the command, and ends with its exit status.
 //!
-//! An interrupt drops what is under way, which removes unfinished files, and tells the server. The
-//! interactive client decides by itself what an interrupt ends.
+//! An interrupt drops the running command, which removes unfinished files and closes the connections.
+//! The interactive client handles interrupts itself.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,8 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use quire_cli::args::{Action, CliArgs};
 use quire_cli::config::Config;
-use quire_cli::{CliSession, commands, menu};
-use quire_client::Exit;
+use quire_cli::{CliSession, Exit, commands, menu};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
         session.close().await;
         exit
     });
-    // Blocking threads remove what they were writing; one that waits for input is left behind.
+    // Blocking threads remove their unfinished files. One that waits for input never ends.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     exit.into()
 }
@@ -57,7 +56,7 @@ async fn act(session: &CliSession, action: &Action) -> Exit {
     }
 }
 
-/// Completes when the system wants the program to end.
+/// Completes when the system asks the program to end (SIGTERM).
 #[cfg(unix)]
 async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -77,7 +76,7 @@ async fn terminated() {
     std::future::pending::<()>().await;
 }
 
-/// Logs to standard error: what RUST_LOG says, or as much as `verbose` asks for.
+/// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags.
 fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "error",

@@ -17,7 +17,7 @@ mod terminal;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use quire_certs::StateDir;
+use quire_certs::{CertsError, StateDir};
 use quire_shared::ErrorCode;
 use quire_shared::RemotePath;
 use quire_shared::protocol::{EntryKind, Failure, Stat};
@@ -25,13 +25,16 @@ use serde_json::json;
 
 use crate::args::{EachArgs, MenuArgs};
 use crate::commands::{self, CommandError};
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::Remote;
+use crate::output::shown;
 use crate::session::CliSession;
+use crate::session::blocking;
 use cwd::WorkingDir;
 use line::{LineCommand, ParsedLine};
 use numbers::{Choice, Recursion};
-use quire_client::blocking::blocking;
-use quire_client::error::{ClientError, Exit, shown};
+use quire_client::ClientError;
 use reader::{PromptKind, Reader, Typed};
 
 /// Runs the interactive client, and tells the exit status: from a terminal that of connecting,
@@ -213,6 +216,7 @@ impl Menu<'_> {
         let of = |error| CommandError::Of {
             name: path.to_string(),
             error: Box::new(error),
+            flags: HintFlags::NONE,
         };
         match self.remote_kind(&path).await.map_err(of)? {
             EntryKind::Directory => {
@@ -310,7 +314,7 @@ impl Menu<'_> {
             (Recursion::Never, _) | (_, None) => false,
             (Recursion::Local, Some(typed)) => {
                 let path = self.cwd.local_path(typed.as_ref());
-                blocking(move || Ok(path.is_dir())).await.unwrap_or(false)
+                blocking(move || path.is_dir()).await
             }
             (Recursion::Remote, Some(typed)) => match self.cwd.remote_path(typed) {
                 // What is wrong will be told by the command.
@@ -347,7 +351,7 @@ impl Menu<'_> {
         let state_dir = self.session.config.state_dir.clone();
         let file = blocking(move || {
             let dir = StateDir::open(state_dir.as_deref())?;
-            Ok(dir.file(HISTORY_FILE))
+            Ok::<_, CertsError>(dir.file(HISTORY_FILE))
         });
         match file.await {
             Ok(file) => Some(file),

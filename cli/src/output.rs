@@ -4,12 +4,16 @@
 //! that went away is noticed. Callers pass text that is safe to show; in JSON names stand exactly.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
+use quire_shared::Escaped;
 use serde_json::Value;
 
-use quire_client::error::ClientError;
+use quire_client::ClientError;
+
+use crate::hint::{HintFlags, with_hint};
 
 /// Where results and messages go, and in which form.
 #[derive(Debug)]
@@ -99,21 +103,24 @@ impl Output {
         }
     }
 
-    /// Tells what went wrong with `name`, which is safe to show and may be empty.
-    pub fn error(&self, name: &str, error: &ClientError) {
+    /// Prints an error about `name`, which is safe to show and may be empty, with a hint at the flag
+    /// of the command that helps.
+    pub(crate) fn error(&self, name: &str, error: &ClientError, flags: HintFlags) {
         // These name what they are about, or concern everything.
         let names_itself = error.is_connection_lost()
             || matches!(
                 error,
                 ClientError::Disk { .. }
                     | ClientError::LocalExists(_)
+                    | ClientError::LocalDirectory(_)
                     | ClientError::LocalName { .. }
                     | ClientError::Unsuitable { .. }
             );
+        let text = with_hint(error, flags);
         if name.is_empty() || names_itself {
-            self.message(&format!("quire: {error}"));
+            self.message(&format!("quire: {text}"));
         } else {
-            self.message(&format!("quire: {name}: {error}"));
+            self.message(&format!("quire: {name}: {text}"));
         }
     }
 
@@ -148,6 +155,11 @@ impl Drop for ShownBar<'_> {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A local path with control characters escaped.
+pub(crate) fn shown(path: &Path) -> String {
+    Escaped(&path.to_string_lossy()).to_string()
 }
 
 /// What a panic left behind is still text.

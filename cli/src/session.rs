@@ -1,36 +1,35 @@
-//! One run of the program: its settings, its output, and a connection to each server it talks to.
+//! One run of the program: its settings, its output, and a connection to each server.
 //!
-//! Here the user is asked about a server that nothing vouches for: the handshake has failed by
-//! then, and is done again, pinned to the key that was shown.
+//! The user is asked here about a server whose key is unknown. The handshake has failed by then, and
+//! is repeated with exactly the key that was shown.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 
-use quire_certs::{Fingerprint, Identity, Role, StateDir, load_or_create};
-use quire_shared::pairing::PairingCode;
+use quire_certs::{Role, load_or_create};
+use quire_client::known_servers::KnownServers;
+use quire_client::trust::Refusal;
+use quire_client::{
+    Client, ClientBuilder, ClientError, Connector, Fingerprint, Identity, PairingCode, ServerId,
+    StateDir, Trust,
+};
 use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::output::Output;
-use quire_client::blocking::blocking;
-use quire_client::client::Client;
-use quire_client::connect::Connector;
-use quire_client::error::ClientError;
-use quire_client::known_servers::{KnownServers, ServerId};
-use quire_client::trust::{Refusal, ServerVerifier};
 
 /// One run of the program. Commands share its connections.
 #[derive(Debug)]
 pub struct CliSession {
-    /// What the user chose.
+    /// The user's settings.
     pub config: Config,
     /// Where everything is printed.
     pub output: Arc<Output>,
     links: Arc<Mutex<HashMap<ServerId, ServerLink>>>,
 }
 
-/// The connection to a server, and what it takes to make it again.
+/// The connection to a server, and the means to make it again.
 #[derive(Debug)]
 struct ServerLink {
     connector: Connector,
@@ -47,10 +46,10 @@ impl CliSession {
         }
     }
 
-    /// The connection to `server`, made now unless it stands already.
+    /// The connection to `server`, made now unless it is open.
     ///
     /// # Errors
-    /// Why there is none, or no trust in what answers.
+    /// Why connecting failed, or why the server isn't trusted.
     pub async fn client(&self, server: &ServerId) -> Result<Client, ClientError> {
         let mut links = self.links.lock().await;
         let link = match links.remove(server) {
@@ -66,7 +65,7 @@ impl CliSession {
         Ok(client)
     }
 
-    /// This session with other choices, for one command; the connections are shared.
+    /// This session with other settings, for one command; the connections are shared.
     pub(crate) fn with(&self, config: Config) -> Self {
         let links = Arc::clone(&self.links);
         Self {
@@ -75,14 +74,14 @@ impl CliSession {
         }
     }
 
-    /// The connection to `server` if it stands, for what isn't worth connecting for.
-    pub(crate) async fn standing_client(&self, server: &ServerId) -> Option<Client> {
+    /// The connection to `server` if it is open, for what isn't worth connecting for.
+    pub(crate) async fn open_client(&self, server: &ServerId) -> Option<Client> {
         let links = self.links.lock().await;
         let client = &links.get(server)?.client;
         client.is_alive().then(|| client.clone())
     }
 
-    /// Ends all connections well.
+    /// Closes all connections.
     pub async fn close(&self) {
         let links = std::mem::take(&mut *self.links.lock().await);
         for link in links.into_values() {
@@ -90,39 +89,34 @@ impl CliSession {
         }
     }
 
-    /// This client's own identity, made now unless it exists.
+    /// This client's own identity, generated now unless it exists.
     ///
     /// # Errors
     /// Names the file that can't be used.
-    pub async fn identity(&self) -> Result<Identity, ClientError> {
-        let (file, state_dir) = (self.config.identity.clone(), self.config.state_dir.clone());
-        blocking(move || match file {
-            Some(file) => Ok(Identity::from_pem_file(&file)?),
-            None => {
-                let dir = StateDir::open(state_dir.as_deref())?;
-                Ok(load_or_create(&dir, Role::Client)?)
-            }
-        })
-        .await
+    pub async fn identity(&self) -> Result<Arc<Identity>, ClientError> {
+        let file = self.config.identity.clone();
+        let state_dir = self.config.state_dir.clone();
+        let identity = blocking(move || match file {
+            Some(file) => Identity::from_pem_file(&file),
+            None => load_or_create(&StateDir::open(state_dir.as_deref())?, Role::Client),
+        });
+        Ok(Arc::new(identity.await?))
     }
 
-    /// Has `server` let this client in with a code, and trusts its key from now on, which the
-    /// server proves by the same code.
+    /// Registers this client with `server` by a pairing code. The server proves by the same code
+    /// that it is the right one, and its key is trusted from then on.
     ///
     /// # Errors
-    /// If the code is no good, or the server can't be reached.
+    /// If the code isn't accepted, or the server can't be reached.
     pub async fn pair(&self, server: &ServerId, code: &PairingCode) -> Result<(), ClientError> {
-        let identity = self.identity().await?;
-        let verifier = self.verifier(server).await?;
-        let (client, unknown) = match Client::connect(server, &identity, verifier).await {
+        let builder = self.builder(server, self.identity().await?);
+        let (client, unknown) = match builder.connect().await {
             Ok(client) => (client, None),
             Err(ClientError::NotTrusted(refusal)) => match *refusal {
                 Refusal::Unknown { seen, .. } => {
-                    let pinned = ServerVerifier::pinned(server.clone(), seen);
-                    (
-                        Client::connect(server, &identity, pinned).await?,
-                        Some(seen),
-                    )
+                    let builder = self.builder(server, self.identity().await?);
+                    let pinned = builder.trust(Trust::Pinned(seen));
+                    (pinned.connect().await?, Some(seen))
                 }
                 refusal => return Err(ClientError::NotTrusted(Box::new(refusal))),
             },
@@ -139,9 +133,8 @@ impl CliSession {
 
     async fn connect(&self, server: &ServerId) -> Result<ServerLink, ClientError> {
         let identity = self.identity().await?;
-        let verifier = self.verifier(server).await?;
-        let congestion = self.config.congestion;
-        let connector = Connector::new(server, &identity, verifier, congestion)?;
+        let builder = self.builder(server, Arc::clone(&identity));
+        let connector = builder.connector().await?;
         let refusal = match connector.connect().await {
             Err(ClientError::NotTrusted(refusal)) => refusal,
             Ok(client) => return Ok(ServerLink { connector, client }),
@@ -151,27 +144,28 @@ impl CliSession {
             Refusal::Unknown { seen, .. } if self.is_accepted(server, *seen).await => *seen,
             _ => return Err(ClientError::NotTrusted(refusal)),
         };
-        let pinned = ServerVerifier::pinned(server.clone(), seen);
-        let connector = Connector::new(server, &identity, pinned, congestion)?;
+        let builder = self.builder(server, identity);
+        let connector = builder.trust(Trust::Pinned(seen)).connector().await?;
         let client = connector.connect().await?;
         self.remember(server, seen).await?;
         Ok(ServerLink { connector, client })
     }
 
-    async fn verifier(&self, server: &ServerId) -> Result<ServerVerifier, ClientError> {
-        let (ca, state_dir) = (self.config.ca.clone(), self.config.state_dir.clone());
-        let server = server.clone();
-        blocking(move || match ca {
-            Some(ca) => Ok(ServerVerifier::with_ca(server, &ca)?),
-            None => {
-                let dir = StateDir::open(state_dir.as_deref())?;
-                Ok(ServerVerifier::new(server, &dir)?)
-            }
-        })
-        .await
+    fn builder(&self, server: &ServerId, identity: Arc<Identity>) -> ClientBuilder {
+        let builder = Client::builder(server.clone())
+            .identity(identity)
+            .congestion(self.config.congestion)
+            .trust(match &self.config.ca {
+                Some(file) => Trust::Authorities(file.clone()),
+                None => Trust::Known,
+            });
+        match &self.config.state_dir {
+            Some(directory) => builder.state_dir(directory),
+            None => builder,
+        }
     }
 
-    /// Whether the user trusts this key, said beforehand or now.
+    /// Whether the user accepts this key, by a flag or when asked.
     async fn is_accepted(&self, server: &ServerId, seen: Fingerprint) -> bool {
         if self.config.trust_on_first_use {
             return true;
@@ -180,30 +174,39 @@ impl CliSession {
             return false;
         }
         self.output.message(&format!(
-            "The server at {server} is not known yet. The fingerprint of its key is\n    {seen}\n\
-             Compare it with what the server showed at its start. Trust it from now on? [y/N]"
+            "The server {server} is not known yet. Its key has the fingerprint\n    {seen}\n\
+             Compare it with the one that the server printed at its start. Trust it from now on? \
+             [y/N]"
         ));
         blocking(|| {
             let mut answer = String::new();
             // Without an answer there is no consent.
             let _ = io::stdin().lock().read_line(&mut answer);
             let answer = answer.trim().to_ascii_lowercase();
-            Ok(answer == "y" || answer == "yes")
+            answer == "y" || answer == "yes"
         })
         .await
-        .unwrap_or(false)
     }
 
     async fn remember(&self, server: &ServerId, seen: Fingerprint) -> Result<(), ClientError> {
-        let (known, state_dir) = (server.clone(), self.config.state_dir.clone());
-        blocking(move || {
+        let known = server.clone();
+        let state_dir = self.config.state_dir.clone();
+        blocking(move || -> Result<(), ClientError> {
             let dir = StateDir::open(state_dir.as_deref())?;
             Ok(KnownServers::new(dir).add(&known, seen)?)
         })
         .await?;
         self.output.note(&format!(
-            "{server} is a known server now, by its key {seen}"
+            "{server} is now a known server, with the key {seen}"
         ));
         Ok(())
+    }
+}
+
+/// Runs `work`, which may block, off the asynchronous threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -1,36 +1,179 @@
-//! Content on its way from the server: checked, and on disk only when it is whole.
+//! Downloads of single files.
 //!
-//! A file is received under a temporary name beside its target and gets its own name when length
-//! and digest have proved right; whatever goes wrong before leaves nothing behind. Nothing here
-//! takes a local path from the server. See PROTOCOL.md, "Get".
+//! A file is received under a temporary name beside its target. It gets its own name once length
+//! and digest have been verified; a failure before that leaves nothing behind. No local path comes
+//! from the server. See PROTOCOL.md, "Get".
 
 use std::fs;
 use std::io::{self, IoSlice, Write};
+use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use quire_certs::replace_file::StagedFile;
+use quire_shared::RemotePath;
+use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::path::RESERVED_PREFIX;
-use quire_shared::protocol::{Attributes, GetHeader, Time, Trailer, Version};
+use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
 use crate::attributes;
 use crate::blocking::blocking;
-use crate::client::{Client, read_to_end};
 use crate::error::ClientError;
+use crate::exchange::{Connection, read_to_end};
+
+/// A download that is being prepared; see [`Client::download`](crate::Client::download).
+#[derive(Debug)]
+pub struct DownloadRequest<'a> {
+    connection: &'a Connection,
+    get: Get,
+    options: SaveOptions,
+    moved: Option<&'a AtomicU64>,
+}
+
+impl<'a> DownloadRequest<'a> {
+    pub(crate) fn new(connection: &'a Connection, path: RemotePath) -> Self {
+        let get = Get {
+            path,
+            ..Get::default()
+        };
+        Self {
+            connection,
+            get,
+            options: SaveOptions::default(),
+            moved: None,
+        }
+    }
+
+    /// Receives only these bytes of the file. A range may end after the file's end, but not begin
+    /// there.
+    #[must_use]
+    pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        self.get.offset = start;
+        self.get.length = match range.end_bound() {
+            Bound::Included(last) => Some(last.saturating_add(1).saturating_sub(start)),
+            Bound::Excluded(end) => Some(end.saturating_sub(start)),
+            Bound::Unbounded => None,
+        };
+        self
+    }
+
+    /// Fails with [`Conflict`](crate::ErrorKind::Conflict) unless the file has this version, as for
+    /// a range that continues an earlier one.
+    #[must_use]
+    pub fn version(mut self, version: Version) -> Self {
+        self.get.precondition = Precondition::Match(version);
+        self
+    }
+
+    /// The kind of digest that verifies the content.
+    #[must_use]
+    pub fn digest(mut self, kind: DigestKind) -> Self {
+        self.get.digest = kind;
+        self
+    }
+
+    /// Whether a local file of the target's name is replaced.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.options.overwrite = overwrite;
+        self
+    }
+
+    /// Whether content and name are synced to disk before the download counts as done.
+    #[must_use]
+    pub fn sync(mut self, sync: bool) -> Self {
+        self.options.sync = sync;
+        self
+    }
+
+    /// Counts the bytes in `moved` as they arrive.
+    #[must_use]
+    pub fn progress(mut self, moved: &'a AtomicU64) -> Self {
+        self.moved = Some(moved);
+        self
+    }
+
+    /// Downloads into the file `target`, with the modification time and permission bits that the
+    /// file has on the server, less those that this user's umask denies.
+    ///
+    /// # Errors
+    /// The server's refusal, a broken connection, or why writing failed. There is no trace of the
+    /// content then.
+    pub async fn to_file(self, target: impl AsRef<Path>) -> Result<Fetched, ClientError> {
+        let download = get(self.connection, self.get).await?;
+        let uncounted = AtomicU64::new(0);
+        let moved = self.moved.unwrap_or(&uncounted);
+        download.save(target.as_ref(), self.options, moved).await
+    }
+
+    /// Downloads into memory.
+    ///
+    /// # Errors
+    /// The server's refusal, or a broken connection.
+    pub async fn to_vec(self) -> Result<Vec<u8>, ClientError> {
+        match self.to_writer(Vec::new()).await {
+            Ok((bytes, _)) => Ok(bytes),
+            Err(WriteToError::Client(error)) => Err(error),
+            // Memory takes everything.
+            Err(WriteToError::Sink(error)) => {
+                Err(ClientError::disk(Path::new("memory"), "write to", error))
+            }
+        }
+    }
+
+    /// Downloads into `writer` and returns it once the content is verified. The bytes are written
+    /// as they arrive, before that is known.
+    ///
+    /// # Errors
+    /// The server's refusal, a broken connection, or why writing failed.
+    pub async fn to_writer<W: Write + Send + 'static>(
+        self,
+        writer: W,
+    ) -> Result<(W, Fetched), WriteToError> {
+        let download = get(self.connection, self.get).await?;
+        let uncounted = AtomicU64::new(0);
+        let moved = self.moved.unwrap_or(&uncounted);
+        download.write_to(writer, moved).await
+    }
+}
+
+/// Asks for a file's content.
+pub(crate) async fn get(connection: &Connection, get: Get) -> Result<Download, ClientError> {
+    let offset = get.offset;
+    let wanted = get.length;
+    let digest = get.digest;
+    let mut receiver = connection.send(get).await?;
+    let header: GetHeader = connection.answer(&mut receiver).await?;
+    let available = header.size.saturating_sub(offset);
+    if header.length != wanted.map_or(available, |wanted| wanted.min(available)) {
+        return Err(ClientError::Unexpected(DecodeError::Malformed));
+    }
+    Ok(Download {
+        connection: connection.clone(),
+        receiver,
+        header,
+        digest,
+    })
+}
 
 /// A file's content, about to be received. Dropping it tells the server to stop.
 #[derive(Debug)]
 pub struct Download {
-    client: Client,
+    connection: Connection,
     receiver: Receiver,
     header: GetHeader,
     digest: DigestKind,
 }
 
-/// Content that was received whole and is as it was sent.
+/// Content that was received and verified.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// Its length, in bytes.
@@ -43,37 +186,23 @@ pub struct Fetched {
     pub version: Version,
 }
 
-/// How a file is put on disk.
+/// How a downloaded file is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions {
-    /// Whether a file that has the name already is replaced.
+    /// Whether a local file of that name is replaced.
     pub overwrite: bool,
-    /// Whether the content and its name are forced to disk before the end is reported.
+    /// Whether content and name are synced to disk before the end is reported.
     pub sync: bool,
 }
 
 impl Download {
-    pub(crate) fn new(
-        client: Client,
-        receiver: Receiver,
-        header: GetHeader,
-        digest: DigestKind,
-    ) -> Self {
-        Self {
-            client,
-            receiver,
-            header,
-            digest,
-        }
-    }
-
-    /// What the server said ahead of the content.
+    /// Size, version and attributes of the file, which come before the content.
     pub fn header(&self) -> &GetHeader {
         &self.header
     }
 
-    /// Receives the content into `sink` and gives that back when the content has proved whole.
-    /// `sink` has had all the bytes before that is known; `moved` counts them as they arrive.
+    /// Receives the content into `sink` and returns it once the content is verified. The bytes are
+    /// written as they arrive, before that is known; `moved` counts them.
     ///
     /// # Errors
     /// [`ClientError::Changed`], [`ClientError::Damaged`], or why receiving or writing failed.
@@ -92,10 +221,10 @@ impl Download {
         .await
         .map_err(|error| match error {
             ReceiveBodyError::Disk(error) => WriteToError::Sink(error),
-            ReceiveBodyError::Receive(error) => self.client.receive_error(error).into(),
+            ReceiveBodyError::Receive(error) => self.connection.receive_error(error).into(),
             _ => ClientError::Truncated.into(),
         })?;
-        let trailer: Trailer = self.client.answer(&mut self.receiver).await?;
+        let trailer: Trailer = self.connection.answer(&mut self.receiver).await?;
         read_to_end(&mut self.receiver).await;
         if trailer.digest != received.digest {
             return Err(ClientError::Damaged.into());
@@ -139,7 +268,7 @@ impl Download {
     }
 }
 
-/// Makes the file `target` of content that has arrived, and proved right, as a whole. Blocks.
+/// Writes the file `target` from content that is verified and in memory. Blocks.
 ///
 /// # Errors
 /// As [`Download::save`].
@@ -159,16 +288,16 @@ pub(crate) fn save_whole(
 /// Why content was not received.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteToError {
-    /// The sink didn't take it.
+    /// Writing to the sink failed.
     #[error("cannot write what was received")]
     Sink(#[source] io::Error),
-    /// It didn't come, or not as it was sent.
+    /// Receiving failed, or the content wasn't verified.
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
-/// A file that isn't whole yet: removed when dropped, which is why it travels into the blocking
-/// thread that writes to it.
+/// A temporary file, removed when dropped. The blocking thread that writes to it owns it, so that it
+/// is removed only after the last write.
 #[derive(Debug)]
 struct Unfinished {
     file: StagedFile,
@@ -178,7 +307,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(target: &Path, options: SaveOptions) -> Result<Self, ClientError> {
-        // Only spares a transfer in vain: what decides is `publish`.
+        // Only saves a useless transfer; `publish` checks again, without a race.
         match fs::symlink_metadata(target) {
             Ok(found) if found.is_dir() => {
                 return Err(ClientError::Unsuitable {

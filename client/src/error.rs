@@ -1,7 +1,7 @@
-//! What can go wrong for the client, divided by what its user can do about it.
+//! Errors of the client, divided by what its user can do about them.
 //!
-//! Every message is one line in lower case that can follow a name and a colon. What came from the
-//! other side is escaped. [`ClientError::exit`] is the one mapping to exit codes.
+//! Every message is one line in lower case that can follow a name and a colon. Text from the other
+//! side is escaped. [`ClientError::kind`] sorts them into a few kinds.
 
 use std::error::Error;
 use std::io;
@@ -14,12 +14,12 @@ use quire_shared::path::PathError;
 use quire_shared::protocol::Failure;
 use quire_shared::{ErrorChain, ErrorCode, Escaped};
 
-use crate::connect::Attempts;
+use crate::attempt::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
 use crate::tls::TlsSetupError;
 use crate::trust::{Refusal, TrustError};
 
-/// Why the client could not do what it was asked for.
+/// Why an operation of the client failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -33,47 +33,45 @@ pub enum ClientError {
         source: io::Error,
     },
     /// None of the host's addresses answered.
-    #[error("cannot connect to {server}: tried {tried}")]
+    #[error("cannot connect to {server}: tried {attempts}")]
     CannotConnect {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
-        /// What was tried and how it went.
-        tried: Attempts,
+        /// The addresses that were tried, and how each attempt ended.
+        attempts: Attempts,
     },
     /// The server is not known to be the one that the user means.
-    #[error("{}{}", ErrorChain(.0.as_ref()), trust_hint(.0))]
+    #[error("{}", ErrorChain(.0.as_ref()))]
     NotTrusted(#[from] Box<Refusal>),
-    /// Who is trusted can't be told.
+    /// The keys and authorities to trust can't be read.
     #[error("{}", ErrorChain(.0))]
     Trust(#[from] TrustError),
     /// A server can't be remembered.
     #[error("{}", ErrorChain(.0))]
     KnownServers(#[from] KnownServersError),
-    /// This client's own key can't be had.
+    /// This client's own key can't be read or generated.
     #[error("{}", ErrorChain(.0))]
     Identity(#[from] CertsError),
     /// This client's own key can't be used.
     #[error("{}", ErrorChain(.0))]
     Tls(#[from] TlsSetupError),
-    /// The system gives us no UDP socket.
+    /// The system refused a UDP socket.
     #[error("{}", ErrorChain(.0.as_ref()))]
     Socket(#[source] Box<dyn Error + Send + Sync>),
-    /// The server does not let this client's key in.
+    /// The server grants this client's key no access.
     #[error(
         "not authorized: the key of this client is {fingerprint}; the operator of the server can \
-         let it in with the line `{fingerprint} read` or `{fingerprint} write` in authorized-keys"
+         grant it access with the line `{fingerprint} read` or `{fingerprint} write` in \
+         authorized-keys"
     )]
     NotAuthorized {
         /// This client's own fingerprint.
         fingerprint: Fingerprint,
     },
-    /// A pairing code is no good, or the server doesn't know it.
-    #[error(
-        "not paired: the code is mistyped, used, too old, or not of this server; \
-         have another made there with `quire-server pair`"
-    )]
+    /// The server doesn't accept the pairing code, or doesn't know it.
+    #[error("not paired: the code is mistyped, used, expired, or from another server")]
     NotPaired,
-    /// The key is let in, but has no right to this.
+    /// The key has access, but no right to this operation.
     #[error(
         "not authorized: the key of this client, {fingerprint}, has no right to do that there; \
          the operator of the server grants rights by path in authorized-keys"
@@ -97,14 +95,14 @@ pub enum ClientError {
     /// The server sent something that the protocol doesn't allow.
     #[error("the server sent something unexpected: {0}")]
     Unexpected(DecodeError),
-    /// The content changed while it was on its way, at either end.
+    /// The content changed at either end during the transfer.
     #[error("changed while it was being sent")]
     Changed,
-    /// What arrived isn't what was sent.
+    /// The content that arrived isn't what was sent.
     #[error("arrived damaged: its digest doesn't match")]
     Damaged,
-    /// Something with that name exists here, and was not to be replaced.
-    #[error("{} already exists (--force replaces it)", shown(.0))]
+    /// A local file of that name exists, and was not to be replaced.
+    #[error("{} already exists", shown(.0))]
     LocalExists(PathBuf),
     /// The system refused an operation on a local file.
     #[error("cannot {action} {}: {source}", shown(.path))]
@@ -117,7 +115,10 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
-    /// Something local is not what it has to be.
+    /// A local directory where a file was expected.
+    #[error("{} is a directory", shown(.0))]
+    LocalDirectory(PathBuf),
+    /// A local file or directory can't be used.
     #[error("{} {reason}", shown(.path))]
     Unsuitable {
         /// The file or directory.
@@ -140,42 +141,38 @@ pub enum ClientError {
     /// So many names in a directory of the server aren't UTF-8.
     #[error("{0} of its names can't travel because they aren't UTF-8")]
     Unnameable(u64),
-    /// Something with that name exists on the server, and was not to be replaced.
-    #[error("already exists (--force replaces it)")]
-    RemoteExists,
-    /// A directory was met where only `-r` may go.
-    #[error("is a directory (-r takes it with all that is below it)")]
-    NeedsRecursive,
 }
 
 impl ClientError {
-    /// What the program's exit status says of this.
-    pub fn exit(&self) -> Exit {
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownHost { .. }
             | Self::CannotConnect { .. }
             | Self::NotTrusted(_)
-            | Self::Lost(_) => Exit::Unreachable,
-            Self::NotAuthorized { .. } | Self::NoRight { .. } | Self::NotPaired => Exit::Refused,
-            Self::Refused(failure) => Exit::of_code(failure.code()),
-            Self::Closed(code) => match Exit::of_code(*code) {
-                Exit::Refused => Exit::Refused,
-                _ => Exit::Unreachable,
+            | Self::Lost(_) => ErrorKind::Unreachable,
+            Self::NotAuthorized { .. } | Self::NoRight { .. } | Self::NotPaired => {
+                ErrorKind::Refused
+            }
+            Self::Refused(failure) => failure.code().into(),
+            Self::Closed(code) => match ErrorKind::from(*code) {
+                ErrorKind::Refused => ErrorKind::Refused,
+                _ => ErrorKind::Unreachable,
             },
-            Self::Truncated | Self::Changed | Self::Damaged => Exit::Damaged,
-            Self::LocalExists(_) | Self::RemoteExists => Exit::Conflict,
-            Self::Disk { source, .. } => Exit::of_disk(source),
+            Self::Truncated | Self::Changed | Self::Damaged => ErrorKind::Damaged,
+            Self::LocalExists(_) => ErrorKind::Conflict,
+            Self::Disk { source, .. } => ErrorKind::of_disk(source),
             Self::Trust(_)
             | Self::KnownServers(_)
             | Self::Identity(_)
             | Self::Tls(_)
             | Self::Socket(_)
             | Self::Unexpected(_)
+            | Self::LocalDirectory(_)
             | Self::Unsuitable { .. }
             | Self::LocalName { .. }
             | Self::ForeignName(_)
-            | Self::Unnameable(_)
-            | Self::NeedsRecursive => Exit::Failed,
+            | Self::Unnameable(_) => ErrorKind::Other,
         }
     }
 
@@ -192,23 +189,11 @@ impl ClientError {
         match self {
             Self::Refused(failure) => Some(failure.code()),
             Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
-            Self::RemoteExists => Some(ErrorCode::EXISTS),
-            Self::NeedsRecursive => Some(ErrorCode::NOT_EMPTY),
             _ => None,
         }
     }
 
-    /// The same refusal with the flag that would have avoided it: one that replaces, or one that
-    /// takes whole directories.
-    pub fn with_flag(self) -> Self {
-        match self.code() {
-            Some(ErrorCode::EXISTS) => Self::RemoteExists,
-            Some(ErrorCode::NOT_EMPTY) => Self::NeedsRecursive,
-            _ => self,
-        }
-    }
-
-    /// What became of the attempt to `action` the local `path`.
+    /// The error for a failed attempt to `action` the local `path`.
     pub fn disk(path: &Path, action: &'static str, source: io::Error) -> Self {
         Self::Disk {
             path: path.to_owned(),
@@ -217,7 +202,7 @@ impl ClientError {
         }
     }
 
-    /// What a failure means that concerns one of many files, and not the connection.
+    /// The error for a failure that concerns one of many files, and not the connection.
     pub fn of_failure(failure: Failure) -> Self {
         match failure.code() {
             ErrorCode::CHANGED => Self::Changed,
@@ -226,85 +211,56 @@ impl ClientError {
         }
     }
 
-    /// What a code means that came instead of a reply, in a reset or a stop.
+    /// The error for a code that came instead of a reply, in `RESET_STREAM` or `STOP_SENDING`.
     pub fn of_code(code: ErrorCode) -> Self {
         Self::of_failure(Failure::new(code))
     }
 }
 
-/// The exit status of the program; the numbers are part of its interface.
+/// Kinds of failure that callers handle in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Exit {
-    /// All was done.
-    Done = 0,
-    /// Something failed that no other status tells.
-    Failed = 1,
-    /// The command line makes no sense.
-    Usage = 2,
-    /// There is no such file or directory.
-    NotFound = 3,
-    /// It exists already, changed meanwhile, or is busy.
-    Conflict = 4,
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No such file or directory.
+    NotFound,
+    /// Something exists already, changed meanwhile, or is busy.
+    Conflict,
     /// The rights don't suffice.
-    Refused = 5,
-    /// No connection, no trust, or the connection was lost.
-    Unreachable = 6,
-    /// Content was damaged, or changed on the way.
-    Damaged = 7,
-    /// The user interrupted it: 128 and the number of SIGINT, as shells count.
-    Interrupted = 130,
-    /// The system ended it: 128 and the number of SIGTERM.
-    Terminated = 143,
+    Refused,
+    /// No connection, no trust, or a connection that was lost.
+    Unreachable,
+    /// Content was damaged, or changed during the transfer.
+    Damaged,
+    /// Anything else.
+    Other,
 }
 
-impl Exit {
-    /// What the server's refusal means for the exit status.
-    pub fn of_code(code: ErrorCode) -> Self {
+impl From<ErrorCode> for ErrorKind {
+    fn from(code: ErrorCode) -> Self {
         match code {
             ErrorCode::NOT_FOUND => Self::NotFound,
             ErrorCode::EXISTS | ErrorCode::CONFLICT | ErrorCode::BUSY => Self::Conflict,
             ErrorCode::NOT_AUTHORIZED | ErrorCode::READ_ONLY | ErrorCode::DENIED => Self::Refused,
             ErrorCode::SHUTTING_DOWN => Self::Unreachable,
             ErrorCode::CHANGED | ErrorCode::DAMAGED => Self::Damaged,
-            _ => Self::Failed,
+            _ => Self::Other,
         }
     }
+}
 
+impl ErrorKind {
     fn of_disk(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
             io::ErrorKind::AlreadyExists => Self::Conflict,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Refused,
-            _ => Self::Failed,
+            _ => Self::Other,
         }
     }
 }
 
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
-
-/// What the user can do about a server that nothing vouches for.
-fn trust_hint(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::Unknown { .. } => {
-            "; if that is the fingerprint that the server showed at its start, connect once from a \
-             terminal and say so, or use --trust-on-first-use"
-        }
-        Refusal::Changed { .. }
-        | Refusal::NotPinned { .. }
-        | Refusal::WrongName { .. }
-        | Refusal::NotByCa { .. }
-        | Refusal::NotProved { .. }
-        | Refusal::Malformed { .. } => "",
-    }
-}
-
-/// A local path, safe to show.
-pub fn shown(path: &Path) -> String {
+/// A local path with control characters escaped.
+pub(crate) fn shown(path: &Path) -> String {
     Escaped(&path.to_string_lossy()).to_string()
 }
 
@@ -313,21 +269,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_the_documented_exit_status() {
-        let exits = |exit: Exit| {
+    fn every_code_has_the_documented_kind() {
+        let codes = |kind: ErrorKind| {
             ErrorCode::ALL
                 .iter()
                 .copied()
-                .filter(|code| Exit::of_code(*code) == exit)
+                .filter(|code| ErrorKind::from(*code) == kind)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(exits(Exit::NotFound), [ErrorCode::NOT_FOUND]);
+        assert_eq!(codes(ErrorKind::NotFound), [ErrorCode::NOT_FOUND]);
         assert_eq!(
-            exits(Exit::Conflict),
+            codes(ErrorKind::Conflict),
             [ErrorCode::EXISTS, ErrorCode::CONFLICT, ErrorCode::BUSY]
         );
         assert_eq!(
-            exits(Exit::Refused),
+            codes(ErrorKind::Refused),
             [
                 ErrorCode::NOT_AUTHORIZED,
                 ErrorCode::READ_ONLY,
@@ -335,24 +291,24 @@ mod tests {
             ]
         );
         assert_eq!(
-            exits(Exit::Damaged),
+            codes(ErrorKind::Damaged),
             [ErrorCode::CHANGED, ErrorCode::DAMAGED]
         );
-        assert_eq!(exits(Exit::Unreachable), [ErrorCode::SHUTTING_DOWN]);
-        assert_eq!(Exit::of_code(ErrorCode::NO_SPACE), Exit::Failed);
-        assert!(exits(Exit::Done).is_empty());
+        assert_eq!(codes(ErrorKind::Unreachable), [ErrorCode::SHUTTING_DOWN]);
+        assert_eq!(ErrorKind::from(ErrorCode::NO_SPACE), ErrorKind::Other);
     }
 
     #[test]
-    fn local_failures_have_the_status_of_the_same_failure_on_the_server() {
-        let exit = |kind: io::ErrorKind| {
-            ClientError::disk(Path::new("f"), "open", io::Error::from(kind)).exit()
+    fn local_failures_have_the_kind_of_the_same_failure_on_the_server() {
+        let of = |kind: io::ErrorKind| {
+            ClientError::disk(Path::new("f"), "open", io::Error::from(kind)).kind()
         };
-        assert_eq!(exit(io::ErrorKind::NotFound), Exit::NotFound);
-        assert_eq!(exit(io::ErrorKind::AlreadyExists), Exit::Conflict);
-        assert_eq!(exit(io::ErrorKind::PermissionDenied), Exit::Refused);
-        assert_eq!(exit(io::ErrorKind::StorageFull), Exit::Failed);
-        assert_eq!(ClientError::LocalExists("f".into()).exit(), Exit::Conflict);
+        assert_eq!(of(io::ErrorKind::NotFound), ErrorKind::NotFound);
+        assert_eq!(of(io::ErrorKind::AlreadyExists), ErrorKind::Conflict);
+        assert_eq!(of(io::ErrorKind::PermissionDenied), ErrorKind::Refused);
+        assert_eq!(of(io::ErrorKind::StorageFull), ErrorKind::Other);
+        let exists = ClientError::LocalExists("f".into());
+        assert_eq!(exists.kind(), ErrorKind::Conflict);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The end of a connection's handshake, for which the first requests needn't wait.
 //!
-//! Who comes back resumes a session, and may send requests with the first packets (early data,
-//! RFC 9001 §4.6), which a server may decline. Requests that change something wait here instead:
-//! somebody who recorded the packets could send them again.
+//! A client that comes back resumes a TLS session and may send requests with its first packets
+//! (0-RTT data, RFC 9001, §4.6), which the server may decline. An attacker can replay those packets.
+//! So requests that change something wait here until the handshake is complete.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,79 +13,80 @@ use quinn::{Connection, ConnectionError, ZeroRttAccepted};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connect::{AttemptError, CONNECT_TIMEOUT, refused};
+use crate::attempt::{AttemptError, refused};
 use crate::error::ClientError;
 use crate::known_servers::ServerId;
 
-/// A handshake that is over, or under way while requests are.
+/// How far a connection's handshake is.
 #[derive(Debug)]
 pub(crate) enum HandshakeState {
-    /// It was waited for.
+    /// Connecting waited for its end.
     Complete(HandshakeDone),
-    /// It was not.
+    /// Requests may be sent while it runs.
     InProgress {
-        ending: Mutex<PendingHandshake>,
-        /// Set by whoever holds the lock.
-        over: OnceLock<HandshakeDone>,
+        pending: Mutex<PendingHandshake>,
+        /// Set while `pending` is locked.
+        done: OnceLock<HandshakeDone>,
     },
 }
 
-/// A handshake that went well.
+/// A handshake that succeeded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandshakeDone {
     pub(crate) took: Duration,
-    /// Whether the server took the requests that were sent before.
+    /// Whether the server took the requests that were sent as early data.
     pub(crate) early_accepted: bool,
 }
 
-/// A handshake that isn't over yet.
+/// A handshake that isn't complete yet.
 pub(crate) struct PendingHandshake {
     pub(crate) server: ServerId,
     pub(crate) connection: Connection,
     pub(crate) accepted: ZeroRttAccepted,
     pub(crate) begun: Instant,
+    pub(crate) timeout: Duration,
     /// Where to note that this address answers.
-    pub(crate) answered: Answered,
-    /// How it failed.
+    pub(crate) last_address: LastAddress,
+    /// Set once it has failed.
     pub(crate) failed: Option<AttemptError>,
 }
 
 /// The address of a server that answered last.
-pub(crate) type Answered = Arc<std::sync::Mutex<Option<SocketAddr>>>;
+pub(crate) type LastAddress = Arc<std::sync::Mutex<Option<SocketAddr>>>;
 
 impl HandshakeState {
-    pub(crate) fn in_progress(ending: PendingHandshake) -> Self {
+    pub(crate) fn in_progress(pending: PendingHandshake) -> Self {
         Self::InProgress {
-            ending: Mutex::new(ending),
-            over: OnceLock::new(),
+            pending: Mutex::new(pending),
+            done: OnceLock::new(),
         }
     }
 
-    /// How it went, if it is over.
-    pub(crate) fn over(&self) -> Option<HandshakeDone> {
+    /// How it went, if it is complete.
+    pub(crate) fn completed(&self) -> Option<HandshakeDone> {
         match self {
-            Self::Complete(over) => Some(*over),
-            Self::InProgress { over, .. } => over.get().copied(),
+            Self::Complete(done) => Some(*done),
+            Self::InProgress { done, .. } => done.get().copied(),
         }
     }
 
-    /// Waits until it is over.
+    /// Waits until it is complete.
     ///
     /// # Errors
     /// [`ClientError::CannotConnect`]
-    pub(crate) async fn end(&self) -> Result<HandshakeDone, ClientError> {
+    pub(crate) async fn complete(&self) -> Result<HandshakeDone, ClientError> {
         match self {
-            Self::Complete(over) => Ok(*over),
-            Self::InProgress { ending, over } => {
-                if let Some(over) = over.get() {
-                    return Ok(*over);
+            Self::Complete(done) => Ok(*done),
+            Self::InProgress { pending, done } => {
+                if let Some(done) = done.get() {
+                    return Ok(*done);
                 }
-                let mut ending = ending.lock().await;
-                if let Some(over) = over.get() {
-                    return Ok(*over);
+                let mut pending = pending.lock().await;
+                if let Some(done) = done.get() {
+                    return Ok(*done);
                 }
-                let end = ending.end().await?;
-                Ok(*over.get_or_init(|| end))
+                let completed = pending.complete().await?;
+                Ok(*done.get_or_init(|| completed))
             }
         }
     }
@@ -101,46 +102,41 @@ impl fmt::Debug for PendingHandshake {
 }
 
 impl PendingHandshake {
-    async fn end(&mut self) -> Result<HandshakeDone, ClientError> {
+    async fn complete(&mut self) -> Result<HandshakeDone, ClientError> {
         let address = self.connection.remote_address();
         if self.failed.is_none() {
             let failed = tokio::select! {
-                // What has gone well stays so, however late it is asked.
+                // A success stays one, however late it is asked for.
                 biased;
                 early_accepted = &mut self.accepted => match self.connection.close_reason() {
-                    Some(error) if !early_accepted && !is_servers_decision(&error) => {
-                        AttemptError::of(error)
-                    }
+                    Some(error) if !early_accepted && !is_servers_decision(&error) => error.into(),
                     _ => {
-                        *lock(&self.answered) = Some(address);
+                        *lock(&self.last_address) = Some(address);
                         let took = self.begun.elapsed();
                         return Ok(HandshakeDone { took, early_accepted });
                     }
                 },
                 () = refused(address) => AttemptError::Refused,
-                () = sleep_until(self.begun + CONNECT_TIMEOUT) => AttemptError::NoAnswer,
+                () = sleep_until(self.begun + self.timeout) => AttemptError::NoAnswer,
             };
-            // Nothing that comes later may make it a connection after all.
+            // A late packet must not make it a connection after all.
             self.connection.close(0_u8.into(), b"");
             self.failed = Some(failed);
         }
+        let failed = self.failed.iter().cloned();
         Err(ClientError::CannotConnect {
             server: self.server.clone(),
-            tried: self
-                .failed
-                .iter()
-                .map(|failed| (address, failed.clone()))
-                .collect(),
+            attempts: failed.map(|failed| (address, failed)).collect(),
         })
     }
 }
 
-/// Whether a connection ended because the server let it end: the next request will say so.
+/// Whether the server closed the connection. The next request then reports the server's reason.
 fn is_servers_decision(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::ApplicationClosed(_))
 }
 
-/// What `answered` guards.
-pub(crate) fn lock(answered: &Answered) -> MutexGuard<'_, Option<SocketAddr>> {
-    answered.lock().unwrap_or_else(PoisonError::into_inner)
+/// What `last_address` guards.
+pub(crate) fn lock(last_address: &LastAddress) -> MutexGuard<'_, Option<SocketAddr>> {
+    last_address.lock().unwrap_or_else(PoisonError::into_inner)
 }

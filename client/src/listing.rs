@@ -8,16 +8,16 @@ use std::collections::VecDeque;
 
 use quire_shared::Name;
 use quire_shared::codec::DecodeError;
-use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, Page};
+use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, ListCache, Page};
 use quire_transport::stream::Receiver;
 
-use crate::client::{Client, read_to_end};
 use crate::error::ClientError;
+use crate::exchange::{Connection, read_to_end};
 
 /// The entries of a directory.
 #[derive(Debug)]
 pub struct DirectoryListing {
-    client: Client,
+    connection: Connection,
     receiver: Receiver,
     entries: VecDeque<Entry>,
     last_name: Option<Name>,
@@ -27,11 +27,11 @@ pub struct DirectoryListing {
 
 impl DirectoryListing {
     /// Asks, and receives the first page, so that a refusal is known at once.
-    pub(crate) async fn open(client: Client, list: List) -> Result<Self, ClientError> {
+    pub(crate) async fn open(connection: Connection, list: List) -> Result<Self, ClientError> {
         let last_name = list.after.clone();
-        let receiver = client.send(list).await?;
+        let receiver = connection.send(list).await?;
         let mut listing = Self {
-            client,
+            connection,
             receiver,
             entries: VecDeque::new(),
             last_name,
@@ -59,7 +59,7 @@ impl DirectoryListing {
     }
 
     async fn receive_page(&mut self) -> Result<(), ClientError> {
-        let page: Page = self.client.answer(&mut self.receiver).await?;
+        let page: Page = self.connection.answer(&mut self.receiver).await?;
         if page.entries.is_empty() && !page.last {
             return Err(ClientError::Unexpected(DecodeError::Malformed));
         }
@@ -86,7 +86,7 @@ impl DirectoryListing {
 /// What the server's memory cache holds.
 #[derive(Debug)]
 pub struct CacheListing {
-    client: Client,
+    connection: Connection,
     receiver: Receiver,
     entries: VecDeque<CacheEntry>,
     is_last_page: bool,
@@ -94,9 +94,10 @@ pub struct CacheListing {
 }
 
 impl CacheListing {
-    pub(crate) async fn open(client: Client, receiver: Receiver) -> Result<Self, ClientError> {
+    pub(crate) async fn open(connection: Connection) -> Result<Self, ClientError> {
+        let receiver = connection.send(ListCache {}).await?;
         let mut listing = Self {
-            client,
+            connection,
             receiver,
             entries: VecDeque::new(),
             is_last_page: false,
@@ -123,7 +124,7 @@ impl CacheListing {
     }
 
     async fn receive_page(&mut self) -> Result<(), ClientError> {
-        let page: CachePage = self.client.answer(&mut self.receiver).await?;
+        let page: CachePage = self.connection.answer(&mut self.receiver).await?;
         if page.entries.is_empty() && !page.last {
             return Err(ClientError::Unexpected(DecodeError::Malformed));
         }

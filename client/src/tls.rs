@@ -1,4 +1,4 @@
-//! The client's side of the handshake, but for whom to trust, which is [`trust`](crate::trust)'s.
+//! The client's TLS settings; which servers to trust is up to [`trust`](crate::trust).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::trust::ServerVerifier;
 /// # Errors
 ///
 /// When rustls finds the key unusable.
-pub fn client_config(
+pub(crate) fn client_config(
     identity: &Identity,
     verifier: Arc<ServerVerifier>,
 ) -> Result<QuicClientConfig, TlsSetupError> {

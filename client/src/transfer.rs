@@ -1,10 +1,45 @@
-//! Many files at once over one connection: whole directories, or a list of files.
+//! Transfers of many files at once over one connection: whole directories, or a list of files.
 //!
-//! A walk finds files and puts them into a short queue, from which a bounded number is moved at
-//! once; the walk waits while the queue is full, so a tree is never held in memory. An error on
-//! one file is reported and doesn't stop the others; a lost connection stops all.
+//! [`fetch()`] downloads and [`store()`] uploads. Both report to a [`Transfer`], which counts files and
+//! bytes and passes each event to an observer. A failure on one file is reported and doesn't stop the
+//! others; a lost connection stops all.
+//!
+//! ```
+//! # use quire_test_harness::{TestServer, Tree};
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let tree = Tree::new().file("photos/a", "a").file("photos/b", "b");
+//! # let test = TestServer::start(&tree).await;
+//! # let client = test.client().await;
+//! # let scratch = tempfile::tempdir()?;
+//! # let target = scratch.path().join("photos");
+//! use quire_client::RemotePath;
+//! use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
+//!
+//! let transfer = Transfer::new(|event| {
+//!     if let TransferEvent::Failed { name, error } = event {
+//!         eprintln!("{name}: {error}");
+//!     }
+//! });
+//! let job = DownloadJob {
+//!     from: RemotePath::parse("photos")?,
+//!     to: target,
+//! };
+//! let options = FetchOptions {
+//!     recursive: true,
+//!     ..FetchOptions::default()
+//! };
+//! transfer::fetch(&client, vec![job], options, &transfer).await;
+//! println!("{} files, {} bytes", transfer.files(), transfer.moved());
+//! # assert_eq!((transfer.files(), transfer.failed()), (2, 0));
+//! # client.close().await;
+//! # test.stop().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod deliver;
+mod engine;
 mod fetch;
 mod local_dir;
 mod pack;
@@ -12,348 +47,6 @@ mod remote_dir;
 mod store;
 mod unpack;
 
-use std::fmt;
-use std::future::Future;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-
-use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::Version;
-use quire_shared::{Name, RemotePath};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-
-use crate::error::{ClientError, Exit, shown};
-
+pub use engine::{Moved, Transfer, TransferEvent, local_entry};
 pub use fetch::{DownloadJob, FetchOptions, fetch};
 pub use store::{StoreOptions, UploadJob, store};
-
-/// The transfer of any number of files: what has happened so far, and who hears of it.
-pub struct Transfer {
-    moved: AtomicU64,
-    expected: AtomicU64,
-    files: AtomicU64,
-    directories: AtomicU64,
-    skipped: AtomicU64,
-    failed: AtomicU64,
-    first_failure: OnceLock<Exit>,
-    lost: OnceLock<()>,
-    observer: Box<dyn Fn(&TransferEvent) + Send + Sync>,
-}
-
-/// Something that happened during a transfer.
-#[derive(Debug)]
-pub enum TransferEvent {
-    /// A file is being moved now.
-    Started {
-        /// The file, as it is called where it comes from, safe to show.
-        name: String,
-    },
-    /// A file is where it was to go, whole.
-    Moved(Moved),
-    /// A file or directory could not be moved, or only in part.
-    Failed {
-        /// The file or directory, as it is called where it comes from, safe to show.
-        name: String,
-        /// Why.
-        error: ClientError,
-    },
-    /// Something was left out that is neither a file nor a directory.
-    Skipped {
-        /// It, as it is called where it comes from, safe to show.
-        name: String,
-    },
-}
-
-/// A file that was moved.
-#[derive(Debug)]
-pub struct Moved {
-    /// The file, as it is called where it comes from, safe to show.
-    pub name: String,
-    /// Its name here.
-    pub local: PathBuf,
-    /// Its name on the server.
-    pub remote: RemotePath,
-    /// Its length, in bytes.
-    pub bytes: u64,
-    /// The digest of its content.
-    pub digest: Digest,
-    /// The kind of that digest.
-    pub digest_kind: DigestKind,
-    /// The version that it has on the server.
-    pub version: Version,
-}
-
-impl Transfer {
-    /// A transfer of which `observer` hears everything as it happens, from any thread.
-    pub fn new(observer: impl Fn(&TransferEvent) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self {
-            moved: AtomicU64::new(0),
-            expected: AtomicU64::new(0),
-            files: AtomicU64::new(0),
-            directories: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            first_failure: OnceLock::new(),
-            lost: OnceLock::new(),
-            observer: Box::new(observer),
-        })
-    }
-
-    /// Bytes of content that were moved so far, also of files that aren't whole yet.
-    pub fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of content in all the files found so far.
-    pub fn expected(&self) -> u64 {
-        self.expected.load(Ordering::Relaxed)
-    }
-
-    /// Files that are where they were to go.
-    pub fn files(&self) -> u64 {
-        self.files.load(Ordering::Relaxed)
-    }
-
-    /// Directories that were made, or were there.
-    pub fn directories(&self) -> u64 {
-        self.directories.load(Ordering::Relaxed)
-    }
-
-    /// Symbolic links and special files that were left out.
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
-    }
-
-    /// Files and directories that could not be moved.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// The exit status of the first failure, if there was one.
-    pub fn exit(&self) -> Exit {
-        self.first_failure.get().copied().unwrap_or(Exit::Done)
-    }
-
-    /// Counts the bytes of a transfer as they move.
-    pub fn counter(&self) -> &AtomicU64 {
-        &self.moved
-    }
-
-    /// Announces `bytes` more that are to be moved.
-    pub fn expect(&self, bytes: u64) {
-        self.expected.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Announces that a file is being moved now.
-    pub fn start(&self, name: String) {
-        (self.observer)(&TransferEvent::Started { name });
-    }
-
-    /// Reports how the transfer of a file ended.
-    pub fn end(&self, name: String, result: Result<Moved, ClientError>) {
-        match result {
-            Ok(moved) => {
-                self.files.fetch_add(1, Ordering::Relaxed);
-                (self.observer)(&TransferEvent::Moved(moved));
-            }
-            Err(error) => self.fail(name, error),
-        }
-    }
-
-    /// Reports a failure. The loss of the connection is reported once, not for every file.
-    pub fn fail(&self, name: String, error: ClientError) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.first_failure.get_or_init(|| error.exit());
-        if error.is_connection_lost() && self.lost.set(()).is_err() {
-            return;
-        }
-        (self.observer)(&TransferEvent::Failed { name, error });
-    }
-
-    fn skip(&self, name: String) {
-        self.skipped.fetch_add(1, Ordering::Relaxed);
-        (self.observer)(&TransferEvent::Skipped { name });
-    }
-
-    fn add_directory(&self) {
-        self.directories.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn is_lost(&self) -> bool {
-        self.lost.get().is_some()
-    }
-}
-
-impl fmt::Debug for Transfer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transfer")
-            .field("moved", &self.moved)
-            .field("files", &self.files)
-            .field("failed", &self.failed)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A queue from a walk to [`run_jobs`].
-fn job_queue<J>() -> (mpsc::Sender<J>, mpsc::Receiver<J>) {
-    mpsc::channel(QUEUE_JOBS)
-}
-
-/// Does `work` on each job as it comes, a bounded number at once, until the walk ends or the
-/// connection is lost.
-async fn run_jobs<J, F>(mut jobs: mpsc::Receiver<J>, transfer: &Transfer, work: impl Fn(J) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let mut running = JoinSet::new();
-    let mut is_walking = true;
-    while is_walking || !running.is_empty() {
-        tokio::select! {
-            Some(ended) = running.join_next() => {
-                if let Err(error) = ended
-                    && let Ok(panic) = error.try_into_panic()
-                {
-                    std::panic::resume_unwind(panic);
-                }
-            }
-            job = jobs.recv(), if is_walking && running.len() < JOBS_AT_ONCE => match job {
-                Some(job) => {
-                    running.spawn(work(job));
-                }
-                None => is_walking = false,
-            },
-        }
-        if transfer.is_lost() {
-            // What still runs can't succeed, and the walk ends at the closed queue.
-            return;
-        }
-    }
-}
-
-/// The path of the entry `name` in the local directory `directory`.
-pub fn local_entry(directory: &Path, name: &Name) -> Result<PathBuf, ClientError> {
-    if cfg!(windows) && is_refused_by_windows(name.as_str()) {
-        return Err(ClientError::ForeignName(name.as_str().to_owned()));
-    }
-    match directory == Path::new(".") {
-        true => Ok(name.as_str().into()),
-        false => Ok(directory.join(name.as_str())),
-    }
-}
-
-/// Whether Windows would take `name` for something else than a file of that name in the directory
-/// where it is asked for: a path, a stream, a device, or a name that it shortens.
-fn is_refused_by_windows(name: &str) -> bool {
-    let is_reserved =
-        |character: char| character.is_control() || r#"\:*?"<>|/"#.contains(character);
-    let stem = name.split('.').next().unwrap_or(name).trim_end();
-    let is_device = match stem.to_ascii_uppercase().as_str() {
-        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" => true,
-        stem => stem
-            .strip_prefix("COM")
-            .or_else(|| stem.strip_prefix("LPT"))
-            .is_some_and(|number| {
-                let mut characters = number.chars();
-                characters
-                    .next()
-                    .is_some_and(|c| "0123456789¹²³".contains(c))
-                    && characters.next().is_none()
-            }),
-    };
-    is_device || name.contains(is_reserved) || name.ends_with(['.', ' '])
-}
-
-/// How a local path is shown that the transfer comes from.
-fn local_name(path: &Path) -> String {
-    shown(path)
-}
-
-/// Files in transfer at once: enough to keep a connection busy with small files over a round trip
-/// of some ten milliseconds, and few enough that their buffers stay at some ten megabytes and a
-/// third of the streams that a server grants stays free for other requests.
-const JOBS_AT_ONCE: usize = 32;
-
-/// Files found but not begun: enough that a walk that waits for a listing leaves no gap.
-const QUEUE_JOBS: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use quire_shared::ErrorCode;
-
-    use super::*;
-
-    #[test]
-    fn windows_names_are_told_apart() {
-        for name in [
-            "a:b", "a\\b", "con", "CON.txt", "aux.rs", "lpt1", "COM¹.x", "nul ", "x.", "x ", "a?",
-            "a\nb",
-        ] {
-            assert!(is_refused_by_windows(name), "{name:?}");
-        }
-        for name in [
-            "a",
-            "console",
-            "com",
-            "com10",
-            ".git",
-            "é",
-            "a b",
-            "auxiliary.c",
-        ] {
-            assert!(!is_refused_by_windows(name), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn the_first_failure_decides_and_a_lost_connection_is_told_once() {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&seen);
-        let transfer = Transfer::new(move |event| {
-            if let TransferEvent::Failed { name, .. } = event {
-                log.lock().unwrap().push(name.clone());
-            }
-        });
-        assert_eq!(transfer.exit(), Exit::Done);
-        transfer.fail("a".into(), ClientError::of_code(ErrorCode::NOT_FOUND));
-        transfer.fail(
-            "b".into(),
-            ClientError::Lost(quinn::ConnectionError::TimedOut),
-        );
-        transfer.fail(
-            "c".into(),
-            ClientError::Lost(quinn::ConnectionError::TimedOut),
-        );
-        assert_eq!(transfer.exit(), Exit::NotFound);
-        assert_eq!(transfer.failed(), 3);
-        assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
-    }
-
-    #[tokio::test]
-    async fn a_bounded_number_of_jobs_runs_at_once_and_all_run() {
-        let transfer = Transfer::new(|_| {});
-        let (queue, jobs) = job_queue();
-        let (running, most, done) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        let work = |()| {
-            let (running, most, done) =
-                (Arc::clone(&running), Arc::clone(&most), Arc::clone(&done));
-            async move {
-                most.fetch_max(1 + running.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-                tokio::task::yield_now().await;
-                running.fetch_sub(1, Ordering::SeqCst);
-                done.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        let walk = async move {
-            for _ in 0..1000 {
-                queue.send(()).await.unwrap();
-            }
-        };
-        tokio::join!(walk, run_jobs(jobs, &transfer, work));
-        assert_eq!(done.load(Ordering::SeqCst), 1000);
-        assert!(most.load(Ordering::SeqCst) <= JOBS_AT_ONCE as u64);
-    }
-}

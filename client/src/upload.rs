@@ -1,43 +1,149 @@
-//! UploadBody on its way to the server.
+//! Uploads of single files.
 //!
-//! A server that can refuse from the header alone does so while the body is still being sent, so
-//! the reply is awaited from the start, and whatever comes first decides. A file that changes
-//! while it is read is not published: the digest would only prove that a mixture arrived well.
-//! See PROTOCOL.md, "Put".
+//! A server may refuse from the header alone, while the body is still being sent. So the reply is
+//! awaited from the start, and whichever ends first decides. A file that changes while it is read
+//! is not published: its digest would only confirm a mixture of old and new. See PROTOCOL.md, "Put".
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use quinn::WriteError;
-use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::{Changed, Put, Request, Time, Trailer, Version};
+use quire_shared::protocol::{Changed, Precondition, Put, Request, Time, Trailer, Version};
+use quire_shared::{ErrorCode, RemotePath};
 use quire_transport::body::{self, SendBodyError};
 use quire_transport::stream::{Priority, SendError, Sender};
 
 use crate::attributes;
 use crate::blocking::blocking;
-use crate::client::{Client, read_to_end};
 use crate::error::ClientError;
+use crate::exchange::{Connection, read_to_end};
 
-/// What is to become a file on the server.
+/// An upload that is being prepared; see [`Client::upload`](crate::Client::upload).
+#[derive(Debug)]
+pub struct UploadRequest<'a> {
+    connection: &'a Connection,
+    put: Put,
+    moved: Option<&'a AtomicU64>,
+}
+
+impl<'a> UploadRequest<'a> {
+    pub(crate) fn new(connection: &'a Connection, path: RemotePath) -> Self {
+        let put = Put {
+            path,
+            precondition: Precondition::Absent,
+            ..Put::default()
+        };
+        Self {
+            connection,
+            put,
+            moved: None,
+        }
+    }
+
+    /// Whether a file of that name on the server is replaced.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.put.precondition = match overwrite {
+            true => Precondition::Any,
+            false => Precondition::Absent,
+        };
+        self
+    }
+
+    /// Replaces exactly this version of the file, or fails with
+    /// [`Conflict`](crate::ErrorKind::Conflict).
+    #[must_use]
+    pub fn replace(mut self, version: Version) -> Self {
+        self.put.precondition = Precondition::Match(version);
+        self
+    }
+
+    /// The kind of digest that verifies the content.
+    #[must_use]
+    pub fn digest(mut self, kind: DigestKind) -> Self {
+        self.put.digest = kind;
+        self
+    }
+
+    /// Whether missing parent directories are made.
+    #[must_use]
+    pub fn make_parents(mut self, make_parents: bool) -> Self {
+        self.put.make_parents = make_parents;
+        self
+    }
+
+    /// Counts the bytes in `moved` as they are sent.
+    #[must_use]
+    pub fn progress(mut self, moved: &'a AtomicU64) -> Self {
+        self.moved = Some(moved);
+        self
+    }
+
+    /// Uploads the regular file `source`, with its modification time and permission bits. A
+    /// symbolic link is followed.
+    ///
+    /// # Errors
+    /// The server's refusal, a broken connection, why reading failed, or [`ClientError::Changed`]
+    /// if the file changed meanwhile. Nothing is published then.
+    pub async fn from_file(mut self, source: impl AsRef<Path>) -> Result<Stored, ClientError> {
+        let file = LocalFile::open(source.as_ref(), Links::Follow).await?;
+        self.put.size = Some(file.size());
+        self.put.modified = file.modified();
+        self.put.mode = file.mode();
+        self.send(file.into_content()).await
+    }
+
+    /// Uploads `bytes`.
+    ///
+    /// # Errors
+    /// The server's refusal, or a broken connection. Nothing is published then.
+    pub async fn from_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Result<Stored, ClientError> {
+        let bytes = bytes.into();
+        self.put.size = Some(bytes.len() as u64);
+        self.send(UploadBody::stream(Cursor::new(bytes), "memory"))
+            .await
+    }
+
+    /// Uploads what `reader` yields up to its end.
+    ///
+    /// # Errors
+    /// The server's refusal, a broken connection, or why reading failed. Nothing is published then.
+    pub async fn from_reader<R: Read + Send + 'static>(
+        self,
+        reader: R,
+    ) -> Result<Stored, ClientError> {
+        self.send(UploadBody::stream(reader, "reader")).await
+    }
+
+    async fn send<R: Read + Send + 'static>(
+        self,
+        body: UploadBody<R>,
+    ) -> Result<Stored, ClientError> {
+        let uncounted = AtomicU64::new(0);
+        let moved = self.moved.unwrap_or(&uncounted);
+        put(self.connection, self.put, body, moved).await
+    }
+}
+
+/// The content of an upload.
 #[derive(Debug)]
 pub struct UploadBody<R> {
     source: R,
-    /// What is shown when reading fails.
+    /// The name in errors of reading.
     path: PathBuf,
     unchanged: Option<Unchanged>,
 }
 
-/// UploadBody that the server has on disk.
+/// Content that the server has published and synced to disk.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The digest that was sent, and found right by the server.
+    /// The digest that was sent, and that the server verified.
     pub digest: Digest,
     /// The kind of that digest.
     pub digest_kind: DigestKind,
@@ -45,7 +151,7 @@ pub struct Stored {
     pub version: Version,
 }
 
-/// A local file, opened, with what was known of it then.
+/// A local file that was opened, and its metadata at that time.
 #[derive(Debug)]
 pub struct LocalFile {
     file: Arc<File>,
@@ -54,7 +160,7 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
-    /// Opens the regular file `path`, never waiting for a FIFO's other end.
+    /// Opens the regular file `path`, without waiting for the other end of a FIFO.
     ///
     /// # Errors
     /// Names `path` when it can't be opened or is no regular file.
@@ -74,13 +180,15 @@ impl LocalFile {
         let metadata = file
             .metadata()
             .map_err(|error| ClientError::disk(&path, "look at", error))?;
-        let reason = match metadata.file_type() {
-            kind if kind.is_file() => None,
-            kind if kind.is_dir() => Some("is a directory (-r takes it with all below it)"),
-            _ => Some("is neither a file nor a directory"),
-        };
-        if let Some(reason) = reason {
-            return Err(ClientError::Unsuitable { path, reason });
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(ClientError::LocalDirectory(path));
+        }
+        if !kind.is_file() {
+            return Err(ClientError::Unsuitable {
+                path,
+                reason: "is neither a file nor a directory",
+            });
         }
         Ok(Self {
             file: Arc::new(file),
@@ -145,9 +253,9 @@ impl LocalFile {
 /// What to do about a symbolic link where a file is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// Open what it leads to: the user named it.
+    /// Open its target: the user named it.
     Follow,
-    /// Refuse it: it was found in a directory, perhaps put there since.
+    /// Refuse it: it was found in a directory, and may have replaced a file since.
     Refuse,
 }
 
@@ -157,7 +265,7 @@ impl Links {
         use std::os::unix::fs::OpenOptionsExt;
 
         use rustix::fs::OFlags;
-        // NONBLOCK: else opening a FIFO waits until somebody writes to it.
+        // Without NONBLOCK, opening a FIFO waits until another process writes to it.
         let flags = match self {
             Self::Follow => OFlags::NONBLOCK,
             Self::Refuse => OFlags::NONBLOCK | OFlags::NOFOLLOW,
@@ -170,7 +278,7 @@ impl Links {
 }
 
 impl<R: Read + Send + 'static> UploadBody<R> {
-    /// UploadBody of unknown size, from a pipe; `name` is shown when reading fails.
+    /// Content from a reader such as a pipe; `name` is shown when reading fails.
     pub fn stream(source: R, name: &str) -> Self {
         Self {
             source,
@@ -180,7 +288,7 @@ impl<R: Read + Send + 'static> UploadBody<R> {
     }
 }
 
-/// A file's state when it was opened, to be compared with its state when it has been read.
+/// A file's state when it was opened, to be compared with its state after the last read.
 #[derive(Debug)]
 struct Unchanged {
     file: Arc<File>,
@@ -196,19 +304,19 @@ impl Unchanged {
 }
 
 pub(crate) async fn put<R: Read + Send + 'static>(
-    client: &Client,
+    connection: &Connection,
     put: Put,
     content: UploadBody<R>,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
     let digest_kind = put.digest;
-    let (mut sender, mut receiver) = client.open().await?;
+    let (mut sender, mut receiver) = connection.open().await?;
     let answer = async {
-        let changed = client.answer::<Changed>(&mut receiver).await?;
+        let changed = connection.answer::<Changed>(&mut receiver).await?;
         read_to_end(&mut receiver).await;
         Ok(changed)
     };
-    let sending = send(client, &mut sender, put, content, moved);
+    let sending = send(connection, &mut sender, put, content, moved);
     tokio::pin!(answer, sending);
     let sent = tokio::select! {
         biased;
@@ -247,17 +355,17 @@ enum Unsent {
 }
 
 impl Unsent {
-    fn send(client: &Client, error: SendError) -> Self {
+    fn send(connection: &Connection, error: SendError) -> Self {
         match error {
             SendError::Write(WriteError::Stopped(_)) => Self::Stopped,
-            error => Self::Failed(client.send_error(error)),
+            error => Self::Failed(connection.send_error(error)),
         }
     }
 }
 
 /// Sends request, body and trailer. The stream is reset unless all of it went out.
 async fn send<R: Read + Send + 'static>(
-    client: &Client,
+    connection: &Connection,
     sender: &mut Sender,
     put: Put,
     content: UploadBody<R>,
@@ -272,11 +380,11 @@ async fn send<R: Read + Send + 'static>(
     sender
         .send(&Request::from(put))
         .await
-        .map_err(|error| Unsent::send(client, error))?;
+        .map_err(|error| Unsent::send(connection, error))?;
     sender.set_priority(Priority::of_body(size));
     let digest = match body::send(sender, source, size.into(), hasher, moved).await {
         Ok(digest) => digest,
-        Err(SendBodyError::Send(error)) => return Err(Unsent::send(client, error)),
+        Err(SendBodyError::Send(error)) => return Err(Unsent::send(connection, error)),
         Err(SendBodyError::Short { .. }) => return Err(changed(sender)),
         Err(SendBodyError::Disk(error)) => {
             sender.reset(ErrorCode::CANCELLED);
@@ -299,7 +407,7 @@ async fn send<R: Read + Send + 'static>(
             digest: digest.clone(),
         })
         .await
-        .map_err(|error| Unsent::send(client, error))?;
+        .map_err(|error| Unsent::send(connection, error))?;
     // Fails only for a stream that the server stopped meanwhile; its reply says why.
     let _ = sender.finish();
     Ok(digest)

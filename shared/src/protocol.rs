@@ -123,7 +123,7 @@ pub struct Ping {}
 
 /// Downloads a file or a range of it. Reply: [`GetHeader`], the bytes that it announces, then a
 /// second reply with a [`Trailer`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Get {
     /// The file.
@@ -148,7 +148,7 @@ pub struct Get {
 
 /// Uploads a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], after the content is
 /// durable and visible under its name.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Put {
     /// The file.
@@ -178,7 +178,7 @@ pub struct Put {
 }
 
 /// Lists a directory in the order of the names' bytes. Reply: [`Page`]s up to the last.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct List {
     /// The directory.
@@ -190,7 +190,7 @@ pub struct List {
 }
 
 /// Reads the metadata of a file or directory. Reply: [`Attributes`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Stat {
     /// The file or directory.
@@ -199,7 +199,7 @@ pub struct Stat {
 }
 
 /// Renames a file or directory; the new path may be anywhere below the root. Reply: [`Changed`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Rename {
     /// The current path.
@@ -219,7 +219,7 @@ pub struct Rename {
 }
 
 /// Deletes a file or directory. Reply: [`Done`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Delete {
     /// The file or directory.
@@ -237,7 +237,7 @@ pub struct Delete {
 
 /// Creates a directory. Reply: [`Changed`]. With [`Precondition::Any`] the request also succeeds if
 /// the directory exists.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct MakeDirectory {
     /// The directory.
@@ -254,7 +254,7 @@ pub struct MakeDirectory {
 }
 
 /// Copies a file or directory on the server. Reply: [`Changed`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Copy {
     /// The path of the original.
@@ -279,7 +279,7 @@ pub struct Copy {
 }
 
 /// Computes the digest of a file on the server. Reply: [`Hashed`].
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Hash {
     /// The file.

@@ -6,15 +6,17 @@ use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
 use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::CliSession;
-use quire_client::error::{ClientError, Exit};
+use quire_client::ClientError;
 
 /// Gives a file or directory a new name.
 ///
 /// # Errors
 /// If it can't be renamed.
-pub async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
+pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let rename = Rename {
@@ -32,7 +34,7 @@ pub async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, Com
 ///
 /// # Errors
 /// If it can't be copied.
-pub async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
+pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
     let (from, to) = two_paths(&args.from, &args.to)?;
     let client = session.client(&from.server).await?;
     let copy = Copy {
@@ -52,8 +54,8 @@ pub async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, Command
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several is
 /// printed.
-pub async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::default();
+pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
+    let mut failure = FirstFailure::none(HintFlags::CHANGE);
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let delete = Delete {
@@ -61,7 +63,7 @@ pub async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, Com
             recursive: args.recursive,
             precondition: Precondition::Any,
         };
-        match client.delete(delete).await.map_err(ClientError::with_flag) {
+        match client.delete(delete).await {
             Ok(_) => session
                 .output
                 .json_only(|| json!({ "deleted": json_path(&remote.path) }))?,
@@ -79,8 +81,11 @@ pub async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, Com
 ///
 /// # Errors
 /// As [`delete`].
-pub async fn make_directory(session: &CliSession, args: &MkdirArgs) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::default();
+pub(super) async fn make_directory(
+    session: &CliSession,
+    args: &MkdirArgs,
+) -> Result<Exit, CommandError> {
+    let mut failure = FirstFailure::none(HintFlags::NONE);
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let make = MakeDirectory {
@@ -125,7 +130,8 @@ fn target_precondition(force: bool) -> Precondition {
 fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandError {
     CommandError::Of {
         name: format!("{from} -> {to}"),
-        error: Box::new(error.with_flag()),
+        error: Box::new(error),
+        flags: HintFlags::CHANGE,
     }
 }
 

@@ -9,15 +9,16 @@ use serde_json::json;
 
 use super::{CommandError, FirstFailure, json_path};
 use crate::args::{HashArgs, PairCodeArgs, PingArgs};
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::{Remote, on_one_server};
 use crate::session::CliSession;
-use quire_client::error::Exit;
 
 /// Shows how long handshake and round trip take, and what the path gives.
 ///
 /// # Errors
 /// If the server doesn't answer or refuses.
-pub async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, CommandError> {
+pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     // The first answer comes after the server has looked up this client's rights.
@@ -64,9 +65,9 @@ pub async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, Command
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several is
 /// printed.
-pub async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, CommandError> {
+pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, CommandError> {
     let digest = session.config.hash_digest();
-    let mut failure = FirstFailure::default();
+    let mut failure = FirstFailure::none(HintFlags::NONE);
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let hash = Hash {
@@ -103,7 +104,7 @@ pub async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, Command
 ///
 /// # Errors
 /// If the key can't be read or made.
-pub async fn key(session: &CliSession) -> Result<Exit, CommandError> {
+pub(super) async fn key(session: &CliSession) -> Result<Exit, CommandError> {
     let fingerprint = session.identity().await?.fingerprint();
     session.output.result(
         || fingerprint.to_string(),
@@ -116,7 +117,7 @@ pub async fn key(session: &CliSession) -> Result<Exit, CommandError> {
 ///
 /// # Errors
 /// If the code is none or no good, or there is no connection.
-pub async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Exit, CommandError> {
+pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let code = match &args.code {
         Some(code) => code.clone(),

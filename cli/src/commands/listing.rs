@@ -6,16 +6,18 @@ use serde_json::{Value, json};
 
 use super::{CommandError, ErrorContext, json_kind, json_path, mode_text, time_text};
 use crate::args::{CacheArgs, ListArgs, StatArgs};
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::error::{ClientError, Exit};
+use quire_client::ClientError;
 
 /// Lists a directory.
 ///
 /// # Errors
 /// If it can't be listed.
-pub async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, CommandError> {
+pub(super) async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let list = List {
@@ -42,7 +44,7 @@ pub async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, Command
     }
     if listing.unnameable() > 0 {
         let error = ClientError::Unnameable(listing.unnameable());
-        output.error(&remote.path.to_string(), &error);
+        output.error(&remote.path.to_string(), &error, HintFlags::NONE);
     }
     Ok(Exit::Done)
 }
@@ -51,7 +53,7 @@ pub async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, Command
 ///
 /// # Errors
 /// If nothing can be known.
-pub async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, CommandError> {
+pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let stat = Stat {
@@ -85,7 +87,7 @@ pub async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, Command
 ///
 /// # Errors
 /// If the server doesn't tell.
-pub async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit, CommandError> {
+pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let mut listing = client.cache().await?;

@@ -15,15 +15,17 @@ use serde_json::json;
 
 use super::{CommandError, ErrorContext, FirstFailure, json_path};
 use crate::args::{CatArgs, GetArgs, PutArgs};
+use crate::exit::Exit;
+use crate::hint::HintFlags;
 use crate::operand::{DASH, OperandError, Remote, Target, get_operands, on_one_server};
-use crate::output::Output;
+use crate::output::{Output, shown};
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::blocking::blocking;
-use quire_client::client::Client;
+use crate::session::blocking;
+use quire_client::Client;
+use quire_client::ClientError;
+use quire_client::ServerId;
 use quire_client::download::{SaveOptions, WriteToError};
-use quire_client::error::{ClientError, Exit};
-use quire_client::known_servers::ServerId;
 use quire_client::transfer::{
     self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, TransferEvent, UploadJob,
 };
@@ -34,7 +36,7 @@ use quire_client::upload::UploadBody;
 /// # Errors
 /// If the operands make no sense or there is no connection; what is wrong with one of several
 /// files is printed.
-pub async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandError> {
+pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandError> {
     let operands = get_operands(&args.operands)?;
     let target = match operands.target {
         Target::Stdout if args.recursive => {
@@ -52,7 +54,7 @@ pub async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandEr
             sync: args.fsync,
         },
     };
-    let progress = TransferDisplay::start(session);
+    let progress = TransferDisplay::start(session, HintFlags::GET);
     for (server, sources) in by_server(operands.sources) {
         let client = session.client(&server).await?;
         let mut items = Vec::new();
@@ -74,7 +76,7 @@ pub async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandEr
 ///
 /// # Errors
 /// As [`get`].
-pub async fn cat(session: &CliSession, args: &CatArgs) -> Result<Exit, CommandError> {
+pub(super) async fn cat(session: &CliSession, args: &CatArgs) -> Result<Exit, CommandError> {
     write_out(session, on_one_server(&args.operands)?).await
 }
 
@@ -83,16 +85,14 @@ async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<Exit, C
         return Err(OperandError::JsonAndContent.into());
     }
     let digest = session.config.transfer_digest();
-    let mut failure = FirstFailure::default();
+    let mut failure = FirstFailure::none(HintFlags::NONE);
     let transfer = Transfer::new(|_| {});
     for remote in sources {
         let client = session.client(&remote.server).await?;
         let get = Get {
             path: remote.path.clone(),
-            offset: 0,
-            length: None,
             digest,
-            precondition: Precondition::Any,
+            ..Get::default()
         };
         let download = match client.get(get).await {
             Ok(download) => download,
@@ -134,7 +134,7 @@ fn stdout() -> io::Result<File> {
 ///
 /// # Errors
 /// As [`get`].
-pub async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandError> {
+pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandError> {
     let Some((last, locals)) = args.operands.split_last() else {
         return Ok(Exit::Usage);
     };
@@ -148,7 +148,7 @@ pub async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandEr
     }
     let client = session.client(&remote.server).await?;
     let meter = Meter::sending(client.flow());
-    let progress = TransferDisplay::start(session);
+    let progress = TransferDisplay::start(session, HintFlags::CHANGE);
     let digest = session.config.transfer_digest();
     if is_stdin {
         let work = put_stdin(
@@ -171,9 +171,7 @@ pub async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandEr
     for local in locals.iter().map(PathBuf::from) {
         match remote_path_for(&local, &remote.path, goes_inside) {
             Ok(to) => items.push(UploadJob { from: local, to }),
-            Err(error) => progress
-                .transfer
-                .fail(quire_client::error::shown(&local), error),
+            Err(error) => progress.transfer.fail(shown(&local), error),
         }
     }
     let options = StoreOptions {
@@ -197,19 +195,15 @@ async fn put_stdin(
     transfer.start("standard input".to_owned());
     let put = Put {
         path: path.clone(),
-        size: None,
-        modified: None,
-        mode: None,
         digest,
         precondition: match overwrite {
             true => Precondition::Any,
             false => Precondition::Absent,
         },
-        make_parents: false,
+        ..Put::default()
     };
     let content = UploadBody::stream(io::stdin(), "standard input");
     let stored = client.put(put, content, transfer.counter()).await;
-    let stored = stored.map_err(ClientError::with_flag);
     let stored = stored.map(|stored| Moved {
         name: "standard input".to_owned(),
         local: DASH.into(),
@@ -292,7 +286,7 @@ impl LocalTarget {
             Some(_) => Ok(self.path.clone()),
             // The root has no name, so its content goes into the target.
             None if recursive => Ok(self.path.clone()),
-            None => Err(ClientError::NeedsRecursive),
+            None => Err(ClientError::of_code(ErrorCode::IS_DIRECTORY)),
         }
     }
 }
@@ -321,12 +315,13 @@ struct TransferDisplay<'a> {
 }
 
 impl<'a> TransferDisplay<'a> {
-    fn start(session: &'a CliSession) -> Self {
+    fn start(session: &'a CliSession, flags: HintFlags) -> Self {
         let bar = progress::bar();
-        let (output, shown) = (Arc::clone(&session.output), bar.clone());
+        let output = Arc::clone(&session.output);
+        let shown = bar.clone();
         Self {
             session,
-            transfer: Transfer::new(move |event| observe(&output, &shown, event)),
+            transfer: Transfer::new(move |event| observe(&output, &shown, flags, event)),
             bar,
             started: Instant::now(),
         }
@@ -353,11 +348,11 @@ impl<'a> TransferDisplay<'a> {
             let text = progress::summary(&self.transfer, digest.name(), elapsed);
             self.session.output.note(&text);
         }
-        self.transfer.exit()
+        self.transfer.first_failure().map_or(Exit::Done, Exit::from)
     }
 }
 
-fn observe(output: &Output, bar: &ProgressBar, event: &TransferEvent) {
+fn observe(output: &Output, bar: &ProgressBar, flags: HintFlags, event: &TransferEvent) {
     match event {
         TransferEvent::Started { name } => bar.set_message(name.clone()),
         TransferEvent::Moved(moved) => {
@@ -373,7 +368,7 @@ fn observe(output: &Output, bar: &ProgressBar, event: &TransferEvent) {
                 })
             });
         }
-        TransferEvent::Failed { name, error } => output.error(name, error),
+        TransferEvent::Failed { name, error } => output.error(name, error, flags),
         TransferEvent::Skipped { name } => {
             tracing::info!("{name}: skipped, neither file nor directory");
         }

@@ -308,7 +308,7 @@ const HELP: &str = "help";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_client::known_servers::ServerId;
+    use quire_client::ServerId;
 
     /// A helper whose server knows one directory, and a thread that answers `asks` requests.
     fn helper(kind: PromptKind, asks: usize) -> (LineHelper, std::thread::JoinHandle<()>) {

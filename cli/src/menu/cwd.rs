@@ -15,7 +15,7 @@ use quire_shared::{Escaped, Name, RemotePath};
 
 use crate::args::ClientCommand;
 use crate::operand::DASH;
-use quire_client::known_servers::ServerId;
+use quire_client::ServerId;
 
 /// A directory on the server and one here.
 #[derive(Debug, Clone)]

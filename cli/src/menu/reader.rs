@@ -136,7 +136,7 @@ async fn names_in(
     directory: &RemotePath,
 ) -> Option<EntryNames> {
     // Connecting could ask the user something, in the middle of a line.
-    let client = session.standing_client(cwd.server()).await?;
+    let client = session.open_client(cwd.server()).await?;
     let list = List {
         path: directory.clone(),
         after: None,

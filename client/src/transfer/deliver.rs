@@ -1,7 +1,7 @@
 //! The stream that carries small files and directories to the server, and its answers back.
 //!
-//! Batches leave as they come, and the outcomes of earlier ones are heard meanwhile, in whatever
-//! order the server completes them; a bounded number is unanswered at any time. See PROTOCOL.md,
+//! Batches are sent as they come. Meanwhile the outcomes of earlier items arrive, in the order in
+//! which the server completes them. A bounded number is unanswered at any time. See PROTOCOL.md,
 //! "put-many".
 
 use std::collections::HashMap;
@@ -16,12 +16,12 @@ use quire_transport::stream::message_buffer::MessageBuffer;
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::engine::{Moved, Transfer, local_name};
 use super::pack::{ItemBatch, SentFile, SentItem};
 use super::remote_dir::{CompleteDir, RemoteDirState};
 use super::store::StoreOptions;
-use super::{Moved, Transfer, local_name};
-use crate::client::Client;
 use crate::error::ClientError;
+use crate::exchange::Connection;
 
 /// What is to be delivered.
 pub(super) struct PackerRx {
@@ -36,7 +36,7 @@ pub(super) struct PackerRx {
 /// If the server refuses the request as a whole, or the stream breaks. What was answered before
 /// is as it was answered; the rest is unknown.
 pub(super) async fn deliver(
-    client: &Client,
+    connection: &Connection,
     mut packer_rx: PackerRx,
     options: StoreOptions,
     transfer: &Transfer,
@@ -44,16 +44,16 @@ pub(super) async fn deliver(
     let Some(first) = packer_rx.next().await else {
         return Ok(());
     };
-    let (mut sender, mut receiver) = client.open().await?;
-    let unanswered = Unanswered {
+    let (mut sender, mut receiver) = connection.open().await?;
+    let delivery = Delivery {
         items: Mutex::default(),
         room: Semaphore::new(UNANSWERED_MAX),
         options,
         transfer,
-        client,
+        connection,
     };
-    let sending = unanswered.send(&mut sender, first, packer_rx);
-    let receiving = unanswered.receive(&mut receiver);
+    let sending = delivery.send(&mut sender, first, packer_rx);
+    let receiving = delivery.receive(&mut receiver);
     tokio::pin!(sending, receiving);
     tokio::select! {
         biased;
@@ -89,12 +89,12 @@ impl PackerRx {
 }
 
 /// What was sent and has no answer yet.
-struct Unanswered<'a> {
+struct Delivery<'a> {
     items: Mutex<SentItems>,
     room: Semaphore,
     options: StoreOptions,
     transfer: &'a Transfer,
-    client: &'a Client,
+    connection: &'a Connection,
 }
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ struct SentItems {
     waiting: HashMap<u64, SentItem>,
 }
 
-impl Unanswered<'_> {
+impl Delivery<'_> {
     async fn send(
         &self,
         sender: &mut Sender,
@@ -114,7 +114,7 @@ impl Unanswered<'_> {
         match self.send_all(sender, first, packer_rx).await {
             // A server that stops reading says why in its reply.
             Ok(()) | Err(SendError::Write(WriteError::Stopped(_))) => Ok(()),
-            Err(error) => Err(self.client.send_error(error)),
+            Err(error) => Err(self.connection.send_error(error)),
         }
     }
 
@@ -166,14 +166,14 @@ impl Unanswered<'_> {
             while let Some(reply) = buffer.message().map_err(ClientError::Unexpected)? {
                 match reply {
                     Reply::Ok(outcome) => self.answer(outcome)?,
-                    Reply::Failed(failure) => return Err(self.client.refusal(failure)),
+                    Reply::Failed(failure) => return Err(self.connection.refusal(failure)),
                 }
             }
             match receiver.receive_into(&mut buffer).await {
                 Ok(true) => {}
                 Ok(false) if buffer.is_empty() && self.items().waiting.is_empty() => return Ok(()),
                 Ok(false) => return Err(ClientError::Truncated),
-                Err(error) => return Err(self.client.receive_error(error)),
+                Err(error) => return Err(self.connection.receive_error(error)),
             }
         }
     }
@@ -220,7 +220,7 @@ impl Unanswered<'_> {
             return;
         }
         let name = file.remote.to_string();
-        let moved = result.map_err(ClientError::with_flag).map(|version| Moved {
+        let moved = result.map(|version| Moved {
             name: local_name(&file.local),
             local: file.local,
             remote: file.remote,

@@ -6,15 +6,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use quire_shared::codec::DecodeError;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use quire_shared::protocol::{Get, GetTree, Precondition};
+use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
+use super::engine::{Moved, Transfer, job_queue, run_jobs};
 use super::local_dir::{LocalDir, finish};
 use super::unpack::{Unpacker, receive};
-use super::{Moved, Transfer, job_queue, run_jobs};
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::SaveOptions;
@@ -96,15 +97,10 @@ impl FileDownload {
     ) -> Result<Moved, ClientError> {
         let get = Get {
             path: self.from.clone(),
-            offset: 0,
-            length: None,
             digest: options.digest,
-            precondition: Precondition::Any,
+            ..Get::default()
         };
-        let download = client.get(get).await.map_err(|error| match error.code() {
-            Some(ErrorCode::IS_DIRECTORY) => ClientError::NeedsRecursive,
-            _ => error,
-        })?;
+        let download = client.get(get).await?;
         if self.described_size.is_none() {
             transfer.expect(download.header().length);
         }
@@ -168,7 +164,12 @@ impl FetchWalk<'_> {
             digest: self.options.digest,
             enclose_max: ENCLOSED_BYTES_MAX as u64,
         };
-        let (attributes, receiver) = self.client.get_tree(get).await?;
+        let connection = self.client.connection();
+        let mut receiver = connection.send(get).await?;
+        let attributes: Attributes = connection.answer(&mut receiver).await?;
+        if attributes.kind != EntryKind::Directory {
+            return Err(ClientError::Unexpected(DecodeError::Malformed));
+        }
         let (from, to, options) = (item.from.clone(), item.to.clone(), self.options);
         let (transfer, queue) = (Arc::clone(self.transfer), self.queue.clone());
         let unpacker = blocking(move || {
@@ -176,6 +177,6 @@ impl FetchWalk<'_> {
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });
-        receive(self.client, receiver, unpacker.await?).await
+        receive(connection, receiver, unpacker.await?).await
     }
 }

@@ -17,9 +17,9 @@ use quire_shared::protocol::{
 use quire_shared::{Name, RemotePath};
 use tokio::sync::mpsc;
 
+use super::engine::{Transfer, local_name};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use super::store::{FileUpload, StoreOptions, UploadJob};
-use super::{Transfer, local_name};
 use crate::attributes;
 use crate::error::ClientError;
 use crate::upload::{Links, LocalFile};

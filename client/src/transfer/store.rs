@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
+use super::engine::{Moved, Transfer, job_queue, local_name, run_jobs};
 use super::pack::{PackerTx, UploadPacker};
 use super::remote_dir::RemoteDir;
-use super::{Moved, Transfer, job_queue, local_name, run_jobs};
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
@@ -72,7 +72,7 @@ pub async fn store(
             batches: packed,
             complete: complete_rx,
         };
-        if let Err(error) = deliver(client, packer_rx, options, transfer).await {
+        if let Err(error) = deliver(client.connection(), packer_rx, options, transfer).await {
             broken.cancel();
             transfer.fail(name, error);
         }
@@ -132,8 +132,7 @@ impl FileUpload {
         let put = options.put(&file, self.to.clone(), make_parents);
         let stored = client
             .put(put, file.into_content(), transfer.counter())
-            .await
-            .map_err(ClientError::with_flag)?;
+            .await?;
         Ok(Moved {
             name: local_name(&self.from),
             local: self.from.clone(),

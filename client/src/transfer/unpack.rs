@@ -21,19 +21,20 @@ use quire_transport::stream::message_buffer::MessageBuffer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::engine::{Moved, Transfer, local_entry};
 use super::fetch::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
-use super::{Moved, Transfer, local_entry};
-use crate::client::Client;
+use crate::blocking::joined;
 use crate::download::save_whole;
 use crate::error::ClientError;
+use crate::exchange::Connection;
 
 /// Receives a whole tree.
 ///
 /// # Errors
 /// If the stream breaks or brings something that is no tree. What arrived before stays.
 pub(super) async fn receive(
-    client: &Client,
+    connection: &Connection,
     mut receiver: Receiver,
     unpacker: Unpacker,
 ) -> Result<(), ClientError> {
@@ -47,7 +48,7 @@ pub(super) async fn receive(
                 Err(error) => {
                     let unpacker = worker.idle().await?;
                     unpacker.abandon().await;
-                    return Err(client.receive_error(error));
+                    return Err(connection.receive_error(error));
                 }
             },
             unpacker = worker.finished() => worker = Worker::Idle(unpacker?),
@@ -99,17 +100,6 @@ impl Worker {
             Self::Idle(unpacker) => Ok(unpacker),
             Self::Busy(mut task) => joined(&mut task).await,
         }
-    }
-}
-
-async fn joined<T>(task: &mut JoinHandle<Result<T, ClientError>>) -> Result<T, ClientError> {
-    match task.await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is stopping cancels it, and then nobody is left to be answered.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

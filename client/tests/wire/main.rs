@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::download::{Fetched, SaveOptions};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
@@ -172,9 +172,9 @@ async fn a_file_is_saved_only_if_length_and_digest_agree() {
     assert!(matches!(error, ClientError::Damaged), "{error:?}");
     let error = save(6, BodyEnd::Finish).await.unwrap_err();
     assert!(matches!(error, ClientError::Truncated), "{error:?}");
-    assert_eq!(error.exit(), Exit::Damaged);
+    assert_eq!(error.kind(), ErrorKind::Damaged);
     let error = save(5, BodyEnd::Finish).await.unwrap_err();
-    assert_eq!(error.exit(), Exit::Damaged, "no trailer, no proof");
+    assert_eq!(error.kind(), ErrorKind::Damaged, "no trailer, no proof");
 }
 
 #[tokio::test]
@@ -187,11 +187,11 @@ async fn a_file_that_changed_or_a_lost_connection_leaves_nothing() {
         .await
         .unwrap_err();
     assert!(matches!(error, ClientError::Changed), "{error:?}");
-    assert_eq!(error.exit(), Exit::Damaged);
+    assert_eq!(error.kind(), ErrorKind::Damaged);
     let error = save(6, BodyEnd::Reset(ErrorCode::DISK)).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::DISK));
     let error = save(6, BodyEnd::Close).await.unwrap_err();
-    assert_eq!(error.exit(), Exit::Unreachable, "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn refusals_keep_their_code() {
             }
             code => assert_eq!(error.code(), Some(code)),
         }
-        assert_eq!(error.exit(), Exit::of_code(*code));
+        assert_eq!(error.kind(), ErrorKind::from(*code));
     }
 }
 
@@ -230,7 +230,7 @@ async fn a_client_that_isnt_let_in_hears_its_own_fingerprint() {
     let pair = FakeConnection::open().await;
     pair.server.close(to_quic(ErrorCode::NOT_AUTHORIZED), b"");
     let error = pair.client.ping().await.unwrap_err();
-    assert_eq!(error.exit(), Exit::Refused);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains(&pair.fingerprint), "{error}");
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer};
@@ -110,8 +110,8 @@ async fn a_directory_comes_first_and_gets_its_attributes_after_all_outcomes() {
     .await;
     assert_eq!((transfer.files(), transfer.directories()), (2, 1));
     assert_eq!(failed.len(), 1, "{failed:?}");
-    assert!(failed[0].1.contains("--force"), "{failed:?}");
-    assert_eq!(transfer.exit(), Exit::Conflict);
+    assert!(failed[0].1.contains("already exists"), "{failed:?}");
+    assert_eq!(transfer.first_failure(), Some(ErrorKind::Conflict));
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn answers_that_are_none_end_the_transfer_with_one_error() {
     let (transfer, failed) = store(early).await;
     let expected = ("/d".to_owned(), ClientError::Truncated.to_string());
     assert_eq!(failed, [expected]);
-    assert_eq!(transfer.exit(), Exit::Damaged);
+    assert_eq!(transfer.first_failure(), Some(ErrorKind::Damaged));
     let reset = |mut sender: Sender, mut receiver: Receiver| async move {
         item(&mut receiver).await;
         sender.reset(ErrorCode::DISK);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
 use quire_shared::codec;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
@@ -209,7 +209,11 @@ async fn a_tree_arrives_with_its_times_and_without_links() {
         assert_eq!((transfer.files(), transfer.directories()), (3, 3));
         assert_eq!((transfer.skipped(), transfer.failed()), (2, 1));
         assert_eq!((transfer.moved(), transfer.expected()), (9, 9));
-        assert_eq!(transfer.exit(), Exit::NotFound, "one file had gone");
+        assert_eq!(
+            transfer.first_failure(),
+            Some(ErrorKind::NotFound),
+            "one file had gone"
+        );
     }
 }
 
@@ -232,7 +236,7 @@ async fn a_file_that_is_damaged_or_changed_fails_alone_and_leaves_nothing() {
         changed,
         ("/d/changed".into(), ClientError::Changed.to_string())
     );
-    assert_eq!(fetched.transfer.exit(), Exit::Damaged);
+    assert_eq!(fetched.transfer.first_failure(), Some(ErrorKind::Damaged));
 }
 
 // P6, P40
@@ -252,7 +256,7 @@ async fn a_stream_that_ends_before_the_tree_does_is_an_error_and_what_came_stays
         assert!(!fetched.target().join("b").is_file());
         let expected = ("/d".into(), ClientError::Truncated.to_string());
         assert_eq!(fetched.errors(), [expected]);
-        assert_eq!(fetched.transfer.exit(), Exit::Damaged);
+        assert_eq!(fetched.transfer.first_failure(), Some(ErrorKind::Damaged));
     }
 }
 

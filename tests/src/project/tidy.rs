@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quire_client::Exit;
+use quire_cli::Exit;
 
 /// Most lines of a source file.
 const LINES_MAX: usize = 500;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use quinn::{Connection, SendStream, VarInt};
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::download::SaveOptions;
 use quire_client::{Client, ClientError};
 use quire_shared::ErrorCode;
@@ -150,11 +150,11 @@ async fn a_get_that_breaks_off_at_any_stage_leaves_nothing() {
             let client = fake.client().await;
             let error = fail_to_save(&client).await;
             let expected = match cut {
-                Cut::End | Cut::Reset(ErrorCode::CHANGED) => Exit::Damaged,
-                Cut::Reset(_) => Exit::Failed,
-                Cut::Close(_) => Exit::Unreachable,
+                Cut::End | Cut::Reset(ErrorCode::CHANGED) => ErrorKind::Damaged,
+                Cut::Reset(_) => ErrorKind::Other,
+                Cut::Close(_) => ErrorKind::Unreachable,
             };
-            assert_eq!(error.exit(), expected, "{cut:?} at {stage}: {error}");
+            assert_eq!(error.kind(), expected, "{cut:?} at {stage}: {error}");
             client.close().await;
             fake.stop().await;
         }
@@ -175,50 +175,50 @@ async fn an_answer_that_is_wrong_leaves_nothing() {
     flipped[middle] ^= 0x80;
     let changed = Reply::Failed(Failure::new(ErrorCode::CHANGED));
     let cases = [
-        ("a bit flipped", flipped, Exit::Damaged),
+        ("a bit flipped", flipped, ErrorKind::Damaged),
         (
             "another digest",
             of(header(length, length), &body, &trailer(b"x")),
-            Exit::Damaged,
+            ErrorKind::Damaged,
         ),
         (
             "a digest of no bytes",
             answer_with_digest(&body, &[]),
-            Exit::Damaged,
+            ErrorKind::Damaged,
         ),
         (
             "changed",
             of(header(length, length), &body, &changed),
-            Exit::Damaged,
+            ErrorKind::Damaged,
         ),
         (
             "shorter than the file",
             of(header(length, 10), &body[..10], &trailer(&body[..10])),
-            Exit::Failed,
+            ErrorKind::Other,
         ),
         (
             "longer than the file",
             of(header(10, length), &body, &trailer(&body)),
-            Exit::Failed,
+            ErrorKind::Other,
         ),
         (
             "a body too long",
             of(header(10, 10), &body, &trailer(&body[..10])),
-            Exit::Failed,
+            ErrorKind::Other,
         ),
         (
             "a body too short",
             of(header(length, length), &body[40..], &trailer(b"")),
-            Exit::Damaged,
+            ErrorKind::Damaged,
         ),
-        ("no message", b"\x00\x00\x00\x01\x00".to_vec(), Exit::Failed),
+        ("no message", b"\0\0\0\x01\0".to_vec(), ErrorKind::Other),
         (
             "a message too long",
             b"\xff\xff\xff\xff".to_vec(),
-            Exit::Failed,
+            ErrorKind::Other,
         ),
     ];
-    for (what, bytes, exit) in cases {
+    for (what, bytes, kind) in cases {
         let fake = FakeServer::start(async move |connection| {
             let (_, mut send, _recv) = fake::request(&connection).await;
             // A client that has seen enough stops the rest.
@@ -228,7 +228,7 @@ async fn an_answer_that_is_wrong_leaves_nothing() {
         });
         let client = fake.client().await;
         let error = fail_to_save(&client).await;
-        assert_eq!(error.exit(), exit, "{what}: {error}");
+        assert_eq!(error.kind(), kind, "{what}: {error}");
         client.close().await;
         fake.stop().await;
     }
@@ -270,7 +270,7 @@ async fn a_server_that_ends_in_the_middle_of_a_get_leaves_nothing() {
     let (target, moved) = (local.path().join("f"), AtomicU64::new(0));
     let saving = download.save(&target, SaveOptions::default(), &moved);
     let error = within("a download", saving).await.unwrap_err();
-    assert_eq!(error.exit(), Exit::Unreachable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(names(local.path()).is_empty());
     client.close().await;
     server.stop().await;
@@ -322,7 +322,7 @@ async fn a_code_of_a_later_server_is_shown_with_its_phrase() {
         shown.contains("wrong phase") && !shown.contains('\u{1b}'),
         "{shown:?}"
     );
-    assert_eq!(error.exit(), Exit::Failed);
+    assert_eq!(error.kind(), ErrorKind::Other);
     client.close().await;
     fake.stop().await;
 }

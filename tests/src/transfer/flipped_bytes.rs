@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_server::config::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
@@ -148,7 +148,7 @@ async fn get_flipped(body: &[u8], choose: impl FnOnce(Layout) -> Vec<Flip>) {
     for flip in flips {
         match save_over(&client).await {
             Err(error) if parts.is_proved(flip.at) => {
-                assert_eq!(error.exit(), Exit::Damaged, "{flip:?}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{flip:?}: {error}");
             }
             Err(_) => {}
             Ok(saved) => {
@@ -249,10 +249,17 @@ async fn get_tree_flipped(bodies: [Vec<u8>; 2], choose: impl FnOnce(Layout, usiz
         }
         if first.is_proved(flip.at) {
             // The other file isn't affected.
-            assert_eq!(transfer.exit(), Exit::Damaged, "{flip:?}");
+            assert_eq!(
+                transfer.first_failure(),
+                Some(ErrorKind::Damaged),
+                "{flip:?}"
+            );
             assert_eq!(found, [("b".to_owned(), bodies[1].clone())], "{flip:?}");
         } else if (first.trailer..first.end).contains(&flip.at) {
-            assert_ne!(transfer.exit(), Exit::Done, "{flip:?} was not noticed");
+            assert!(
+                transfer.first_failure().is_some(),
+                "{flip:?} was not noticed"
+            );
             assert!(!found.iter().any(|(name, _)| name == "a"), "{flip:?}");
         }
     }

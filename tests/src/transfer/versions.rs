@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::download::SaveOptions;
 use quire_client::upload::{Links, LocalFile};
 use quire_client::{Client, ClientError};
@@ -136,7 +136,7 @@ async fn a_file_changed_in_place_while_it_is_sent_ends_in_changed_and_no_file() 
         let saving = download.save(&target, SaveOptions::default(), &moved);
         let error = within("a download", saving).await.unwrap_err();
         assert!(matches!(error, ClientError::Changed), "{error}");
-        assert_eq!(error.exit(), Exit::Damaged);
+        assert_eq!(error.kind(), ErrorKind::Damaged);
         assert!(names(local.path()).is_empty());
         client.close().await;
         server.stop().await;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
 use quire_client::Client;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_shared::ErrorCode;
 use quire_shared::codec;
@@ -137,7 +137,7 @@ async fn what_is_there_is_kept_unless_asked_and_fails_alone() {
     let exists = Some(ErrorCode::EXISTS);
     let expected = ["/d/b", "/d/in the way"].map(|name| (name.to_owned(), exists));
     assert_eq!(failed, expected);
-    assert_eq!(transfer.exit(), Exit::Conflict);
+    assert_eq!(transfer.first_failure(), Some(ErrorKind::Conflict));
     assert_same(tree.read("d/a"), "new");
     assert_same(tree.read("d/b"), "old");
     let modified = || fs::metadata(tree.path("d")).unwrap().mtime();
@@ -366,7 +366,7 @@ async fn a_reader_is_told_once_that_it_may_not_store_a_tree() {
     let client = server.connect(&server.keys().reader).await.unwrap();
     let (transfer, failed) = store_tree(&client, &source.path("d"), "d", false).await;
     assert_eq!(failed.len(), 1);
-    assert_eq!(transfer.exit(), Exit::Refused);
+    assert_eq!(transfer.first_failure(), Some(ErrorKind::Refused));
     assert!(!tree.has("d"));
     client.close().await;
     server.stop().await;

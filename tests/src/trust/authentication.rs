@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quinn::ConnectionError;
 use quire_certs::{Identity, Role, StateDir, load_or_create, replace};
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::known_servers::{KnownServers, ServerId};
 use quire_client::trust::{Refusal, ServerVerifier};
 use quire_client::{Client, ClientError};
@@ -31,7 +31,7 @@ async fn connect(server: &TestServer, dir: &StateDir) -> Result<Client, ClientEr
 #[track_caller]
 fn refusal_of(result: Result<Client, ClientError>) -> Refusal {
     match result.expect_err("it is trusted") {
-        error @ ClientError::NotTrusted(_) if error.exit() != Exit::Unreachable => {
+        error @ ClientError::NotTrusted(_) if error.kind() != ErrorKind::Unreachable => {
             panic!("wrong exit status: {error}")
         }
         ClientError::NotTrusted(refusal) => *refusal,
@@ -83,7 +83,7 @@ async fn a_server_whose_key_has_changed_is_refused_with_both_fingerprints() {
     let shown = error.to_string();
     assert!(shown.contains(&old.to_string()), "{shown}");
     assert!(shown.contains(&server.fingerprint().to_string()), "{shown}");
-    assert_eq!(error.exit(), Exit::Unreachable);
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
     let verifier = ServerVerifier::pinned(server.id(), old);
     let pinned = Client::connect(&server.id(), &server.keys().writer, verifier).await;
     assert!(matches!(refusal_of(pinned), Refusal::NotPinned { .. }));
@@ -175,7 +175,7 @@ async fn an_unknown_key_is_refused_with_its_fingerprint() {
             .contains(&stranger.fingerprint().to_string()),
         "{error}"
     );
-    assert_eq!(error.exit(), Exit::Refused);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     client.close().await;
 
     let raw = Raw::connect(&server, stranger).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quire_certs::StateDir;
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_server::auth::keyring::KeysFile;
 use quire_server::auth::pairing::offer;
 use quire_server::auth::rules::Rules;
@@ -81,7 +81,7 @@ async fn a_code_lets_one_key_in_for_good() {
     let other = quire_certs::Identity::generate(&[]).unwrap();
     let client = host.server.connect(&other).await.unwrap();
     let error = client.pair(&code).await.unwrap_err();
-    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     client.close().await;
     host.server.stop().await;
 }

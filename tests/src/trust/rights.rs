@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use quinn::ConnectionError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::{Client, ClientError};
 use quire_server::auth::keyring::KeysFile;
 use quire_shared::ErrorCode;
@@ -194,7 +194,7 @@ async fn a_key_that_is_taken_out_of_the_file_loses_its_connections() {
     let ClientError::NotAuthorized { .. } = &error else {
         panic!("{error}");
     };
-    assert_eq!(error.exit(), Exit::Refused);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     raw.close().await;
     client.close().await;
     // Connections with rights of their own stay.

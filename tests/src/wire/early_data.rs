@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quire_certs::{Role, StateDir, load_or_create};
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_client::connect::Connector;
 use quire_server::Config;
 use quire_server::auth::authorized_keys::AuthorizedKeys;
@@ -256,7 +256,7 @@ async fn a_server_that_is_gone_is_reported_as_at_the_first_time() {
             matches!(error, ClientError::CannotConnect { .. }),
             "{error}"
         );
-        assert_eq!(error.exit(), Exit::Unreachable);
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
     }
     let error = connector.connect().await.unwrap_err();
     assert!(

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use quire_cli::Exit;
 use quire_client::ClientError;
-use quire_client::Exit;
+use quire_client::ErrorKind;
 use quire_server::config::limits::Limit;
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
@@ -401,7 +402,7 @@ async fn a_file_without_permissions_is_denied() {
 
 #[tokio::test]
 async fn codes_have_the_exit_status_that_is_documented() {
-    let exit = |code| Exit::of_code(code) as u8;
+    let exit = |code| Exit::from(ErrorKind::from(code)) as u8;
     for code in ErrorCode::ALL {
         let expected = match code.name().unwrap() {
             "NOT_FOUND" => 3,
