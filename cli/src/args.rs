@@ -1,12 +1,11 @@
-//! What the user typed: names, flags and their help, and no meaning yet.
+//! Command line of `quire`: commands, flags and their help, without interpretation.
 //!
-//! [`config`](crate::config) and [`operand`](crate::operand) give it meaning. Each command's
-//! operands are a struct of their own, so that whoever reads commands from elsewhere than the
-//! command line, as the interactive client does, builds the same.
+//! [`config`](crate::config) and [`operand`](crate::operand) interpret it. Each command has a struct
+//! for its operands, which the interactive client fills in too.
 
 #![allow(
     rustdoc::broken_intra_doc_links,
-    reason = "these comments are the help texts as well, in which brackets mean what may be left out"
+    reason = "these comments are the help texts as well, in which brackets mark optional parts"
 )]
 
 use std::ffi::OsString;
@@ -23,26 +22,26 @@ use quire_transport::congestion::CongestionControl;
 #[command(
     name = "quire",
     version,
-    about = "Fetches files from a quire server and puts them there",
+    about = "Client for the quire file server: download, upload and manage files over QUIC",
     after_help = EXAMPLES,
     arg_required_else_help = true
 )]
 pub struct CliArgs {
-    /// What holds for every command.
+    /// Options of every command.
     #[command(flatten)]
     pub global: GlobalArgs,
-    /// Alone: the same as `menu HOST`
-    #[arg(value_name = "HOST[:PORT][/DIR]")]
+    /// Start the interactive client, as `quire menu HOST` does
+    #[arg(help_heading = "Arguments", value_name = "HOST[:PORT][/DIR]")]
     host: Option<String>,
     #[command(subcommand)]
     action: Option<Action>,
 }
 
 impl CliArgs {
-    /// What is to be done.
+    /// The action that was asked for.
     ///
     /// # Errors
-    /// If there is nothing to do, or two things are asked for.
+    /// If there is no action, or more than one.
     pub fn action(&self) -> Result<Action, clap::Error> {
         let error = |kind, text: String| Err(Self::command().error(kind, text));
         match (&self.host, &self.action) {
@@ -53,19 +52,19 @@ impl CliArgs {
             (None, None) => error(ErrorKind::MissingSubcommand, "no command".to_owned()),
             (Some(host), Some(_)) => error(
                 ErrorKind::ArgumentConflict,
-                format!("`{}` can't stand before a command", Escaped(host)),
+                format!("`{}` can't come before a command", Escaped(host)),
             ),
         }
     }
 }
 
-/// What one run of the program does.
+/// The action of one run of the program.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
     /// One command.
     #[command(flatten)]
     Command(ClientCommand),
-    /// Work with a server interactively, or have commands read from a pipe
+    /// Run commands interactively, or from a pipe, over one connection
     #[command(after_help = MENU_HELP)]
     Menu(MenuArgs),
 }
@@ -73,7 +72,7 @@ pub enum Action {
 /// Operands of `menu`.
 #[derive(Debug, Clone, Args)]
 pub struct MenuArgs {
-    /// The server, and the directory to start in
+    /// Server, and the directory to start in
     #[arg(value_name = "HOST[:PORT][/DIR]")]
     pub operand: String,
 }
@@ -82,40 +81,40 @@ pub struct MenuArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// How each command works and prints.
+    /// Options that may differ per command.
     #[command(flatten)]
     pub each: EachArgs,
-    /// Trust the servers that the certificates in FILE vouch for, and no others
+    /// Trust only servers whose certificate an authority in FILE (PEM) issued
     #[arg(long, global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Use the key and certificate in FILE instead of this user's own
+    /// Connect with the key and certificate in FILE (PEM) instead of this user's own
     #[arg(long, global = true, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-    /// Keep keys and known servers in DIR
+    /// Directory for this user's key and the known servers
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Accept the key of a server never seen before, and remember it
+    /// Accept and remember the key of a server that is not known yet
     #[arg(long, global = true)]
     pub trust_on_first_use: bool,
-    /// How to find the rate to send at: quire (default), cubic or bbr
+    /// Congestion control: quire (default), cubic or bbr
     #[arg(long, global = true, value_name = "CONTROL")]
     pub congestion: Option<CongestionControl>,
-    /// Say more on standard error; twice for even more
+    /// Log to standard error; repeat for more detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// Those flags that may differ from one command of a session to the next.
+/// Options that may differ from one command of an interactive session to the next.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct EachArgs {
-    /// Print results as JSON, one object a line
+    /// Print results as JSON, one object per line
     #[arg(long, global = true)]
     pub json: bool,
-    /// What proves a content: xxh3 (default), blake3 (default of hash) or sha256
+    /// Digest that verifies content: xxh3 (default), blake3 (default for hash) or sha256
     #[arg(long, global = true, value_name = "KIND")]
     pub digest: Option<DigestKind>,
-    /// Print nothing but results and errors
+    /// Print only results and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
@@ -123,16 +122,16 @@ pub struct EachArgs {
 /// The commands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClientCommand {
-    /// Fetch files, or whole directories with -r
+    /// Download files, or whole directories with -r
     Get(GetArgs),
-    /// Store files, or whole directories with -r
+    /// Upload files, or whole directories with -r
     Put(PutArgs),
     /// List a directory
     #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// Show what is known of a file or directory
+    /// Show kind, size, time, mode and version of a file or directory
     Stat(StatArgs),
-    /// Give a file or directory a new name
+    /// Rename or move a file or directory
     #[command(visible_alias = "mv")]
     Rename(RenameArgs),
     /// Delete files, or whole directories with -r
@@ -141,37 +140,37 @@ pub enum ClientCommand {
     /// Copy a file on the server, or a whole directory with -r
     #[command(visible_alias = "cp")]
     Copy(CopyArgs),
-    /// Make a directory, and its parents where they are missing
+    /// Create directories, and missing parents
     Mkdir(MkdirArgs),
-    /// Write files to standard output
+    /// Print files to standard output
     Cat(CatArgs),
-    /// Show what the server holds in memory
+    /// List the files in the server's memory cache
     Cache(CacheArgs),
-    /// Measure handshake and round trip, and show what the path gives
+    /// Measure handshake and round-trip time, and show your rights
     Ping(PingArgs),
-    /// Show this client's fingerprint
+    /// Print this client's key fingerprint
     Key,
-    /// Be let in by a server, with a code that `quire-server pair` made there
+    /// Register with a server, using a code from `quire-server pair`
     Pair(PairCodeArgs),
-    /// Have the server compute digests of files
+    /// Compute digests of files on the server
     Hash(HashArgs),
 }
 
 /// Operands of `get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// Fetch directories, with all that is below them; links and special files are skipped
+    /// Include directories with everything below them; symbolic links and special files are skipped
     #[arg(short, long)]
     pub recursive: bool,
-    /// Replace local files that exist
+    /// Replace existing local files
     #[arg(short, long)]
     pub force: bool,
-    /// Force content and names to disk before a file counts as done
+    /// Sync each file and its name to disk before it counts as done
     #[arg(long)]
     pub fsync: bool,
-    /// HOST[:PORT]/PATH..., then LOCAL: a file, a directory, or - for standard output. The last of
-    /// several is LOCAL unless it begins with the same HOST[:PORT]/ as the first; without LOCAL,
-    /// files go into the current directory
+    /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
+    /// default is the current directory. The last of several operands is LOCAL, unless it begins
+    /// with the same HOST[:PORT]/ as the first
     #[arg(required = true, value_name = "OPERAND")]
     pub operands: Vec<OsString>,
 }
@@ -179,14 +178,15 @@ pub struct GetArgs {
 /// Operands of `put`.
 #[derive(Debug, Clone, Args)]
 pub struct PutArgs {
-    /// Store directories, with all that is below them, and make missing parents; links and special
-    /// files are skipped
+    /// Include directories with everything below them, and create missing parents; symbolic links
+    /// and special files are skipped
     #[arg(short, long)]
     pub recursive: bool,
-    /// Replace files on the server that exist
+    /// Replace existing files on the server
     #[arg(short, long)]
     pub force: bool,
-    /// LOCAL... (- for standard input), then HOST[:PORT]/PATH: a file, or a directory for them
+    /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
+    /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
     pub operands: Vec<OsString>,
 }
@@ -194,10 +194,10 @@ pub struct PutArgs {
 /// Operands of `pair`.
 #[derive(Debug, Clone, Args)]
 pub struct PairCodeArgs {
-    /// The server
+    /// Server
     #[arg(value_name = "HOST[:PORT]")]
     pub operand: String,
-    /// The code, as in 7K3M-9QWX-2HRT-B4NP; asked for if it isn't given
+    /// Pairing code, such as 7K3M-9QWX-2HRT-B4NP; without it, quire asks for one
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
 }
@@ -205,11 +205,11 @@ pub struct PairCodeArgs {
 /// Operands of `list`.
 #[derive(Debug, Clone, Args)]
 pub struct ListArgs {
-    /// Show mode, size and modification time (UTC) beside each name even where the output isn't a
-    /// terminal; without it, a pipe gets names alone, one a line
+    /// Print mode, size and modification time (UTC) as well, which is the default on a terminal.
+    /// Otherwise only names are printed, one per line
     #[arg(short, long)]
     pub long: bool,
-    /// The directory
+    /// Directory to list
     #[arg(value_name = "HOST[:PORT][/DIR]")]
     pub operand: String,
 }
@@ -217,7 +217,7 @@ pub struct ListArgs {
 /// Operands of `stat`.
 #[derive(Debug, Clone, Args)]
 pub struct StatArgs {
-    /// The file or directory
+    /// File or directory
     #[arg(value_name = "HOST[:PORT]/PATH")]
     pub operand: String,
 }
@@ -225,13 +225,13 @@ pub struct StatArgs {
 /// Operands of `rename`.
 #[derive(Debug, Clone, Args)]
 pub struct RenameArgs {
-    /// Replace what has the new name
+    /// Replace an existing file of the new name
     #[arg(short, long)]
     pub force: bool,
-    /// The name it has
+    /// Current path
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub from: String,
-    /// The name it shall have
+    /// New path
     #[arg(value_name = "HOST[:PORT]/TO")]
     pub to: String,
 }
@@ -239,10 +239,10 @@ pub struct RenameArgs {
 /// Operands of `delete`.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArgs {
-    /// Delete directories, with all that is below them
+    /// Delete directories with everything below them
     #[arg(short, long)]
     pub recursive: bool,
-    /// The files and directories
+    /// Files and directories to delete
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
     pub operands: Vec<String>,
 }
@@ -250,16 +250,16 @@ pub struct DeleteArgs {
 /// Operands of `copy`.
 #[derive(Debug, Clone, Args)]
 pub struct CopyArgs {
-    /// Copy a directory, with all that is below it
+    /// Copy a directory with everything below it
     #[arg(short, long)]
     pub recursive: bool,
-    /// Replace the file that has the copy's name
+    /// Replace an existing file of the copy's name
     #[arg(short, long)]
     pub force: bool,
-    /// What is copied
+    /// File or directory to copy
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub from: String,
-    /// The name of the copy
+    /// Path of the copy
     #[arg(value_name = "HOST[:PORT]/TO")]
     pub to: String,
 }
@@ -267,7 +267,7 @@ pub struct CopyArgs {
 /// Operands of `mkdir`.
 #[derive(Debug, Clone, Args)]
 pub struct MkdirArgs {
-    /// The directories
+    /// Directories to create
     #[arg(required = true, value_name = "HOST[:PORT]/DIR")]
     pub operands: Vec<String>,
 }
@@ -275,7 +275,7 @@ pub struct MkdirArgs {
 /// Operands of `cat`.
 #[derive(Debug, Clone, Args)]
 pub struct CatArgs {
-    /// The files
+    /// Files
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
     pub operands: Vec<String>,
 }
@@ -283,7 +283,7 @@ pub struct CatArgs {
 /// Operands of `cache`.
 #[derive(Debug, Clone, Args)]
 pub struct CacheArgs {
-    /// The server
+    /// Server
     #[arg(value_name = "HOST[:PORT]")]
     pub operand: String,
 }
@@ -291,7 +291,7 @@ pub struct CacheArgs {
 /// Operands of `ping`.
 #[derive(Debug, Clone, Args)]
 pub struct PingArgs {
-    /// The server
+    /// Server
     #[arg(value_name = "HOST[:PORT]")]
     pub operand: String,
 }
@@ -299,39 +299,43 @@ pub struct PingArgs {
 /// Operands of `hash`.
 #[derive(Debug, Clone, Args)]
 pub struct HashArgs {
-    /// The files
+    /// Files
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
     pub operands: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  quire put report.pdf files.example/inbox/        store a file
-  quire get files.example/inbox/report.pdf         fetch it into the current directory
-  quire get -r files.example/photos ~/pictures     fetch a directory with all below it
-  quire list files.example:4433/inbox              list a directory; IPv6 as [::1]:4433/inbox
-  quire cat files.example/log | grep error         write to standard output
-  tar c . | quire put - files.example/backup.tar   store from standard input
+  quire put report.pdf files.example/inbox/        upload a file
+  quire get files.example/inbox/report.pdf         download it
+  quire get -r files.example/photos ~/pictures     download a directory
+  quire list files.example:4433/inbox              list a directory
+  quire cat files.example/log | grep error         print to standard output
+  tar c . | quire put - files.example/backup.tar   upload from standard input
   quire files.example                              work interactively
 
 Exit status:
   0 done                   4 exists, changed meanwhile, or busy
-  1 failed                 5 refused: the rights don't suffice
+  1 failed                 5 refused: your rights don't suffice
   2 wrong usage            6 cannot connect, not trusted, or connection lost
-  3 not found              7 content damaged, or changed on the way
+  3 not found              7 content damaged, or changed during the transfer
   130 interrupted (143 ended by SIGTERM); no unfinished file is left
 
-Of several files the first failure decides, and the others are still tried.
+An IPv6 address needs brackets: [::1]:4433/inbox.
+If one of several files fails, the others are still tried.
+The exit status is that of the first failure.
 ";
 
 const MENU_HELP: &str = "\
-On a terminal, `help` lists the commands and `menu` a numbered choice of operations.
-The commands are those of the command line with the host left out; paths are relative to the
-current directory on the server, which `cd` changes, local ones to that of `lcd`.
-Words may be quoted with '...', \"...\" or a backslash.
+On a terminal, `help` lists the commands, and `menu` numbers the common ones.
+Commands are those of the command line, without the host. Paths are relative to
+the current directory on the server (change it with `cd`) and to the local
+directory (change it with `lcd`).
+Quote words with '...', \"...\" or a backslash.
 
-From a pipe, each line is a command, and # begins a comment. The first command that fails ends the
-session with its exit status; a failure of a command after a single - (as in `- delete old`) doesn't.
+From a pipe, each line is a command, and # begins a comment.
+The first command that fails ends the session with its exit status.
+After a leading -, as in `- delete old`, a failure is ignored.
 ";
 
 #[cfg(test)]

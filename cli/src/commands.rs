@@ -1,15 +1,13 @@
-//! The commands, each a function of the [`CliSession`] and what was typed.
+//! The commands, each a function of the [`CliSession`] and its arguments.
 //!
-//! They print their results and, for several operands, the errors of each; what they return is the
-//! exit status. An error they return concerns the command as a whole, and [`run`] prints it, so
-//! that a command looks the same wherever it is called from.
+//! A command prints its results and, for several operands, the errors of each. It returns the exit
+//! status. An error that it returns concerns the command as a whole, and [`run`] prints it.
 
 mod change;
 mod inquiry;
 mod listing;
 mod transfer;
 
-use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -30,7 +28,7 @@ use inquiry::{hash, key, pair, ping};
 use listing::{cache, list, stat};
 use transfer::{cat, get, put};
 
-/// Runs `command`, prints what is wrong if anything is, and tells the exit status.
+/// Runs `command`, prints its error if it fails, and returns the exit status.
 pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
     let result = match command {
         ClientCommand::Get(args) => get(session, args).await,
@@ -55,10 +53,10 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
     }
 }
 
-/// Why a command as a whole came to nothing.
+/// Why a command failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// What was typed makes no sense.
+    /// The operands make no sense.
     #[error(transparent)]
     Operand(#[from] OperandError),
     /// The request, the transfer or the connection failed.
@@ -75,7 +73,7 @@ pub(crate) enum CommandError {
         /// The flags that could have avoided it.
         flags: HintFlags,
     },
-    /// A pairing code is none.
+    /// A text is no pairing code.
     #[error(transparent)]
     Code(#[from] CodeError),
     /// Results can't be printed.
@@ -104,7 +102,7 @@ impl CommandError {
                 output.error(name, error, *flags);
                 Exit::from(&**error)
             }
-            // Who reads the results has seen enough, as `head` does.
+            // The reader of the results has closed the pipe, as `head` does.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Output(error) => {
                 output.message(&format!("quire: cannot write to standard output: {error}"));
@@ -198,49 +196,14 @@ fn mode_text(kind: EntryKind, mode: u32) -> String {
     text
 }
 
-/// A point in time in UTC, to the second (RFC 3339, with a space for the T).
+/// A point in time in UTC, to the second (RFC 3339, with a space for the T). Beyond the year 9999,
+/// seconds since 1970.
 fn time_text(time: Time) -> String {
-    let (days, second) = (
-        time.seconds.div_euclid(SECONDS_PER_DAY),
-        time.seconds.rem_euclid(SECONDS_PER_DAY),
-    );
-    let (year, month, day) = civil_from_days(days);
-    let mut text = String::new();
-    // Writing to a string can't fail.
-    let _ = write!(
-        text,
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    );
-    text
+    match jiff::Timestamp::from_second(time.seconds) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        Err(_) => format!("@{}", time.seconds),
+    }
 }
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are
-/// taken to begin in March, so that the leap day is the last one, and in eras of 400 years, after
-/// which the calendar repeats.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + DAYS_FROM_YEAR_0;
-    let era = days.div_euclid(DAYS_PER_ERA);
-    let day_of_era = days.rem_euclid(DAYS_PER_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
-}
-
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
-
-/// Days of 400 years, 97 of them leap years.
-const DAYS_PER_ERA: i64 = 400 * 365 + 97;
-
-/// From 0000-03-01 to 1970-01-01.
-const DAYS_FROM_YEAR_0: i64 = 719_468;
 
 #[cfg(test)]
 mod tests {
@@ -262,7 +225,7 @@ mod tests {
         assert_eq!(time(951_782_400), "2000-02-29 00:00:00Z");
         assert_eq!(time(1_709_251_200), "2024-03-01 00:00:00Z");
         assert_eq!(time(4_107_542_400), "2100-03-01 00:00:00Z");
-        // Whatever a server says, it can be shown.
+        // A hostile server may report any number.
         time(i64::MAX);
         time(i64::MIN);
     }

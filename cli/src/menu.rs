@@ -1,10 +1,10 @@
-//! The interactive client: commands from a person or a pipe, over one connection.
+//! The interactive client: commands from a terminal or a pipe, over one connection.
 //!
-//! A line becomes the same [`ClientCommand`](crate::args::ClientCommand) that the command line makes, with
-//! the server and the current directory put before its paths, and runs through the same
-//! [`commands::run`]. An error is told and the session goes on; an interrupt drops the command
-//! that runs, which removes what it left unfinished, and nothing else. From a pipe, the first
-//! failure ends the session instead, since what follows may rely on what failed.
+//! A line becomes the [`ClientCommand`](crate::args::ClientCommand) that the command line would make,
+//! with server and current directory put before its paths, and runs through the same
+//! [`commands::run`]. An error is printed and the session goes on. An interrupt drops only the
+//! running command, which removes its unfinished files. From a pipe, the first failure ends the
+//! session, since later commands may rely on the one that failed.
 
 mod completion;
 mod cwd;
@@ -33,12 +33,12 @@ use crate::session::CliSession;
 use crate::session::blocking;
 use cwd::WorkingDir;
 use line::{LineCommand, ParsedLine};
-use numbers::{Choice, Recursion};
+use numbers::Choice;
 use quire_client::ClientError;
 use reader::{PromptKind, Reader, Typed};
 
-/// Runs the interactive client, and tells the exit status: from a terminal that of connecting,
-/// from a pipe that of the first failure.
+/// Runs the interactive client. The exit status is that of connecting on a terminal, and that of the
+/// first failure from a pipe.
 pub async fn run(session: &CliSession, args: &MenuArgs) -> Exit {
     let started = tokio::select! {
         started = start(session, args) => started,
@@ -50,19 +50,19 @@ pub async fn run(session: &CliSession, args: &MenuArgs) -> Exit {
     };
     if menu.is_interactive {
         let _restored = terminal::restored_when_dropped();
-        return menu.talk().await;
+        return menu.run_terminal().await;
     }
     tokio::select! {
-        exit = menu.work_off() => exit,
+        exit = menu.run_pipe() => exit,
         Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
     }
 }
 
-/// Connects, and sees to it that there is a directory to start in.
+/// Connects, and checks the directory to start in.
 async fn start<'a>(session: &'a CliSession, args: &MenuArgs) -> Result<Menu<'a>, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
-    // Whether the server lets this client in shows at the first request.
+    // Whether the server grants access shows at the first request.
     client.ping().await?;
     let mut menu = Menu {
         session,
@@ -97,10 +97,10 @@ enum LineResult {
 }
 
 impl Menu<'_> {
-    /// Talks with a person until they leave.
-    async fn talk(&mut self) -> Exit {
+    /// Runs commands from a terminal until the user quits.
+    async fn run_terminal(&mut self) -> Exit {
         self.session.output.note(&format!(
-            "Type a command (help lists them, Tab completes), or the number of an operation:\n{}",
+            "Type a command (`help` lists them, Tab completes), or the number of an operation:\n{}",
             numbers::overview()
         ));
         loop {
@@ -116,7 +116,7 @@ impl Menu<'_> {
             let step = match Choice::find(&line) {
                 Some(Ok(choice)) => self.choose(choice).await,
                 Some(Err(error)) => self.usage(&error),
-                None => self.obey_unless_interrupted(&line).await,
+                None => self.run_line_unless_interrupted(&line).await,
             };
             if step == LineResult::Quit {
                 return Exit::Done;
@@ -124,8 +124,8 @@ impl Menu<'_> {
         }
     }
 
-    /// Works off the lines of a pipe, up to the first failure.
-    async fn work_off(&mut self) -> Exit {
+    /// Runs the lines of a pipe, up to the first failure.
+    async fn run_pipe(&mut self) -> Exit {
         loop {
             let line = match self.read(String::new(), PromptKind::Command).await {
                 Typed::Line(line) => line,
@@ -137,7 +137,7 @@ impl Menu<'_> {
                 Some(rest) => (true, rest),
                 None => (false, line.as_str()),
             };
-            match self.obey(line).await {
+            match self.run_line(line).await {
                 LineResult::Quit => return Exit::Done,
                 LineResult::Went(Exit::Done) => {}
                 LineResult::Went(failure) if !may_fail => return failure,
@@ -146,24 +146,24 @@ impl Menu<'_> {
         }
     }
 
-    /// Does what a typed line says.
-    async fn obey(&mut self, line: &str) -> LineResult {
+    /// Runs a typed line.
+    async fn run_line(&mut self, line: &str) -> LineResult {
         match shell_split::split(line) {
             Ok(words) if words.is_empty() => LineResult::Went(Exit::Done),
-            Ok(words) => self.obey_words(&words).await,
+            Ok(words) => self.run_words(&words).await,
             Err(error) => self.usage(&error.to_string()),
         }
     }
 
-    async fn obey_unless_interrupted(&mut self, line: &str) -> LineResult {
+    async fn run_line_unless_interrupted(&mut self, line: &str) -> LineResult {
         tokio::select! {
-            step = self.obey(line) => return step,
+            step = self.run_line(line) => return step,
             Ok(()) = tokio::signal::ctrl_c() => {}
         }
         self.interrupted()
     }
 
-    async fn obey_words(&mut self, words: &[String]) -> LineResult {
+    async fn run_words(&mut self, words: &[String]) -> LineResult {
         match ParsedLine::parse(words) {
             Ok(ParsedLine::Run(each, command)) => self.perform(&each, command).await,
             Ok(ParsedLine::Help(text)) => {
@@ -254,40 +254,40 @@ impl Menu<'_> {
         Ok(client.stat(stat).await?.kind)
     }
 
-    /// Asks for what an operation needs, and does it.
+    /// Asks for the operands of an operation, and runs it.
     async fn choose(&mut self, choice: &Choice) -> LineResult {
         let mut answers = Vec::new();
-        for question in choice.questions {
-            match self.ask(question.text, question.kind).await {
+        for (text, kind) in choice.questions {
+            match self.ask(text, *kind).await {
                 Some(answer) => answers.push(answer),
                 None => return self.nothing_done(),
             }
         }
-        let is_recursive = self.is_directory(choice.recursion, answers.first()).await;
+        let is_recursive = self.is_directory(choice.recursive, answers.first()).await;
         let mut flags = Vec::new();
         if is_recursive {
             flags.push("--recursive");
         }
-        if choice.command == numbers::DELETE && !self.may_delete(&answers, is_recursive).await {
+        if choice.command == "delete" && !self.may_delete(&answers, is_recursive).await {
             return self.nothing_done();
         }
         let step = self
-            .do_unless_interrupted(choice.words(&flags, &answers))
+            .run_words_unless_interrupted(choice.words(&flags, &answers))
             .await;
-        if step != LineResult::Went(Exit::Conflict) || !choice.can_replace {
+        if step != LineResult::Went(Exit::Conflict) || !choice.force {
             return step;
         }
-        if !self.agrees("Try again, and replace what exists").await {
+        if !self.agrees("It exists already. Replace it").await {
             return self.nothing_done();
         }
         flags.push("--force");
-        self.do_unless_interrupted(choice.words(&flags, &answers))
+        self.run_words_unless_interrupted(choice.words(&flags, &answers))
             .await
     }
 
-    async fn do_unless_interrupted(&mut self, words: Vec<String>) -> LineResult {
+    async fn run_words_unless_interrupted(&mut self, words: Vec<String>) -> LineResult {
         tokio::select! {
-            step = self.obey_words(&words) => return step,
+            step = self.run_words(&words) => return step,
             Ok(()) = tokio::signal::ctrl_c() => {}
         }
         self.interrupted()
@@ -298,29 +298,30 @@ impl Menu<'_> {
             return false;
         };
         let Ok(path) = self.cwd.remote_path(answer) else {
-            // What is wrong will be told by the command, which deletes nothing.
+            // The command will report the error and delete nothing.
             return true;
         };
         self.agrees(&match is_directory {
-            true => format!("Delete {path} and all that is below it"),
+            true => format!("Delete {path} and everything below it"),
             false => format!("Delete {path}"),
         })
         .await
     }
 
-    /// Whether an operation concerns a whole directory.
-    async fn is_directory(&self, recursion: Recursion, operand: Option<&String>) -> bool {
-        match (recursion, operand) {
-            (Recursion::Never, _) | (_, None) => false,
-            (Recursion::Local, Some(typed)) => {
+    /// Whether the operand `typed`, which is on the server or local, is a directory.
+    async fn is_directory(&self, operand: Option<PromptKind>, typed: Option<&String>) -> bool {
+        let Some(typed) = typed else { return false };
+        match operand {
+            Some(PromptKind::Local) => {
                 let path = self.cwd.local_path(typed.as_ref());
                 blocking(move || path.is_dir()).await
             }
-            (Recursion::Remote, Some(typed)) => match self.cwd.remote_path(typed) {
-                // What is wrong will be told by the command.
+            Some(PromptKind::Remote) => match self.cwd.remote_path(typed) {
                 Ok(path) => self.remote_kind(&path).await.ok() == Some(EntryKind::Directory),
+                // The command will report the error.
                 Err(_) => false,
             },
+            Some(PromptKind::Command | PromptKind::Answer) | None => false,
         }
     }
 
@@ -346,7 +347,7 @@ impl Menu<'_> {
         }
     }
 
-    /// Where the history is kept; without such a cwd there is none.
+    /// The file of the history, if there is a state directory.
     async fn history_file(&self) -> Option<PathBuf> {
         let state_dir = self.session.config.state_dir.clone();
         let file = blocking(move || {
@@ -362,7 +363,7 @@ impl Menu<'_> {
         }
     }
 
-    /// Sees to it that results are out, and tells what went wrong.
+    /// Flushes the results, and prints the error if there is one.
     fn went(&self, result: Result<(), CommandError>) -> LineResult {
         let result = result.and_then(|()| Ok(self.session.output.flush()?));
         LineResult::Went(match result {
@@ -382,7 +383,7 @@ impl Menu<'_> {
     }
 
     fn nothing_done(&self) -> LineResult {
-        self.session.output.note("Nothing was done.");
+        self.session.output.note("Nothing was changed.");
         LineResult::Went(Exit::Done)
     }
 
@@ -393,7 +394,7 @@ impl Menu<'_> {
     }
 }
 
-/// In the state directory, since what was typed is nobody else's business.
+/// In the state directory, which other users can't read.
 const HISTORY_FILE: &str = "history";
 
 /// Before a command in a pipe whose failure doesn't end the session, as with `sftp -b`.

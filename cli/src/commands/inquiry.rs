@@ -14,7 +14,7 @@ use crate::hint::HintFlags;
 use crate::operand::{Remote, on_one_server};
 use crate::session::CliSession;
 
-/// Shows how long handshake and round trip take, and what the path gives.
+/// Measures handshake and round trip, and shows this client's rights.
 ///
 /// # Errors
 /// If the server doesn't answer or refuses.
@@ -113,7 +113,7 @@ pub(super) async fn key(session: &CliSession) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
-/// Has a server let this client in, with a code that was made there.
+/// Registers this client with a server by a pairing code.
 ///
 /// # Errors
 /// If the code is none or no good, or there is no connection.
@@ -121,11 +121,11 @@ pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Ex
     let remote = Remote::parse(&args.operand)?;
     let code = match &args.code {
         Some(code) => code.clone(),
-        // Other users see the arguments of programs, so it needn't be one.
+        // Other users can see the arguments of programs, so the code need not be one.
         None => {
             session
                 .output
-                .message("The code that `quire-server pair` has shown:");
+                .message("Pairing code from `quire-server pair`:");
             let mut line = String::new();
             std::io::stdin().lock().read_line(&mut line)?;
             line

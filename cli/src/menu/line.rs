@@ -1,7 +1,7 @@
-//! What a line of words asks for.
+//! Commands of the interactive client.
 //!
-//! The commands are the command line's own definitions with the host left out of what is shown,
-//! so that both have the same flags and the same help.
+//! They are the definitions of the command line without the host, so that both have the same flags
+//! and the same help.
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -9,12 +9,12 @@ use quire_shared::Escaped;
 
 use crate::args::{ClientCommand, EachArgs};
 
-/// A line, as meant.
+/// A line after parsing.
 #[derive(Debug)]
 pub(super) enum ParsedLine {
     /// A command, with its own flags.
     Run(EachArgs, LineCommand),
-    /// Text that was asked for.
+    /// A help text.
     Help(String),
 }
 
@@ -46,7 +46,7 @@ impl ParsedLine {
 pub(super) enum LineCommand {
     #[command(flatten)]
     Same(ClientCommand),
-    /// Change the current directory on the server; without DIR to its root
+    /// Change the current directory on the server; without DIR, to the root
     Cd {
         /// The directory
         #[arg(value_name = "DIR", default_value = "/", hide_default_value = true)]
@@ -54,7 +54,7 @@ pub(super) enum LineCommand {
     },
     /// Show the current directory on the server
     Pwd,
-    /// Change the local directory; without DIR to the home directory
+    /// Change the local directory; without DIR, to the home directory
     Lcd {
         /// The directory
         #[arg(value_name = "DIR", default_value = "~", hide_default_value = true)]
@@ -62,9 +62,9 @@ pub(super) enum LineCommand {
     },
     /// Show the local directory
     Lpwd,
-    /// Show the operations by number
+    /// Show the most common operations by number
     Menu,
-    /// Leave; so does Ctrl-D
+    /// End the session, as Ctrl-D does
     #[command(visible_alias = "exit")]
     Quit,
 }
@@ -103,14 +103,14 @@ fn without_host(command: clap::Command) -> clap::Command {
     match name.as_str() {
         "get" => command.mut_arg(OPERANDS, |arg| {
             arg.help(
-                "PATH..., then LOCAL: a file, a directory, or - for standard output. The last of \
-                 several is LOCAL; without it, the file goes into the local directory",
+                "PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the \
+                 default is the local directory. The last of several operands is LOCAL",
             )
         }),
         "put" => command.mut_arg(OPERANDS, |arg| {
             arg.num_args(1..).help(
-                "LOCAL..., then PATH: a file, or a directory for them. The last of several is \
-                 PATH; without it, the file goes into the current directory",
+                "LOCAL... [PATH]. PATH is a file, or a directory to upload into; the default is \
+                 the current directory. The last of several operands is PATH",
             )
         }),
         "list" | "stat" => command.mut_arg(OPERAND, |arg| {

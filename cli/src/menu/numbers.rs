@@ -1,45 +1,25 @@
-//! The operations by number, for who doesn't want to type commands.
+//! Common operations by number, for users who don't know the commands yet.
 //!
-//! A number stands for a command and what has to be asked for it; the answers become the words of
-//! a line, so that from there on nothing differs from a typed command.
+//! A number stands for a command. The answers to its questions become the words of a line, which
+//! runs like a typed one.
 
 use super::reader::PromptKind;
 
-/// An operation that has a number.
+/// An operation that has a number, which is its place in [`CHOICES`].
 #[derive(Debug)]
 pub(super) struct Choice {
-    number: u8,
-    title: &'static str,
-    /// The command it stands for.
     pub(super) command: &'static str,
-    /// What has to be asked, in the order of the operands.
-    pub(super) questions: &'static [Question],
-    /// Whether the command needs to be told that an operand is a directory, and which of them.
-    pub(super) recursion: Recursion,
+    title: &'static str,
+    /// What to ask for, in the order of the operands.
+    pub(super) questions: &'static [(&'static str, PromptKind)],
+    /// Where the first operand is, if the command has to be told that it is a directory.
+    pub(super) recursive: Option<PromptKind>,
     /// Whether the command takes `--force`.
-    pub(super) can_replace: bool,
-}
-
-/// Something to ask.
-#[derive(Debug)]
-pub(super) struct Question {
-    pub(super) text: &'static str,
-    pub(super) kind: PromptKind,
-}
-
-/// Which operand decides whether a command works on a whole directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recursion {
-    Never,
-    /// The first operand, if it is a directory on the server.
-    Remote,
-    /// The first operand, if it is a directory here.
-    Local,
+    pub(super) force: bool,
 }
 
 impl Choice {
-    /// The operation that a line consisting of a number asks for; nothing if the line is anything
-    /// else.
+    /// The operation for a line that is a number; nothing for any other line.
     ///
     /// # Errors
     /// If no operation has that number.
@@ -48,165 +28,59 @@ impl Choice {
         if line.is_empty() || !line.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let found = CHOICES
-            .iter()
-            .find(|choice| line.parse() == Ok(choice.number));
+        let found = line
+            .parse()
+            .ok()
+            .and_then(|number: usize| CHOICES.get(number));
         Some(found.ok_or_else(|| format!("no operation has the number {line}")))
     }
 
-    /// The words of the command, `answers` being its operands.
+    /// The words of the command, with `answers` as its operands.
     pub(super) fn words(&self, flags: &[&str], answers: &[String]) -> Vec<String> {
-        let mut words = vec![self.command.to_owned()];
-        words.extend(flags.iter().map(|&flag| flag.to_owned()));
-        if !answers.is_empty() {
-            // An answer is never a flag.
-            words.push("--".to_owned());
-        }
-        words.extend(answers.iter().cloned());
-        words
+        // After `--`, an answer is never a flag.
+        let end = if answers.is_empty() { None } else { Some("--") };
+        let own = [self.command].into_iter().chain(flags.iter().copied());
+        let own = own.chain(end).map(str::to_owned);
+        own.chain(answers.iter().cloned()).collect()
     }
 }
 
-/// The list of all operations, for people.
+/// A line for each operation.
 pub(super) fn overview() -> String {
-    let lines: Vec<_> = CHOICES
-        .iter()
-        .map(|choice| format!("{:>4}  {}", choice.number, choice.title))
+    let lines = CHOICES.iter().enumerate();
+    let lines: Vec<_> = lines
+        .map(|(number, choice)| format!("{number:>4}  {}", choice.title))
         .collect();
     lines.join("\n")
 }
 
-const FILE: Question = Question {
-    text: "Which file or directory on the server",
-    kind: PromptKind::Remote,
-};
+/// Declares the operations: command, title, questions, where a directory needs `-r`, and whether
+/// `--force` is possible.
+macro_rules! choices {
+    ($($command:literal $title:literal [$($text:literal $kind:ident),*] $recursive:expr, $force:literal;)*) => {
+        static CHOICES: &[Choice] = &[$(Choice {
+            command: $command,
+            title: $title,
+            questions: &[$(($text, PromptKind::$kind)),*],
+            recursive: $recursive,
+            force: $force,
+        }),*];
+    };
+}
 
-static CHOICES: &[Choice] = &[
-    Choice {
-        number: 1,
-        title: "list the current directory",
-        command: "list",
-        questions: &[],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-    Choice {
-        number: 2,
-        title: "get a file or directory",
-        command: "get",
-        questions: &[
-            FILE,
-            Question {
-                text: "Where to, here (. is the local directory)",
-                kind: PromptKind::Local,
-            },
-        ],
-        recursion: Recursion::Remote,
-        can_replace: true,
-    },
-    Choice {
-        number: 3,
-        title: "put a file or directory",
-        command: "put",
-        questions: &[
-            Question {
-                text: "Which local file or directory",
-                kind: PromptKind::Local,
-            },
-            Question {
-                text: "Where to, on the server (. is the current directory)",
-                kind: PromptKind::Remote,
-            },
-        ],
-        recursion: Recursion::Local,
-        can_replace: true,
-    },
-    Choice {
-        number: 4,
-        title: "rename a file or directory",
-        command: "rename",
-        questions: &[
-            FILE,
-            Question {
-                text: "Its new name",
-                kind: PromptKind::Remote,
-            },
-        ],
-        recursion: Recursion::Never,
-        can_replace: true,
-    },
-    Choice {
-        number: 5,
-        title: "copy a file or directory, on the server",
-        command: "copy",
-        questions: &[
-            FILE,
-            Question {
-                text: "The name of the copy",
-                kind: PromptKind::Remote,
-            },
-        ],
-        recursion: Recursion::Remote,
-        can_replace: true,
-    },
-    Choice {
-        number: 6,
-        title: "delete a file or directory",
-        command: DELETE,
-        questions: &[FILE],
-        recursion: Recursion::Remote,
-        can_replace: false,
-    },
-    Choice {
-        number: 7,
-        title: "make a directory",
-        command: "mkdir",
-        questions: &[Question {
-            text: "Its name",
-            kind: PromptKind::Remote,
-        }],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-    Choice {
-        number: 8,
-        title: "show what is known of a file or directory",
-        command: "stat",
-        questions: &[FILE],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-    Choice {
-        number: 9,
-        title: "show what the server holds in memory",
-        command: "cache",
-        questions: &[],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-    Choice {
-        number: 10,
-        title: "change the current directory",
-        command: "cd",
-        questions: &[Question {
-            text: "Which directory on the server (.. is the one above)",
-            kind: PromptKind::Remote,
-        }],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-    Choice {
-        number: 0,
-        title: "quit",
-        command: "quit",
-        questions: &[],
-        recursion: Recursion::Never,
-        can_replace: false,
-    },
-];
-
-/// The command that asks before it works.
-pub(super) const DELETE: &str = "delete";
+choices! {
+    "quit" "quit" [] None, false;
+    "list" "list the current directory" [] None, false;
+    "get" "download a file or directory" ["File or directory on the server" Remote, "Local target (. for the local directory)" Local] Some(PromptKind::Remote), true;
+    "put" "upload a file or directory" ["Local file or directory" Local, "Target on the server (. for the current directory)" Remote] Some(PromptKind::Local), true;
+    "rename" "rename a file or directory" ["File or directory on the server" Remote, "New name" Remote] None, true;
+    "copy" "copy a file or directory on the server" ["File or directory on the server" Remote, "Name of the copy" Remote] Some(PromptKind::Remote), true;
+    "delete" "delete a file or directory" ["File or directory on the server" Remote] Some(PromptKind::Remote), false;
+    "mkdir" "create a directory" ["Name of the directory" Remote] None, false;
+    "stat" "show size, time and version of a file or directory" ["File or directory on the server" Remote] None, false;
+    "cache" "list the files in the server's memory cache" [] None, false;
+    "cd" "change the current directory" ["Directory on the server (.. for the one above)" Remote] None, false;
+}
 
 #[cfg(test)]
 mod tests {
@@ -231,13 +105,9 @@ mod tests {
     fn every_choice_becomes_a_command_whatever_the_answers() {
         for choice in CHOICES {
             let answers = vec!["-r x'".to_owned(); choice.questions.len()];
-            let mut flags = Vec::new();
-            if choice.recursion != Recursion::Never {
-                flags.push("--recursive");
-            }
-            if choice.can_replace {
-                flags.push("--force");
-            }
+            let recursive = choice.recursive.map(|_| "--recursive");
+            let force = choice.force.then_some("--force");
+            let flags: Vec<_> = recursive.into_iter().chain(force).collect();
             let line = ParsedLine::parse(&choice.words(&flags, &answers));
             assert!(matches!(line, Ok(ParsedLine::Run(_, _))), "{choice:?}");
         }
