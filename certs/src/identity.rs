@@ -236,10 +236,10 @@ mod tests {
 
     use super::*;
 
-    /// Files in a directory of their own.
-    struct Files(TempDir);
+    /// PemFiles in a directory of their own.
+    struct PemFiles(TempDir);
 
-    impl Files {
+    impl PemFiles {
         fn new() -> Self {
             Self(TempDir::new().unwrap())
         }
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn two_files_and_one_give_the_same_identity() {
-        let files = Files::new();
+        let files = PemFiles::new();
         let (certificate, key) = p256();
         let pair = Identity::from_pem_files(
             &files.write("cert.pem", &certificate),
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_chain_keeps_its_order_and_other_kinds_of_key_work() {
         for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
-            let files = Files::new();
+            let files = PemFiles::new();
             let (leaf, key) = pem_pair(algorithm);
             let (issuer, _) = p256();
             let identity = Identity::from_pem_files(
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused_with_both_names() {
-        let files = Files::new();
+        let files = PemFiles::new();
         let error = Identity::from_pem_files(
             &files.write("cert.pem", p256().0),
             &files.write("key.pem", p256().1),
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_broken_is_named() {
-        let files = Files::new();
+        let files = PemFiles::new();
         let (certificate, key) = p256();
         let good_certificate = files.write("good-cert.pem", &certificate);
         let good_key = files.write("good-key.pem", &key);

@@ -59,7 +59,7 @@ impl Operator {
     }
 
     /// Starts the program, and reads what it says until it listens.
-    fn start(&self, arguments: &[&str]) -> Running {
+    fn start(&self, arguments: &[&str]) -> RunningServer {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -77,17 +77,17 @@ impl Operator {
                 }
             }
         }
-        Running { child, said }
+        RunningServer { child, said }
     }
 }
 
 /// A server that runs; killed when dropped.
-struct Running {
+struct RunningServer {
     child: Child,
     said: Vec<String>,
 }
 
-impl Running {
+impl RunningServer {
     /// Sends a signal and waits for the end: its status, and what was logged.
     fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
@@ -100,7 +100,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -78,8 +78,8 @@ impl AuthorizedKeys {
         for (line, number) in text.lines().zip(1..) {
             let added = parse_line(line).and_then(|entry| match entry {
                 None => Ok(()),
-                Some((Holder::Key(key), rules)) => add(&mut all.keys, key, rules),
-                Some((Holder::Name(name), rules)) => add(&mut all.names, name, rules),
+                Some((Principal::Key(key), rules)) => add(&mut all.keys, key, rules),
+                Some((Principal::Name(name), rules)) => add(&mut all.names, name, rules),
             });
             added.map_err(|source| AuthorizedKeysError::Line {
                 path: path.to_owned(),
@@ -106,7 +106,7 @@ impl AuthorizedKeys {
 
     /// Merges the rights of `over` into these; `over` wins where both have a key or name.
     #[must_use]
-    pub fn overruled_by(mut self, over: &Self) -> Self {
+    pub fn merged_with(mut self, over: &Self) -> Self {
         let keys = over.keys.iter();
         self.keys
             .extend(keys.map(|(key, rules)| (*key, rules.clone())));
@@ -202,13 +202,13 @@ pub enum AuthorizedKeysError {
         number: usize,
         /// What is wrong with it.
         #[source]
-        source: LineError,
+        source: KeyLineError,
     },
 }
 
 /// What is wrong with a line of an `authorized-keys` file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum LineError {
+pub enum KeyLineError {
     /// The first word is not a fingerprint.
     #[error(transparent)]
     Fingerprint(FingerprintError),
@@ -227,50 +227,57 @@ pub enum LineError {
 }
 
 /// The subject of a line: a key, or a name in certificates.
-enum Holder {
+enum Principal {
     Key(Fingerprint),
     Name(String),
 }
 
-impl Holder {
-    fn parse(word: &str) -> Result<Self, LineError> {
+impl Principal {
+    fn parse(word: &str) -> Result<Self, KeyLineError> {
         let Some(name) = word.strip_prefix("cert:") else {
-            return word.parse().map(Self::Key).map_err(LineError::Fingerprint);
+            return word
+                .parse()
+                .map(Self::Key)
+                .map_err(KeyLineError::Fingerprint);
         };
         let is_usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
         let is_name = !name.is_empty() && name.chars().all(is_usual);
         if !is_name && name != ANY_NAME {
-            return Err(LineError::Name);
+            return Err(KeyLineError::Name);
         }
         Ok(Self::Name(name.to_owned()))
     }
 }
 
 /// Adds the rights of a line, unless an earlier line has the same subject.
-fn add<K: Eq + Hash>(all: &mut HashMap<K, Rules>, key: K, rules: Rules) -> Result<(), LineError> {
+fn add<K: Eq + Hash>(
+    all: &mut HashMap<K, Rules>,
+    key: K,
+    rules: Rules,
+) -> Result<(), KeyLineError> {
     match all.entry(key) {
         Entry::Vacant(vacant) => {
             vacant.insert(rules);
             Ok(())
         }
-        Entry::Occupied(_) => Err(LineError::Repeated),
+        Entry::Occupied(_) => Err(KeyLineError::Repeated),
     }
 }
 
 /// One line: `<fingerprint or cert:name> <rights> [comment]`, or nothing.
-fn parse_line(line: &str) -> Result<Option<(Holder, Rules)>, LineError> {
+fn parse_line(line: &str) -> Result<Option<(Principal, Rules)>, KeyLineError> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    let (holder, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let holder = Holder::parse(holder)?;
+    let (principal, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let principal = Principal::parse(principal)?;
     if rest.trim().is_empty() {
-        return Err(LineError::NoRights);
+        return Err(KeyLineError::NoRights);
     }
     // What follows the rules is a comment.
     let (rules, _) = split_word(rest)?;
-    Ok(Some((holder, rules.parse()?)))
+    Ok(Some((principal, rules.parse()?)))
 }
 
 #[cfg(unix)]
@@ -378,7 +385,7 @@ mod tests {
             assert!(matches!(
                 error,
                 AuthorizedKeysError::Line {
-                    source: LineError::Name,
+                    source: KeyLineError::Name,
                     ..
                 }
             ));
@@ -390,7 +397,7 @@ mod tests {
     fn the_owner_may_write_whatever_the_file_says() {
         let keys = parse(&format!("{ALICE} read")).unwrap();
         let owner = AuthorizedKeys::default().with_owner(ALICE.parse().unwrap());
-        let keys = keys.overruled_by(&owner);
+        let keys = keys.merged_with(&owner);
         assert_eq!(access(&keys, ALICE), by("write"));
         assert!(access(&keys, BOB).is_empty());
     }
@@ -417,22 +424,22 @@ mod tests {
         let cases = [
             (
                 "nonsense write",
-                LineError::Fingerprint(FingerprintError::Length(8)),
+                KeyLineError::Fingerprint(FingerprintError::Length(8)),
             ),
             (
                 long.as_str(),
-                LineError::Fingerprint(FingerprintError::Length(44)),
+                KeyLineError::Fingerprint(FingerprintError::Length(44)),
             ),
-            (BOB, LineError::NoRights),
+            (BOB, KeyLineError::NoRights),
             (
                 &format!("{BOB} Write"),
-                LineError::Rules(RulesError::UnknownVerb("Write".to_owned())),
+                KeyLineError::Rules(RulesError::UnknownVerb("Write".to_owned())),
             ),
             (
                 &format!("{BOB} read,write"),
-                LineError::Rules(RulesError::Repeated(quire_shared::RemotePath::ROOT)),
+                KeyLineError::Rules(RulesError::Repeated(quire_shared::RemotePath::ROOT)),
             ),
-            (&format!("{ALICE} write"), LineError::Repeated),
+            (&format!("{ALICE} write"), KeyLineError::Repeated),
         ];
         for (line, expected) in cases {
             let error = parse(&format!("{ALICE} read\n\n{line}\n")).unwrap_err();

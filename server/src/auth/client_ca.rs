@@ -41,22 +41,22 @@ impl ClientCa {
     /// # Errors
     /// Names the file when there is no usable certificate in it.
     pub fn load(path: &Path) -> Result<Self, ClientCaError> {
-        let fail = |problem| ClientCaError {
+        let fail = |fault| ClientCaError {
             path: path.to_owned(),
-            problem,
+            fault,
         };
         let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        let certificates: Vec<_> = read.map_err(|error| fail(Problem::Pem(error)))?;
+        let certificates: Vec<_> = read.map_err(|error| fail(CaFault::Pem(error)))?;
         Self::new(certificates).map_err(fail)
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Problem> {
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, CaFault> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
-            roots.add(certificate).map_err(Problem::Certificate)?;
+            roots.add(certificate).map_err(CaFault::Certificate)?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider());
-        let verifier = builder.build().map_err(Problem::Verifier)?;
+        let verifier = builder.build().map_err(CaFault::Verifier)?;
         Ok(Self {
             verifier: Some(verifier),
         })
@@ -97,11 +97,11 @@ impl ClientCa {
 pub struct ClientCaError {
     path: PathBuf,
     #[source]
-    problem: Problem,
+    fault: CaFault,
 }
 
 #[derive(Debug, Error)]
-enum Problem {
+enum CaFault {
     #[error("cannot read certificates from it")]
     Pem(#[source] pem::Error),
     #[error("cannot use a certificate in it")]

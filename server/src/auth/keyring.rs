@@ -48,11 +48,11 @@ impl KeysFile {
         &self.path
     }
 
-    fn look(&self) -> Look {
+    fn observe(&self) -> FileState {
         match std::fs::metadata(&self.path) {
-            Ok(metadata) => Look::Present(Stamp::of(&metadata)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Look::Missing,
-            Err(error) => Look::Unreadable(error.kind()),
+            Ok(metadata) => FileState::Present(FileStamp::of(&metadata)),
+            Err(error) if error.kind() == ErrorKind::NotFound => FileState::Missing,
+            Err(error) => FileState::Unreadable(error.kind()),
         }
     }
 
@@ -71,14 +71,14 @@ pub(crate) struct Keyring {
     /// Rights that hold regardless of the file.
     fixed: AuthorizedKeys,
     file: Option<KeysFile>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Observation>,
     current: watch::Sender<Arc<AuthorizedKeys>>,
 }
 
 /// What the file was like when it was last checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    look: Look,
+struct Observation {
+    state: FileState,
     /// Whether the file may have changed again with the same [`FileStamp`].
     is_fresh: bool,
 }
@@ -95,10 +95,10 @@ impl Keyring {
         let (keys, seen) = match &file {
             Some(file) => {
                 // Checked before it is read, so that a change in between is noticed.
-                let seen = Seen::of(file.look());
-                (file.load()?.overruled_by(&fixed), seen)
+                let seen = Observation::of(file.observe());
+                (file.load()?.merged_with(&fixed), seen)
             }
-            None => (fixed.clone(), Seen::of(Look::Missing)),
+            None => (fixed.clone(), Observation::of(FileState::Missing)),
         };
         Ok(Self {
             fixed,
@@ -146,19 +146,19 @@ impl Keyring {
         let file = file.clone();
         let before = seen.clone();
         let work = move || {
-            let now = Seen::of(file.look());
-            let is_known = now.look == before.look && !before.is_fresh;
+            let now = Observation::of(file.observe());
+            let is_known = now.state == before.state && !before.is_fresh;
             let keys = (!is_known).then(|| file.load());
             (now, keys)
         };
         let Ok((now, keys)) = spawn_blocking(work).await else {
             return true;
         };
-        if now.look == Look::Missing && !believe_missing {
+        if now.state == FileState::Missing && !believe_missing {
             return false;
         }
-        let is_news = now.look != seen.look;
-        let is_there = now.look != Look::Missing;
+        let is_news = now.state != seen.state;
+        let is_there = now.state != FileState::Missing;
         *seen = now;
         match keys {
             None => {}
@@ -173,7 +173,7 @@ impl Keyring {
     }
 
     fn take(&self, keys: AuthorizedKeys) {
-        let keys = keys.overruled_by(&self.fixed);
+        let keys = keys.merged_with(&self.fixed);
         let count = keys.len();
         let is_changed = self.current.send_if_modified(|current| {
             let is_changed = **current != keys;
@@ -188,27 +188,27 @@ impl Keyring {
     }
 }
 
-impl Seen {
-    fn of(look: Look) -> Self {
-        let is_fresh = match &look {
-            Look::Present(stamp) => stamp.is_fresh(),
-            Look::Missing | Look::Unreadable(_) => false,
+impl Observation {
+    fn of(state: FileState) -> Self {
+        let is_fresh = match &state {
+            FileState::Present(stamp) => stamp.is_fresh(),
+            FileState::Missing | FileState::Unreadable(_) => false,
         };
-        Self { look, is_fresh }
+        Self { state, is_fresh }
     }
 }
 
 /// Whether a file exists, and its [`FileStamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
-    Present(Stamp),
+enum FileState {
+    Present(FileStamp),
     Missing,
     Unreadable(ErrorKind),
 }
 
 /// What a change of a file alters, unless it falls into the same tick of the file system's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     identity: (u64, u64),
     size: u64,
     mode: u32,
@@ -216,7 +216,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     fn of(metadata: &Metadata) -> Self {
         Self {
             identity: (metadata.dev(), metadata.ino()),
@@ -259,13 +259,13 @@ mod tests {
 
     use super::*;
 
-    struct Fixture {
+    struct WatchedKeys {
         directory: TempDir,
         keyring: Keyring,
         key: Fingerprint,
     }
 
-    impl Fixture {
+    impl WatchedKeys {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let file = KeysFile::optional(directory.path().join("keys"));
@@ -296,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_file_changes_the_rights() {
-        let fixture = Fixture::new();
+        let fixture = WatchedKeys::new();
         let mut changes = fixture.keyring.subscribe();
         assert!(fixture.access().await.is_empty());
         assert!(!changes.has_changed().unwrap());
@@ -313,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_says_the_same_is_no_change() {
-        let fixture = Fixture::new();
+        let fixture = WatchedKeys::new();
         fixture.write("KEY read");
         fixture.access().await;
         let changes = fixture.keyring.subscribe();
@@ -326,7 +326,7 @@ mod tests {
     async fn a_broken_file_leaves_the_rights_as_they_were() {
         use std::os::unix::fs::PermissionsExt as _;
 
-        let fixture = Fixture::new();
+        let fixture = WatchedKeys::new();
         fixture.write("KEY read");
         assert_eq!(fixture.access().await, by("read"));
         fixture.write("KEY reed");
@@ -343,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_gone_for_a_moment_takes_no_rights_away() {
-        let fixture = Fixture::new();
+        let fixture = WatchedKeys::new();
         fixture.write("KEY read");
         assert_eq!(fixture.access().await, by("read"));
         fs::remove_file(fixture.directory.path().join("keys")).unwrap();

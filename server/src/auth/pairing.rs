@@ -92,20 +92,20 @@ impl PairingError {
 #[derive(Debug)]
 pub(crate) struct Pairing {
     /// The offer and the authorized-keys file; without both there is no pairing.
-    files: Option<Files>,
+    files: Option<PairingFiles>,
     /// Wrong proofs for the current offer.
     wrong: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Clone)]
-struct Files {
+struct PairingFiles {
     offer: PathBuf,
     keys: KeysFile,
 }
 
 impl Pairing {
     pub(crate) fn new(state_dir: Option<&PathBuf>, keys: Option<&KeysFile>) -> Self {
-        let files = state_dir.zip(keys).map(|(state, keys)| Files {
+        let files = state_dir.zip(keys).map(|(state, keys)| PairingFiles {
             offer: state.join(OFFER),
             keys: keys.clone(),
         });
@@ -158,7 +158,7 @@ impl Pairing {
     }
 }
 
-impl Files {
+impl PairingFiles {
     /// The offer, unless it has expired or can't be parsed.
     fn find(&self) -> Option<Offer> {
         let mut text = String::new();

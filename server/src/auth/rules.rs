@@ -9,60 +9,39 @@ use std::fmt;
 use std::ops::Bound;
 use std::str::FromStr;
 
+use bitflags::bitflags;
 use quire_shared::path::PathError;
 use quire_shared::{Name, RemotePath};
 use thiserror::Error;
 
 use crate::files::EntryFilter;
 
-/// A set of verbs.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Verbs(u8);
+bitflags! {
+    /// A set of verbs.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub struct Verbs: u8 {
+        /// See names and attributes.
+        const LIST = 1;
+        /// Fetch contents and their digests.
+        const GET = 1 << 1;
+        /// Create what doesn't exist yet.
+        const CREATE = 1 << 2;
+        /// Replace a file that exists.
+        const REPLACE = 1 << 3;
+        /// Remove names: delete, and the old name of a rename.
+        const DELETE = 1 << 4;
+        /// Create and replace.
+        const PUT = Self::CREATE.bits() | Self::REPLACE.bits();
+        /// Everything that leaves the root as it is.
+        const READ = Self::LIST.bits() | Self::GET.bits();
+        /// Everything.
+        const WRITE = Self::READ.bits() | Self::PUT.bits() | Self::DELETE.bits();
+    }
+}
 
 impl Verbs {
     /// Nothing.
-    pub const NONE: Self = Self(0);
-    /// To see names and attributes.
-    pub const LIST: Self = Self(1);
-    /// To fetch contents and their digests.
-    pub const GET: Self = Self(1 << 1);
-    /// To make what isn't there yet.
-    pub const CREATE: Self = Self(1 << 2);
-    /// To put another file in the place of one that is there.
-    pub const REPLACE: Self = Self(1 << 3);
-    /// To take names away: delete, and the old name of a rename.
-    pub const DELETE: Self = Self(1 << 4);
-    /// To create and to replace.
-    pub const PUT: Self = Self(Self::CREATE.0 | Self::REPLACE.0);
-    /// Whatever leaves the root as it is.
-    pub const READ: Self = Self(Self::LIST.0 | Self::GET.0);
-    /// Everything.
-    pub const WRITE: Self = Self(Self::READ.0 | Self::PUT.0 | Self::DELETE.0);
-
-    /// Whether all of `verbs` are among these.
-    pub const fn contains(self, verbs: Self) -> bool {
-        self.0 & verbs.0 == verbs.0
-    }
-
-    /// Whether any of `verbs` is among these.
-    pub const fn intersects(self, verbs: Self) -> bool {
-        self.0 & verbs.0 != 0
-    }
-
-    /// Whether there are none.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// These and `other`.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
+    pub const NONE: Self = Self::empty();
 
     fn from_word(word: &str) -> Option<Self> {
         let known = WORDS.iter().find(|(known, _)| *known == word);
@@ -81,7 +60,7 @@ impl fmt::Display for Verbs {
         for (word, verbs) in WORDS {
             if !verbs.is_empty() && left.contains(*verbs) {
                 write!(f, "{separator}{word}")?;
-                left = left.without(*verbs);
+                left = left.difference(*verbs);
                 separator = "+";
             }
         }

@@ -18,12 +18,12 @@ use crate::config::value::Form;
 pub struct Resolved {
     /// The settings.
     pub(crate) settings: Settings,
-    sources: BTreeMap<&'static str, Source>,
+    sources: BTreeMap<&'static str, Origin>,
 }
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Origin {
     CommandLine,
     Environment,
     File,
@@ -88,7 +88,7 @@ impl Resolved {
         let mut sources = BTreeMap::new();
         if let Some(path) = &args.config {
             let keys = file::read(path, &mut settings)?;
-            sources.extend(keys.into_iter().map(|key| (key, Source::File)));
+            sources.extend(keys.into_iter().map(|key| (key, Origin::File)));
         }
         for setting in settings.all() {
             let name = setting.variable();
@@ -101,12 +101,12 @@ impl Resolved {
             };
             let read = setting.value.read(&texts);
             read.map_err(|reason| ConfigError::Environment { name, reason })?;
-            sources.insert(setting.key, Source::Environment);
+            sources.insert(setting.key, Origin::Environment);
         }
         for (key, texts) in &args.typed {
             let set = settings.set(key, texts);
             set.map_err(|reason| ConfigError::CommandLine { key, reason })?;
-            sources.insert(key, Source::CommandLine);
+            sources.insert(key, Origin::CommandLine);
         }
         if settings.cert.is_some() != settings.key.is_some() {
             let lone = if settings.cert.is_some() {
@@ -115,7 +115,7 @@ impl Resolved {
                 "key"
             };
             return Err(ConfigError::CertWithoutKey {
-                is_typed: sources.get(lone) == Some(&Source::CommandLine),
+                is_typed: sources.get(lone) == Some(&Origin::CommandLine),
             });
         }
         Ok(Self { settings, sources })
@@ -152,9 +152,9 @@ impl fmt::Display for Resolved {
                 continue;
             };
             let source = match self.sources.get(key) {
-                Some(Source::CommandLine) => "command line".to_owned(),
-                Some(Source::Environment) => format!("environment {}", setting.variable()),
-                Some(Source::File) => "file".to_owned(),
+                Some(Origin::CommandLine) => "command line".to_owned(),
+                Some(Origin::Environment) => format!("environment {}", setting.variable()),
+                Some(Origin::File) => "file".to_owned(),
                 None => "default".to_owned(),
             };
             writeln!(f, "{key} = {value} # {source}")?;

@@ -9,9 +9,9 @@ use super::*;
 /// The rules as one would explain them: of all that cover a path the one with the longest path
 /// decides.
 #[derive(Debug, Clone)]
-struct Model(Vec<(RemotePath, Verbs)>);
+struct RulesModel(Vec<(RemotePath, Verbs)>);
 
-impl Model {
+impl RulesModel {
     fn verbs(&self, path: &RemotePath) -> Verbs {
         let covering = self.0.iter().filter(|(place, _)| place.contains(path));
         let narrowest = covering.max_by_key(|(place, _)| place.names().len());
@@ -61,11 +61,11 @@ fn path() -> impl Strategy<Value = RemotePath> {
     })
 }
 
-fn model() -> impl Strategy<Value = Model> {
+fn model() -> impl Strategy<Value = RulesModel> {
     vec((path(), verbs()), 0..6).prop_map(|mut rules| {
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         rules.dedup_by(|one, other| one.0 == other.0);
-        Model(rules)
+        RulesModel(rules)
     })
 }
 
