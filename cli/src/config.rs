@@ -17,8 +17,8 @@ pub struct Config {
     pub identity: Option<PathBuf>,
     /// A file with the certificates that alone decide which servers are trusted.
     pub ca: Option<PathBuf>,
-    /// Whether a server that was never seen before is trusted and remembered. Whoever can answer
-    /// in its place at that moment is trusted from then on.
+    /// Whether the key of a server that is not known yet is accepted and remembered. An attacker
+    /// who answers in its place at that moment is trusted from then on.
     pub trust_on_first_use: bool,
     /// How connections find the rate they send at.
     pub congestion: CongestionControl,

@@ -126,7 +126,7 @@ impl Output {
 
     /// Tells a person something, as it is.
     pub fn message(&self, text: &str) {
-        // Where nobody can be told, there is nobody to tell that.
+        // An error of writing to standard error can't be reported anywhere.
         let _ = self.without_bar(|| writeln!(io::stderr(), "{text}"));
     }
 

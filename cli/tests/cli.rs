@@ -192,7 +192,7 @@ fn errors_are_one_line_whatever_was_typed() {
 
 #[test]
 fn where_nothing_listens_the_error_says_what_was_tried() {
-    // Port 1 is reserved (RFC 1078) for a service that nobody runs over UDP.
+    // Port 1 is reserved (RFC 1078) for a service that is not run over UDP.
     let text = Quire::new().run(&["ping", "127.0.0.1:1"]).fails(6);
     assert!(
         text.starts_with("quire: cannot connect to 127.0.0.1:1: tried 127.0.0.1:1 ("),

@@ -222,18 +222,18 @@ pub enum Refusal {
     /// Nothing vouches for it. The user may: then connect again, pinned to `seen`.
     #[error("{server} is not known; its key is {seen}")]
     Unknown {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
         /// The key that was presented.
         seen: Fingerprint,
     },
     /// It showed another key than the one it is known by.
     #[error(
-        "the key of {server} has changed: known is {known}, presented was {seen}; somebody may be \
-         listening in. If the change is meant, remove line {line} of {file:?}"
+        "the key of {server} has changed: known is {known}, shown was {seen}; an attacker may be \
+         intercepting the connection. If the change is intended, remove line {line} of {file:?}"
     )]
     Changed {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
         /// The key among the known servers.
         known: Fingerprint,
@@ -247,7 +247,7 @@ pub enum Refusal {
     /// It showed another key than the one to which the user had agreed a moment before.
     #[error("{server} showed the key {seen} and not {agreed} as before")]
     NotPinned {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
         /// The key to which the user agreed.
         agreed: Fingerprint,
@@ -257,7 +257,7 @@ pub enum Refusal {
     /// The authorities given vouch for it, but under another name.
     #[error("the certificate of {server} is for another name")]
     WrongName {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
         /// Which names it is for.
         #[source]
@@ -266,7 +266,7 @@ pub enum Refusal {
     /// The authorities given do not vouch for it.
     #[error("the certificate of {server} is not valid by {file:?}")]
     NotByCa {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
         /// The file with the authorities.
         file: PathBuf,
@@ -277,13 +277,13 @@ pub enum Refusal {
     /// It showed a certificate without having its key.
     #[error("{server} showed a certificate whose key it does not have")]
     NotProved {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
     },
     /// It showed something that is no certificate.
     #[error("{server} showed a malformed certificate")]
     Malformed {
-        /// Whom the user meant.
+        /// The server.
         server: ServerId,
     },
 }
@@ -337,7 +337,7 @@ enum TrustBasis {
     /// The key to which the user agreed just now.
     Pinned(Fingerprint),
     /// The entry among the known servers, which beats what follows: a server that was once
-    /// accepted by its key can't be replaced by whoever obtains a certificate for its name.
+    /// accepted by its key can't be replaced by another with a certificate for its name.
     Known { entry: KnownServer, file: PathBuf },
     /// The user's own identity, then the platform's authorities. The latter are many to load and
     /// rarely needed, hence only when asked.
@@ -370,7 +370,7 @@ impl Presented<'_> {
     }
 }
 
-/// `None` on a system without authorities, which then vouch for nobody.
+/// `None` on a system without authorities, which then trust no certificate.
 fn platform_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<dyn ServerCertVerifier>> {
     let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(provider)).ok()?;
     Some(Arc::new(verifier))

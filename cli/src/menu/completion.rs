@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(texts(&helper, "cat sub/"), ["sub/y"]);
         assert_eq!(helper.candidates("rm ab 'su").0, 6);
         server.join().unwrap();
-        // Nobody answers any more, and nobody waits for that.
+        // Without a receiver, the request fails at once.
         assert_eq!(texts(&helper, "stat /"), [""; 0]);
     }
 

@@ -78,7 +78,7 @@ impl Reader {
     pub(super) fn from_pipe() -> io::Result<Self> {
         Self::start(|requests, _| {
             for request in requests {
-                // Nobody waits for a line any more when the session is over.
+                // Fails only when the session is over.
                 let _ = request.answer.send(plain_line(&mut io::stdin().lock()));
             }
         })
@@ -217,7 +217,7 @@ fn remember(editor: &mut LineEditor, line: &str, file: Option<&Path>) {
     }
 }
 
-/// Reads a line that nobody edits.
+/// Reads a line from a pipe.
 fn plain_line(input: &mut impl BufRead) -> Typed {
     let mut bytes = Vec::new();
     match input.take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {

@@ -146,7 +146,7 @@ impl Delivery<'_> {
     async fn enter(&self, batch: ItemBatch) -> Bytes {
         let counted = batch.items.iter().filter(|item| item.is_counted()).count();
         let room = u32::try_from(counted).unwrap_or(u32::MAX);
-        // Nobody closes it.
+        // It is never closed.
         if let Ok(room) = self.room.acquire_many(room).await {
             room.forget();
         }

@@ -153,7 +153,7 @@ impl FetchWalk<'_> {
             described_size: None,
             directory: None,
         };
-        // Nobody takes jobs any more once the connection is lost, which has been told.
+        // Fails only after the connection was lost, which has been reported.
         let _ = self.queue.send(job).await;
         Ok(())
     }

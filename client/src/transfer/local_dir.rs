@@ -14,7 +14,7 @@ use super::engine::Transfer;
 use crate::attributes;
 use crate::error::ClientError;
 
-/// A local directory that is being filled; whoever holds it still has something to do below it.
+/// A local directory that is being filled. Every download into it holds a reference.
 #[derive(Debug)]
 pub(super) struct LocalDir {
     pub(super) path: PathBuf,
@@ -83,8 +83,8 @@ fn open_directory(path: &Path) -> io::Result<fs::File> {
         .open(path)
 }
 
-/// Lets go of `directory`. Whoever does so last gives it its attributes, then lets go of its
-/// parent, which is thereby complete after all of its children. Blocks.
+/// Drops a reference to `directory`. The last one sets its attributes, then drops the reference to
+/// its parent, which is thereby complete after all of its children. Blocks.
 pub(super) fn finish(directory: Arc<LocalDir>, transfer: &Transfer) {
     let mut next = Arc::into_inner(directory);
     while let Some(mut directory) = next {

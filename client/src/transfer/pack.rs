@@ -100,7 +100,7 @@ struct LocalLevel {
     directory: Arc<RemoteDir>,
 }
 
-/// The walk need not go on: nobody takes anything any more.
+/// The receivers are gone, so the walk ends.
 #[derive(Debug)]
 pub(super) struct Stopped;
 
@@ -229,7 +229,7 @@ impl UploadPacker {
         let complete = self.packer_tx.complete.clone();
         let directory = RemoteDir::new(to, attributes, parent, complete);
         if is_root {
-            // It is always there, and nobody can make it.
+            // It always exists, and can't be created.
             directory.set_state(RemoteDirState::Kept);
             self.transfer.add_directory();
         } else {

@@ -1,8 +1,8 @@
 //! Directories on the server while they are being filled.
 //!
-//! Whoever still has something to do in one holds it. Its last holder lets go of it when all that
-//! is in it is there, and then it gets its own modification time and mode, because anything made in
-//! it would change the one and might be forbidden by the other.
+//! Every upload into a directory holds a reference to it. When the last reference is dropped, all
+//! entries are there, and the directory gets its own modification time and mode. Earlier, a new
+//! entry would change the time, and the mode might forbid it.
 
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ impl Drop for RemoteDir {
         }
         if let Some(set) = self.attributes.take() {
             let parent = self.parent.take();
-            // Nobody takes it any more once the stream is broken.
+            // Fails only after the stream broke.
             let _ = self.complete.send(CompleteDir { set, parent });
         }
     }

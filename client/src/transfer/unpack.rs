@@ -282,7 +282,7 @@ impl Unpacker {
             described_size: Some(entry.attributes.size),
             directory: Some(directory),
         };
-        // Nobody takes jobs any more once the connection is lost, which has been told.
+        // Fails only after the connection was lost, which has been reported.
         let _ = self.queue.blocking_send(job);
         Ok(())
     }

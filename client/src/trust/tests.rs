@@ -68,7 +68,7 @@ fn stranger() -> Identity {
     Identity::generate(&[HOST.to_owned()]).unwrap()
 }
 
-/// An authority as PEM, and a server for `name` whom it vouches for.
+/// An authority as PEM, and a server certificate for `name` that it issued.
 fn issued(world: &World, name: &str) -> (String, Identity) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
