@@ -191,7 +191,8 @@ async fn replay(request: Request) {
 
 /// Number of requests that were read, carried out or not.
 fn taken_up(log: &Log) -> usize {
-    let is_request = |line: &&String| line.contains(": asked ") || line.contains("handshake was");
+    let is_request =
+        |line: &&String| line.contains(": asked ") || line.contains("sent as 0-RTT data");
     log.lines().iter().filter(is_request).count()
 }
 
