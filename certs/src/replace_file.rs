@@ -16,11 +16,11 @@ use tempfile::NamedTempFile;
 /// A file under a temporary name beside its target, removed on drop unless it is published.
 /// Only this user may read it until its permissions are changed.
 #[derive(Debug)]
-pub struct StagedFile {
+pub struct PendingFile {
     file: NamedTempFile,
 }
 
-impl StagedFile {
+impl PendingFile {
     /// Creates an empty file in the directory of `target`; its name begins with `prefix`.
     ///
     /// # Errors
@@ -118,8 +118,8 @@ pub fn edit(path: &Path, edit: impl FnOnce(&str) -> String) -> io::Result<()> {
     staged.publish(&path, true, true)
 }
 
-fn stage(path: &Path, content: &[u8]) -> io::Result<StagedFile> {
-    let mut staged = StagedFile::create(path, STAGED_PREFIX)?;
+fn stage(path: &Path, content: &[u8]) -> io::Result<PendingFile> {
+    let mut staged = PendingFile::create(path, STAGED_PREFIX)?;
     staged.file_mut().write_all(content)?;
     Ok(staged)
 }

@@ -10,7 +10,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use quire_certs::replace_file::StagedFile;
+use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
@@ -300,7 +300,7 @@ pub enum WriteToError {
 /// is removed only after the last write.
 #[derive(Debug)]
 struct Unfinished {
-    file: StagedFile,
+    file: PendingFile,
     target: PathBuf,
     options: SaveOptions,
 }
@@ -320,7 +320,7 @@ impl Unfinished {
             }
             Ok(_) | Err(_) => {}
         }
-        let file = StagedFile::create(target, RESERVED_PREFIX)
+        let file = PendingFile::create(target, RESERVED_PREFIX)
             .map_err(|error| ClientError::disk(target, "create", error))?;
         Ok(Self {
             file,

@@ -1,7 +1,7 @@
 //! One request: read it, dispatch it, answer.
 //!
 //! [`dispatch`] is the one `match` over all requests, in the order of the protocol. A request is
-//! decoded, carried out by [`Files`](crate::files::Files) and answered; what takes more than one
+//! decoded, carried out by [`Files`] and answered; what takes more than one
 //! message for that is in the file of its name under `requests/`.
 
 use std::sync::Arc;
