@@ -2,7 +2,7 @@
 //!
 //! [`endpoint`] admits connections, `connection` knows the client and accepts its streams,
 //! `request` reads one request and dispatches it; each is decoded, carried out by
-//! [`Files`](crate::files::Files) and answered. What takes more than one line for that is in the
+//! [`Files`] and answered. What takes more than one line for that is in the
 //! file of its name under `requests`.
 
 mod admission;
