@@ -11,6 +11,7 @@ mod batch_upload;
 pub(crate) mod cache;
 mod caller;
 mod changes;
+mod commit;
 mod content;
 mod digest_cache;
 mod error;
@@ -38,7 +39,7 @@ use crate::metrics::Metrics;
 pub use batch_upload::{BatchItem, BatchUpload};
 pub use cache::{CacheConfig, CacheSnapshot};
 pub use caller::Caller;
-pub use changes::Changed;
+pub use changes::ChangeNotice;
 pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
@@ -46,17 +47,18 @@ pub use store::{
     EntryFilter, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
     Options, Parents, ReadOnlyReason,
 };
-pub use tree_walk::{Found, TreeWalk, Visitor};
+pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
 
 pub use store::{Committed, Trash};
 
 use cache::Cache;
 use changes::Changes;
+use commit::Pending;
 use digest_cache::DigestCache;
-use locks::{LockGuard, LockTable};
-use quota::{Quotas, Reservation};
-use store::{Change, CopySource, Store, Target};
+use locks::LockTable;
+use quota::Quotas;
+use store::{Change, CopySource, Destination, Store};
 
 /// What can be done with the served directory. Clones stand for the same one.
 #[derive(Debug, Clone)]
@@ -87,7 +89,7 @@ pub(crate) fn check_root(path: &Path) -> Result<(), OpenError> {
 
 /// The digest of a file, and of which version of it.
 #[derive(Debug)]
-pub struct Hashed {
+pub struct FileDigest {
     /// The digest.
     pub digest: Digest,
     /// What the file was like.
@@ -147,7 +149,7 @@ impl Files {
     }
 
     /// Hears of every change from now on, after it is durable.
-    pub fn subscribe(&self) -> broadcast::Receiver<Changed> {
+    pub fn subscribe(&self) -> broadcast::Receiver<ChangeNotice> {
         self.0.changes.subscribe()
     }
 
@@ -227,19 +229,19 @@ impl Files {
         caller: &Caller,
         path: &RemotePath,
         kind: DigestKind,
-    ) -> Result<Hashed, Error> {
+    ) -> Result<FileDigest, Error> {
         caller.access.get(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
         let file = self.store().open_file(path).await?;
         drop(guard);
         if let Some(digest) = self.0.digests.get(&file.attributes.version, kind) {
             let attributes = file.attributes;
-            return Ok(Hashed { digest, attributes });
+            return Ok(FileDigest { digest, attributes });
         }
         let (digest, attributes) = file.hash(kind).await?;
         // A rename meanwhile makes another version of the same content.
         self.0.digests.put(&attributes.version, kind, &digest);
-        Ok(Hashed { digest, attributes })
+        Ok(FileDigest { digest, attributes })
     }
 
     /// Begins to list a directory.
@@ -266,7 +268,7 @@ impl Files {
         let reservation = caller.quota.reserve(0, 1)?;
         let paths = [&request.path];
         let guard = self.locks().exclusive(caller.owner, &paths).await?;
-        let target = Target {
+        let target = Destination {
             parents: caller.access.parents(&request.path, request.make_parents),
             path: request.path,
             precondition: request.precondition,
@@ -339,7 +341,7 @@ impl Files {
             target,
         } = request;
         let precondition = caller.access.copy(&from, &to, recursive, &target)?;
-        let target = Target {
+        let target = Destination {
             path: to,
             precondition,
             parents: Parents::MustExist,
@@ -367,100 +369,6 @@ impl Files {
             .await
     }
 
-    /// Commits changes, and gives a result for each. If some of the locks aren't free, each change
-    /// waits for its own.
-    async fn commit_all(
-        &self,
-        caller: &Caller,
-        pending: Vec<Result<Pending, Error>>,
-    ) -> Result<Vec<Result<Committed, Error>>, Error> {
-        let paths: Vec<_> = pending.iter().flatten().map(Pending::path).collect();
-        if let Some(guard) = self.locks().try_exclusive(caller.owner, &paths) {
-            return self.commit(pending, guard).await;
-        }
-        let mut results = Vec::with_capacity(pending.len());
-        for one in pending {
-            let path = one.as_ref().ok().map(Pending::path);
-            let locked = self.locks().exclusive(caller.owner, path.as_slice()).await;
-            match locked {
-                Ok(guard) => results.extend(self.commit(vec![one], guard).await?),
-                Err(busy) => results.push(Err(busy.into())),
-            }
-        }
-        Ok(results)
-    }
-
-    /// Commits one change that leaves something, and gives its version.
-    async fn commit_version(&self, pending: Pending, guard: LockGuard) -> Result<Version, Error> {
-        let committed = self.commit_one(pending, guard).await?;
-        let nothing = store::Error::Internal("a change that left nothing");
-        Ok(committed.version.ok_or(nothing)?)
-    }
-
-    async fn commit_one(&self, pending: Pending, guard: LockGuard) -> Result<Committed, Error> {
-        let results = self.commit(vec![Ok(pending)], guard).await?;
-        let nothing = store::Error::Internal("a change without a result");
-        results.into_iter().next().unwrap_or(Err(nothing.into()))
-    }
-
-    /// The one way in which changes become visible. The blocking thread keeps the locks until they
-    /// are durable and announced, whatever becomes of the request.
-    async fn commit(
-        &self,
-        pending: Vec<Result<Pending, Error>>,
-        guard: LockGuard,
-    ) -> Result<Vec<Result<Committed, Error>>, Error> {
-        let mut changes = Vec::new();
-        let mut notes = Vec::new();
-        for one in pending {
-            notes.push(one.map(
-                |Pending {
-                     change,
-                     reservation,
-                 }| {
-                    let changed = Changed::by(&change);
-                    changes.push(change);
-                    (changed, reservation)
-                },
-            ));
-        }
-        let files = self.clone();
-        let done = move |results: Vec<Result<Committed, store::Error>>| {
-            let mut results = results.into_iter();
-            let results = notes.into_iter().map(|note| {
-                let (changed, reservation) = note?;
-                let nothing = store::Error::Internal("a change without a result");
-                let result = results.next().unwrap_or(Err(nothing));
-                files.announce(changed, &result);
-                let committed = result?;
-                if let Some(reservation) = reservation {
-                    reservation.keep();
-                }
-                Ok(committed)
-            });
-            let results: Vec<_> = results.collect();
-            drop(guard);
-            results
-        };
-        Ok(self.store().commit(changes, done).await?)
-    }
-
-    fn announce(&self, changed: Changed, result: &Result<Committed, store::Error>) {
-        // What isn't durable is visible all the same.
-        let is_visible = match result {
-            Ok(committed) => !committed.existed,
-            Err(error) => matches!(error, store::Error::NotDurable(_)),
-        };
-        if is_visible {
-            for path in changed.paths() {
-                self.cache().forget(path);
-            }
-        }
-        if is_visible && result.is_ok() {
-            self.0.changes.announce(changed);
-        }
-    }
-
     fn store(&self) -> &Store {
         &self.0.store
     }
@@ -471,39 +379,5 @@ impl Files {
 
     fn cache(&self) -> &Cache {
         &self.0.cache
-    }
-}
-
-/// A change whose caller has the right to it, and what it takes of the caller's quota.
-#[derive(Debug)]
-struct Pending {
-    change: Change,
-    reservation: Option<Reservation>,
-}
-
-impl Pending {
-    fn new(change: Change) -> Self {
-        Self {
-            change,
-            reservation: None,
-        }
-    }
-
-    fn charged(self, reservation: Reservation) -> Self {
-        Self {
-            reservation: Some(reservation),
-            ..self
-        }
-    }
-
-    /// The path of a change in a batch.
-    fn path(&self) -> &RemotePath {
-        match &self.change {
-            Change::File { target, .. }
-            | Change::Copy { target, .. }
-            | Change::Directory { target } => &target.path,
-            Change::Attributes { path, .. } | Change::Delete { path, .. } => path,
-            Change::Rename { to, .. } => to,
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `files` asks before every operation, with the very paths that it then opens, and before any lock
 //! or disk access: a refusal therefore reveals nothing of what exists. Where a client may not even
-//! know whether something exists, the refusal is [`Refusal::Hidden`], and the answer is the one for
+//! know whether something exists, the refusal is [`Denial::Hidden`], and the answer is the one for
 //! a name that doesn't exist.
 
 use std::fmt;
@@ -21,7 +21,7 @@ pub struct Access {
 
 /// Why a client may not do something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Denial {
     /// It lacks the right.
     #[error("not authorized")]
     NotAuthorized,
@@ -55,9 +55,9 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn any(&self) -> Result<(), Refusal> {
+    pub(crate) fn any(&self) -> Result<(), Denial> {
         match self.is_empty() {
-            true => Err(Refusal::NotAuthorized),
+            true => Err(Denial::NotAuthorized),
             false => Ok(()),
         }
     }
@@ -66,7 +66,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn get(&self, path: &RemotePath) -> Result<(), Refusal> {
+    pub(crate) fn get(&self, path: &RemotePath) -> Result<(), Denial> {
         self.need(Verbs::GET, path)
     }
 
@@ -75,7 +75,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn list(&self, path: &RemotePath) -> Result<Option<EntryFilter>, Refusal> {
+    pub(crate) fn list(&self, path: &RemotePath) -> Result<Option<EntryFilter>, Denial> {
         match self.rules.entry_filter(path) {
             Some(filter) if filter.is_empty() => Err(self.refusal(path)),
             filter => Ok(filter),
@@ -86,7 +86,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn stat(&self, path: &RemotePath) -> Result<(), Refusal> {
+    pub(crate) fn stat(&self, path: &RemotePath) -> Result<(), Denial> {
         match self.may_know(path) {
             true => Ok(()),
             false => Err(self.refusal(path)),
@@ -102,16 +102,16 @@ impl Access {
         &self,
         path: &RemotePath,
         target: &Precondition,
-    ) -> Result<Precondition, Refusal> {
+    ) -> Result<Precondition, Denial> {
         if !self.rules.allows_below(path, Verbs::CREATE) {
-            return Err(Refusal::NotAuthorized);
+            return Err(Denial::NotAuthorized);
         }
         if self.rules.verbs(path).contains(Verbs::REPLACE) {
             return Ok(target.clone());
         }
         match target {
             Precondition::Any | Precondition::Absent => Ok(Precondition::Absent),
-            Precondition::Match(_) => Err(Refusal::NotAuthorized),
+            Precondition::Match(_) => Err(Denial::NotAuthorized),
         }
     }
 
@@ -120,7 +120,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn make_directory(&self, path: &RemotePath) -> Result<(), Refusal> {
+    pub(crate) fn make_directory(&self, path: &RemotePath) -> Result<(), Denial> {
         self.create(path, &Precondition::Any).map(drop)
     }
 
@@ -129,12 +129,12 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn set_attributes(&self, path: &RemotePath, is_own: bool) -> Result<(), Refusal> {
+    pub(crate) fn set_attributes(&self, path: &RemotePath, is_own: bool) -> Result<(), Denial> {
         self.make_directory(path)?;
         if is_own || self.rules.verbs(path).contains(Verbs::REPLACE) {
             Ok(())
         } else {
-            Err(Refusal::NotAuthorized)
+            Err(Denial::NotAuthorized)
         }
     }
 
@@ -144,7 +144,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn delete(&self, path: &RemotePath) -> Result<(), Refusal> {
+    pub(crate) fn delete(&self, path: &RemotePath) -> Result<(), Denial> {
         let parent = path.parent().unwrap_or_default();
         if self.rules.allows_below(path, Verbs::DELETE)
             && self.rules.verbs(&parent).contains(Verbs::DELETE)
@@ -163,7 +163,7 @@ impl Access {
         from: &RemotePath,
         to: &RemotePath,
         target: &Precondition,
-    ) -> Result<Precondition, Refusal> {
+    ) -> Result<Precondition, Denial> {
         self.delete(from)?;
         let target = self.create(to, target)?;
         // What is hidden where it is must not come to light by being moved.
@@ -186,7 +186,7 @@ impl Access {
         to: &RemotePath,
         recursive: bool,
         target: &Precondition,
-    ) -> Result<Precondition, Refusal> {
+    ) -> Result<Precondition, Denial> {
         if !recursive {
             self.get(from)?;
         } else if !self.rules.allows_below(from, Verbs::READ) {
@@ -210,19 +210,19 @@ impl Access {
         Parents::MadeBelow(0)
     }
 
-    fn need(&self, verb: Verbs, path: &RemotePath) -> Result<(), Refusal> {
+    fn need(&self, verb: Verbs, path: &RemotePath) -> Result<(), Denial> {
         if self.rules.verbs(path).contains(verb) {
             return Ok(());
         }
         Err(self.refusal(path))
     }
 
-    fn refusal(&self, path: &RemotePath) -> Refusal {
+    fn refusal(&self, path: &RemotePath) -> Denial {
         // A client without any right hears so, whatever it asks for.
         if self.is_empty() || self.may_know(path) {
-            Refusal::NotAuthorized
+            Denial::NotAuthorized
         } else {
-            Refusal::Hidden
+            Denial::Hidden
         }
     }
 

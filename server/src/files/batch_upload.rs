@@ -12,11 +12,12 @@ use quire_shared::RemotePath;
 use quire_shared::digest::Digest;
 use quire_shared::protocol::{MakeDirectory, Put, SetAttributes};
 
+use super::Files;
 use super::caller::Caller;
+use super::commit::Pending;
 use super::error::Error;
 use super::quota::Reservation;
-use super::store::{self, Change, Committed, StagedFile, Stager, Target};
-use super::{Files, Pending};
+use super::store::{self, Change, Committed, Destination, StagedFile, Stager};
 
 /// Many changes by one caller, batch after batch.
 #[derive(Debug)]
@@ -85,9 +86,9 @@ impl BatchUpload {
     }
 
     /// Checks the caller's rights and charges its quota.
-    fn admit(&mut self, item: BatchItem) -> Result<Admitted, Error> {
+    fn admit(&mut self, item: BatchItem) -> Result<Prepared, Error> {
         let Caller { access, quota, .. } = &self.caller;
-        let target = |path: RemotePath, precondition, make_parents| Target {
+        let target = |path: RemotePath, precondition, make_parents| Destination {
             parents: access.parents(&path, make_parents),
             path,
             precondition,
@@ -97,18 +98,18 @@ impl BatchUpload {
                 let precondition = access.create(&put.path, &put.precondition)?;
                 let reservation = quota.reserve(body.len() as u64, 1)?;
                 let target = target(put.path.clone(), precondition, put.make_parents);
-                Admitted::File(NewFile { put, body, digest }, target, reservation)
+                Prepared::File(NewFile { put, body, digest }, target, reservation)
             }
             BatchItem::Directory(make) => {
                 access.make_directory(&make.path)?;
                 let target = target(make.path, make.precondition, make.make_parents);
                 let pending = Pending::new(Change::Directory { target });
-                Admitted::Ready(pending.charged(quota.reserve(0, 1)?))
+                Prepared::Ready(pending.charged(quota.reserve(0, 1)?))
             }
             BatchItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
                 access.set_attributes(&set.path, is_own)?;
-                Admitted::Ready(Pending::new(Change::Attributes {
+                Prepared::Ready(Pending::new(Change::Attributes {
                     path: set.path,
                     modified: set.modified,
                     mode: set.mode,
@@ -119,8 +120,8 @@ impl BatchUpload {
 }
 
 /// An item that the caller has the right to.
-enum Admitted {
-    File(NewFile, Target, Reservation),
+enum Prepared {
+    File(NewFile, Destination, Reservation),
     Ready(Pending),
 }
 
@@ -133,18 +134,18 @@ struct NewFile {
 
 /// Puts the files of a batch on disk without their names.
 async fn stage(
-    admitted: Vec<Result<Admitted, Error>>,
+    admitted: Vec<Result<Prepared, Error>>,
     files: &Files,
 ) -> Result<Vec<Result<Pending, Error>>, Error> {
     let mut contents = Vec::new();
     let mut waiting = Vec::new();
     for item in admitted {
         waiting.push(item.map(|item| match item {
-            Admitted::File(file, target, reservation) => {
+            Prepared::File(file, target, reservation) => {
                 contents.push(file);
                 Err((target, reservation))
             }
-            Admitted::Ready(pending) => Ok(pending),
+            Prepared::Ready(pending) => Ok(pending),
         }));
     }
     let mut staged = match contents.is_empty() {
@@ -152,7 +153,7 @@ async fn stage(
         false => files.store().stage_all(contents, write).await?,
     }
     .into_iter();
-    let mut finish = |item: Result<Pending, (Target, Reservation)>| match item {
+    let mut finish = |item: Result<Pending, (Destination, Reservation)>| match item {
         Ok(pending) => Ok(pending),
         Err((target, reservation)) => {
             let missing = store::Error::Internal("a batch with a file too few");

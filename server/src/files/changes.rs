@@ -7,7 +7,7 @@ use super::store;
 
 /// A change that is visible and durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
+pub enum ChangeNotice {
     /// The path has new content, or is a new directory.
     Written(RemotePath),
     /// The directory has other attributes.
@@ -18,7 +18,7 @@ pub enum Changed {
     Deleted(RemotePath),
 }
 
-impl Changed {
+impl ChangeNotice {
     /// What `change` will have changed once it is committed.
     pub(super) fn by(change: &store::Change) -> Self {
         use store::Change;
@@ -45,7 +45,7 @@ impl Changed {
 
 /// The one place from which changes are announced, in the order of their commits for each path.
 #[derive(Debug, Clone)]
-pub(super) struct Changes(broadcast::Sender<Changed>);
+pub(super) struct Changes(broadcast::Sender<ChangeNotice>);
 
 impl Changes {
     pub(super) fn new() -> Self {
@@ -53,12 +53,12 @@ impl Changes {
     }
 
     /// Announces a change whose paths are still locked.
-    pub(super) fn announce(&self, changed: Changed) {
+    pub(super) fn announce(&self, changed: ChangeNotice) {
         // Fails only if nobody listens.
         let _ = self.0.send(changed);
     }
 
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Changed> {
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<ChangeNotice> {
         self.0.subscribe()
     }
 }

@@ -30,7 +30,7 @@ pub struct Content {
     position: u64,
     /// How many bytes are to come.
     rest: u64,
-    source: Source,
+    source: ByteSource,
     /// Puts the file into the cache, if no other request does.
     fill: Option<JoinHandle<()>>,
     /// Whether any byte came from the file itself and not from a checked cache entry.
@@ -39,7 +39,7 @@ pub struct Content {
 
 /// Where the next bytes come from.
 #[derive(Debug)]
-enum Source {
+enum ByteSource {
     Cache(CachedReader, Hasher),
     File(ReadAhead<Range>),
     /// Nowhere: something failed.
@@ -68,9 +68,9 @@ impl Content {
         let source = match cached {
             Some(mut reader) => {
                 reader.seek(range.offset);
-                Source::Cache(reader, hasher)
+                ByteSource::Cache(reader, hasher)
             }
-            None => Source::File(file.read(range.offset, length, hasher)),
+            None => ByteSource::File(file.read(range.offset, length, hasher)),
         };
         Ok(Self {
             file,
@@ -102,7 +102,7 @@ impl Content {
         if self.rest == 0 {
             return Ok(None);
         }
-        if let Source::Cache(reader, hasher) = &mut self.source {
+        if let ByteSource::Cache(reader, hasher) = &mut self.source {
             // A fill that failed leaves the rest to our own handle on the same file.
             if let Ok(Some(mut piece)) = reader.piece().await {
                 piece.truncate(usize::try_from(self.rest).unwrap_or(usize::MAX));
@@ -113,11 +113,13 @@ impl Content {
                 return Ok(Some(piece));
             }
             self.from_file = true;
-            if let Source::Cache(_, hasher) = std::mem::replace(&mut self.source, Source::Failed) {
-                self.source = Source::File(self.file.read(self.position, self.rest, hasher));
+            if let ByteSource::Cache(_, hasher) =
+                std::mem::replace(&mut self.source, ByteSource::Failed)
+            {
+                self.source = ByteSource::File(self.file.read(self.position, self.rest, hasher));
             }
         }
-        let Source::File(reading) = &mut self.source else {
+        let ByteSource::File(reading) = &mut self.source else {
             return Ok(None);
         };
         let piece = reading.next(piece_max).await;
@@ -144,9 +146,9 @@ impl Content {
                 .map_err(|_| store::Error::Internal("filling the cache panicked"))?;
         }
         let digest = match self.source {
-            Source::Cache(_, hasher) => Some(hasher.finish()),
-            Source::File(reading) => reading.digest(),
-            Source::Failed => None,
+            ByteSource::Cache(_, hasher) => Some(hasher.finish()),
+            ByteSource::File(reading) => reading.digest(),
+            ByteSource::Failed => None,
         };
         if self.rest > 0 || self.from_file && !self.file.is_unchanged().await? {
             return Ok(None);

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::locks::Busy;
 use super::store;
-use crate::auth::access::Refusal;
+use crate::auth::access::Denial;
 
 /// Why an operation was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +45,11 @@ impl Error {
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<Denial> for Error {
+    fn from(refusal: Denial) -> Self {
         match refusal {
-            Refusal::NotAuthorized => Self::NotAuthorized,
-            Refusal::Hidden => Self::Store(store::Error::NotFound),
+            Denial::NotAuthorized => Self::NotAuthorized,
+            Denial::Hidden => Self::Store(store::Error::NotFound),
         }
     }
 }

@@ -51,9 +51,9 @@ pub(super) use batch::Change;
 pub(super) use copy::{CopySource, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::Range;
-pub(super) use publish::Target;
+pub(super) use publish::Destination;
 pub(super) use staging::StagedFile;
-pub(super) use walk::{Step, Visited, Walk};
+pub(super) use walk::{Visited, Walk, WalkStep};
 
 use root::Root;
 
@@ -141,7 +141,7 @@ impl Store {
     /// Those of a commit of the content, and too little space for `size`.
     pub(super) async fn stage(
         &self,
-        target: Target,
+        target: Destination,
         size: Option<u64>,
     ) -> Result<StagedFile, Error> {
         let staged = self.change(move |root| {
@@ -205,7 +205,7 @@ impl Store {
     pub(super) async fn stage_copy(
         &self,
         source: CopySource,
-        target: Target,
+        target: Destination,
     ) -> Result<StagedCopy, Error> {
         let wanted = copy::Wanted::default();
         let cancelled = wanted.cancelled();

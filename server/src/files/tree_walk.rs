@@ -12,11 +12,11 @@ use super::Files;
 use super::caller::Caller;
 use super::error::Error;
 use super::locks::LockGuard;
-use super::store::{self, OpenFile, Step, Visited, Walk};
+use super::store::{self, OpenFile, Visited, Walk, WalkStep};
 
 /// What a walk meets, in its order: a directory's entries come between its `Entered` and its `Left`.
 #[derive(Debug)]
-pub enum Found {
+pub enum TreeEntry {
     /// A directory; its entries follow.
     Entered(Entry),
     /// A small file that the caller may read, open.
@@ -40,7 +40,7 @@ pub trait Visitor: Send + 'static {
     ///
     /// # Errors
     /// What ends the walk.
-    fn found(&mut self, found: Found) -> Result<(), Error>;
+    fn found(&mut self, found: TreeEntry) -> Result<(), Error>;
 
     /// Whether the walk has to pause.
     fn is_full(&self) -> bool;
@@ -108,7 +108,7 @@ impl TreeWalk {
         let walking = store::blocking(move || {
             let walked = match waited {
                 Some((name, path, Ok(guard))) => self.visit(name, path, guard, &mut visitor),
-                Some((name, _, Err(busy))) => visitor.found(Found::Missed(name, busy.into())),
+                Some((name, _, Err(busy))) => visitor.found(TreeEntry::Missed(name, busy.into())),
                 None => Ok(()),
             };
             let walked = walked.and_then(|()| self.walk_on(&mut visitor));
@@ -120,7 +120,7 @@ impl TreeWalk {
     fn walk_on(&mut self, visitor: &mut impl Visitor) -> Result<(), Error> {
         while !visitor.is_full() {
             match self.walk.step() {
-                Step::Name(name, Ok(path)) => {
+                WalkStep::Name(name, Ok(path)) => {
                     match self.files.locks().try_shared(self.caller.owner, &path) {
                         Some(guard) => self.visit(name, path, guard, visitor)?,
                         None => {
@@ -129,18 +129,18 @@ impl TreeWalk {
                         }
                     }
                 }
-                Step::Name(name, Err(error)) => {
+                WalkStep::Name(name, Err(error)) => {
                     let error = store::Error::InvalidPath(error).into();
-                    visitor.found(Found::Missed(name, error))?;
+                    visitor.found(TreeEntry::Missed(name, error))?;
                 }
-                Step::Left {
+                WalkStep::Left {
                     unnameable,
                     failure,
-                } => visitor.found(Found::Left {
+                } => visitor.found(TreeEntry::Left {
                     unnameable,
                     failure: failure.map(Error::from),
                 })?,
-                Step::End => {
+                WalkStep::End => {
                     self.has_ended = true;
                     return Ok(());
                 }
@@ -166,15 +166,17 @@ impl TreeWalk {
         drop(guard);
         let found = match visited {
             Ok(None) => return Ok(()),
-            Ok(Some(Visited::File(file))) => Found::File(name, file),
-            Ok(Some(Visited::Directory(attributes))) => Found::Entered(Entry { name, attributes }),
+            Ok(Some(Visited::File(file))) => TreeEntry::File(name, file),
+            Ok(Some(Visited::Directory(attributes))) => {
+                TreeEntry::Entered(Entry { name, attributes })
+            }
             Ok(Some(Visited::Other(attributes))) => match readable {
                 Err(refusal) if attributes.kind == EntryKind::File => {
-                    Found::Missed(name, refusal.into())
+                    TreeEntry::Missed(name, refusal.into())
                 }
-                _ => Found::Described(Entry { name, attributes }),
+                _ => TreeEntry::Described(Entry { name, attributes }),
             },
-            Err(error) => Found::Missed(name, error),
+            Err(error) => TreeEntry::Missed(name, error),
         };
         visitor.found(found)
     }

@@ -10,11 +10,12 @@ use quire_shared::digest::Digest;
 use quire_shared::protocol::{Put, Version};
 use quire_transport::body::{BodySink, Received, WriteBehind};
 
+use super::Files;
 use super::caller::Caller;
+use super::commit::Pending;
 use super::error::Error;
 use super::quota::Metered;
-use super::store::{self, Change, StagedFile, Target};
-use super::{Files, Pending};
+use super::store::{self, Change, Destination, StagedFile};
 
 /// New content for a file. Dropped before [`commit`](Self::commit), it leaves nothing.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Upload {
     files: Files,
     caller: Caller,
     request: Put,
-    target: Target,
+    target: Destination,
     writing: WriteBehind<Metered<StagedFile>>,
 }
 
@@ -33,7 +34,7 @@ impl Files {
     /// The refusal, a used-up quota, a precondition that doesn't hold, or too little space.
     pub async fn put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
         let precondition = caller.access.create(&request.path, &request.precondition)?;
-        let target = Target {
+        let target = Destination {
             parents: caller.access.parents(&request.path, request.make_parents),
             path: request.path.clone(),
             precondition,

@@ -24,14 +24,14 @@ use crate::metrics::Metrics;
 /// A connection whose handshake may still be under way.
 pub(crate) struct ServerHandshake {
     connection: Connection,
-    stage: Stage,
+    stage: HandshakeStage,
     deadline: Instant,
     /// What counts the connection as long as it lasts.
     admitted: Admitted,
     metrics: Arc<Metrics>,
 }
 
-enum Stage {
+enum HandshakeStage {
     UnderWay(ZeroRttAccepted),
     Over,
     Failed { kept: Duration },
@@ -57,7 +57,7 @@ impl ServerHandshake {
                 let (connection, over) = connecting.into_0rtt().ok()?;
                 let mut handshake = Self {
                     connection,
-                    stage: Stage::UnderWay(over),
+                    stage: HandshakeStage::UnderWay(over),
                     deadline,
                     admitted,
                     metrics: Arc::clone(metrics),
@@ -86,22 +86,22 @@ impl ServerHandshake {
 
     /// Waits for the end of the handshake, and tells whether it was a good one.
     pub(crate) async fn is_over(&mut self) -> bool {
-        if let Stage::UnderWay(over) = &mut self.stage {
+        if let HandshakeStage::UnderWay(over) = &mut self.stage {
             let ended = timeout_at(self.deadline, over).await;
             self.stage = match (ended, self.connection.close_reason()) {
-                (Err(_), _) => Stage::Failed {
+                (Err(_), _) => HandshakeStage::Failed {
                     kept: kept_after_timeout(&self.metrics),
                 },
-                (Ok(_), Some(error)) if !has_keys(&self.connection) => Stage::Failed {
+                (Ok(_), Some(error)) if !has_keys(&self.connection) => HandshakeStage::Failed {
                     kept: kept_after(&error),
                 },
                 (Ok(_), _) => {
                     self.admitted.handshake_over();
-                    Stage::Over
+                    HandshakeStage::Over
                 }
             };
         }
-        matches!(self.stage, Stage::Over)
+        matches!(self.stage, HandshakeStage::Over)
     }
 
     /// Completes only if the handshake fails.
@@ -115,7 +115,7 @@ impl ServerHandshake {
     pub(crate) async fn close(mut self, stop: &CancellationToken) {
         self.is_over().await;
         drop(self.connection);
-        if let Stage::Failed { kept } = self.stage {
+        if let HandshakeStage::Failed { kept } = self.stage {
             linger(self.admitted, kept, stop).await;
         }
     }

@@ -13,7 +13,7 @@ use quire_client::{Client, ClientError};
 use quire_server::auth::authorized_keys::AuthorizedKeys;
 use quire_server::auth::rules::Rules;
 use quire_server::config::limits::Limits;
-use quire_server::files::Faults;
+use quire_server::files::{Faults, Files};
 use quire_server::{Config, Server, StartError};
 use quire_transport::congestion::CongestionControl;
 use tokio::runtime::Runtime;
@@ -196,6 +196,11 @@ impl TestServer {
     /// The keys of its clients.
     pub fn keys(&self) -> &TestKeys {
         &self.keys
+    }
+
+    /// The operations, for another front end.
+    pub fn files(&self) -> &Files {
+        self.server().files()
     }
 
     /// Number of paths that are locked now.

@@ -108,7 +108,7 @@ enum Said {
 }
 
 /// Asks what `files` asks for a request, and gives the request with its narrowed precondition.
-fn admit(access: &Access, mut request: Request) -> Result<Request, Refusal> {
+fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
     match &mut request {
         Request::Pair(_) => {}
         Request::Ping(_) | Request::ListCache(_) => access.any()?,
@@ -127,7 +127,7 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Refusal> {
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
         }
         Request::PutMany(_) if access.may_change() => {}
-        Request::PutMany(_) => return Err(Refusal::NotAuthorized),
+        Request::PutMany(_) => return Err(Denial::NotAuthorized),
     }
     Ok(request)
 }
@@ -135,8 +135,8 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Refusal> {
 fn said(access: &Access, request: Request) -> Said {
     match admit(access, request) {
         Ok(_) => Said::Yes,
-        Err(Refusal::NotAuthorized) => Said::No,
-        Err(Refusal::Hidden) => Said::Nothing,
+        Err(Denial::NotAuthorized) => Said::No,
+        Err(Denial::Hidden) => Said::Nothing,
     }
 }
 

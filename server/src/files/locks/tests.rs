@@ -211,17 +211,17 @@ async fn an_exclusive_lock_excludes() {
 const PATHS: [&str; 8] = ["", "a", "a/b", "a/b/c", "a/d", "ab", "b", "b/c"];
 
 #[derive(Debug, Clone)]
-enum Step {
+enum LockStep {
     Acquire(Vec<usize>, Vec<usize>),
     /// Drops the guard or the waiting future of one request.
     Drop(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LockStep> {
     let some = || prop::collection::vec(0..PATHS.len(), 0..3);
     prop_oneof![
-        (some(), some()).prop_map(|(shared, exclusive)| Step::Acquire(shared, exclusive)),
-        any::<usize>().prop_map(Step::Drop),
+        (some(), some()).prop_map(|(shared, exclusive)| LockStep::Acquire(shared, exclusive)),
+        any::<usize>().prop_map(LockStep::Drop),
     ]
 }
 
@@ -246,14 +246,14 @@ fn conflict(one: &BTreeMap<RemotePath, bool>, other: &BTreeMap<RemotePath, bool>
         .any(|(path, change)| other.get(path).is_some_and(|also| *change || *also))
 }
 
-struct Running<'a> {
+struct RunningTask<'a> {
     locked: BTreeMap<RemotePath, bool>,
     acquiring: Acquiring<'a>,
     held: Option<LockGuard>,
 }
 
 /// Lets every request go on that can, and checks that no two hold what excludes each other.
-fn settle(running: &mut [Running<'_>]) {
+fn settle(running: &mut [RunningTask<'_>]) {
     loop {
         let waiting = running.iter_mut().filter(|request| request.held.is_none());
         let mut moved = false;
@@ -291,10 +291,10 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let _context = runtime.enter();
         let locks = LockTable::new(FOREVER);
-        let mut running: Vec<Running<'_>> = Vec::new();
+        let mut running: Vec<RunningTask<'_>> = Vec::new();
         for step in steps {
             match step {
-                Step::Acquire(shared, exclusive) => {
+                LockStep::Acquire(shared, exclusive) => {
                     let locked = locked(&shared, &exclusive);
                     let free = running.iter().all(|other| !conflict(&locked, &other.locked));
                     let paths = |indices: Vec<usize>| -> Vec<RemotePath> {
@@ -309,12 +309,12 @@ proptest! {
                     });
                     let held = poll(&mut acquiring);
                     prop_assert!(held.is_some() || !free, "waits for nobody");
-                    running.push(Running { locked, acquiring, held });
+                    running.push(RunningTask { locked, acquiring, held });
                 }
-                Step::Drop(index) if !running.is_empty() => {
+                LockStep::Drop(index) if !running.is_empty() => {
                     running.remove(index % running.len());
                 }
-                Step::Drop(_) => {}
+                LockStep::Drop(_) => {}
             }
             settle(&mut running);
             let in_use: std::collections::BTreeSet<_> =

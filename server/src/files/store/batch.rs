@@ -17,7 +17,7 @@ use super::copy::StagedCopy;
 use super::faults::Fault;
 use super::metadata::FileId;
 use super::new_directories::{NewDirectories, ParentSyncs};
-use super::publish::Target;
+use super::publish::Destination;
 use super::resolve::{Parents, Slot};
 use super::root::{Inner, Root};
 use super::staging::StagedFile;
@@ -30,7 +30,7 @@ pub(crate) enum Change {
     /// precondition allows it.
     File {
         /// The name.
-        target: Target,
+        target: Destination,
         /// The content.
         staged: StagedFile,
     },
@@ -38,7 +38,7 @@ pub(crate) enum Change {
     /// copied directory replaces nothing.
     Copy {
         /// The name.
-        target: Target,
+        target: Destination,
         /// The copy.
         staged: StagedCopy,
     },
@@ -46,7 +46,7 @@ pub(crate) enum Change {
     /// that exists already is as good as a new one.
     Directory {
         /// The directory.
-        target: Target,
+        target: Destination,
     },
     /// Sets time and permissions of a directory, where they are given.
     Attributes {
@@ -208,10 +208,10 @@ impl<'root> Commit<'root> {
     /// The slot of the target, its directory, and what was made on the way there.
     pub(super) fn target_slot<'path>(
         &mut self,
-        target: &'path Target,
+        target: &'path Destination,
     ) -> Result<(Slot<'path>, OpenParent, NewDirectories<'root>), Error> {
         let mut made = NewDirectories::new(self.inner);
-        let Target {
+        let Destination {
             path,
             precondition,
             parents,

@@ -23,7 +23,7 @@ use super::batch::{Applied, Commit, Visible};
 use super::faults::{Fault, Faults};
 use super::metadata::Metadata;
 use super::open_file::OpenFile;
-use super::publish::{Target, require, require_replaceable};
+use super::publish::{Destination, require, require_replaceable};
 use super::resolve::open_beneath;
 use super::root::Root;
 use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified};
@@ -85,7 +85,7 @@ impl Root {
     pub(super) fn stage_copy(
         &self,
         source: &CopySource,
-        target: &Target,
+        target: &Destination,
         cancelled: &AtomicBool,
     ) -> Result<StagedCopy, Error> {
         let staging = self.inner.writable()?;
@@ -143,7 +143,7 @@ impl Root {
 impl<'root> Commit<'root> {
     pub(super) fn publish_copy(
         &mut self,
-        target: &Target,
+        target: &Destination,
         staged: StagedCopy,
     ) -> Result<Applied<'root>, Error> {
         let (entry, directory, mode) = match staged.content {

@@ -11,19 +11,19 @@ use super::Error;
 use super::batch::{Change, Committed};
 use super::copy::{CopySource, StagedCopy};
 use super::open::Options;
-use super::publish::Target;
+use super::publish::Destination;
 use super::resolve::Parents;
 use super::root::Root;
 use super::staging::StagedFile;
 use super::trash::Trash;
 
 /// A root, with a directory beside it that no client may reach.
-pub(super) struct Fixture {
+pub(super) struct StoreFixture {
     directory: TempDir,
     pub(super) root: Root,
 }
 
-impl Fixture {
+impl StoreFixture {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("root")).unwrap();
@@ -215,8 +215,8 @@ impl Root {
     }
 }
 
-fn target(path: &RemotePath, precondition: &Precondition, parents: Parents) -> Target {
-    Target {
+fn target(path: &RemotePath, precondition: &Precondition, parents: Parents) -> Destination {
+    Destination {
         path: path.clone(),
         precondition: precondition.clone(),
         parents,

@@ -119,7 +119,7 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::*;
 
     /// All parts, of at most so many bytes of names as a page of the protocol has room for.
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn entries_are_in_order_and_described() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         for name in ["b", "a\nb", "é", "Z", "a"] {
             fixture.write(name, "content");
         }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn only_directories_are_listed() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("file", "x");
         symlink(".", fixture.local("link")).unwrap();
         let list = |name| code(fixture.root.list(&path(name), None, None));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_directory_larger_than_a_pass_and_a_page_is_complete() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let expected: Vec<String> = (0..1000)
             .map(|number| format!("{number:04}{}", "x".repeat(100)))
             .collect();
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_with_the_directory_and_not_with_a_pass() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         for name in ["a", "b", "c", "d"] {
             fixture.write(name, "");
         }

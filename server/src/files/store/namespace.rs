@@ -14,7 +14,7 @@ use super::Error;
 use super::batch::{Applied, Commit, OpenParent, Visible};
 use super::faults::Fault;
 use super::metadata::{MODE_MASK, Metadata};
-use super::publish::{Target, require, require_replaceable};
+use super::publish::{Destination, require, require_replaceable};
 use super::resolve::{DIRECTORY_MODE, Slot};
 use super::staging::{rename, set_modified};
 use super::trash::Trash;
@@ -98,7 +98,7 @@ impl<'root> Commit<'root> {
         Ok(Applied::new(Visible::Gone(trash), sync))
     }
 
-    pub(super) fn make_directory(&mut self, target: &Target) -> Result<Applied<'root>, Error> {
+    pub(super) fn make_directory(&mut self, target: &Destination) -> Result<Applied<'root>, Error> {
         if target.path.is_root() {
             let root = self.inner.metadata(&target.path)?;
             let version = existing_directory(&target.precondition, &root)?;
@@ -205,7 +205,7 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::super::resolve::Parents;
     use super::*;
 
@@ -213,7 +213,7 @@ mod tests {
     const ABSENT: Precondition = Precondition::Absent;
 
     fn rename(
-        fixture: &Fixture,
+        fixture: &StoreFixture,
         from: &str,
         to: &str,
         target: &Precondition,
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_file_gets_a_new_name_and_version() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/a", "x");
         let before = fixture.version("d/a");
         let after = rename(&fixture, "d/a", "b", &ABSENT).unwrap();
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn preconditions_hold_for_both_names() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("a", "new");
         fixture.write("b", "old");
         assert_eq!(code(rename(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_name_renamed_to_itself_changes_nothing() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("a", "x");
         let before = fixture.version("a");
         assert_eq!(rename(&fixture, "a", "a", &ANY).unwrap(), before);
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_old_of_two_names_of_one_file_goes() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("a", "x");
         std::fs::hard_link(fixture.local("a"), fixture.local("b")).unwrap();
         assert_eq!(code(rename(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn directories_move_but_replace_nothing() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/x", "x");
         fixture.write("file", "x");
         std::fs::create_dir(fixture.local("empty")).unwrap();
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn deleting_takes_the_name_and_not_what_it_points_to() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("a", "x");
         std::fs::write(fixture.outside("kept"), "x").unwrap();
         symlink(fixture.outside("kept"), fixture.local("link")).unwrap();
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn directories_are_made_once() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("file", "x");
         let make = |name: &str, make_parents, precondition: &Precondition| {
             let parents = if make_parents {

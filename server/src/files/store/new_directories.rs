@@ -132,13 +132,13 @@ impl Drop for NewDirectories<'_> {
 mod tests {
     use quire_shared::protocol::Precondition;
 
-    use super::super::fixture::{Fixture, path};
+    use super::super::fixture::{StoreFixture, path};
     use super::super::resolve::Parents;
     use super::*;
 
     #[test]
     fn a_new_directory_that_others_use_stays_unsynced_when_its_maker_fails() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let inner = &fixture.root.inner;
         let (used, unused) = (path("used/x"), path("unused/x"));
         let mut made = NewDirectories::new(inner);

@@ -195,7 +195,7 @@ fn existing(path: &Path) -> io::Result<PathBuf> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use super::super::fixture::{Fixture, is_bound_by_permissions};
+    use super::super::fixture::{StoreFixture, is_bound_by_permissions};
     use super::*;
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn paths_in_the_root_are_recognized() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let contains = |path: &Path| fixture.root.contains_path(path).unwrap();
         assert!(contains(&fixture.local("")));
         assert!(contains(&fixture.local("not/made/yet")));
@@ -235,7 +235,7 @@ mod tests {
         if !is_bound_by_permissions() {
             return;
         }
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         std::fs::set_permissions(fixture.local(""), PermissionsExt::from_mode(0o555)).unwrap();
         let root = fixture.another_server();
         assert_eq!(root.read_only(), Some(ReadOnlyReason::NotWritable));

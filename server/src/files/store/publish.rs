@@ -19,7 +19,7 @@ use super::staging::StagedFile;
 
 /// A name for something new, and on which conditions it may have it.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     /// The name.
     pub path: RemotePath,
     /// What must hold for it.
@@ -33,8 +33,8 @@ impl Root {
     ///
     /// # Errors
     /// Those of a commit, and too little space for `size` bytes.
-    pub(super) fn check(&self, target: &Target, size: Option<u64>) -> Result<(), Error> {
-        let Target {
+    pub(super) fn check(&self, target: &Destination, size: Option<u64>) -> Result<(), Error> {
+        let Destination {
             path,
             precondition,
             parents,
@@ -61,7 +61,7 @@ impl Root {
 impl<'root> Commit<'root> {
     pub(super) fn publish_file(
         &mut self,
-        target: &Target,
+        target: &Destination,
         staged: StagedFile,
     ) -> Result<Applied<'root>, Error> {
         if target.path.is_root() {
@@ -106,7 +106,7 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::super::new_directories::NewDirectories;
     use super::*;
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_name_that_must_be_absent_is_never_replaced() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.put("a", "first", &ABSENT).unwrap();
         assert_eq!(code(fixture.put("a", "second", &ABSENT)), ErrorCode::EXISTS);
         assert_eq!(fixture.read("a"), "first");
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_kernel_refuses_what_came_after_the_look() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let staged = fixture.staged("late");
         let to = path("a");
         let slot = fixture.root.inner.slot(&to, OFlags::RDONLY).unwrap();
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_version_matches_until_the_next_change() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let first = fixture.put("a", "first", &ANY).unwrap();
         assert_eq!(
             first,
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn only_files_are_replaced() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         std::fs::create_dir(fixture.local("d")).unwrap();
         symlink("x", fixture.local("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(fixture.local("socket")).unwrap();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn parents_are_made_on_demand_and_not_left_over() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("file", "x");
         let publish = |name: &str, precondition: &Precondition| {
             let staged = fixture.staged("x");
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn directories_are_made_only_as_far_up_as_allowed() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/a", "x");
         for (name, depth, is_made) in [
             ("d/e/f", 1, true),
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_put_can_be_refused_from_its_header() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/a", "x");
         let check = |name: &str, precondition: &Precondition, make_parents| {
             let parents = if make_parents {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn many_at_once_publish_below_parents_they_all_make() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         std::thread::scope(|scope| {
             for number in 0..16 {
                 let fixture = &fixture;

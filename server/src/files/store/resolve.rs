@@ -271,7 +271,7 @@ mod tests {
     use quire_shared::ErrorCode;
     use quire_shared::protocol::{EntryKind, Precondition};
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::super::staging::STAGING_NAME;
     use super::Parents;
 
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn the_staging_directory_is_recognized_under_any_name() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write(".hidden", "x");
         let is_staging = |name| fixture.root.inner.is_staging(name).unwrap();
         assert!(!is_staging(STAGING_NAME), "not made yet");
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn other_file_systems_are_neither_entered_nor_touched() {
         in_mount_namespace("other_file_systems_are_neither_entered_nor_touched", || {
-            let fixture = Fixture::new();
+            let fixture = StoreFixture::new();
             fixture.write("d/mount/x", "hidden");
             fixture.write("bound/x", "hidden");
             fixture.write("file", "hidden");
@@ -396,7 +396,7 @@ mod tests {
     fn a_full_disk_is_noticed_before_the_content_comes() {
         in_mount_namespace("a_full_disk_is_noticed_before_the_content_comes", || {
             use std::io::Write;
-            let fixture = Fixture::new();
+            let fixture = StoreFixture::new();
             mount(
                 &["-t", "tmpfs", "-o", "size=1m", "none"],
                 &fixture.local(""),

@@ -142,7 +142,7 @@ mod tests {
     use quire_shared::protocol::EntryKind;
     use rustix::fs::Mode;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::super::open::Options;
     use super::super::resolve::Parents;
     use super::*;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_open_file_stays_what_it_was() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/a", "before");
         let mut opened = fixture.root.open_file(&path("d/a")).unwrap();
         assert_eq!(opened.attributes, fixture.root.stat(&path("d/a")).unwrap());
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn links_lead_nowhere() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("inside/file", "x");
         std::fs::write(fixture.outside("secret"), "x").unwrap();
         symlink(fixture.outside("secret"), fixture.local("absolute")).unwrap();
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn only_regular_files_are_opened() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         make_fifo(&fixture.local("fifo"));
         let _socket = std::os::unix::net::UnixListener::bind(fixture.local("socket")).unwrap();
         std::fs::create_dir(fixture.local("directory")).unwrap();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn names_are_bytes_of_any_length_up_to_the_limit() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         for name in ["x".repeat(255), "é".repeat(127), "a\nb\u{1b}[2J".into()] {
             fixture.put(&name, "x", &Default::default()).unwrap();
             assert_eq!(fixture.read(&name), "x");
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_read_only_root_refuses_changes_and_stays_untouched() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("a", "x");
         let options = Options {
             read_only: true,
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_change_that_may_not_be_durable_is_the_last() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let inner = &fixture.root.inner;
         let site = Fault::PlaceSync;
         inner.sync(site, &inner.directory, inner.id).unwrap();
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn links_that_come_and_go_lead_nowhere() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write("d/file", "inside");
         std::fs::write(fixture.outside("file"), "outside").unwrap();
         symlink(fixture.outside(""), fixture.local("link")).unwrap();

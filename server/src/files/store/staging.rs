@@ -360,12 +360,12 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
     use super::*;
 
     #[test]
     fn what_is_not_published_vanishes() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let metadata = std::fs::metadata(fixture.local(STAGING_NAME)).unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o700);
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_staging_directory_goes_with_the_server() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let local = fixture.local(STAGING_NAME);
         assert!(local.exists());
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_a_killed_server_left_is_swept() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         fixture.write(".quire-staging/0123", "half");
         fixture.write(".quire-staging/tree/deep/er", "half");
         std::fs::write(fixture.outside("kept"), "x").unwrap();
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn one_server_writes_to_a_root() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let other = fixture.another_server();
         assert_eq!(fixture.staged_count(), 1, "not swept by the other");
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_staging_directory_of_others_is_not_used() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         symlink(fixture.outside(""), fixture.local(STAGING_NAME)).unwrap();
         assert_eq!(code(fixture.root.stage(None)), ErrorCode::DENIED);
         std::fs::remove_file(fixture.local(STAGING_NAME)).unwrap();
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_size_beyond_the_disk_is_refused_at_once() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         for size in [u64::MAX, i64::MAX as u64, 1 << 60] {
             assert_eq!(code(fixture.root.stage(Some(size))), ErrorCode::NO_SPACE);
         }
@@ -451,14 +451,14 @@ mod tests {
 
     #[test]
     fn a_reservation_does_not_make_a_file_longer() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let staged = fixture.root.stage(Some(RESERVED_BYTES_MIN)).unwrap();
         assert_eq!(staged.file.metadata().unwrap().len(), 0);
     }
 
     #[test]
     fn sealing_sets_time_and_permissions() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let modified = Time {
             seconds: 1_000_000_000,
             nanoseconds: u32::MAX,

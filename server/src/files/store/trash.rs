@@ -200,11 +200,11 @@ mod tests {
     use quire_shared::ErrorCode;
     use quire_shared::protocol::Precondition;
 
-    use super::super::fixture::{Fixture, code, path};
+    use super::super::fixture::{StoreFixture, code, path};
 
     #[test]
     fn a_directory_goes_at_once_and_its_content_afterwards() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         for name in [
             "d/a",
             "d/b/c/d/e",
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn depth_and_width_cost_no_handles() {
-        let fixture = Fixture::new();
+        let fixture = StoreFixture::new();
         let mut deep = fixture.local("d");
         std::fs::create_dir(&deep).unwrap();
         // Longer than any path may be, which is why it is made from the inside out.

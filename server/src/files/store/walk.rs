@@ -36,7 +36,7 @@ struct WalkLevel {
 
 /// Where the walk goes next.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum WalkStep {
     /// To this name in the directory at hand, whose whole path this is if it can be one.
     Name(Name, Result<RemotePath, PathError>),
     /// Out of the directory at hand.
@@ -89,9 +89,9 @@ impl Root {
 
 impl Walk {
     /// Goes on to the next name.
-    pub(crate) fn step(&mut self) -> Step {
+    pub(crate) fn step(&mut self) -> WalkStep {
         let Some(level) = self.levels.last_mut() else {
-            return Step::End;
+            return WalkStep::End;
         };
         let name = match &mut self.here {
             Some(here) => level.names.next_if(here, |_| true),
@@ -103,7 +103,7 @@ impl Walk {
         match name {
             Ok(Some(name)) => {
                 let path = level.path.join(name.clone());
-                Step::Name(name, path)
+                WalkStep::Name(name, path)
             }
             Ok(None) => self.leave(None),
             Err(error) => self.leave(Some(error)),
@@ -154,10 +154,10 @@ impl Walk {
         }))
     }
 
-    fn leave(&mut self, failure: Option<Error>) -> Step {
+    fn leave(&mut self, failure: Option<Error>) -> WalkStep {
         let left = self.levels.pop();
         self.here = None;
-        Step::Left {
+        WalkStep::Left {
             unnameable: left.map_or(0, |level| level.names.unnameable()),
             failure,
         }

@@ -10,7 +10,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Entry, GetTree, Left, Missed, Reply, Trailer, TreeItem};
 use quire_transport::stream::{Priority, Sender};
 
-use crate::files::{Caller, Error, Files, Found, OpenFile, StoreError, Visitor};
+use crate::files::{Caller, Error, Files, OpenFile, StoreError, TreeEntry, Visitor};
 use crate::quic::error::RequestError;
 use crate::quic::reply::{append, failure};
 
@@ -79,9 +79,9 @@ impl Packer {
 }
 
 impl Visitor for Packer {
-    fn found(&mut self, found: Found) -> Result<(), Error> {
+    fn found(&mut self, found: TreeEntry) -> Result<(), Error> {
         let packed = match found {
-            Found::File(name, file) => self.enclose(name, &file),
+            TreeEntry::File(name, file) => self.enclose(name, &file),
             other => append(&item(other), &mut self.bytes),
         };
         // An item always fits into a message, so this is a defect.
@@ -94,16 +94,16 @@ impl Visitor for Packer {
 }
 
 /// What is said of anything but a file that is enclosed.
-fn item(found: Found) -> TreeItem {
+fn item(found: TreeEntry) -> TreeItem {
     match found {
-        Found::Entered(entry) => TreeItem::Entered(entry),
-        Found::Described(entry) => TreeItem::Described(entry),
-        Found::File(name, file) => TreeItem::Described(Entry {
+        TreeEntry::Entered(entry) => TreeItem::Entered(entry),
+        TreeEntry::Described(entry) => TreeItem::Described(entry),
+        TreeEntry::File(name, file) => TreeItem::Described(Entry {
             name,
             attributes: file.attributes,
         }),
-        Found::Missed(name, error) => missed(name, error),
-        Found::Left {
+        TreeEntry::Missed(name, error) => missed(name, error),
+        TreeEntry::Left {
             unnameable,
             failure: why,
         } => TreeItem::Left(Left {

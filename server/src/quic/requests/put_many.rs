@@ -24,9 +24,9 @@ pub(crate) async fn serve(
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let mut upload = Stage::Idle(files.batches(caller)?);
+    let mut upload = CommitStage::Idle(files.batches(caller)?);
     let received = receive(&mut upload, sender, receiver).await;
-    if let Stage::Committing(committing) = upload {
+    if let CommitStage::Committing(committing) = upload {
         // A batch comes to its end, though the client doesn't hear of it.
         let _ = committing.await;
     }
@@ -38,14 +38,14 @@ pub(crate) async fn serve(
 type Results = Result<Vec<Result<Committed, Error>>, Error>;
 
 /// A batch that is being committed, or none.
-enum Stage {
+enum CommitStage {
     Idle(BatchUpload),
     Committing(Pin<Box<dyn Future<Output = (BatchUpload, Results)> + Send>>),
     /// In between the others.
     Moving,
 }
 
-impl Stage {
+impl CommitStage {
     fn is_idle(&self) -> bool {
         matches!(self, Self::Idle(_))
     }
@@ -72,7 +72,7 @@ impl Stage {
 }
 
 async fn receive(
-    upload: &mut Stage,
+    upload: &mut CommitStage,
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {

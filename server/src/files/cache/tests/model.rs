@@ -11,7 +11,7 @@ const PATHS: [&str; 6] = ["a", "d", "d/x", "d/y/z", "d!", "e"];
 const CHUNK: u64 = 1700;
 
 #[derive(Debug, Clone)]
-enum Step {
+enum CacheStep {
     /// Opens one of the files under one of the paths.
     Open(u8, usize),
     /// Adds a chunk to one of the fills.
@@ -28,19 +28,19 @@ enum Step {
     Forget(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = CacheStep> {
     let index = any::<usize>;
     let file = 0..u8::try_from(SIZES.len()).unwrap();
     prop_oneof![
-        6 => (file, 0..PATHS.len()).prop_map(|(file, path)| Step::Open(file, path)),
-        2 => index().prop_map(Step::Push),
-        6 => index().prop_map(Step::Finish),
-        1 => index().prop_map(Step::Change),
-        1 => index().prop_map(Step::Abandon),
-        4 => index().prop_map(Step::Read),
-        6 => index().prop_map(Step::DropReader),
-        3 => index().prop_map(Step::DropBytes),
-        1 => (0..PATHS.len()).prop_map(Step::Forget),
+        6 => (file, 0..PATHS.len()).prop_map(|(file, path)| CacheStep::Open(file, path)),
+        2 => index().prop_map(CacheStep::Push),
+        6 => index().prop_map(CacheStep::Finish),
+        1 => index().prop_map(CacheStep::Change),
+        1 => index().prop_map(CacheStep::Abandon),
+        4 => index().prop_map(CacheStep::Read),
+        6 => index().prop_map(CacheStep::DropReader),
+        3 => index().prop_map(CacheStep::DropBytes),
+        1 => (0..PATHS.len()).prop_map(CacheStep::Forget),
     ]
 }
 
@@ -57,7 +57,7 @@ struct File {
 }
 
 #[derive(Default)]
-struct Model {
+struct CacheModel {
     files: Vec<File>,
     /// The files that can be found, most recently used first.
     found: Vec<usize>,
@@ -70,7 +70,7 @@ enum Expected {
     Bypass,
 }
 
-impl Model {
+impl CacheModel {
     fn leases(&self, file: usize) -> u64 {
         let mut requests = self.files[file].requests.clone();
         requests.sort_unstable();
@@ -162,9 +162,9 @@ impl Model {
 }
 
 /// The real cache and what was got from it, beside the model.
-struct Pair {
+struct CachePair {
     cache: Cache,
-    model: Model,
+    model: CacheModel,
     requests: usize,
     fills: Vec<(FillGuard, usize)>,
     readers: Vec<(CachedReader, usize, usize)>,
@@ -176,14 +176,14 @@ fn take<T>(list: &mut Vec<T>, random: usize) -> Option<T> {
     (!list.is_empty()).then(|| list.swap_remove(random % list.len()))
 }
 
-impl Pair {
+impl CachePair {
     fn new() -> Self {
         Self {
             cache: Cache::new(CacheConfig {
                 limit: MODEL_LIMIT,
                 file_max: u64::MAX,
             }),
-            model: Model::default(),
+            model: CacheModel::default(),
             requests: 0,
             fills: Vec::new(),
             readers: Vec::new(),
@@ -191,31 +191,31 @@ impl Pair {
         }
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &CacheStep) {
         match *step {
-            Step::Open(number, name) => self.open(number, &path(PATHS[name])),
-            Step::Push(random) => self.push(random),
-            Step::Finish(random) => self.finish(random),
-            Step::Change(random) => {
+            CacheStep::Open(number, name) => self.open(number, &path(PATHS[name])),
+            CacheStep::Push(random) => self.push(random),
+            CacheStep::Finish(random) => self.finish(random),
+            CacheStep::Change(random) => {
                 if let Some((guard, file)) = take(&mut self.fills, random) {
                     assert!(!guard.finish(&version(u8::MAX)));
                     self.model.end(file, false);
                 }
             }
-            Step::Abandon(random) => {
+            CacheStep::Abandon(random) => {
                 if let Some((guard, file)) = take(&mut self.fills, random) {
                     drop(guard);
                     self.model.end(file, false);
                 }
             }
-            Step::Read(random) => self.read(random),
-            Step::DropReader(random) => {
+            CacheStep::Read(random) => self.read(random),
+            CacheStep::DropReader(random) => {
                 if let Some((reader, file, request)) = take(&mut self.readers, random) {
                     drop(reader);
                     self.model.release(file, request);
                 }
             }
-            Step::DropBytes(random) => {
+            CacheStep::DropBytes(random) => {
                 if let Some((bytes, start, file, request)) = take(&mut self.lent, random) {
                     let number = self.model.files[file].number;
                     assert!(bytes == bytes_of(number, start..start + bytes.len() as u64));
@@ -223,7 +223,7 @@ impl Pair {
                     self.model.release(file, request);
                 }
             }
-            Step::Forget(name) => {
+            CacheStep::Forget(name) => {
                 let path = path(PATHS[name]);
                 self.cache.forget(&path);
                 let files = &self.model.files;
@@ -321,7 +321,7 @@ proptest! {
 
     #[test]
     fn any_course_of_events_agrees_with_the_model(steps in prop::collection::vec(step(), 1..150)) {
-        let mut pair = Pair::new();
+        let mut pair = CachePair::new();
         for step in &steps {
             pair.step(step);
             pair.check();

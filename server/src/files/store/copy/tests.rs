@@ -4,31 +4,36 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use quire_shared::ErrorCode;
 
-use super::super::fixture::{Fixture, code, path};
+use super::super::fixture::{StoreFixture, code, path};
 use super::*;
 use quire_shared::protocol::Version;
 
 const ANY: Precondition = Precondition::Any;
 const ABSENT: Precondition = Precondition::Absent;
 
-fn stage(fixture: &Fixture, from: &str, to: &str) -> Result<StagedCopy, Error> {
+fn stage(fixture: &StoreFixture, from: &str, to: &str) -> Result<StagedCopy, Error> {
     let paths = (&path(from), &path(to));
     fixture.root.copy_to_staging(paths, true, &ANY, false)
 }
 
-fn copy(fixture: &Fixture, from: &str, to: &str, target: &Precondition) -> Result<Version, Error> {
+fn copy(
+    fixture: &StoreFixture,
+    from: &str,
+    to: &str,
+    target: &Precondition,
+) -> Result<Version, Error> {
     let copy = stage(fixture, from, to)?;
     fixture.root.publish_copy(copy, &path(to), target)
 }
 
-fn mode_and_time(fixture: &Fixture, name: &str) -> (u32, i64) {
+fn mode_and_time(fixture: &StoreFixture, name: &str) -> (u32, i64) {
     let metadata = fixture.local(name).metadata().unwrap();
     (metadata.mode() & 0o7777, metadata.mtime())
 }
 
 #[test]
 fn a_file_is_copied_with_mode_and_time() {
-    let fixture = Fixture::new();
+    let fixture = StoreFixture::new();
     fixture.write("a", &"content".repeat(100_000));
     let executable = PermissionsExt::from_mode(0o751);
     std::fs::set_permissions(fixture.local("a"), executable).unwrap();
@@ -50,7 +55,7 @@ fn a_file_is_copied_with_mode_and_time() {
 
 #[test]
 fn content_is_copied_by_hand_where_the_kernel_declines() {
-    let fixture = Fixture::new();
+    let fixture = StoreFixture::new();
     // Its size is unknown to the kernel's own copying, which says 0.
     let content = std::fs::read_to_string("/proc/self/limits").unwrap();
     let source = File::open("/proc/self/limits").unwrap();
@@ -72,7 +77,7 @@ fn content_is_copied_by_hand_where_the_kernel_declines() {
 
 #[test]
 fn a_tree_is_copied_without_what_leads_elsewhere() {
-    let fixture = Fixture::new();
+    let fixture = StoreFixture::new();
     fixture.write("d/a", "a");
     fixture.write("d/b/c/e", "e");
     fixture.write("d/b/f", "f");
@@ -108,7 +113,7 @@ fn a_tree_is_copied_without_what_leads_elsewhere() {
 
 #[test]
 fn a_copy_that_cannot_be_leaves_nothing() {
-    let fixture = Fixture::new();
+    let fixture = StoreFixture::new();
     fixture.write("d/a", "a");
     fixture.write("file", "x");
     symlink("file", fixture.local("link")).unwrap();

@@ -1,0 +1,150 @@
+//! The one way in which changes become visible: under their locks, durable, and announced.
+
+use quire_shared::RemotePath;
+use quire_shared::protocol::Version;
+
+use super::Files;
+use super::caller::Caller;
+use super::changes::ChangeNotice;
+use super::error::Error;
+use super::locks::LockGuard;
+use super::quota::Reservation;
+use super::store::{self, Change, Committed};
+
+impl Files {
+    /// Commits changes, and gives a result for each. If some of the locks aren't free, each change
+    /// waits for its own.
+    pub(super) async fn commit_all(
+        &self,
+        caller: &Caller,
+        pending: Vec<Result<Pending, Error>>,
+    ) -> Result<Vec<Result<Committed, Error>>, Error> {
+        let paths: Vec<_> = pending.iter().flatten().map(Pending::path).collect();
+        if let Some(guard) = self.locks().try_exclusive(caller.owner, &paths) {
+            return self.commit(pending, guard).await;
+        }
+        let mut results = Vec::with_capacity(pending.len());
+        for one in pending {
+            let path = one.as_ref().ok().map(Pending::path);
+            let locked = self.locks().exclusive(caller.owner, path.as_slice()).await;
+            match locked {
+                Ok(guard) => results.extend(self.commit(vec![one], guard).await?),
+                Err(busy) => results.push(Err(busy.into())),
+            }
+        }
+        Ok(results)
+    }
+
+    /// Commits one change that leaves something, and gives its version.
+    pub(super) async fn commit_version(
+        &self,
+        pending: Pending,
+        guard: LockGuard,
+    ) -> Result<Version, Error> {
+        let committed = self.commit_one(pending, guard).await?;
+        let nothing = store::Error::Internal("a change that left nothing");
+        Ok(committed.version.ok_or(nothing)?)
+    }
+
+    pub(super) async fn commit_one(
+        &self,
+        pending: Pending,
+        guard: LockGuard,
+    ) -> Result<Committed, Error> {
+        let results = self.commit(vec![Ok(pending)], guard).await?;
+        let nothing = store::Error::Internal("a change without a result");
+        results.into_iter().next().unwrap_or(Err(nothing.into()))
+    }
+
+    /// The one way in which changes become visible. The blocking thread keeps the locks until they
+    /// are durable and announced, whatever becomes of the request.
+    pub(super) async fn commit(
+        &self,
+        pending: Vec<Result<Pending, Error>>,
+        guard: LockGuard,
+    ) -> Result<Vec<Result<Committed, Error>>, Error> {
+        let mut changes = Vec::new();
+        let mut notes = Vec::new();
+        for one in pending {
+            notes.push(one.map(
+                |Pending {
+                     change,
+                     reservation,
+                 }| {
+                    let changed = ChangeNotice::by(&change);
+                    changes.push(change);
+                    (changed, reservation)
+                },
+            ));
+        }
+        let files = self.clone();
+        let done = move |results: Vec<Result<Committed, store::Error>>| {
+            let mut results = results.into_iter();
+            let results = notes.into_iter().map(|note| {
+                let (changed, reservation) = note?;
+                let nothing = store::Error::Internal("a change without a result");
+                let result = results.next().unwrap_or(Err(nothing));
+                files.announce(changed, &result);
+                let committed = result?;
+                if let Some(reservation) = reservation {
+                    reservation.keep();
+                }
+                Ok(committed)
+            });
+            let results: Vec<_> = results.collect();
+            drop(guard);
+            results
+        };
+        Ok(self.store().commit(changes, done).await?)
+    }
+
+    fn announce(&self, changed: ChangeNotice, result: &Result<Committed, store::Error>) {
+        // What isn't durable is visible all the same.
+        let is_visible = match result {
+            Ok(committed) => !committed.existed,
+            Err(error) => matches!(error, store::Error::NotDurable(_)),
+        };
+        if is_visible {
+            for path in changed.paths() {
+                self.cache().forget(path);
+            }
+        }
+        if is_visible && result.is_ok() {
+            self.0.changes.announce(changed);
+        }
+    }
+}
+
+/// A change whose caller has the right to it, and what it takes of the caller's quota.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) change: Change,
+    reservation: Option<Reservation>,
+}
+
+impl Pending {
+    pub(super) fn new(change: Change) -> Self {
+        Self {
+            change,
+            reservation: None,
+        }
+    }
+
+    pub(super) fn charged(self, reservation: Reservation) -> Self {
+        Self {
+            reservation: Some(reservation),
+            ..self
+        }
+    }
+
+    /// The path of a change in a batch.
+    pub(super) fn path(&self) -> &RemotePath {
+        match &self.change {
+            Change::File { target, .. }
+            | Change::Copy { target, .. }
+            | Change::Directory { target } => &target.path,
+            Change::Attributes { path, .. } | Change::Delete { path, .. } => path,
+            Change::Rename { to, .. } => to,
+        }
+    }
+}
