@@ -48,7 +48,8 @@ use std::time::Instant;
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
 
-use control::{Control, initial_window};
+use control::Control;
+use startup::initial_window;
 
 /// A congestion control algorithm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -20,7 +20,7 @@ pub(crate) enum RequestError {
     #[error(transparent)]
     Pairing(#[from] PairingError),
     /// A request that changes something came as early data.
-    #[error("sent as 0-RTT data, which an attacker could repeat")]
+    #[error("came before the handshake was complete, when it could be a replay")]
     TooEarly,
     /// The request took too long to arrive.
     #[error("the request took too long to arrive")]

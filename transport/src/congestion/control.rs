@@ -12,8 +12,8 @@ use super::delivery_rate::{DeliveryRate, Round, Sample};
 use super::drain_probe::{DrainOutcome, DrainProbe, DrainProbes};
 use super::filters::Delayed;
 use super::loss::LossBound;
-use super::path_model::{PathModel, Sending};
-use super::startup::Startup;
+use super::path_model::{PathModel, Sending, whole_bytes};
+use super::startup::{Startup, initial_window};
 use super::utilization::Utilization;
 
 /// A phase of the controller.
@@ -449,26 +449,6 @@ impl Control {
 
 /// Converts bytes per second to megabits per second.
 const MEGABITS: f64 = 8e-6;
-
-/// Returns the initial congestion window, in bytes.
-pub(super) fn initial_window(mtu: u16) -> u64 {
-    INITIAL_PACKETS * u64::from(mtu)
-}
-
-/// Rounds down to whole bytes.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a float-to-integer cast saturates, which is what is wanted"
-)]
-fn whole_bytes(bytes: f64) -> u64 {
-    bytes as u64
-}
-
-/// Packets in the initial window. RFC 9002, §7.2, recommends ten, unpaced. quinn paces the window
-/// over the first round trip in bursts of ten, so bursts are no larger than those of ten packets.
-/// Large content delivery networks also start with about 32.
-const INITIAL_PACKETS: u64 = 32;
 
 /// The smallest window, in packets: enough for acknowledgements of two packets and to detect a
 /// loss.

@@ -124,3 +124,13 @@ const SLACK: Duration = Duration::from_micros(1250);
 /// Jitter to cover on a local path: the time that a busy receiver may leave its socket unread. At 1
 /// Gbit/s this is 600 KB, which switches buffer; where they don't, the overflow lowers the window.
 const SLACK_LOCAL: Duration = Duration::from_millis(5);
+
+/// Rounds down to whole bytes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float-to-integer cast saturates, which is what is wanted"
+)]
+pub(super) fn whole_bytes(bytes: f64) -> u64 {
+    bytes as u64
+}

@@ -156,3 +156,13 @@ const RATE_GROWTH_MIN: f64 = 1.25;
 
 /// Rounds without such growth that show that the path is full.
 const STALE_ROUNDS: u32 = 2;
+
+/// Returns the initial congestion window, in bytes.
+pub(super) fn initial_window(mtu: u16) -> u64 {
+    INITIAL_PACKETS * u64::from(mtu)
+}
+
+/// Packets in the initial window. RFC 9002, §7.2, recommends ten, unpaced. quinn paces the window
+/// over the first round trip in bursts of ten, so bursts are no larger than those of ten packets.
+/// Large content delivery networks also start with about 32.
+const INITIAL_PACKETS: u64 = 32;
