@@ -22,7 +22,7 @@ pub enum Lets {
 
 /// A gate, closed when dropped.
 #[derive(Debug)]
-pub struct Gate {
+pub struct DatagramGate {
     address: SocketAddr,
     state: Arc<Mutex<GateState>>,
     kept: watch::Sender<Vec<Vec<u8>>>,
@@ -35,7 +35,7 @@ struct GateState {
     lets: Lets,
 }
 
-impl Gate {
+impl DatagramGate {
     /// Starts to relay to `server`.
     pub async fn to(server: SocketAddr) -> Self {
         let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());

@@ -22,14 +22,14 @@ use quire_test_harness::client::{
     cached, copy, delete, fetch, get, hash, list_names, make_directory, path, put, rename, stat,
     store,
 };
-use quire_test_harness::gate::{Gate, Lets, is_early_data};
+use quire_test_harness::gate::{DatagramGate, Lets, is_early_data};
 use quire_test_harness::log::Log;
 use quire_test_harness::raw::refusal_on;
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{Raw, TestServer, Tree, within};
 
 /// A connector that reconnects to `server` through `gate`.
-fn connector(server: &TestServer, gate: &Gate) -> Connector {
+fn connector(server: &TestServer, gate: &DatagramGate) -> Connector {
     server.connector(gate.address(), &server.keys().writer)
 }
 
@@ -50,7 +50,7 @@ async fn a_client_that_comes_back_is_answered_within_one_round_trip() {
             .limits(|limits| limits.validate_addresses = prove)
             .start()
             .await;
-        let gate = Gate::to(server.address()).await;
+        let gate = DatagramGate::to(server.address()).await;
         for request in ["get", "stat", "list", "cache", "ping"] {
             let connector = connector(&server, &gate);
             visit(&connector).await;
@@ -78,7 +78,7 @@ async fn a_client_that_comes_back_is_answered_within_one_round_trip() {
 async fn what_changes_something_waits_for_the_end_of_the_handshake() {
     let tree = Tree::new().file("a", "content").directory("d");
     let server = TestServer::start(&tree).await;
-    let gate = Gate::to(server.address()).await;
+    let gate = DatagramGate::to(server.address()).await;
     let connector = connector(&server, &gate);
     for number in 0..6 {
         visit(&connector).await;
@@ -127,7 +127,7 @@ fn late_requests() -> Vec<Request> {
 async fn what_changes_something_is_refused_before_the_end_of_the_handshake() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::start(&tree).await;
-    let gate = Gate::to(server.address()).await;
+    let gate = DatagramGate::to(server.address()).await;
     for request in late_requests() {
         gate.let_pass(Lets::FirstFlights);
         let raw = Raw::connect_again(&server, &server.keys().writer, gate.address()).await;
@@ -154,7 +154,7 @@ async fn replay(request: Request) {
         })
         .start()
         .await;
-    let gate = Gate::to(server.address()).await;
+    let gate = DatagramGate::to(server.address()).await;
     gate.let_pass(Lets::Nothing);
     let raw = Raw::connect_again(&server, &server.keys().writer, gate.address()).await;
     let log = server.log();
@@ -191,8 +191,7 @@ async fn replay(request: Request) {
 
 /// Number of requests that were read, carried out or not.
 fn taken_up(log: &Log) -> usize {
-    let is_request =
-        |line: &&String| line.contains(": asked ") || line.contains("sent as 0-RTT data");
+    let is_request = |line: &&String| line.contains(": asked ") || line.contains("handshake was");
     log.lines().iter().filter(is_request).count()
 }
 
@@ -219,7 +218,7 @@ async fn a_server_that_forgot_the_session_is_asked_again() {
         .with(|config| access = config.access.clone())
         .start()
         .await;
-    let gate = Gate::to(server.address()).await;
+    let gate = DatagramGate::to(server.address()).await;
     let connector = connector(&server, &gate);
     visit(&connector).await;
     server.stop().await;
