@@ -1,10 +1,10 @@
 //! The served directory, with an asynchronous interface.
 //!
-//! [`Store`] hands file work to blocking threads; `root` and its siblings do that work, and are the
-//! only code of the server that touches the directory. This module is private to `files`: a front
+//! [`Store`] runs file work on blocking threads. `root` and its siblings do that work, and are the
+//! only code of the server that accesses the directory. This module is private to `files`: a front
 //! end can't reach the directory without the rights, quotas and locks that `files` applies.
 //!
-//! The store knows paths, versions and attributes, but no message of the wire and no callers.
+//! The store knows paths, versions and attributes, but no protocol messages and no callers.
 
 mod batch;
 mod copy;
@@ -57,19 +57,19 @@ pub(super) use walk::{Visited, Walk, WalkStep};
 
 use root::Root;
 
-/// The served directory; clones stand for the same one.
+/// Handle of the served directory; clones refer to the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     root: Root,
-    /// Admits changes, so that many that wait for the disk leave threads to the readers.
+    /// Limits concurrent changes, so that changes waiting for the disk leave threads to reads.
     changes: Arc<Semaphore>,
 }
 
 impl Store {
-    /// Opens the directory at `path`. Blocks; belongs at the start of the program.
+    /// Opens the directory at `path`. Blocks; call it at the start of the program.
     ///
     /// # Errors
-    /// Why the directory can't be served.
+    /// If the directory can't be served.
     pub(super) fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         Ok(Self {
             root: Root::open(path, options)?,
@@ -82,18 +82,18 @@ impl Store {
         self.root.read_only()
     }
 
-    /// See [`Root::contains_path`]. Blocks; belongs at the start of the program.
+    /// See [`Root::contains_path`]. Blocks; call it at the start of the program.
     ///
     /// # Errors
-    /// If that can't be found out.
+    /// If an ancestor of `path` can't be resolved or opened.
     pub(super) fn contains_path(&self, path: &Path) -> io::Result<bool> {
         self.root.contains_path(path)
     }
 
-    /// What is known of `path`. A symbolic link is described, not followed.
+    /// Reads the attributes of `path`. A symbolic link is described, not followed.
     ///
     /// # Errors
-    /// If there is nothing, or a directory on the way is missing.
+    /// If nothing has the name, or a directory above it is missing.
     pub(super) async fn stat(&self, path: &RemotePath) -> Result<Attributes, Error> {
         let path = path.clone();
         self.read(move |root| root.stat(&path)).await
@@ -102,16 +102,16 @@ impl Store {
     /// Opens the regular file at `path` for reading.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no regular file at `path`.
     pub(super) async fn open_file(&self, path: &RemotePath) -> Result<OpenFile, Error> {
         let path = path.clone();
         self.read(move |root| root.open_file(&path)).await
     }
 
-    /// Begins to list the directory at `path` with the first name after `after`.
+    /// Starts a listing of the directory at `path`, from the first name after `after`.
     ///
     /// # Errors
-    /// If there is no directory, or it can't be read.
+    /// If there is no directory at `path`, or it can't be read.
     pub(super) async fn list(
         &self,
         path: &RemotePath,
@@ -122,10 +122,10 @@ impl Store {
         self.read(move |root| root.list(&path, after, filter)).await
     }
 
-    /// Begins a walk in the directory at `path`, and says what is known of that.
+    /// Starts a walk in the directory at `path`, and returns that directory's attributes.
     ///
     /// # Errors
-    /// If there is no directory, or it can't be read.
+    /// If there is no directory at `path`, or it can't be read.
     pub(super) async fn walk(
         &self,
         path: &RemotePath,
@@ -135,24 +135,25 @@ impl Store {
         self.read(move |root| root.walk(&path, filter)).await
     }
 
-    /// Refuses what can be refused before any content has come, and makes room for it.
+    /// Checks what can be checked before any content is received, and creates a staged file for
+    /// the content.
     ///
     /// # Errors
-    /// Those of a commit of the content, and too little space for `size`.
+    /// The errors of a commit of the content, and too little free space for `size` bytes.
     pub(super) async fn stage(
         &self,
         target: Destination,
         size: Option<u64>,
     ) -> Result<StagedFile, Error> {
-        let staged = self.change(move |root| {
+        self.change(move |root| {
             root.check(&target, size)?;
             root.stage(size)
-        });
-        staged.await
+        })
+        .await
     }
 
-    /// Stages many files in one blocking task: first all are written by `write`, then synced, so
-    /// that they share what the disk does to keep them.
+    /// Stages many files in one blocking task. `write` writes all of them before the first is
+    /// synced, so that they share the file system's journal commit.
     pub(super) async fn stage_all<T, E>(
         &self,
         contents: Vec<T>,
@@ -162,7 +163,7 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let staged = self.change(move |root| {
+        self.change(move |root| {
             let stager = Stager(root);
             let contents = contents.into_iter();
             let mut staged: Vec<_> = contents.map(|content| write(content, &stager)).collect();
@@ -177,47 +178,49 @@ impl Store {
                 }
             }
             Ok(staged)
-        });
-        staged.await
+        })
+        .await
     }
 
-    /// Sets time and permissions of a staged file, where known, and makes it durable.
+    /// Sets the modification time and permissions of a staged file, where given, and makes it
+    /// durable.
     ///
     /// # Errors
-    /// If the system fails. The content is lost then.
+    /// If a system call fails. The content is lost then.
     pub(super) async fn seal(
         &self,
         staged: StagedFile,
         modified: Option<Time>,
         mode: Option<u32>,
     ) -> Result<StagedFile, Error> {
-        let sealed = self.change(move |_| {
+        self.change(move |_| {
             staged.seal(modified, mode)?;
             Ok(staged)
-        });
-        sealed.await
+        })
+        .await
     }
 
-    /// Copies what `source` names into staging. Dropping the future ends the work.
+    /// Copies what `source` names into staging. Dropping the future cancels the copy.
     ///
     /// # Errors
-    /// If it can't be copied, or not to `target`.
+    /// If the source can't be copied, or `target` can't take the copy.
     pub(super) async fn stage_copy(
         &self,
         source: CopySource,
         target: Destination,
     ) -> Result<StagedCopy, Error> {
-        let wanted = copy::Wanted::default();
-        let cancelled = wanted.cancelled();
-        let staged = self.change(move |root| root.stage_copy(&source, &target, &cancelled));
-        staged.await
+        // Lives as long as this future; its drop sets the flag that the blocking thread checks.
+        let guard = copy::CancelOnDrop::default();
+        let cancelled = guard.cancelled();
+        self.change(move |root| root.stage_copy(&source, &target, &cancelled))
+            .await
     }
 
-    /// Carries out changes, whose locks the caller holds, in one blocking task, and then `done` in
-    /// the same task. What succeeded is durable. The work goes on when the future is dropped.
+    /// Commits changes, whose locks the caller holds, and then runs `done`, in one blocking task.
+    /// Changes that succeeded are durable. The task runs to its end when the future is dropped.
     ///
     /// # Errors
-    /// Only for a defect; each change has a result of its own.
+    /// Only for a defect of the server; each change has a result of its own.
     pub(super) async fn commit<D: Send + 'static>(
         &self,
         changes: Vec<Change>,
@@ -227,15 +230,15 @@ impl Store {
             .await
     }
 
-    /// Frees the space of a directory that was deleted.
+    /// Frees the space of a deleted directory.
     ///
     /// # Errors
-    /// If something can't be removed; the rest is.
+    /// If an entry can't be removed; the others are removed all the same.
     pub(super) async fn remove(&self, trash: Trash) -> Result<(), Error> {
         self.change(move |_| trash.remove()).await
     }
 
-    /// Runs file work that only reads.
+    /// Runs file work that only reads on a blocking thread.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Root) -> Result<T, Error> + Send + 'static,
@@ -244,16 +247,17 @@ impl Store {
         blocking(move || work(&root)).await
     }
 
-    /// Runs file work that changes something, and so may wait for the disk, in one of the few
-    /// blocking threads that are set aside for it.
+    /// Runs file work that changes something, and so may wait for the disk, on a blocking thread.
+    /// At most [`CHANGES_MAX`] run at once.
     async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Root) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = Arc::clone(&self.changes).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::Internal("the gate of changes is closed"))?;
+        let permit = permit.map_err(|_| Error::Internal("the semaphore of changes is closed"))?;
         self.read(move |root| {
             let result = work(root);
+            // Held by the task, not by the future: work that outlives its future still counts.
             drop(permit);
             result
         })
@@ -261,10 +265,10 @@ impl Store {
     }
 }
 
-/// Runs file work in a blocking thread.
+/// Runs file work on a blocking thread.
 ///
 /// # Errors
-/// Those of the work, or that it panicked.
+/// The errors of `work`, and [`Error::Internal`] if it panics.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -273,20 +277,20 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|_| Error::Internal("a blocking task ended without a result"))?
 }
 
-/// Makes staged files on a blocking thread.
+/// Creates staged files on a blocking thread.
 #[derive(Debug)]
 pub(super) struct Stager<'root>(&'root Root);
 
 impl Stager<'_> {
-    /// Makes a private file for new content of `bytes` bytes.
+    /// Creates a private file for new content of `bytes` bytes.
     ///
     /// # Errors
-    /// If nothing may be changed, or the space isn't there.
+    /// If the root is read-only, or the space isn't available.
     pub(super) fn stage(&self, bytes: u64) -> Result<StagedFile, Error> {
         self.0.stage(Some(bytes))
     }
 }
 
-/// Changes at once: enough for directory syncs to be shared by many, an eighth of the threads
-/// that tokio keeps for blocking work.
+/// Most changes that run at once: enough for many to share a directory sync. That is an eighth of
+/// the 512 threads that tokio has for blocking work.
 const CHANGES_MAX: usize = 64;

@@ -1,8 +1,8 @@
-//! The one way to change the served directory: a batch of changes, which share the syncs that make
-//! them durable. A single change is a batch of one.
+//! Commit of a batch of changes, which share the syncs that make them durable. It is the only way
+//! to change the served directory; a single change is a batch of one.
 //!
-//! Each change is applied by itself, and fails alone; then each directory that was changed is
-//! synced once, and only then is there a result for any of them. The caller holds the locks.
+//! Each change is applied by itself, and fails alone. Then each changed directory is synced once,
+//! and only then does any change have a result. The caller holds the locks.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,30 +25,30 @@ use super::trash::Trash;
 
 /// A change of the served directory.
 #[derive(Debug)]
-pub(crate) enum Change {
-    /// Gives staged content, which is durable, its name. A file that has it is replaced if the
-    /// precondition allows it.
+pub(in crate::files) enum Change {
+    /// Publishes staged content, which is durable already, under a name. An existing file is
+    /// replaced if the precondition allows it.
     File {
         /// The name.
         target: Destination,
         /// The content.
         staged: StagedFile,
     },
-    /// Gives a staged copy its name. A copied file replaces a file if the precondition allows it; a
-    /// copied directory replaces nothing.
+    /// Publishes a staged copy under a name. A copied file replaces a file if the precondition
+    /// allows it; a copied directory replaces nothing.
     Copy {
         /// The name.
         target: Destination,
         /// The copy.
         staged: StagedCopy,
     },
-    /// Makes a directory. With [`Precondition::Any`], and with the version that it has, a directory
-    /// that exists already is as good as a new one.
+    /// Creates a directory. An existing directory counts as success under [`Precondition::Any`],
+    /// and under [`Precondition::Match`] with its version.
     Directory {
         /// The directory.
         target: Destination,
     },
-    /// Sets time and permissions of a directory, where they are given.
+    /// Sets the modification time and permissions of a directory, where given.
     Attributes {
         /// The directory.
         path: RemotePath,
@@ -57,26 +57,27 @@ pub(crate) enum Change {
         /// Its permissions.
         mode: Option<u32>,
     },
-    /// Renames. A file replaces a file if `target` allows it; a directory replaces nothing, not even
-    /// an empty one. Symbolic links and special files are renamed like files, never followed.
+    /// Renames a file or directory. A file replaces a file if `target` allows it; a directory
+    /// replaces nothing, not even an empty directory. Symbolic links and special files are renamed
+    /// like files, never followed.
     Rename {
         /// The old name.
         from: RemotePath,
         /// The new name.
         to: RemotePath,
-        /// What must hold for the old name.
+        /// Precondition for the old name.
         source: Precondition,
-        /// What must hold for the new name.
+        /// Precondition for the new name.
         target: Precondition,
     },
-    /// Removes a name: a file, symbolic link or special file, or a directory with all that is in it
-    /// if `recursive`. Without that even an empty directory is refused, as rm(1) does.
+    /// Removes a file, symbolic link or special file; with `recursive` also a directory and its
+    /// content. Without `recursive` even an empty directory is refused, as by rm(1).
     Delete {
         /// The name.
         path: RemotePath,
-        /// Whether a directory may go.
+        /// Whether a directory may be removed.
         recursive: bool,
-        /// What must hold for the name.
+        /// Precondition for the name.
         precondition: Precondition,
     },
 }
@@ -84,20 +85,21 @@ pub(crate) enum Change {
 /// A change that is durable.
 #[derive(Debug)]
 pub struct Committed {
-    /// The version that the name has now, unless it is gone.
+    /// Version that the name has now; `None` after a deletion.
     pub version: Option<Version>,
-    /// Whether it is a directory that existed already.
+    /// Whether the change asked for a directory that existed already.
     pub existed: bool,
-    /// A directory that lost its name for good, but still takes up space.
+    /// Deleted directory whose content still takes up space.
     pub trash: Option<Trash>,
 }
 
 impl Root {
-    /// Carries out `changes`, one after another, and gives a result for each. What succeeded is
-    /// durable; what failed has changed nothing, but for [`Error::NotDurable`].
+    /// Applies `changes` one after another, syncs, and returns a result for each. A change that
+    /// succeeded is durable. One that failed has changed nothing, except with
+    /// [`Error::NotDurable`].
     ///
-    /// Against programs that don't know the locks of paths, `Absent` is still certain, and `Match`
-    /// is as good as the moment between looking and renaming.
+    /// Other programs don't use the locks of paths. Against them `Absent` still holds, because the
+    /// kernel checks it; `Match` leaves a window between the check and the rename.
     pub(super) fn commit(&self, changes: Vec<Change>) -> Vec<Result<Committed, Error>> {
         let mut commit = Commit {
             inner: &self.inner,
@@ -112,24 +114,25 @@ impl Root {
     }
 }
 
-/// Changes that are being carried out.
+/// Commit in progress.
 pub(super) struct Commit<'root> {
     pub(super) inner: &'root Inner,
-    /// The directory of the last change, which is mostly that of the next.
+    /// Directory of the last change, kept open because the next change is mostly in it too.
     parent: Option<OpenParent>,
     changed: Vec<ChangedDirectory>,
 }
 
-/// The directory that holds a name, open so that it can be synced.
+/// Directory that holds a changed name, open so that it can be synced.
 #[derive(Clone)]
 pub(super) struct OpenParent {
     pub(super) names: Vec<Name>,
     pub(super) directory: Arc<OwnedFd>,
     pub(super) id: FileId,
-    pub(super) above: Arc<ParentSyncs>,
+    /// Directories above it to sync as well.
+    pub(super) parent_syncs: Arc<ParentSyncs>,
 }
 
-/// A directory to sync, and how that went.
+/// Directory to sync, with the outcome of the sync.
 struct ChangedDirectory {
     parent: OpenParent,
     site: Fault,
@@ -137,43 +140,44 @@ struct ChangedDirectory {
     is_durable: bool,
 }
 
-/// A change that is visible.
+/// Change that is visible, but not durable yet.
 pub(super) struct Applied<'root> {
     pub(super) visible: Visible,
-    /// The numbers of the directories that have to be durable: one, or both of a rename.
+    /// Indexes in [`Commit::changed`] of the directories to sync: one, or both of a rename.
     pub(super) syncs: [Option<usize>; 2],
-    /// Count as not durable until this is dropped.
-    pub(super) _made: Option<NewDirectories<'root>>,
+    /// Keeps the directories created for the change marked as pending until the batch is synced,
+    /// when this is dropped.
+    pub(super) _new_directories: Option<NewDirectories<'root>>,
 }
 
-/// What a change left.
+/// What a change left under its name.
 pub(super) enum Visible {
-    /// The file or directory that has the name now.
+    /// Open file or directory that has the name now.
     Open(Arc<OwnedFd>),
-    /// A name in a directory.
+    /// Name in a directory, whose version is read after the sync.
     Named(Arc<OwnedFd>, String),
-    /// A directory that existed, in this version.
+    /// Directory that existed already, in this version.
     Existing(Version),
-    /// A name that didn't have to change, in this version.
+    /// Name that didn't have to change, in this version.
     Unchanged(Version),
-    /// Nothing.
+    /// Nothing: the name was deleted.
     Gone(Option<Trash>),
 }
 
 impl<'root> Applied<'root> {
-    /// A change in one directory.
+    /// Creates the record of a change in one directory.
     pub(super) fn new(visible: Visible, sync: usize) -> Self {
         Self {
             visible,
             syncs: [Some(sync), None],
-            _made: None,
+            _new_directories: None,
         }
     }
 
-    /// The same, for which directories were made.
-    pub(super) fn with(self, made: NewDirectories<'root>) -> Self {
+    /// Adds the directories that were created for the change.
+    pub(super) fn with(self, new_directories: NewDirectories<'root>) -> Self {
         Self {
-            _made: Some(made),
+            _new_directories: Some(new_directories),
             ..self
         }
     }
@@ -205,28 +209,34 @@ impl<'root> Commit<'root> {
         }
     }
 
-    /// The slot of the target, its directory, and what was made on the way there.
+    /// Resolves the target to its slot and parent directory, and creates missing parents where the
+    /// target allows it.
     pub(super) fn target_slot<'path>(
         &mut self,
         target: &'path Destination,
     ) -> Result<(Slot<'path>, OpenParent, NewDirectories<'root>), Error> {
-        let mut made = NewDirectories::new(self.inner);
+        let mut new_directories = NewDirectories::new(self.inner);
         let Destination {
             path,
             precondition,
             parents,
         } = target;
-        let (slot, parent) = self.slot(path, *parents, precondition, &mut made)?;
-        Ok((slot, parent, made))
+        let (slot, parent) = self.slot(path, *parents, precondition, &mut new_directories)?;
+        Ok((slot, parent, new_directories))
     }
 
-    /// The slot of a name whose directory has to exist.
+    /// Resolves a name whose parent directory has to exist.
     pub(super) fn existing_slot<'path>(
         &mut self,
         path: &'path RemotePath,
     ) -> Result<(Slot<'path>, OpenParent), Error> {
-        let mut made = NewDirectories::new(self.inner);
-        self.slot(path, Parents::MustExist, &Precondition::Any, &mut made)
+        let mut new_directories = NewDirectories::new(self.inner);
+        self.slot(
+            path,
+            Parents::MustExist,
+            &Precondition::Any,
+            &mut new_directories,
+        )
     }
 
     fn slot<'path>(
@@ -234,7 +244,7 @@ impl<'root> Commit<'root> {
         path: &'path RemotePath,
         allowed: Parents,
         precondition: &Precondition,
-        made: &mut NewDirectories<'root>,
+        new_directories: &mut NewDirectories<'root>,
     ) -> Result<(Slot<'path>, OpenParent), Error> {
         let (name, parents) = path.names().split_last().ok_or(Error::RootItself)?;
         self.inner.refuse_staging(path)?;
@@ -242,14 +252,14 @@ impl<'root> Commit<'root> {
         let parent = match known {
             Some(parent) => parent,
             None => {
-                let slot = self
-                    .inner
-                    .slot_to_change(path, allowed, precondition, made)?;
+                let slot =
+                    self.inner
+                        .slot_to_change(path, allowed, precondition, new_directories)?;
                 OpenParent {
                     names: parents.to_vec(),
                     directory: slot.directory,
                     id: slot.directory_id,
-                    above: Arc::new(self.inner.parent_syncs_on(parents)?),
+                    parent_syncs: Arc::new(self.inner.parent_syncs_on(parents)?),
                 }
             }
         };
@@ -259,11 +269,12 @@ impl<'root> Commit<'root> {
         Ok((slot, parent))
     }
 
-    /// Notes that a directory was changed and has to be synced, and gives its number.
+    /// Records that a directory was changed and has to be synced. Returns its index in
+    /// [`Commit::changed`]; each pair of directory and site is synced once.
     pub(super) fn touch(&mut self, parent: OpenParent, site: Fault) -> usize {
-        let is_it =
+        let is_same =
             |changed: &ChangedDirectory| changed.parent.id == parent.id && changed.site == site;
-        let known = self.changed.iter().rposition(is_it);
+        let known = self.changed.iter().rposition(is_same);
         known.unwrap_or_else(|| {
             self.changed.push(ChangedDirectory {
                 parent,
@@ -275,24 +286,24 @@ impl<'root> Commit<'root> {
         })
     }
 
-    /// Makes all that was done durable.
+    /// Syncs every changed directory, and the pending directories above it.
     fn sync(&mut self) {
         for changed in &mut self.changed {
             let OpenParent {
                 names: _,
                 directory,
                 id,
-                above,
+                parent_syncs,
             } = &changed.parent;
             let synced = self.inner.sync(changed.site, directory, *id);
-            match synced.and_then(|()| above.sync(self.inner)) {
+            match synced.and_then(|()| parent_syncs.sync(self.inner)) {
                 Ok(()) => changed.is_durable = true,
                 Err(error) => changed.failure = Some(error),
             }
         }
     }
 
-    /// The result of a change, now that its directories are durable or not.
+    /// Determines the result of a change, once its directories are synced or failed.
     fn result(&mut self, applied: Applied<'_>) -> Result<Committed, Error> {
         for number in applied.syncs.into_iter().flatten() {
             self.require_durable(number)?;
@@ -317,15 +328,18 @@ impl<'root> Commit<'root> {
         })
     }
 
+    /// Checks that the directory at this index was synced.
     fn require_durable(&mut self, number: usize) -> Result<(), Error> {
         let changed = self.changed.get_mut(number);
         let Some(changed) = changed else {
             return Err(Error::Internal("a change without its directory"));
         };
+        // The first change takes the error itself; the others that share the sync get the one
+        // below.
         if let Some(failure) = changed.failure.take() {
             return Err(failure);
         }
-        // A directory that isn't durable may be above this one.
+        // After any failed sync: the directory that isn't durable may be above this one.
         if !changed.is_durable || self.inner.failed.load(Ordering::Relaxed) {
             let error = io::Error::other("a directory synced for several changes");
             return Err(Error::NotDurable(error));

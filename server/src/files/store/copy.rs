@@ -1,9 +1,9 @@
-//! Copies made by the server itself.
+//! Server-side copy of files and directories.
 //!
-//! A copy is made in two steps, because the first may take long and needs no lock on the target:
-//! [`Root::stage_copy`] builds it in the staging directory and makes it durable, and a commit gives
-//! it its name. Blocks are shared where the file system can do that.
-//! Symbolic links, special files and other file systems are passed over and counted.
+//! A copy takes two steps, because the first may take long and needs no lock on the target.
+//! [`Root::stage_copy`] builds the copy in the staging directory and makes it durable; a commit
+//! publishes it under its name. Blocks are shared where the file system can do that.
+//! Symbolic links, special files and other file systems are skipped and counted.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -28,37 +28,37 @@ use super::resolve::open_beneath;
 use super::root::Root;
 use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified};
 
-/// What to copy.
+/// Source of a copy.
 #[derive(Debug, Clone)]
-pub(crate) struct CopySource {
+pub(in crate::files) struct CopySource {
     /// The name.
     pub path: RemotePath,
-    /// Whether a directory may be copied, with all that is in it.
+    /// Whether a directory may be copied, with its content.
     pub recursive: bool,
-    /// What must hold for the name.
+    /// Precondition for the name.
     pub precondition: Precondition,
 }
 
-/// Ends a copy on a blocking thread when the request that waits for it is dropped.
+/// Guard that cancels a copy on a blocking thread when the future that waits for it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Wanted(Arc<AtomicBool>);
+pub(super) struct CancelOnDrop(Arc<AtomicBool>);
 
-impl Wanted {
-    /// Becomes true when the copy isn't wanted any more.
+impl CancelOnDrop {
+    /// Flag that becomes `true` when the guard is dropped.
     pub(super) fn cancelled(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
     }
 }
 
-impl Drop for Wanted {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// A copy without a name. It vanishes when dropped, unless it was published.
+/// Staged copy that isn't published yet. It is removed when dropped, unless it was published.
 #[derive(Debug)]
-pub(crate) struct StagedCopy {
+pub(in crate::files) struct StagedCopy {
     content: CopyContent,
     skipped: u64,
     bytes: u64,
@@ -76,12 +76,12 @@ enum CopyContent {
 }
 
 impl Root {
-    /// Copies what `source` names into staging, in order to publish it as `target`. Modes and
-    /// modification times are kept. `cancelled` is looked at between steps.
+    /// Copies what `source` names into the staging directory, to be published as `target`. Modes
+    /// and modification times are kept. `cancelled` is checked between steps.
     ///
     /// # Errors
-    /// If a precondition doesn't hold, the source is a directory and the copy isn't recursive, a
-    /// file changes while it is copied, the copy is cancelled, or the system fails.
+    /// If a precondition doesn't hold, or the source is a directory and the copy isn't recursive.
+    /// If a file changes while it is copied, the copy is cancelled, or a system call fails.
     pub(super) fn stage_copy(
         &self,
         source: &CopySource,
@@ -95,7 +95,7 @@ impl Root {
             precondition,
         } = source;
         let metadata = self.inner.metadata(from)?;
-        // What can be refused is refused before anything is copied.
+        // Checked again at the commit; checked here so that no long copy is wasted.
         if metadata.kind != EntryKind::Directory {
             self.check(target, None)?;
         } else if !from.contains(&target.path) && self.stat(&target.path).is_ok() {
@@ -122,7 +122,7 @@ impl Root {
             }
             EntryKind::File => {
                 let file = self.open_file(from)?;
-                // What was opened need not be what was looked at.
+                // The opened file need not be the one whose metadata was read.
                 if matches!(precondition, Precondition::Match(version) if *version != file.attributes.version)
                 {
                     return Err(Error::Conflict);
@@ -141,6 +141,7 @@ impl Root {
 }
 
 impl<'root> Commit<'root> {
+    /// Applies [`Change::Copy`](super::batch::Change::Copy).
     pub(super) fn publish_copy(
         &mut self,
         target: &Destination,
@@ -154,41 +155,41 @@ impl<'root> Commit<'root> {
                 mode,
             } => (entry, directory, mode),
         };
-        let (slot, parent, mut made) = self.target_slot(target)?;
+        let (slot, parent, mut new_directories) = self.target_slot(target)?;
         if slot.metadata()?.is_some() {
             return Err(Error::Exists);
         }
         require_replaceable(&target.precondition, None)?;
         entry.publish(&slot, &target.precondition)?;
-        made.keep();
-        // Not before: to move a directory is to change it, which its permissions may forbid.
+        new_directories.keep();
+        // Not before the rename: moving a directory rewrites its `..`, which `mode` may forbid.
         fchmod(&directory, mode).map_err(|errno| self.inner.not_durable(errno))?;
         let site = Fault::PublishedDirectorySync;
         let synced = self.inner.faults.sync(site, &directory);
         synced.map_err(|errno| self.inner.not_durable(errno))?;
         let sync = self.touch(parent, Fault::PlaceSync);
-        Ok(Applied::new(Visible::Open(Arc::new(directory)), sync).with(made))
+        Ok(Applied::new(Visible::Open(Arc::new(directory)), sync).with(new_directories))
     }
 }
 
 impl StagedCopy {
-    /// How many symbolic links, special files and other file systems were passed over.
-    pub(crate) fn skipped(&self) -> u64 {
+    /// Number of symbolic links, special files and other file systems that were skipped.
+    pub(in crate::files) fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    /// How many bytes were copied.
-    pub(crate) fn bytes(&self) -> u64 {
+    /// Number of bytes copied.
+    pub(in crate::files) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many files and directories the copy consists of.
-    pub(crate) fn entries(&self) -> u64 {
+    /// Number of files and directories in the copy, its top included.
+    pub(in crate::files) fn entries(&self) -> u64 {
         self.entries
     }
 }
 
-/// One copy being made.
+/// Copy in progress.
 struct Copier<'a> {
     staging: Arc<Staging>,
     root_device: u64,
@@ -207,6 +208,7 @@ struct CopyLevel {
 }
 
 impl Copier<'_> {
+    /// Copies one file into the staging directory and makes it durable.
     fn stage_file(&mut self, source: &OpenFile) -> Result<CopyContent, Error> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
@@ -217,12 +219,12 @@ impl Copier<'_> {
         Ok(CopyContent::File(staged))
     }
 
-    /// Copies a directory, with one level on the stack for each directory that is not complete.
+    /// Copies a directory tree. The stack has one level for each incomplete directory.
     fn stage_tree(&mut self, source: OwnedFd) -> Result<CopyContent, Error> {
         let name = random_name()?;
-        let making = Error::system("making a staged directory");
+        let creating = Error::system("creating a staged directory");
         let staging = Arc::clone(&self.staging);
-        mkdirat(&staging.directory, &name, Mode::RWXU).map_err(making)?;
+        mkdirat(&staging.directory, &name, Mode::RWXU).map_err(creating)?;
         let entry = StagedEntry::new(staging, name);
         let target = open_directory(&entry.staging.directory, &*entry.name)?;
         let top = CopyLevel::new(source, target)?;
@@ -234,7 +236,7 @@ impl Copier<'_> {
             };
             if let Some(next) = self.copy_entries(level)? {
                 if levels.len() == LEVELS_MAX {
-                    return Err(Error::Limit("directories within each other"));
+                    return Err(Error::Limit("nested directories"));
                 }
                 levels.push(next);
                 continue;
@@ -254,9 +256,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Copies entries until one is a directory, which is returned, empty as yet.
+    /// Copies entries up to the next directory, which is created empty and returned as a level.
     fn copy_entries(&mut self, level: &mut CopyLevel) -> Result<Option<CopyLevel>, Error> {
-        let looking = || Error::system("looking at an entry");
         while let Some(entry) = level.entries.read() {
             let entry = entry.map_err(Error::system("reading a directory"))?;
             let name = entry.file_name();
@@ -264,17 +265,18 @@ impl Copier<'_> {
             if matches!(bytes, b"." | b"..") || bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
                 continue;
             }
-            let Some(metadata) =
-                Metadata::at(&level.source, name, self.root_device).map_err(looking())?
-            else {
+            let metadata = Metadata::at(&level.source, name, self.root_device)
+                .map_err(Error::system("reading the metadata of an entry"))?;
+            // `None` if the name was removed since it was read.
+            let Some(metadata) = metadata else {
                 continue;
             };
             match metadata.kind {
                 EntryKind::File if !metadata.is_foreign => self.copy_file(level, name)?,
                 EntryKind::Directory if !metadata.is_foreign => {
-                    let making = Error::system("making a staged directory");
+                    let creating = Error::system("creating a staged directory");
                     let source = open_directory(&level.source, name)?;
-                    mkdirat(&level.target, name, Mode::RWXU).map_err(making)?;
+                    mkdirat(&level.target, name, Mode::RWXU).map_err(creating)?;
                     self.entries += 1;
                     let target = open_directory(&level.target, name)?;
                     return CopyLevel::new(source, target).map(Some);
@@ -287,11 +289,12 @@ impl Copier<'_> {
         Ok(None)
     }
 
+    /// Copies one file of a directory, with mode and modification time, and makes it durable.
     fn copy_file(&mut self, level: &CopyLevel, name: &CStr) -> Result<(), Error> {
         let source = OpenFile::open(&level.source, name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut target: File = openat(&level.target, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Error::system("making a staged file"))?
+            .map_err(Error::system("creating a staged file"))?
             .into();
         let attributes = &source.attributes;
         self.copy_content(&source.file, &mut target, attributes.size)?;
@@ -302,12 +305,15 @@ impl Copier<'_> {
         self.bytes = self.bytes.saturating_add(attributes.size);
         self.entries += 1;
         let synced = self.staging.faults.sync(Fault::CopiedFileSync, &target);
-        synced.map_err(Error::system("making a file durable"))
+        synced.map_err(Error::system("syncing a file"))
     }
 
-    /// Copies `size` bytes: by sharing their blocks, else within the kernel, else by hand.
+    /// Copies `size` bytes: by sharing blocks, else within the kernel, else with read and write.
+    /// The caller checks afterwards that the source didn't change.
     fn copy_content(&self, mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
         self.check_cancelled()?;
+        // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
+        // takes no size. After any error the content is copied instead.
         if ioctl_ficlone(&*target, source).is_ok() {
             return Ok(());
         }
@@ -316,7 +322,7 @@ impl Copier<'_> {
             self.check_cancelled()?;
             let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
             match copy_file_range(source, None, &*target, None, step) {
-                // Either the file became shorter, or this is how the kernel declines.
+                // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
                 Ok(0) => break,
                 Ok(copied) => left = left.saturating_sub(copied as u64),
                 Err(Errno::INTR) => {}
@@ -324,7 +330,7 @@ impl Copier<'_> {
                 Err(errno) => return Err(Error::system("copying")(errno)),
             }
         }
-        // Both files stand where the kernel left off.
+        // The cursors of both files are where copy_file_range left them.
         while left > 0 {
             self.check_cancelled()?;
             let mut step = source.by_ref().take(left.min(STEP_BYTES as u64));
@@ -346,7 +352,8 @@ impl Copier<'_> {
 
 impl CopyLevel {
     fn new(source: OwnedFd, target: OwnedFd) -> Result<Self, Error> {
-        let metadata = Metadata::of(&source).map_err(Error::system("looking at a directory"))?;
+        let metadata =
+            Metadata::of(&source).map_err(Error::system("reading the metadata of a directory"))?;
         let entries = Dir::read_from(&source).map_err(Error::system("reading a directory"))?;
         Ok(Self {
             source,
@@ -356,8 +363,8 @@ impl CopyLevel {
         })
     }
 
-    /// Completes the copy of a directory whose entries are all there. The topmost gets its
-    /// permissions when it gets its name.
+    /// Completes the copy of a directory after its last entry. The top directory gets its
+    /// permissions when it is published.
     fn finish(self, is_top: bool, faults: Faults) -> Result<OwnedFd, Error> {
         if !is_top {
             fchmod(&self.target, Mode::from_raw_mode(self.metadata.mode))
@@ -365,16 +372,17 @@ impl CopyLevel {
         }
         set_modified(&self.target, self.metadata.modified)?;
         let synced = faults.sync(Fault::CopiedDirectorySync, &self.target);
-        synced.map_err(Error::system("making a directory durable"))?;
+        synced.map_err(Error::system("syncing a directory"))?;
         Ok(self.target)
     }
 }
 
-/// Refuses a copy that may be a mixture of two contents.
+/// Checks that the source didn't change during the copy, which could then mix two contents.
 fn require_unchanged(source: &OpenFile) -> Result<(), Error> {
-    match source.is_unchanged_now()? {
-        true => Ok(()),
-        false => Err(Error::Changed),
+    if source.is_unchanged_now()? {
+        Ok(())
+    } else {
+        Err(Error::Changed)
     }
 }
 
@@ -386,11 +394,11 @@ fn open_directory(
     open_beneath(directory, name, flags).map_err(Error::system("opening a directory"))
 }
 
-/// Bytes copied before it is asked again whether they are wanted: a moment on any disk.
+/// Bytes copied between two checks for cancellation: a moment on any disk.
 const STEP_BYTES: usize = 16 * 1024 * 1024;
 
-/// Most directories within each other in a copied tree. Each one takes three file handles while it
-/// is copied, of the usual 1024 of a process.
+/// Deepest nesting of directories in a copied tree. Each level takes three file handles while it is
+/// copied, of the 1024 that a process usually has.
 const LEVELS_MAX: usize = 64;
 
 #[cfg(test)]

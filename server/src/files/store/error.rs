@@ -1,13 +1,13 @@
-//! Why the store can't do something.
+//! Errors of the store.
 //!
-//! Errors of the system are classified here and nowhere else.
+//! Errors of system calls get their context here; `files::Error` maps all of them to codes.
 
 use std::io;
 
 use quire_shared::path::PathError;
 use rustix::io::Errno;
 
-/// Why the store can't do something.
+/// Error of an operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing has the name.
@@ -16,49 +16,49 @@ pub enum Error {
     /// Something has the name already.
     #[error("already exists")]
     Exists,
-    /// The name has another version than the precondition names.
+    /// The version of the file isn't the one that the precondition requires.
     #[error("precondition does not hold")]
     Conflict,
-    /// A file was needed.
+    /// A file was required, but the name is a directory's.
     #[error("is a directory")]
     IsDirectory,
-    /// A directory was needed.
+    /// A directory was required.
     #[error("not a directory")]
     NotDirectory,
-    /// A file or directory was needed.
+    /// A file or directory was required, but the name is a symbolic link's or special file's.
     #[error("neither a file nor a directory")]
     SpecialFile,
-    /// A directory was named by a change that isn't recursive.
+    /// A deletion or copy without `recursive` named a directory.
     #[error("is a directory, and the request is not recursive")]
     NotEmpty,
-    /// The path lies on another file system than the root.
+    /// The path leads to another file system than the root's.
     #[error("on another file system")]
     OtherFileSystem,
-    /// A directory was to be moved or copied below itself.
+    /// A directory can't be moved or copied below itself.
     #[error("a directory can't go into itself")]
     IntoItself,
     /// The root itself can't be renamed, deleted or replaced.
-    #[error("not possible with the root itself")]
+    #[error("not allowed on the root itself")]
     RootItself,
-    /// A name would make a path that no request can have.
+    /// A name makes a path that exceeds the limits of the protocol.
     #[error("not a legal path")]
     InvalidPath(#[source] PathError),
-    /// Nothing may be changed below the root.
+    /// The root is read-only.
     #[error("the root is served read-only")]
     ReadOnly,
     /// Another server writes to the same root.
     #[error("another server writes to this root")]
     OtherServer,
-    /// The staging directory belongs to another user, or isn't a directory.
+    /// The staging directory belongs to another user, is open to others, or isn't a directory.
     #[error("the staging directory is not a private directory of this user")]
     StagingUnusable,
-    /// The change is visible, but may not outlast a power failure.
-    #[error("the change is visible but perhaps not durable; nothing more will be written")]
+    /// The change is visible, but may be lost in a power failure.
+    #[error("the change is visible but may not be durable; further changes are refused")]
     NotDurable(#[source] io::Error),
     /// The file system has too little free space.
     #[error("{bytes} bytes don't fit on the file system")]
     NoSpace {
-        /// How many bytes were asked for.
+        /// Number of bytes to store.
         bytes: u64,
     },
     /// The file system lacks an operation for which there is no safe substitute.
@@ -67,16 +67,16 @@ pub enum Error {
     /// The file changed while it was read.
     #[error("the file changed while it was read")]
     Changed,
-    /// The caller gave up.
+    /// The caller dropped the operation.
     #[error("cancelled")]
     Cancelled,
-    /// The request is over a limit.
+    /// A limit was exceeded.
     #[error("over the limit of {0}")]
     Limit(&'static str),
     /// A system call failed.
     #[error("{doing} failed")]
     System {
-        /// What was being done.
+        /// What the system call was part of.
         doing: &'static str,
         /// The system's error.
         #[source]
@@ -88,15 +88,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Makes an error of a system call that failed while `doing` something; for `map_err`.
-    pub fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+    /// Wraps the error of a system call with what it was part of; for `map_err`.
+    pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System {
             doing,
             source: source.into(),
         }
     }
 
-    /// The system's error number, if a system call failed with one.
+    /// Returns the error number of a failed system call.
     pub(in crate::files) fn errno(&self) -> Option<Errno> {
         match self {
             Self::System { source, .. } => Errno::from_io_error(source),

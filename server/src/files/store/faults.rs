@@ -1,46 +1,46 @@
-//! Faults that tests put into a server, to see that they are noticed.
+//! Fault injection: faults that tests put into a server, to check that a harness detects them.
 //!
-//! A harness that looks for lost changes proves nothing unless it finds them where they must be:
-//! for that, each call that makes a change durable can be left out, and the lock table can let
-//! everybody through. Only a build with the feature `fault-injection` can be made to do so; in any
-//! other [`Faults`] has no content and [`Faults::has`] is `false` at compile time.
+//! A harness that looks for lost changes proves nothing unless it finds the changes that must be
+//! lost. So each call that makes a change durable can be left out, and the lock table can grant
+//! every lock. Only a build with the feature `fault-injection` can do so. In any other build,
+//! [`Faults`] is empty and [`Faults::has`] is `false` at compile time.
 
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-/// The faults of one server. By default, and without the feature always, there are none.
+/// Faults of one server. There are none by default, and never any without the feature.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     #[cfg(feature = "fault-injection")]
     bits: u32,
 }
 
-/// What a server can be made to leave out.
+/// Step that a server can be made to leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The sync of new content before it gets its name.
+    /// Sync of new content before it is published.
     FileSync,
-    /// The sync of the directory in which something got its name.
+    /// Sync of the directory in which a name was created.
     PlaceSync,
-    /// The syncs of directories in which directories on the way were made.
+    /// Syncs of the directories in which missing parents were created.
     ParentSync,
-    /// The sync of the directory that a renamed thing left.
+    /// Sync of the old directory of a renamed file or directory.
     OldDirectorySync,
-    /// The sync of the directory from which a name was deleted.
+    /// Sync of the directory from which a name was deleted.
     DeleteSync,
-    /// The sync of a file in a copied directory.
+    /// Sync of a file in a copied directory.
     CopiedFileSync,
-    /// The sync of a copied directory before it gets its name.
+    /// Sync of a copied directory before it is published.
     CopiedDirectorySync,
-    /// The sync of a copied directory after it got its name and permissions.
+    /// Sync of a copied directory after it was published and its permissions were set.
     PublishedDirectorySync,
-    /// All locks of paths.
+    /// Waiting for the locks of paths.
     Locks,
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: &[Self] = &[
         Self::FileSync,
         Self::PlaceSync,
@@ -55,21 +55,21 @@ impl Fault {
 }
 
 impl Faults {
-    /// Makes `file` durable, unless that is left out at `site`.
-    pub(crate) fn sync(self, site: Fault, file: impl AsFd) -> Result<(), Errno> {
+    /// Syncs `file`, unless the fault `site` is injected.
+    pub(in crate::files) fn sync(self, site: Fault, file: impl AsFd) -> Result<(), Errno> {
         if self.has(site) {
             return Ok(());
         }
         rustix::fs::fsync(file)
     }
 
-    /// Where locks are left out, gives others the time to come between a look and the change that
-    /// it allows, so that it doesn't depend on the disk whether that is noticed.
+    /// Waits between the check of a precondition and the change, where locks are left out. Other
+    /// requests then come in between, so that detection of the fault doesn't depend on the disk.
     #[expect(
         clippy::disallowed_methods,
-        reason = "there is no event to wait for, only time in which one may come"
+        reason = "there is no event to wait for, only time in which another request may come"
     )]
-    pub(crate) fn let_others_in(self) {
+    pub(in crate::files) fn let_others_in(self) {
         if self.has(Fault::Locks) {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
@@ -78,22 +78,21 @@ impl Faults {
 
 #[cfg(not(feature = "fault-injection"))]
 impl Faults {
+    /// No faults.
     pub(crate) const fn asked() -> Self {
         Self {}
     }
 
-    #[expect(
-        clippy::unused_self,
-        reason = "there is nothing in it without the feature"
-    )]
-    pub(crate) const fn has(self, _: Fault) -> bool {
+    #[expect(clippy::unused_self, reason = "`Faults` is empty without the feature")]
+    /// `false`, so that the compiler removes the branches of faults.
+    pub(in crate::files) const fn has(self, _: Fault) -> bool {
         false
     }
 }
 
 #[cfg(feature = "fault-injection")]
 impl Faults {
-    /// A server that leaves out `fault`.
+    /// Injects `fault` alone.
     #[must_use]
     pub const fn only(fault: Fault) -> Self {
         Self {
@@ -101,8 +100,8 @@ impl Faults {
         }
     }
 
-    /// The faults that the environment variable `QUIRE_FAULTS` names, with commas between them. A
-    /// name that means nothing is passed over; the test that asked for it then finds no fault.
+    /// Reads the faults from the environment variable `QUIRE_FAULTS`, which names them separated by
+    /// commas. Unknown names are ignored; the test that set them then detects no fault.
     pub(crate) fn asked() -> Self {
         let named = std::env::var("QUIRE_FAULTS").unwrap_or_default();
         let is_named = |fault: &&Fault| named.split(',').any(|name| name == format!("{fault:?}"));
@@ -112,7 +111,8 @@ impl Faults {
         }
     }
 
-    pub(crate) const fn has(self, fault: Fault) -> bool {
+    /// Whether `fault` is injected.
+    pub(in crate::files) const fn has(self, fault: Fault) -> bool {
         self.bits & Self::only(fault).bits != 0
     }
 }

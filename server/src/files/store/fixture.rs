@@ -1,4 +1,4 @@
-//! A root in a temporary directory, for the tests of this module.
+//! Test fixture: a root in a temporary directory.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::root::Root;
 use super::staging::StagedFile;
 use super::trash::Trash;
 
-/// A root, with a directory beside it that no client may reach.
+/// Root in a temporary directory, with a directory beside it that no client may reach.
 pub(super) struct StoreFixture {
     directory: TempDir,
     pub(super) root: Root,
@@ -32,17 +32,17 @@ impl StoreFixture {
         Self { directory, root }
     }
 
-    /// Where `path` of the root is on disk.
+    /// Local path of `path` in the root.
     pub(super) fn local(&self, path: &str) -> PathBuf {
         self.directory.path().join("root").join(path)
     }
 
-    /// Where `path` of the directory beside the root is on disk.
+    /// Local path of `path` in the directory beside the root.
     pub(super) fn outside(&self, path: &str) -> PathBuf {
         self.directory.path().join("outside").join(path)
     }
 
-    /// Makes a file behind the server's back.
+    /// Writes a file directly, as another program would.
     pub(super) fn write(&self, path: &str, content: &str) {
         std::fs::create_dir_all(self.local(path).parent().unwrap()).unwrap();
         std::fs::write(self.local(path), content).unwrap();
@@ -56,12 +56,12 @@ impl StoreFixture {
         self.local(path).symlink_metadata().is_ok()
     }
 
-    /// A second server on the same root.
+    /// Opens the same root again, as a second server would.
     pub(super) fn another_server(&self) -> Root {
         open(&self.directory)
     }
 
-    /// Sealed content without a name.
+    /// Stages and seals `content`.
     pub(super) fn staged(&self, content: &str) -> StagedFile {
         let mut staged = self.root.stage(Some(content.len() as u64)).unwrap();
         staged.write_all(content.as_bytes()).unwrap();
@@ -69,7 +69,7 @@ impl StoreFixture {
         staged
     }
 
-    /// Puts `content` at `at`.
+    /// Publishes `content` at `at`.
     pub(super) fn put(
         &self,
         at: &str,
@@ -85,7 +85,7 @@ impl StoreFixture {
         self.root.stat(&path(at)).unwrap().version
     }
 
-    /// How many entries the staging directory has.
+    /// Number of entries in the staging directory.
     pub(super) fn staged_count(&self) -> usize {
         std::fs::read_dir(self.local(super::staging::STAGING_NAME)).map_or(0, Iterator::count)
     }
@@ -99,26 +99,26 @@ pub(super) fn path(text: &str) -> RemotePath {
     RemotePath::parse(text).unwrap()
 }
 
-/// The code of a failure.
+/// Error code of a failed result.
 #[track_caller]
 pub(super) fn code<T>(result: Result<T, Error>) -> ErrorCode {
     match result {
-        Ok(_) => panic!("succeeded where it should fail"),
+        Ok(_) => panic!("succeeded, but should have failed"),
         Err(error) => crate::files::Error::from(error).code(),
     }
 }
 
-/// Whether this user is bound by permissions at all; says so where a test is skipped for it.
+/// Checks whether permissions apply to this user, and prints why a test is skipped if not.
 #[expect(clippy::print_stdout, reason = "the test runner shows it")]
 pub(super) fn is_bound_by_permissions() -> bool {
     let is_bound = !rustix::process::geteuid().is_root();
     if !is_bound {
-        println!("skipped: permissions don't bind this user");
+        println!("skipped: permissions don't apply to root");
     }
     is_bound
 }
 
-/// Single changes, each as a batch of one.
+/// Helpers for single changes, each as a batch of one.
 impl Root {
     fn commit_one(&self, change: Change) -> Result<Committed, Error> {
         self.commit(vec![change]).remove(0)

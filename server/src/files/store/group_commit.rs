@@ -1,8 +1,9 @@
-//! One fsync of a directory for all who changed it meanwhile.
+//! Group commit: one fsync of a directory for all threads that changed it meanwhile.
 //!
-//! A sync makes durable what happened before it started. Who comes while one is running therefore
-//! waits for the next, and all who wait share that one, failure included. A directory whose sync
-//! failed is never synced again: the kernel may say yes the second time and mean nothing by it.
+//! A sync makes durable what happened before it started. A thread that comes while one is running
+//! therefore waits for the next. All waiting threads share that one, failure included. A directory
+//! whose sync failed is never synced again: the kernel may report success the second time although
+//! the data was dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 
 use super::metadata::FileId;
 
-/// The syncs that are running or awaited, one entry for each directory.
+/// Syncs that are running or awaited, one entry for each directory.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit {
     directories: Mutex<HashMap<FileId, Arc<DirectorySync>>>,
@@ -27,18 +28,18 @@ struct DirectorySync {
 
 #[derive(Debug, Default)]
 struct SyncProgress {
-    /// How many syncs have started; each one's number is the count with itself.
+    /// Number of syncs started so far. A sync's own number is the count including itself.
     started: u64,
     is_running: bool,
-    /// The number of the sync that failed, and how. No later one starts.
+    /// Number of the sync that failed, and its error. No later one starts.
     failed: Option<(u64, Errno)>,
     #[cfg(test)]
     waiting: usize,
 }
 
 impl GroupCommit {
-    /// Returns once a sync of the directory `id` has ended that started after this call; `sync`
-    /// carries it out if nobody else does.
+    /// Waits for a sync of the directory `id` that starts after this call. Runs `sync` itself
+    /// unless another thread does.
     pub(super) fn sync(
         &self,
         id: FileId,
@@ -47,11 +48,12 @@ impl GroupCommit {
         let directory = Arc::clone(self.directories.lock().entry(id).or_default());
         let synced = directory.sync(sync);
         let mut directories = self.directories.lock();
-        // Others take theirs under this lock: with the map's own and ours, nobody else has one.
+        // Other threads clone under this lock. Two references, the map's and this one, mean that no
+        // other thread has one.
         if Arc::strong_count(&directory) == 2 {
             directories.remove(&id);
         }
-        // Ours goes under the lock as well, or the next to leave would count it.
+        // Dropped under the lock as well, or the next thread to leave would still count it.
         drop(directory);
         drop(directories);
         synced
@@ -61,6 +63,7 @@ impl GroupCommit {
 impl DirectorySync {
     fn sync(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         let mut progress = self.progress.lock();
+        // Not the sync that is running, if any: it may have read the directory before the change.
         let number = progress.started + 1;
         while progress.is_running {
             #[cfg(test)]
@@ -68,6 +71,7 @@ impl DirectorySync {
                 progress.waiting += 1;
             }
             self.ended.wait(&mut progress);
+            // The sync has ended if it started and isn't the one that is running now.
             if progress.started >= number && !(progress.started == number && progress.is_running) {
                 return progress.outcome(number);
             }
@@ -75,6 +79,7 @@ impl DirectorySync {
         if progress.failed.is_some() {
             return progress.outcome(number);
         }
+        // This thread carries the sync out, for itself and for all that wait by then.
         progress.started = number;
         progress.is_running = true;
         drop(progress);
@@ -90,6 +95,7 @@ impl DirectorySync {
 }
 
 impl SyncProgress {
+    /// Outcome of the sync `number`, which failed if it or an earlier one did.
     fn outcome(&self, number: u64) -> Result<(), Errno> {
         match self.failed {
             Some((failed, errno)) if failed <= number => Err(errno),
@@ -112,15 +118,16 @@ mod tests {
     };
     const WAITERS: usize = 8;
 
-    /// Starts a sync that lasts until all of [`WAITERS`] wait for the next one; returns how many
-    /// syncs there were, and the waiters' outcomes if the next sync ends with `next`.
+    /// Runs a sync that lasts until [`WAITERS`] threads wait for the next one. Returns the number
+    /// of syncs, and the waiters' outcomes if the next sync ends with `next`.
     fn crowd(first: Result<(), Errno>, next: Result<(), Errno>) -> (usize, Vec<Result<(), Errno>>) {
         let commits = GroupCommit::default();
         let syncs = AtomicUsize::new(0);
         let outcomes = thread::scope(|scope| {
             let (started, has_started) = mpsc::channel();
             let leader = scope.spawn({
-                let (commits, syncs) = (&commits, &syncs);
+                let commits = &commits;
+                let syncs = &syncs;
                 move || {
                     commits.sync(ID, || {
                         syncs.fetch_add(1, Ordering::Relaxed);
@@ -150,26 +157,26 @@ mod tests {
                 .map(|waiter| waiter.join().unwrap())
                 .collect()
         });
-        assert!(commits.directories.lock().is_empty(), "entries vanish");
+        assert!(commits.directories.lock().is_empty(), "entries are removed");
         (syncs.into_inner(), outcomes)
     }
 
     #[test]
-    fn all_who_come_during_a_sync_share_the_next() {
+    fn threads_that_come_during_a_sync_share_the_next() {
         let (syncs, outcomes) = crowd(Ok(()), Ok(()));
         assert_eq!(syncs, 2);
         assert_eq!(outcomes, vec![Ok(()); WAITERS]);
     }
 
     #[test]
-    fn a_failure_reaches_all_who_shared_the_sync() {
+    fn a_failure_reaches_all_threads_that_shared_the_sync() {
         let (syncs, outcomes) = crowd(Ok(()), Err(Errno::IO));
         assert_eq!(syncs, 2);
         assert_eq!(outcomes, vec![Err(Errno::IO); WAITERS]);
     }
 
     #[test]
-    fn a_failed_sync_fails_all_who_waited_and_is_not_repeated() {
+    fn a_failed_sync_fails_all_waiting_threads_and_is_not_repeated() {
         let (syncs, outcomes) = crowd(Err(Errno::IO), Ok(()));
         assert_eq!(syncs, 1);
         assert_eq!(outcomes, vec![Err(Errno::IO); WAITERS]);

@@ -1,7 +1,7 @@
-//! The entries of a directory, page by page.
+//! Listing of a directory, page by page.
 //!
-//! A directory that changes meanwhile may show an entry's old or new name, but never one twice,
-//! and never an unfinished file.
+//! If the directory changes during a listing, an entry may appear under its old or its new name. No
+//! name appears twice, and no unfinished file appears.
 
 use std::os::fd::OwnedFd;
 
@@ -14,7 +14,7 @@ use super::read_dir::ReadDir;
 use super::root::{Inner, Root};
 use super::{EntryFilter, Error, blocking};
 
-/// A listing under way; it holds the directory open, wherever that may be moved.
+/// Listing in progress. It keeps the directory open, so that it continues even if that is renamed.
 #[derive(Debug)]
 pub struct Listing {
     directory: OwnedFd,
@@ -23,12 +23,12 @@ pub struct Listing {
 }
 
 impl Root {
-    /// Begins to list the directory at `path`, with the first name after `after`, as if nothing
-    /// were in it but what may be `filter`.
+    /// Starts a listing of the directory at `path`, from the first name after `after`. Entries that
+    /// `filter` hides are left out.
     ///
     /// # Errors
-    /// If there is no directory, or it can't be read.
-    pub(crate) fn list(
+    /// If there is no directory at `path`, or it can't be read.
+    pub(super) fn list(
         &self,
         path: &RemotePath,
         after: Option<Name>,
@@ -47,6 +47,7 @@ impl Root {
 impl Inner {
     /// Opens the directory at `path` to read its names.
     pub(super) fn listed_directory(&self, path: &RemotePath) -> Result<(OwnedFd, Metadata), Error> {
+        // Opening fails alike for files and symbolic links; only the metadata tells them apart.
         if !path.is_root() {
             let metadata = self.metadata(path)?;
             match metadata.kind {
@@ -58,24 +59,26 @@ impl Inner {
         }
         let (directory, _) = self.directory(path, OFlags::RDONLY)?;
         let metadata = Metadata::of(&directory);
-        let metadata = metadata.map_err(Error::system("looking at a directory"))?;
+        let metadata = metadata.map_err(Error::system("reading the metadata of a directory"))?;
         Ok((directory, metadata))
     }
 }
 
-/// Some entries of a listing.
+/// Consecutive entries of a listing.
 #[derive(Debug)]
 pub struct ListingPart {
-    /// The entries, in the order of the bytes of their names.
+    /// Entries, in the order of the bytes of their names.
     pub entries: Vec<Entry>,
-    /// Whether no entries follow.
+    /// Whether this is the last part.
     pub is_last: bool,
-    /// How many names of the directory aren't UTF-8, in the last part.
+    /// Number of names in the directory that can't be sent, such as names that aren't UTF-8. Zero
+    /// in all parts but the last.
     pub unnameable: u64,
 }
 
 impl Listing {
-    /// The next entries, up to the first name that `fits` refuses, and the rest of the listing.
+    /// Reads the next entries, up to the first name that `fits` refuses, and returns them with the
+    /// rest of the listing.
     ///
     /// # Errors
     /// If the directory can't be read.
@@ -83,20 +86,20 @@ impl Listing {
         mut self,
         mut fits: impl FnMut(&Name) -> bool + Send + 'static,
     ) -> Result<(ListingPart, Self), Error> {
-        let reading = blocking(move || Ok((self.next_part(&mut fits)?, self)));
-        reading.await
+        blocking(move || Ok((self.next_part(&mut fits)?, self))).await
     }
 
+    /// Does the work of [`next`](Self::next). Blocks.
     pub(super) fn next_part(
         &mut self,
         fits: &mut dyn FnMut(&Name) -> bool,
     ) -> Result<ListingPart, Error> {
         let mut entries = Vec::new();
         while let Some(name) = self.names.next_if(&self.directory, &mut *fits)? {
-            let found = Metadata::at(&self.directory, name.as_str(), self.root_device)
-                .map_err(Error::system("looking at an entry"))?;
-            // Nothing has the name if it was removed since it was read.
-            if let Some(metadata) = found {
+            let metadata = Metadata::at(&self.directory, name.as_str(), self.root_device)
+                .map_err(Error::system("reading the metadata of an entry"))?;
+            // `None` if the name was removed since it was read.
+            if let Some(metadata) = metadata {
                 let attributes = metadata.attributes();
                 entries.push(Entry { name, attributes });
             }
@@ -122,7 +125,7 @@ mod tests {
     use super::super::fixture::{StoreFixture, code, path};
     use super::*;
 
-    /// All parts, of at most so many bytes of names as a page of the protocol has room for.
+    /// Reads all parts, each with as many entries as fit into a page of the protocol.
     fn pages(mut listing: Listing) -> Vec<ListingPart> {
         let mut pages: Vec<ListingPart> = Vec::new();
         while pages.last().is_none_or(|page| !page.is_last) {
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_in_order_and_described() {
+    fn entries_are_in_order_with_their_attributes() {
         let fixture = StoreFixture::new();
         for name in ["b", "a\nb", "é", "Z", "a"] {
             fixture.write(name, "content");
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_ends_with_the_directory_and_not_with_a_pass() {
+    fn a_page_does_not_end_with_a_pass() {
         let fixture = StoreFixture::new();
         for name in ["a", "b", "c", "d"] {
             fixture.write(name, "");
@@ -205,12 +208,11 @@ mod tests {
         let pages = pages(listing);
         assert_eq!(pages.len(), 1);
         assert_eq!(names(&pages), ["a", "c", "d"]);
-        let empty = fixture.root.make_directory(
-            &path("e"),
-            super::super::Parents::MustExist,
-            &Default::default(),
-        );
-        empty.unwrap();
+        let must_exist = super::super::Parents::MustExist;
+        let created = fixture
+            .root
+            .make_directory(&path("e"), must_exist, &Default::default());
+        created.unwrap();
         let pages = self::pages(fixture.root.list(&path("e"), None, None).unwrap());
         assert_eq!((pages.len(), pages[0].entries.len()), (1, 0));
     }

@@ -1,7 +1,7 @@
-//! What the disk says of a file: kind, identity, size and times, and the version made of them.
+//! Metadata of a file: kind, identity, size and times, and the version derived from them.
 //!
-//! A version is identity, size, modification and change time together. None of them alone is
-//! enough: inode numbers are used again at once, and clocks of file systems tick coarsely.
+//! A version consists of identity, size, modification time and change time. None of them alone is
+//! enough: inode numbers are reused at once, and file systems have coarse clocks.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
@@ -14,79 +14,80 @@ use rustix::path::Arg;
 
 use super::Error;
 
-/// What tells one file from all others while it exists.
+/// Identity of a file: unique among all files while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     pub(super) device: u64,
     pub(super) inode: u64,
 }
 
-/// What the disk says of a file.
+/// Metadata of a file, as statx(2) reports it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Metadata {
     pub(super) kind: EntryKind,
-    /// Whether another file system begins here. [`Metadata::of`] can't tell.
+    /// Whether another file system begins here. Always `false` from [`Metadata::of`], which
+    /// doesn't check it.
     pub(super) is_foreign: bool,
     pub(super) id: FileId,
     pub(super) owner: u32,
     pub(super) size: u64,
     pub(super) modified: Time,
-    /// When content, name or attributes last changed.
+    /// Last change of content, name or attributes.
     pub(super) changed: Time,
     pub(super) mode: u32,
 }
 
 impl Metadata {
-    /// The facts of an open file.
+    /// Reads the metadata of an open file.
     pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-        Ok(Self::new(&found))
+        let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        Ok(Self::new(&stat))
     }
 
-    /// The facts of `name` in `directory`, if there is one; a symbolic link's are its own.
-    /// `root_device` is the device of the served root.
+    /// Reads the metadata of `name` in `directory`; `None` if nothing has the name. A symbolic link
+    /// isn't followed. `root_device` is the device of the served root.
     pub(super) fn at(
         directory: impl AsFd,
         name: impl Arg,
         root_device: u64,
     ) -> Result<Option<Self>, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let found = match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
+        let stat = match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
             Err(Errno::NOENT) => return Ok(None),
-            found => found?,
+            stat => stat?,
         };
-        let mut metadata = Self::new(&found);
-        // The device tells a subvolume, the attribute a mount of the same device. Files aren't
-        // asked for their device: a file system made of layers gives them those of the layers.
-        metadata.is_foreign = found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        let mut metadata = Self::new(&stat);
+        // The device number tells a subvolume, the attribute tells a mount of the same device. The
+        // device of a file doesn't count: overlayfs reports the device of the layer.
+        metadata.is_foreign = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
             || metadata.kind == EntryKind::Directory && metadata.id.device != root_device;
         Ok(Some(metadata))
     }
 
-    fn new(found: &Statx) -> Self {
-        let kind = match FileType::from_raw_mode(found.stx_mode.into()) {
+    fn new(stat: &Statx) -> Self {
+        let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::RegularFile => EntryKind::File,
             FileType::Directory => EntryKind::Directory,
             FileType::Symlink => EntryKind::Symlink,
             _ => EntryKind::Other,
         };
-        let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+        let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
         Self {
             kind,
             is_foreign: false,
             id: FileId {
                 device,
-                inode: found.stx_ino,
+                inode: stat.stx_ino,
             },
-            owner: found.stx_uid,
-            size: found.stx_size,
-            modified: time(found.stx_mtime),
-            changed: time(found.stx_ctime),
-            mode: u32::from(found.stx_mode) & MODE_MASK,
+            owner: stat.stx_uid,
+            size: stat.stx_size,
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
+            mode: u32::from(stat.stx_mode) & MODE_MASK,
         }
     }
 
-    /// The version of a file in this state.
+    /// Builds the version of a file with this metadata.
     #[expect(clippy::expect_used, reason = "the length is const-checked below")]
     pub(super) fn version(&self) -> Version {
         let mut token = [0; VERSION_BYTES];
@@ -105,7 +106,7 @@ impl Metadata {
         Version::new(&token).expect("a token within its limit")
     }
 
-    /// What a client hears of a file in this state.
+    /// Converts the metadata to the attributes that clients receive.
     pub(super) fn attributes(&self) -> Attributes {
         let kind = if self.is_foreign {
             EntryKind::Other
@@ -124,10 +125,8 @@ impl Metadata {
             version: self.version(),
         }
     }
-}
 
-impl Metadata {
-    /// Checks that this is a regular file of the root's own file system.
+    /// Checks that this is a regular file on the root's own file system.
     pub(super) fn require_file(&self) -> Result<(), Error> {
         match self.kind {
             _ if self.is_foreign => Err(Error::OtherFileSystem),
@@ -138,16 +137,16 @@ impl Metadata {
     }
 }
 
-/// Whether the file of `version` has been left alone long enough that a further change will show
-/// in its times. Content that is younger must not be kept for later under this version.
-pub(crate) fn is_quiet(version: &Version) -> bool {
+/// Checks whether the last change of `version` is so old that any further change gets other times.
+/// Younger content must not be cached under this version, which a change may leave the same.
+pub(in crate::files) fn is_quiet(version: &Version) -> bool {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     was_quiet(version, now)
 }
 
-/// [`is_quiet`] at `now`, counted from 1970. A time in the future makes a file not quiet.
+/// [`is_quiet`] at `now`, counted from 1970. A file with a time in the future isn't quiet.
 fn was_quiet(version: &Version, now: Duration) -> bool {
     let bytes = version.as_bytes();
     let is_past = |seconds: usize, nanoseconds: usize| {
@@ -156,6 +155,7 @@ fn was_quiet(version: &Version, now: Duration) -> bool {
         let (Some(seconds), Some(nanoseconds)) = (seconds, nanoseconds) else {
             return false;
         };
+        // A time before 1970 is negative, and past.
         let Ok(seconds) = u64::try_from(i64::from_be_bytes(*seconds)) else {
             return true;
         };
@@ -165,6 +165,7 @@ fn was_quiet(version: &Version, now: Duration) -> bool {
         );
         now.checked_sub(then).is_some_and(|age| age >= QUIET)
     };
+    // Offsets of the fields in the token, see `Metadata::version`: modification, then change time.
     bytes.len() == VERSION_BYTES && is_past(24, 40) && is_past(32, 44)
 }
 
@@ -175,19 +176,19 @@ fn time(stamp: StatxTimestamp) -> Time {
     }
 }
 
-/// Permission bits that travel and are kept: never setuid, setgid or sticky.
+/// Permission bits that are sent and set: never setuid, setgid or sticky.
 pub(super) const MODE_MASK: u32 = 0o777;
 
-/// The most nanoseconds within a second.
+/// Largest count of nanoseconds within a second.
 pub(super) const NANOSECONDS_MAX: u32 = 999_999_999;
 
-/// Length of a version token: five fields of eight bytes and two of four.
+/// Length of a version token in bytes: five fields of eight bytes and two of four.
 const VERSION_BYTES: usize = 48;
 
 const _: () = assert!(VERSION_BYTES <= VERSION_BYTES_MAX);
 
-/// How old the last change must be: a few ticks of the coarsest clock (10 ms at 100 Hz) with which
-/// Linux stamps files.
+/// Age that the last change of a quiet file must have. It is some ticks of the coarsest clock with
+/// which Linux stamps files (10 ms at 100 Hz).
 const QUIET: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_makes_another_version() {
+    fn each_field_changes_the_version() {
         let base = metadata(at(10, 0), at(20, 0));
         let mut others = [base; 6];
         others[0].id.device = 9;
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_quiet_a_while_after_both_its_times() {
+    fn a_file_is_quiet_some_time_after_both_its_times() {
         let quiet = |modified, changed| {
             let version = metadata(modified, changed).version();
             was_quiet(&version, Duration::from_millis(100_100))

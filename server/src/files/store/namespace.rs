@@ -1,7 +1,7 @@
 //! Rename, delete and mkdir, and the attributes of directories.
 //!
-//! Each change is one system call on (directory, name) pairs; [`Commit`] makes the directories
-//! durable afterwards.
+//! Each change is one system call on (directory, name) pairs. [`Commit`] syncs the directories
+//! afterwards.
 
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use super::staging::{rename, set_modified};
 use super::trash::Trash;
 
 impl<'root> Commit<'root> {
+    /// Applies [`Change::Rename`](super::batch::Change::Rename).
     pub(super) fn rename(
         &mut self,
         (from, source): (&RemotePath, &Precondition),
@@ -37,7 +38,7 @@ impl<'root> Commit<'root> {
             return Ok(Applied {
                 visible: Visible::Unchanged(moved.version()),
                 syncs: [None; 2],
-                _made: None,
+                _new_directories: None,
             });
         }
         if from.contains(to) && moved.kind == EntryKind::Directory {
@@ -47,18 +48,18 @@ impl<'root> Commit<'root> {
         let replaced = new.metadata()?;
         require_target(&moved, target, replaced.as_ref())?;
         if replaced.is_some_and(|replaced| replaced.id == moved.id) {
-            // Two names of one file: rename(2) would say yes and leave both.
+            // Two hard links to one file: rename(2) returns success and leaves both names.
             unlinkat(&old.directory, old.name, AtFlags::empty())
-                .map_err(Error::system("removing the old of two names"))?;
+                .map_err(Error::system("removing the old name of a file"))?;
         } else {
             rename(&old.directory, old.name, &new, target)?;
         }
         let visible = Visible::Named(Arc::clone(&new.directory), new.name.to_owned());
         let is_same_directory = old_parent.id == new_parent.id;
         let new_sync = self.touch(new_parent, Fault::PlaceSync);
-        // The old directory loses a name, for which nothing above it has to be durable.
+        // Removing a name needs no sync of the directories above, unlike adding one.
         let old_parent = OpenParent {
-            above: Arc::default(),
+            parent_syncs: Arc::default(),
             ..old_parent
         };
         let old_sync =
@@ -66,10 +67,11 @@ impl<'root> Commit<'root> {
         Ok(Applied {
             visible,
             syncs: [Some(new_sync), old_sync],
-            _made: None,
+            _new_directories: None,
         })
     }
 
+    /// Applies [`Change::Delete`](super::batch::Change::Delete).
     pub(super) fn delete(
         &mut self,
         path: &RemotePath,
@@ -90,14 +92,16 @@ impl<'root> Commit<'root> {
                 None
             }
         };
+        // As in `rename`: removing a name needs no sync of the directories above.
         let parent = OpenParent {
-            above: Arc::default(),
+            parent_syncs: Arc::default(),
             ..parent
         };
         let sync = self.touch(parent, Fault::DeleteSync);
         Ok(Applied::new(Visible::Gone(trash), sync))
     }
 
+    /// Applies [`Change::Directory`](super::batch::Change::Directory).
     pub(super) fn make_directory(&mut self, target: &Destination) -> Result<Applied<'root>, Error> {
         if target.path.is_root() {
             let root = self.inner.metadata(&target.path)?;
@@ -105,22 +109,23 @@ impl<'root> Commit<'root> {
             return Ok(Applied {
                 visible: Visible::Existing(version),
                 syncs: [None; 2],
-                _made: None,
+                _new_directories: None,
             });
         }
-        let (slot, parent, mut made) = self.target_slot(target)?;
+        let (slot, parent, mut new_directories) = self.target_slot(target)?;
         let visible = match make_at(&slot, &target.precondition)? {
             Some(existing) => Visible::Existing(existing),
             None => {
-                made.keep();
+                new_directories.keep();
                 Visible::Named(Arc::clone(&slot.directory), slot.name.to_owned())
             }
         };
-        // Also for a directory that exists: another request may have made it a moment ago.
+        // Sync for an existing directory too: another request may have created it a moment ago.
         let sync = self.touch(parent, Fault::PlaceSync);
-        Ok(Applied::new(visible, sync).with(made))
+        Ok(Applied::new(visible, sync).with(new_directories))
     }
 
+    /// Applies [`Change::Attributes`](super::batch::Change::Attributes).
     pub(super) fn set_attributes(
         &mut self,
         path: &RemotePath,
@@ -144,14 +149,15 @@ impl<'root> Commit<'root> {
             names: path.names().to_vec(),
             directory: Arc::clone(&directory),
             id,
-            above: Arc::new(self.inner.parent_syncs_on(path.names())?),
+            parent_syncs: Arc::new(self.inner.parent_syncs_on(path.names())?),
         };
         let sync = self.touch(itself, Fault::PlaceSync);
         Ok(Applied::new(Visible::Open(directory), sync))
     }
 }
 
-/// Makes a directory at `slot`, or gives the version of one that exists and is as good.
+/// Creates a directory at `slot`, or returns the version of an existing one that satisfies
+/// `precondition`.
 fn make_at(slot: &Slot<'_>, precondition: &Precondition) -> Result<Option<Version>, Error> {
     let existing = match slot.metadata()? {
         Some(metadata) => metadata,
@@ -160,16 +166,16 @@ fn make_at(slot: &Slot<'_>, precondition: &Precondition) -> Result<Option<Versio
             let mode = Mode::from_raw_mode(DIRECTORY_MODE);
             match mkdirat(&slot.directory, slot.name, mode) {
                 Ok(()) => return Ok(None),
-                // A program that doesn't know our locks was faster.
+                // Another program, which doesn't use our locks, created the name meanwhile.
                 Err(Errno::EXIST) => slot.metadata()?.ok_or(Error::Conflict)?,
-                Err(errno) => return Err(Error::system("making a directory")(errno)),
+                Err(errno) => return Err(Error::system("creating a directory")(errno)),
             }
         }
     };
     existing_directory(precondition, &existing).map(Some)
 }
 
-/// The version of what exists where a directory is wanted, if it is a directory.
+/// Returns the version of what has the name of a wanted directory, if that is a directory.
 fn existing_directory(precondition: &Precondition, metadata: &Metadata) -> Result<Version, Error> {
     require(precondition, Some(metadata))?;
     match metadata.kind {
@@ -179,7 +185,7 @@ fn existing_directory(precondition: &Precondition, metadata: &Metadata) -> Resul
     }
 }
 
-/// Checks that what is moved may take the name that `replaced` has.
+/// Checks that a moved file or directory may take the name that `replaced` has.
 fn require_target(
     moved: &Metadata,
     target: &Precondition,
@@ -245,7 +251,8 @@ mod tests {
         assert_eq!(code(rename(&fixture, "a", "b", &ABSENT)), ErrorCode::EXISTS);
         let of_a = Precondition::Match(fixture.version("a"));
         let of_b = Precondition::Match(fixture.version("b"));
-        let (a, b) = (path("a"), path("b"));
+        let a = path("a");
+        let b = path("b");
         let root = &fixture.root;
         assert_eq!(code(root.rename(&a, &b, &of_b, &of_b)), ErrorCode::CONFLICT);
         assert_eq!(code(root.rename(&a, &b, &of_a, &of_a)), ErrorCode::CONFLICT);
@@ -255,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_renamed_to_itself_changes_nothing() {
+    fn renaming_a_name_to_itself_changes_nothing() {
         let fixture = StoreFixture::new();
         fixture.write("a", "x");
         let before = fixture.version("a");
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_of_two_names_of_one_file_goes() {
+    fn renaming_onto_a_hard_link_of_the_same_file_removes_the_old_name() {
         let fixture = StoreFixture::new();
         fixture.write("a", "x");
         std::fs::hard_link(fixture.local("a"), fixture.local("b")).unwrap();
@@ -276,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_move_but_replace_nothing() {
+    fn directories_can_be_renamed_but_replace_nothing() {
         let fixture = StoreFixture::new();
         fixture.write("d/x", "x");
         fixture.write("file", "x");
@@ -319,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn deleting_takes_the_name_and_not_what_it_points_to() {
+    fn deleting_removes_the_name_and_leaves_the_target_of_a_link() {
         let fixture = StoreFixture::new();
         fixture.write("a", "x");
         std::fs::write(fixture.outside("kept"), "x").unwrap();
@@ -337,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_made_once() {
+    fn creating_an_existing_directory_returns_its_version() {
         let fixture = StoreFixture::new();
         fixture.write("file", "x");
         let make = |name: &str, make_parents, precondition: &Precondition| {

@@ -1,7 +1,7 @@
-//! Directories made on the way to something, until their own names are durable.
+//! Directories created above the target of a change, until their own names are durable.
 //!
-//! They count as unsynced for everybody, so that nobody's change below them is acknowledged before
-//! a power cut would leave them where they are.
+//! They are pending for every request, not only for the one that created them. So no change below
+//! them is acknowledged while a power cut could still remove them.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -19,33 +19,34 @@ use super::resolve::DIRECTORY_MODE;
 use super::root::Inner;
 
 impl Inner {
-    /// The directories on the way to a change in the directory `names` whose own entries were just
-    /// made, by this request or by others. They are opened before the change becomes visible,
-    /// because nothing may fail after that but the syncs.
+    /// Opens the parents of the pending directories on the path `names`, which this request or
+    /// others created. They are opened before the change becomes visible: after that, nothing may
+    /// fail but the syncs.
     pub(super) fn parent_syncs_on(&self, names: &[Name]) -> Result<ParentSyncs, Error> {
-        let mut above = ParentSyncs::default();
+        let mut parent_syncs = ParentSyncs::default();
         if self.pending_syncs.lock().is_empty() {
-            return Ok(above);
+            return Ok(parent_syncs);
         }
         let (mut directory, mut id) = self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
         for name in names {
             let (child, child_id) = self.child(&directory, name)?;
             let is_pending = self.pending_syncs.lock().contains(&child_id);
             if is_pending {
-                above.0.push((directory, id));
+                parent_syncs.0.push((directory, id));
             }
-            (directory, id) = (child, child_id);
+            directory = child;
+            id = child_id;
         }
-        Ok(above)
+        Ok(parent_syncs)
     }
 }
 
-/// Directories to sync once a change further down is visible.
+/// Directories to sync once a change below them is visible.
 #[derive(Debug, Default)]
 pub(super) struct ParentSyncs(Vec<(OwnedFd, FileId)>);
 
 impl ParentSyncs {
-    /// Makes the entries of these directories durable.
+    /// Syncs these directories, which makes the names in them durable.
     pub(super) fn sync(&self, root: &Inner) -> Result<(), Error> {
         for (directory, id) in &self.0 {
             root.sync(Fault::ParentSync, directory, *id)?;
@@ -54,7 +55,7 @@ impl ParentSyncs {
     }
 }
 
-/// Directories whose entry in their parent may not be durable.
+/// Directories whose name in their parent may not be durable yet.
 #[derive(Debug, Default)]
 pub(super) struct PendingSyncs(Mutex<HashSet<FileId>>);
 
@@ -64,14 +65,14 @@ impl PendingSyncs {
     }
 }
 
-/// The directories that one request made. When dropped they are removed unless the request came to
-/// use them; either way they don't count as unsynced any more.
+/// Directories that one request created. When dropped, they are removed unless the request used
+/// them. Used or removed, they are no longer pending.
 #[derive(Debug)]
 pub(super) struct NewDirectories<'root> {
     root: &'root Inner,
     is_used: bool,
-    /// Outermost first: the parent, the name in it, and what was made.
-    made: Vec<(OwnedFd, String, FileId)>,
+    /// Parent, name and identity of each directory, outermost first.
+    created: Vec<(OwnedFd, String, FileId)>,
 }
 
 impl<'root> NewDirectories<'root> {
@@ -79,47 +80,48 @@ impl<'root> NewDirectories<'root> {
         Self {
             root,
             is_used: false,
-            made: Vec::new(),
+            created: Vec::new(),
         }
     }
 
-    /// Keeps the directories: something was put into the innermost.
+    /// Keeps the directories: the innermost has an entry now.
     pub(super) fn keep(&mut self) {
         self.is_used = true;
     }
 
+    /// Creates the directory `name` in `parent`, or opens it if it exists by now.
     pub(super) fn make(
         &mut self,
         parent: OwnedFd,
         name: &Name,
     ) -> Result<(OwnedFd, FileId), Error> {
-        // Held until the new directory is among the unsynced: who finds it, finds it there.
+        // Locked until the new directory is pending: a request that finds it must see that it is.
         let mut pending_syncs = self.root.pending_syncs.lock();
         match mkdirat(&parent, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE)) {
             Ok(()) => {}
             Err(Errno::EXIST) => return self.root.child(&parent, name),
-            Err(errno) => return Err(Error::system("making a directory")(errno)),
+            Err(errno) => return Err(Error::system("creating a directory")(errno)),
         }
         let (child, id) = match self.root.child(&parent, name) {
-            Ok(made) => made,
+            Ok(opened) => opened,
             Err(error) => {
-                // Nobody else has come to use it: its name is a moment old.
+                // Fails if another request put an entry into it already.
                 let _ = unlinkat(&parent, name.as_str(), AtFlags::REMOVEDIR);
                 return Err(error);
             }
         };
         pending_syncs.insert(id);
         drop(pending_syncs);
-        self.made.push((parent, name.as_str().to_owned(), id));
+        self.created.push((parent, name.as_str().to_owned(), id));
         Ok((child, id))
     }
 }
 
 impl Drop for NewDirectories<'_> {
     fn drop(&mut self) {
-        for (parent, name, id) in self.made.drain(..).rev() {
-            // Fails if somebody else uses the directory already, which then has to stay, and stays
-            // among the unsynced: nobody has made its name durable.
+        for (parent, name, id) in self.created.drain(..).rev() {
+            // Fails if another request uses the directory already. Then it stays, and stays
+            // pending, since no sync has made its name durable.
             let is_done = self.is_used || unlinkat(&parent, name, AtFlags::REMOVEDIR).is_ok();
             if is_done {
                 self.root.pending_syncs.lock().remove(&id);
@@ -137,21 +139,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_directory_that_others_use_stays_unsynced_when_its_maker_fails() {
+    fn a_new_directory_used_by_another_request_stays_pending_when_its_creator_fails() {
         let fixture = StoreFixture::new();
         let inner = &fixture.root.inner;
-        let (used, unused) = (path("used/x"), path("unused/x"));
-        let mut made = NewDirectories::new(inner);
+        let used = path("used/x");
+        let unused = path("unused/x");
+        let mut new_directories = NewDirectories::new(inner);
         inner
-            .slot_making_parents(&used, Parents::MadeBelow(0), &mut made)
+            .slot_making_parents(&used, Parents::MadeBelow(0), &mut new_directories)
             .unwrap();
         inner
-            .slot_making_parents(&unused, Parents::MadeBelow(0), &mut made)
+            .slot_making_parents(&unused, Parents::MadeBelow(0), &mut new_directories)
             .unwrap();
         fixture.put("used/other", "x", &Precondition::Any).unwrap();
-        drop(made);
+        drop(new_directories);
         assert!(fixture.exists("used") && !fixture.exists("unused"));
-        // Whoever comes next has to make its name durable.
+        // The next change below it has to make its name durable.
         assert_eq!(
             inner.parent_syncs_on(&used.names()[..1]).unwrap().0.len(),
             1

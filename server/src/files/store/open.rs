@@ -1,7 +1,7 @@
-//! Opening a directory in order to serve it.
+//! Opening a directory to serve it.
 //!
-//! Whatever can be known before the first request is found out here: whether the kernel can
-//! confine paths at all, whether anything may be changed, and what the root must not contain.
+//! Some checks run before the first request. The kernel must be able to confine paths, and the root
+//! must not contain the server's keys. A directory without write access is served read-only.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,27 +23,29 @@ use super::resolve::open_beneath;
 use super::root::{Inner, Root};
 use super::staging::Staging;
 
-/// What the operator chose for a root.
+/// Options of a root.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Whether every change is refused.
+    /// Refuse every change.
     pub read_only: bool,
-    /// What tests make it leave out.
+    /// Faults that tests inject.
     pub faults: Faults,
 }
 
 impl Root {
-    /// Opens the directory at `path`, and clears away what a killed server left in it.
+    /// Opens the directory at `path`, and removes the staging directory that a killed server left
+    /// in it.
     ///
     /// # Errors
     /// If there is no such directory, it can't be read, or the kernel is too old to confine paths.
-    pub(crate) fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| OpenError::new(path, errno))?;
+        // A trial call: `openat2` must work before any path of a client is resolved with it.
         match open_beneath(&directory, ".", OFlags::PATH | OFlags::DIRECTORY) {
             Ok(_) => {}
-            // EPERM is what filters of system calls say to calls they don't know.
+            // Seccomp filters return EPERM for system calls that they don't know.
             Err(errno @ (Errno::NOSYS | Errno::PERM)) => {
                 return Err(OpenError::NoConfinement(errno.into()));
             }
@@ -72,20 +74,20 @@ impl Root {
         })
     }
 
-    /// Whether `path`, or where it would be made, lies in the served directory. Keys and rights
-    /// must not: whoever may fetch or put could fetch or put those.
+    /// Checks whether `path` lies in the served directory, or would if it were created. Files with
+    /// keys and rights must not: a client with rights to read or write could read or replace them.
     ///
     /// # Errors
-    /// If that can't be found out.
-    pub(crate) fn contains_path(&self, path: &Path) -> io::Result<bool> {
+    /// If an ancestor of `path` can't be resolved or opened.
+    pub(super) fn contains_path(&self, path: &Path) -> io::Result<bool> {
         let absolute = std::path::absolute(path)?;
         for ancestor in existing(&absolute)?.ancestors() {
-            let found = Metadata::of(rustix::fs::open(
+            let metadata = Metadata::of(rustix::fs::open(
                 ancestor,
                 OFlags::PATH | OFlags::CLOEXEC,
                 Mode::empty(),
             )?)?;
-            if found.id == self.inner.id {
+            if metadata.id == self.inner.id {
                 return Ok(true);
             }
         }
@@ -93,23 +95,25 @@ impl Root {
     }
 }
 
-/// Why every change below a root is refused.
+/// Reason why every change below a root is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOnlyReason {
-    /// The operator wants it so.
+    /// The configuration says so.
     Asked,
-    /// The system would refuse changes.
+    /// The server's user has no write access to the directory.
     NotWritable,
     /// A change could not be made durable.
     NotDurable,
 }
 
 impl ReadOnlyReason {
+    /// Tests write access once, at the start.
     fn find(directory: &OwnedFd, options: Options) -> Option<Self> {
         if options.read_only {
             return Some(Self::Asked);
         }
         let access = Access::WRITE_OK | Access::EXEC_OK;
+        // EACCESS: with the effective user, as every later change has it, not with the real one.
         match rustix::fs::accessat(directory, c".", access, AtFlags::EACCESS) {
             Ok(()) => None,
             Err(_) => Some(Self::NotWritable),
@@ -120,36 +124,38 @@ impl ReadOnlyReason {
 impl std::fmt::Display for ReadOnlyReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Asked => "asked for",
-            Self::NotWritable => "the directory can't be written to",
+            Self::Asked => "requested by the configuration",
+            Self::NotWritable => "no write access to the directory",
             Self::NotDurable => "a change could not be made durable",
         })
     }
 }
 
-/// Why a directory can't be served.
+/// Reason why a directory can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is nothing at the path.
+    /// Nothing exists at the path.
     #[error("{}: no such directory", .0.display())]
     Missing(PathBuf),
-    /// Something else is at the path.
+    /// The path names something other than a directory.
     #[error("{}: not a directory", .0.display())]
     NotDirectory(PathBuf),
-    /// This user may not read it.
+    /// The server's user has no read access.
     #[error("{}: permission denied", .0.display())]
     Denied(PathBuf),
-    /// The system failed.
+    /// A system call failed.
     #[error("{} can't be opened", path.display())]
     System {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The kernel can't confine paths to a directory.
-    #[error("this system lacks openat2 (Linux 5.6), which confines clients to the root")]
+    #[error(
+        "this system lacks openat2 (Linux 5.6), which is needed to confine clients to the root"
+    )]
     NoConfinement(#[source] io::Error),
 }
 
@@ -168,24 +174,27 @@ impl OpenError {
     }
 }
 
-/// Removes what a killed server left, unless another server is at work there.
+/// Removes the staging directory of a killed server, unless a running server has locked it.
 fn sweep(directory: &Arc<OwnedFd>, root_device: u64) {
     match Staging::find(directory, root_device) {
-        // Dropping it takes the empty directory away as well.
+        // `find` has cleared the directory; dropping the result removes it.
         Ok(_) | Err(Error::OtherServer) => {}
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(error, "what an earlier server left can't be removed");
+            tracing::warn!(
+                error,
+                "the staging directory of an earlier server can't be removed"
+            );
         }
     }
 }
 
-/// The longest part of `path` that exists, with symbolic links resolved.
+/// Longest part of `path` that exists, with symbolic links resolved.
 fn existing(path: &Path) -> io::Result<PathBuf> {
     for ancestor in path.ancestors() {
         match ancestor.canonicalize() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+            resolved => return resolved,
         }
     }
     Ok(PathBuf::from("/"))

@@ -1,7 +1,7 @@
-//! A regular file that is open for reading.
+//! Regular file that is open for reading.
 //!
-//! Files are never changed in place by the server, so an open file is a stable snapshot, whatever
-//! happens to its name. Another program may still write to it, which size and time tell.
+//! The server never changes files in place, so an open file is a stable snapshot, whatever happens
+//! to its name. Other programs may still write to it, which its size and modification time show.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,20 +20,24 @@ use super::metadata::Metadata;
 use super::resolve::open_beneath;
 use super::{Error, blocking};
 
-/// A regular file that is open for reading; clones share it.
+/// Regular file that is open for reading; clones share the handle and its cursor.
 #[derive(Debug, Clone)]
 pub struct OpenFile {
     pub(super) file: Arc<File>,
-    /// What it was like when it was opened.
+    /// Attributes when it was opened.
     pub attributes: Attributes,
 }
 
 impl OpenFile {
+    /// Opens the regular file `name` in `directory`.
     pub(super) fn open(directory: &OwnedFd, name: impl Arg + Copy) -> Result<Self, Error> {
+        // NONBLOCK: a FIFO that took the name since the check must not block the open. NOCTTY: a
+        // terminal must not become the controlling one.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
         let file = open_beneath(directory, name, flags).map_err(Error::system("opening a file"))?;
-        // The name may have been given to something else since it was looked at.
-        let metadata = Metadata::of(&file).map_err(Error::system("looking at a file"))?;
+        // The name may refer to something else since the caller checked it.
+        let metadata =
+            Metadata::of(&file).map_err(Error::system("reading the metadata of a file"))?;
         metadata.require_file()?;
         Ok(Self {
             file: Arc::new(file.into()),
@@ -41,7 +45,7 @@ impl OpenFile {
         })
     }
 
-    /// Begins to read `length` bytes from `offset` on.
+    /// Starts reading `length` bytes from `offset`, ahead of the consumer.
     pub(in crate::files) fn read(
         &self,
         offset: u64,
@@ -55,12 +59,12 @@ impl OpenFile {
         ReadAhead::start(range, length, hasher)
     }
 
-    /// Appends the whole file to `bytes`, and says whether that is the content of one version.
+    /// Appends the whole file to `bytes`, and returns whether that is the content of one version.
     /// Blocks.
     ///
     /// # Errors
     /// If reading fails.
-    pub fn read_to_end(&self, bytes: &mut Vec<u8>) -> Result<bool, Error> {
+    pub(crate) fn read_to_end(&self, bytes: &mut Vec<u8>) -> Result<bool, Error> {
         let size = self.attributes.size;
         bytes.reserve(usize::try_from(size).unwrap_or(0));
         let read = (&*self.file)
@@ -70,9 +74,9 @@ impl OpenFile {
         Ok(read as u64 == size && self.is_unchanged_now()?)
     }
 
-    /// Reads the whole file on a blocking thread, piece by piece into `push`, as long as that takes
-    /// them; then `done` hears what the file is like now. Uses positions, so that others may read
-    /// the same handle meanwhile.
+    /// Reads the whole file on a blocking thread, and passes each piece to `push` until that
+    /// returns `false`. After the last piece, `done` gets the file's attributes of that moment. It
+    /// reads by position, so that others can read the same handle at the same time.
     pub(in crate::files) fn read_aside<P: Send + 'static>(
         &self,
         mut sink: P,
@@ -100,16 +104,17 @@ impl OpenFile {
         })
     }
 
-    /// The digest of the whole file, and what it was like afterwards. Dropping the future ends the
-    /// work.
+    /// Computes the digest of the whole file, and returns it with the attributes afterwards.
+    /// Dropping the future cancels the work after the current step.
     ///
     /// # Errors
-    /// If reading fails, or the file changed meanwhile.
+    /// If reading fails, or the file changed while it was read.
     pub(in crate::files) async fn hash(
         &self,
         kind: DigestKind,
     ) -> Result<(Digest, Attributes), Error> {
         let mut hasher = kind.hasher();
+        // A blocking task can't be cancelled, so the work is split into short ones.
         loop {
             let file = Arc::clone(&self.file);
             let hashing = blocking(move || {
@@ -124,38 +129,43 @@ impl OpenFile {
         }
         let file = self.clone();
         let after = blocking(move || file.attributes_now()).await?;
-        if (after.size, after.modified) != (self.attributes.size, self.attributes.modified) {
+        if !self.has_content_of(&after) {
             return Err(Error::Changed);
         }
         Ok((hasher.finish(), after))
     }
 
-    /// Whether neither size nor modification time have moved since the file was opened. (Its change
-    /// time moves when it is renamed or deleted, which is no change of its content.)
+    /// Checks that neither size nor modification time changed since the file was opened. The change
+    /// time doesn't count: renaming or deleting a file sets it, and leaves the content.
     ///
     /// # Errors
-    /// If the system fails.
+    /// If a system call fails.
     pub(in crate::files) async fn is_unchanged(&self) -> Result<bool, Error> {
         let file = self.clone();
         blocking(move || file.is_unchanged_now()).await
     }
 
+    /// Does the work of [`is_unchanged`](Self::is_unchanged). Blocks.
     pub(super) fn is_unchanged_now(&self) -> Result<bool, Error> {
-        let after = self.attributes_now()?;
-        let before = &self.attributes;
-        Ok((after.size, after.modified) == (before.size, before.modified))
+        Ok(self.has_content_of(&self.attributes_now()?))
     }
 
-    /// What the file is like now.
+    fn has_content_of(&self, now: &Attributes) -> bool {
+        let before = &self.attributes;
+        (now.size, now.modified) == (before.size, before.modified)
+    }
+
+    /// Reads the file's attributes as they are now.
     pub(super) fn attributes_now(&self) -> Result<Attributes, Error> {
-        let metadata = Metadata::of(&*self.file).map_err(Error::system("looking at a file"))?;
+        let metadata =
+            Metadata::of(&*self.file).map_err(Error::system("reading the metadata of a file"))?;
         Ok(metadata.attributes())
     }
 }
 
-/// Reads an open file from some offset on, without its cursor, which several readers share.
+/// Reader of an open file from an offset. It doesn't use the cursor, which all clones share.
 #[derive(Debug)]
-pub(crate) struct Range {
+pub(in crate::files) struct Range {
     file: Arc<File>,
     offset: u64,
 }
@@ -168,7 +178,7 @@ impl Read for Range {
     }
 }
 
-/// Hashes the next pieces of `file`; says whether the last was among them.
+/// Hashes the next pieces of `file`, and returns whether the end was reached.
 fn hash_pieces(mut file: &File, hasher: &mut Hasher) -> Result<bool, Error> {
     let mut buffer = vec![0; PIECE];
     for _ in 0..PIECES_PER_STEP {
@@ -181,8 +191,8 @@ fn hash_pieces(mut file: &File, hasher: &mut Hasher) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Bytes per read: as large as the pieces of a body, and enough for every digest at full speed.
+/// Bytes per read: as large as the pieces of a body, and enough to run every digest at full speed.
 const PIECE: usize = 512 * 1024;
 
-/// Reads between two chances to stop a digest: some tens of milliseconds of work.
+/// Reads per step of a digest, after which it can be cancelled: some tens of milliseconds of work.
 const PIECES_PER_STEP: usize = 64;

@@ -1,7 +1,8 @@
-//! Giving new content its name, and the conditions for that.
+//! Publishing new content under its name, and the preconditions for that.
 //!
-//! Content appears by a rename in one step and whole, after it is durable itself; the result
-//! waits until the directory is durable as well, and every directory made on the way.
+//! Content is durable before it is published. One rename then makes it visible as a whole. The
+//! result waits until the parent directory is durable as well, and every directory created above
+//! it.
 
 use std::sync::Arc;
 
@@ -17,22 +18,22 @@ use super::resolve::{Parents, require_writable};
 use super::root::Root;
 use super::staging::StagedFile;
 
-/// A name for something new, and on which conditions it may have it.
+/// Target of a change: a name, and the conditions for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Destination {
+pub(in crate::files) struct Destination {
     /// The name.
     pub path: RemotePath,
-    /// What must hold for it.
+    /// Precondition for the name.
     pub precondition: Precondition,
-    /// Which missing directories above it may be made.
+    /// Policy for missing directories above it.
     pub parents: Parents,
 }
 
 impl Root {
-    /// Refuses new content for `target` as far as that is possible before it has been received.
+    /// Checks what can be checked of a change of `target` before its content has been received.
     ///
     /// # Errors
-    /// Those of a commit, and too little space for `size` bytes.
+    /// The errors of a commit, and too little free space for `size` bytes.
     pub(super) fn check(&self, target: &Destination, size: Option<u64>) -> Result<(), Error> {
         let Destination {
             path,
@@ -59,6 +60,7 @@ impl Root {
 }
 
 impl<'root> Commit<'root> {
+    /// Applies [`Change::File`](super::batch::Change::File).
     pub(super) fn publish_file(
         &mut self,
         target: &Destination,
@@ -67,18 +69,18 @@ impl<'root> Commit<'root> {
         if target.path.is_root() {
             return Err(Error::IsDirectory);
         }
-        let (slot, parent, mut made) = self.target_slot(target)?;
+        let (slot, parent, mut new_directories) = self.target_slot(target)?;
         require_replaceable(&target.precondition, slot.metadata()?.as_ref())?;
         self.inner.faults.let_others_in();
         let file = staged.publish(&slot, &target.precondition)?;
-        made.keep();
+        new_directories.keep();
         let sync = self.touch(parent, Fault::PlaceSync);
         let visible = Visible::Open(Arc::new(file.into()));
-        Ok(Applied::new(visible, sync).with(made))
+        Ok(Applied::new(visible, sync).with(new_directories))
     }
 }
 
-/// Checks `precondition` against what has the name.
+/// Checks `precondition` against the metadata of what has the name; `None` if nothing has it.
 pub(super) fn require(
     precondition: &Precondition,
     metadata: Option<&Metadata>,
@@ -91,7 +93,7 @@ pub(super) fn require(
     }
 }
 
-/// Checks that a file may take the name: nobody has it, or a file that may be replaced.
+/// Checks that a file may take the name: it is unused, or names a file that may be replaced.
 pub(super) fn require_replaceable(
     precondition: &Precondition,
     metadata: Option<&Metadata>,
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_refuses_what_came_after_the_look() {
+    fn a_file_created_after_the_check_is_not_replaced() {
         let fixture = StoreFixture::new();
         let staged = fixture.staged("late");
         let to = path("a");
@@ -141,7 +143,7 @@ mod tests {
         assert_eq!(
             first,
             fixture.version("a"),
-            "the version answered is the one published"
+            "the version returned is the one published"
         );
         let matching = Precondition::Match(first);
         let second = fixture.put("a", "second", &matching).unwrap();
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_are_made_on_demand_and_not_left_over() {
+    fn missing_parents_are_created_and_removed_again_if_unused() {
         let fixture = StoreFixture::new();
         fixture.write("file", "x");
         let publish = |name: &str, precondition: &Precondition| {
@@ -191,48 +193,49 @@ mod tests {
         let matching = Precondition::Match(fixture.version("file"));
         assert_eq!(code(publish("n/b/c", &matching)), ErrorCode::CONFLICT);
         assert!(!fixture.exists("n"));
-        let mut made = NewDirectories::new(&fixture.root.inner);
+        let mut new_directories = NewDirectories::new(&fixture.root.inner);
         let to = path("m/n/o");
         fixture
             .root
             .inner
-            .slot_making_parents(&to, Parents::MadeBelow(0), &mut made)
+            .slot_making_parents(&to, Parents::MadeBelow(0), &mut new_directories)
             .unwrap();
         assert!(fixture.exists("m/n"));
-        drop(made);
+        drop(new_directories);
         assert!(!fixture.exists("m"));
     }
 
     #[test]
-    fn directories_are_made_only_as_far_up_as_allowed() {
+    fn parents_are_created_only_below_the_allowed_depth() {
         let fixture = StoreFixture::new();
         fixture.write("d/a", "x");
-        for (name, depth, is_made) in [
+        for (name, depth, is_created) in [
             ("d/e/f", 1, true),
             ("g/h/i", 0, true),
             ("j/k/l", 1, false),
             ("d/m/n/o", 2, false),
             ("d/e/p/q", 2, true),
         ] {
-            let (to, parents) = (path(name), Parents::MadeBelow(depth));
+            let to = path(name);
+            let parents = Parents::MadeBelow(depth);
             let checked = fixture.root.check_put(&to, &ANY, parents, None);
-            assert_eq!(checked.is_ok(), is_made, "{name}");
+            assert_eq!(checked.is_ok(), is_created, "{name}");
             let staged = fixture.staged("x");
             let published = fixture.root.publish(staged, &to, &ANY, parents);
-            assert_eq!(published.is_ok(), is_made, "{name}");
-            let made = fixture.root.make_directory(&to, parents, &ANY);
-            let expected = if is_made {
+            assert_eq!(published.is_ok(), is_created, "{name}");
+            let created = fixture.root.make_directory(&to, parents, &ANY);
+            let expected = if is_created {
                 ErrorCode::EXISTS
             } else {
                 ErrorCode::NOT_FOUND
             };
-            assert_eq!(code(made), expected, "{name}");
+            assert_eq!(code(created), expected, "{name}");
         }
         assert!(!fixture.exists("j") && !fixture.exists("d/m"));
     }
 
     #[test]
-    fn a_put_can_be_refused_from_its_header() {
+    fn a_put_is_refused_before_its_content_is_received() {
         let fixture = StoreFixture::new();
         fixture.write("d/a", "x");
         let check = |name: &str, precondition: &Precondition, make_parents| {
@@ -248,7 +251,7 @@ mod tests {
         check("d/a", &ANY, false).unwrap();
         check("d/b", &ABSENT, false).unwrap();
         check("e/f/g", &ABSENT, true).unwrap();
-        assert!(!fixture.exists("e"), "checking makes nothing");
+        assert!(!fixture.exists("e"), "checking creates nothing");
         assert_eq!(code(check("d/a", &ABSENT, false)), ErrorCode::EXISTS);
         assert_eq!(code(check("d", &ANY, false)), ErrorCode::IS_DIRECTORY);
         assert_eq!(code(check("", &ANY, false)), ErrorCode::IS_DIRECTORY);
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_publish_below_parents_they_all_make() {
+    fn concurrent_puts_create_the_same_parents() {
         let fixture = StoreFixture::new();
         std::thread::scope(|scope| {
             for number in 0..16 {

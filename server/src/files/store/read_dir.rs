@@ -1,7 +1,7 @@
-//! The names in a directory, in the order of their bytes.
+//! Reading the names in a directory, in the order of their bytes.
 //!
-//! A directory may be larger than memory: each pass over it keeps the next names only, and the
-//! next pass continues after the last of them.
+//! A directory may be larger than memory. Each pass over it keeps the next names only; the
+//! following pass continues after the last of them.
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -15,24 +15,26 @@ use super::EntryFilter;
 use super::Error;
 use super::metadata::Metadata;
 
-/// The names that are still to come. The caller keeps the directory, and gives always the same.
+/// Iterator over the names in a directory. The caller keeps the directory open, and passes the same
+/// one to every call.
 #[derive(Debug)]
 pub(super) struct ReadDir {
-    /// The last name that was taken.
+    /// Last name that was returned.
     after: Option<Name>,
-    /// The next names, in order.
+    /// Next names, in order.
     next: VecDeque<Name>,
-    /// Whether names follow those.
+    /// Whether more names follow after `next`.
     has_more: bool,
+    /// Number of names that can't be sent, because they aren't UTF-8 or not legal.
     unnameable: u64,
     names_per_pass: usize,
-    /// Which entries may be shown; `None` if all may.
+    /// Filter of the names to return; `None` returns all.
     filter: Option<EntryFilter>,
 }
 
 impl ReadDir {
-    /// The names in `directory`, from the first after `after` on, as if nothing were in it but what
-    /// may be `filter`.
+    /// Reads the names in `directory` from the first after `after`, leaving out those that `filter`
+    /// hides.
     pub(super) fn read(
         directory: &OwnedFd,
         after: Option<Name>,
@@ -50,7 +52,7 @@ impl ReadDir {
         Ok(names)
     }
 
-    /// All names in `directory`, so many in a pass.
+    /// Reads all names in `directory`, with at most `names_per_pass` names per pass.
     #[cfg(test)]
     pub(super) fn with_pass(directory: &OwnedFd, names_per_pass: usize) -> Self {
         let mut names = Self::read(directory, None, None).unwrap();
@@ -59,7 +61,7 @@ impl ReadDir {
         names
     }
 
-    /// Takes the next name, unless there is none or it isn't wanted.
+    /// Returns the next name and advances, unless no name is left or `is_wanted` refuses it.
     pub(super) fn next_if(
         &mut self,
         directory: &OwnedFd,
@@ -75,17 +77,17 @@ impl ReadDir {
         Ok(name)
     }
 
-    /// Whether no name is left; asked after [`next_if`](Self::next_if) gave none.
+    /// Whether no name is left. Only valid after [`next_if`](Self::next_if) returned `None`.
     pub(super) fn is_at_end(&self) -> bool {
         self.next.is_empty()
     }
 
-    /// How many names of the directory can't travel.
+    /// Number of names in the directory that can't be sent.
     pub(super) fn unnameable(&self) -> u64 {
         self.unnameable
     }
 
-    /// Forgets what takes up much memory; it will be read again.
+    /// Frees all but the next [`NAMES_KEPT`] names; the others will be read again.
     pub(super) fn trim(&mut self) {
         if self.next.len() > NAMES_KEPT {
             self.next.truncate(NAMES_KEPT);
@@ -94,7 +96,8 @@ impl ReadDir {
         }
     }
 
-    /// Reads the next names, again if the directory changes meanwhile, but not for ever.
+    /// Reads the next names. If the directory changes during a pass, the pass is repeated, up
+    /// to [`SCANS_MAX`] passes in all.
     fn scan(&mut self, directory: &OwnedFd) -> Result<(), Error> {
         for _ in 1..SCANS_MAX {
             let before = changed(directory)?;
@@ -106,7 +109,8 @@ impl ReadDir {
         self.scan_once(directory)
     }
 
-    /// One pass over the directory: the smallest names after the last one, up to the limit.
+    /// Makes one pass over the directory, which keeps the smallest names after the last one
+    /// returned.
     fn scan_once(&mut self, directory: &OwnedFd) -> Result<(), Error> {
         let mut smallest = BinaryHeap::new();
         self.has_more = false;
@@ -116,26 +120,28 @@ impl ReadDir {
             let entry = entry.map_err(reading())?;
             let name = match entry.file_name().to_str().map(Name::new) {
                 Ok(Ok(name)) => name,
-                // Ours, or the directory itself and its parent.
+                // Reserved for quire, or `.` and `..`.
                 Ok(Err(PathError::Reserved | PathError::Relative)) => continue,
                 Ok(Err(_)) | Err(_) => {
                     let bytes = entry.file_name().to_bytes();
-                    let is_ours = bytes.starts_with(RESERVED_PREFIX.as_bytes());
-                    if !is_ours && self.filter.as_ref().is_none_or(EntryFilter::has_others) {
+                    let is_reserved = bytes.starts_with(RESERVED_PREFIX.as_bytes());
+                    // A caller that may not see unlisted names must not learn their number either.
+                    if !is_reserved && self.filter.as_ref().is_none_or(EntryFilter::has_others) {
                         self.unnameable += 1;
                     }
                     continue;
                 }
             };
-            let is_over = self.after.as_ref().is_some_and(|after| name <= *after);
+            let was_returned = self.after.as_ref().is_some_and(|after| name <= *after);
             let is_hidden = self
                 .filter
                 .as_ref()
                 .is_some_and(|filter| !filter.contains(&name));
-            if is_over || is_hidden {
+            if was_returned || is_hidden {
                 continue;
             }
             smallest.push(name);
+            // A max-heap: what is dropped is the largest of the smallest names.
             if smallest.len() > self.names_per_pass {
                 smallest.pop();
                 self.has_more = true;
@@ -149,20 +155,21 @@ impl ReadDir {
     }
 }
 
+/// Reads the change time of `directory`.
 fn changed(directory: &OwnedFd) -> Result<Time, Error> {
     let metadata = Metadata::of(directory);
     Ok(metadata
-        .map_err(Error::system("looking at a directory"))?
+        .map_err(Error::system("reading the metadata of a directory"))?
         .changed)
 }
 
-/// ReadDir kept by one pass: a few megabytes at usual lengths. A directory of a million entries takes
+/// Names kept by one pass: a few megabytes at usual lengths. A directory of a million entries takes
 /// ten passes.
 const NAMES_PER_PASS: usize = 100_000;
 
-/// ReadDir kept of a directory while one below it is walked: with as many levels as a path can have,
-/// some ten megabytes in all.
+/// Names kept of a directory while a directory below it is walked. With as many levels as a path
+/// can have, that is some ten megabytes in all.
 const NAMES_KEPT: usize = 1024;
 
-/// How often a pass is repeated over a directory that changes.
+/// Most passes over a directory that changes during each of them.
 const SCANS_MAX: usize = 3;

@@ -1,7 +1,7 @@
-//! From a path to a name in an open directory.
+//! Path resolution: from a remote path to a name in an open directory.
 //!
-//! All changes go through a [`Slot`]: the kernel has resolved the parent beneath the root, and
-//! what is left is a single name.
+//! All changes go through a [`Slot`]. The kernel has resolved the parent directory beneath the
+//! root, so that only a single name is left to act on.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use super::new_directories::NewDirectories;
 use super::publish::require;
 use super::root::Inner;
 
-/// What a change may do about directories that are missing above its path.
+/// Policy for directories that are missing above the path of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parents {
-    /// Nothing: without them the change fails.
+    /// Fail if a directory is missing.
     MustExist,
-    /// Make those that lie below the directory at this depth, which itself has to be there; the
+    /// Create missing directories below the directory at this depth, which itself has to exist. The
     /// root is at depth 0.
     MadeBelow(usize),
 }
 
 impl Parents {
-    /// Whether a directory with so many names in its path may be made.
+    /// Whether a directory may be created whose path has `names` names.
     fn may_make(self, names: usize) -> bool {
         match self {
             Self::MustExist => false,
@@ -37,7 +37,7 @@ impl Parents {
     }
 }
 
-/// A name in an open directory; perhaps nothing has it.
+/// Name in an open directory. Nothing needs to have the name.
 #[derive(Debug)]
 pub(super) struct Slot<'path> {
     pub(super) directory: Arc<OwnedFd>,
@@ -47,25 +47,26 @@ pub(super) struct Slot<'path> {
 }
 
 impl Slot<'_> {
-    /// What has the name now.
+    /// Reads the metadata of what has the name now.
     pub(super) fn metadata(&self) -> Result<Option<Metadata>, Error> {
         Metadata::at(&self.directory, self.name, self.root_device)
-            .map_err(Error::system("looking at a name"))
+            .map_err(Error::system("reading the metadata of a name"))
     }
 }
 
 impl Inner {
-    /// The facts of what is at `path`.
+    /// Reads the metadata of what is at `path`.
     pub(super) fn metadata(&self, path: &RemotePath) -> Result<Metadata, Error> {
         if path.is_root() {
-            return Metadata::of(&self.directory).map_err(Error::system("looking at the root"));
+            return Metadata::of(&self.directory)
+                .map_err(Error::system("reading the metadata of the root"));
         }
         let slot = self.slot(path, OFlags::PATH)?;
         slot.metadata()?.ok_or(Error::NotFound)
     }
 
-    /// The place of `path`, its directory opened with `access`: `PATH` to look, `RDONLY` to change,
-    /// since only such a handle can be synced.
+    /// Resolves `path` to its slot, whose directory is opened with `access`: `PATH` to read
+    /// metadata, `RDONLY` for a change. fsync(2) fails on a handle opened with `PATH`.
     pub(super) fn slot<'path>(
         &self,
         path: &'path RemotePath,
@@ -79,7 +80,7 @@ impl Inner {
         Ok(self.slot_in(Arc::new(directory), directory_id, name.as_str()))
     }
 
-    /// The place of `name` in a directory that is open.
+    /// Returns the slot of `name` in an open directory.
     pub(super) fn slot_in<'path>(
         &self,
         directory: Arc<OwnedFd>,
@@ -94,7 +95,7 @@ impl Inner {
         }
     }
 
-    /// Refuses a path that leads into the staging directory.
+    /// Refuses a path into the staging directory, as if it didn't exist.
     pub(super) fn refuse_staging(&self, path: &RemotePath) -> Result<(), Error> {
         match path.names().first() {
             Some(first) if self.is_staging(first.as_str())? => Err(Error::NotFound),
@@ -102,62 +103,63 @@ impl Inner {
         }
     }
 
-    /// Whether a name in the root is an alias of the staging directory, whose own name no path has.
-    /// File systems that fold case or have short names may know it by others.
+    /// Checks whether a name in the root is an alias of the staging directory. No path has its own
+    /// name, but file systems that fold case or have short names may accept others for it.
     fn is_staging(&self, name: &str) -> Result<bool, Error> {
-        // An alias keeps the dot, or has what short names or other spellings have.
+        // An alias keeps the dot, or has the tilde of a short name or a character beyond ASCII.
         let may_be_alias = name.starts_with('.') || name.contains('~') || !name.is_ascii();
         if !may_be_alias {
             return Ok(false);
         }
-        let slot = self.staging.lock();
-        let Some(staging) = slot.as_ref().map(|staging| staging.id) else {
+        let staging = self.staging.lock().as_ref().map(|staging| staging.id);
+        let Some(staging) = staging else {
             return Ok(false);
         };
-        drop(slot);
-        let found = Metadata::at(&self.directory, name, self.id.device)
-            .map_err(Error::system("looking at a name"))?;
-        Ok(found.is_some_and(|found| found.id == staging))
+        let metadata = Metadata::at(&self.directory, name, self.id.device)
+            .map_err(Error::system("reading the metadata of a name"))?;
+        Ok(metadata.is_some_and(|metadata| metadata.id == staging))
     }
 
-    /// The place of `path` for a change. Directories that are missing on the way are made as far as
-    /// that is `allowed`, unless `precondition` asks for something that is there.
+    /// Resolves `path` to its slot for a change. Missing directories above it are created as far as
+    /// `allowed`, unless `precondition` requires that the name exists.
     pub(super) fn slot_to_change<'path>(
         &self,
         path: &'path RemotePath,
         allowed: Parents,
         precondition: &Precondition,
-        made: &mut NewDirectories<'_>,
+        new_directories: &mut NewDirectories<'_>,
     ) -> Result<Slot<'path>, Error> {
         match self.slot(path, OFlags::RDONLY) {
             Err(Error::NotFound) if allowed != Parents::MustExist => {
                 require(precondition, None)?;
-                self.slot_making_parents(path, allowed, made)
+                self.slot_making_parents(path, allowed, new_directories)
             }
             slot => slot,
         }
     }
 
-    /// The place of `path` for a change, after making the directories that are missing.
+    /// Resolves `path` to its slot for a change, and creates the missing directories above it.
     pub(super) fn slot_making_parents<'path>(
         &self,
         path: &'path RemotePath,
         allowed: Parents,
-        made: &mut NewDirectories<'_>,
+        new_directories: &mut NewDirectories<'_>,
     ) -> Result<Slot<'path>, Error> {
         let (name, parents) = path.names().split_last().ok_or(Error::RootItself)?;
         let (mut directory, mut directory_id) =
             self.directory(&RemotePath::ROOT, OFlags::RDONLY)?;
         for (parent, depth) in parents.iter().zip(1..) {
             (directory, directory_id) = match self.child(&directory, parent) {
-                Err(Error::NotFound) if allowed.may_make(depth) => made.make(directory, parent)?,
-                found => found?,
+                Err(Error::NotFound) if allowed.may_make(depth) => {
+                    new_directories.make(directory, parent)?
+                }
+                opened => opened?,
             };
         }
         Ok(self.slot_in(Arc::new(directory), directory_id, name.as_str()))
     }
 
-    /// Whether the directories above `path` could be made where they are missing.
+    /// Checks that the missing directories above `path` could be created.
     pub(super) fn could_make_parents(
         &self,
         path: &RemotePath,
@@ -201,14 +203,15 @@ impl Inner {
         access: OFlags,
     ) -> Result<(OwnedFd, FileId), Error> {
         let directory = match open_beneath(from, path, access | OFlags::DIRECTORY) {
-            // A symbolic link on the way: whatever it points to, no directory of ours.
+            // A symbolic link is never followed, so it isn't a directory wherever it points.
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(Error::NotDirectory),
             Err(Errno::NOENT) => return Err(Error::NotFound),
             Err(Errno::XDEV) => return Err(Error::OtherFileSystem),
             opened => opened.map_err(Error::system("opening a directory"))?,
         };
-        let metadata = Metadata::of(&directory).map_err(Error::system("looking at a directory"))?;
-        // The kernel's rule concerns mounts; subvolumes differ by their device alone.
+        let metadata = Metadata::of(&directory)
+            .map_err(Error::system("reading the metadata of a directory"))?;
+        // NO_XDEV refuses mounts only; a subvolume (Btrfs) differs by its device number alone.
         if metadata.id.device != self.id.device {
             return Err(Error::OtherFileSystem);
         }
@@ -216,13 +219,16 @@ impl Inner {
     }
 }
 
-/// Opens `path` below `directory` as the kernel confines it. Without following a link in the last
-/// place only if `flags` say so; links on the way are never followed.
+/// Opens `path` beneath `directory`, confined by the kernel (`openat2`). No symbolic link is
+/// followed, in the last component neither; `PATH` with `NOFOLLOW` opens such a link itself.
 pub(super) fn open_beneath(
     directory: impl AsFd,
     path: impl rustix::path::Arg + Copy,
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
+    // BENEATH: no absolute path and no `..` leads out of `directory`. NO_SYMLINKS implies
+    // NO_MAGICLINKS (/proc/*/fd), which is named because confinement depends on it. NO_XDEV: a
+    // mount below the root is not part of what is served.
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
@@ -248,19 +254,19 @@ pub(super) fn open_beneath(
     )
 }
 
-/// Whether this user may make and remove names in `directory`.
+/// Checks that the server's user may create and remove names in `directory`.
 pub(super) fn require_writable(directory: &OwnedFd) -> Result<(), Error> {
     use rustix::fs::{Access, accessat};
     let access = Access::WRITE_OK | Access::EXEC_OK;
     accessat(directory, c".", access, AtFlags::EACCESS)
-        .map_err(Error::system("asking for the right to write"))
+        .map_err(Error::system("checking write access"))
 }
 
-/// Permissions of a new directory; the process's umask takes some away.
+/// Permissions of a new directory, before the umask is applied.
 pub(super) const DIRECTORY_MODE: u32 = 0o777;
 
-/// How often an open is tried that the kernel gave up because of renames elsewhere, which it does
-/// rather than guess. The renames would have to hit every single time.
+/// Attempts to open a path when the kernel returns EAGAIN, because a concurrent rename kept it from
+/// proving confinement. To fail the call, a rename would have to hit every single attempt.
 const OPEN_ATTEMPTS: usize = 8;
 
 #[cfg(test)]
@@ -288,7 +294,7 @@ mod tests {
         assert!(!is_staging(".hidden") && !is_staging(".missing"));
     }
 
-    /// Carries out a test in a mount namespace of its own, or says why not.
+    /// Runs a test in a mount namespace of its own, or prints why it is skipped.
     #[expect(clippy::print_stdout, reason = "the test runner shows it")]
     fn in_mount_namespace(test: &str, body: impl FnOnce()) {
         const VARIABLE: &str = "QUIRE_TEST_IN_MOUNT_NAMESPACE";
@@ -311,10 +317,10 @@ mod tests {
             .env(VARIABLE, "1")
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}{complained}");
-        assert!(said.contains("1 passed"), "{said}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stdout}{stderr}");
+        assert!(stdout.contains("1 passed"), "{stdout}");
     }
 
     fn mount(arguments: &[&str], at: &Path) {
@@ -338,12 +344,13 @@ mod tests {
             let outside = outside.to_str().unwrap();
             mount(&["-t", "tmpfs", "none"], &fixture.local("d/mount"));
             fixture.write("d/mount/x", "kept");
-            // Of the same device, which only the kernel tells apart.
+            // Bind mounts have the device number of the root; only the kernel tells them apart.
             mount(&["--bind", outside], &fixture.local("bound"));
             mount(&["--bind", &format!("{outside}x")], &fixture.local("file"));
             let root = &fixture.root;
             for name in ["d/mount", "bound", "file"] {
-                let (there, is_foreign) = (path(name), path("elsewhere"));
+                let there = path(name);
+                let elsewhere = path("elsewhere");
                 let other = ErrorCode::OTHER_FILE_SYSTEM;
                 assert_eq!(root.stat(&there).unwrap().kind, EntryKind::Other, "{name}");
                 assert_eq!(code(root.open_file(&there)), other, "{name}");
@@ -356,11 +363,11 @@ mod tests {
                     "{name}"
                 );
                 assert_eq!(
-                    code(root.rename(&there, &is_foreign, &ANY, &ANY)),
+                    code(root.rename(&there, &elsewhere, &ANY, &ANY)),
                     other,
                     "{name}"
                 );
-                let paths = (&there, &is_foreign);
+                let paths = (&there, &elsewhere);
                 assert_eq!(
                     code(root.copy_to_staging(paths, true, &ANY, false)),
                     other,
@@ -393,8 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_noticed_before_the_content_comes() {
-        in_mount_namespace("a_full_disk_is_noticed_before_the_content_comes", || {
+    fn a_full_disk_is_reported_before_content_is_received() {
+        in_mount_namespace("a_full_disk_is_reported_before_content_is_received", || {
             use std::io::Write;
             let fixture = StoreFixture::new();
             mount(

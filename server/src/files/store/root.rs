@@ -1,11 +1,11 @@
-//! The handle of the served directory, and what its operations have in common.
+//! Handle of the served directory, and what its operations share.
 //!
-//! The kernel confines every path to the
-//! root (`openat2`), without following a symbolic link or entering another file system; what
-//! follows acts on one name in an open directory, so that a path that was legal when checked can't
-//! become illegal when used. Files are never changed in place: an open file is a stable snapshot.
+//! The kernel confines every path to the root (`openat2`), and neither follows symbolic links nor
+//! enters other file systems. The next step acts on one name in an open directory. So a path can't
+//! lead elsewhere between check and use. Files are never changed in place: an open file is a stable
+//! snapshot.
 //!
-//! All of it blocks and belongs on blocking threads. Locks between requests are the caller's.
+//! All of it blocks and belongs on blocking threads. The caller holds the locks of paths.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -27,20 +27,21 @@ use super::open::ReadOnlyReason;
 use super::open_file::OpenFile;
 use super::staging::Staging;
 
-/// The served directory; clones stand for the same one.
+/// Handle of the served directory; clones refer to the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
     pub(super) inner: Arc<Inner>,
 }
 
+/// State that the clones of a [`Root`] share.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) directory: Arc<OwnedFd>,
     pub(super) id: FileId,
     pub(super) read_only: Option<ReadOnlyReason>,
-    /// Set for good once a change became visible that may not be durable.
+    /// Set, and never reset, once a change became visible that may not be durable.
     pub(super) failed: AtomicBool,
-    /// Made at the first change.
+    /// Created at the first change, so that a root without changes stays untouched.
     pub(super) staging: Mutex<Option<Arc<Staging>>>,
     pub(super) commits: GroupCommit,
     pub(super) pending_syncs: PendingSyncs,
@@ -48,7 +49,7 @@ pub(super) struct Inner {
 }
 
 impl Root {
-    /// Whether every change is refused, and why.
+    /// Returns the reason why every change is refused, if it is.
     pub(super) fn read_only(&self) -> Option<ReadOnlyReason> {
         if self.inner.failed.load(Ordering::Relaxed) {
             return Some(ReadOnlyReason::NotDurable);
@@ -56,10 +57,10 @@ impl Root {
         self.inner.read_only
     }
 
-    /// What is known of `path`. A symbolic link is described, not followed.
+    /// Reads the attributes of `path`. A symbolic link is described, not followed.
     ///
     /// # Errors
-    /// If there is nothing, or the way there is none.
+    /// If nothing has the name, or a component above it isn't a directory of this file system.
     pub(super) fn stat(&self, path: &RemotePath) -> Result<Attributes, Error> {
         Ok(self.inner.metadata(path)?.attributes())
     }
@@ -67,8 +68,8 @@ impl Root {
     /// Opens the regular file at `path` for reading.
     ///
     /// # Errors
-    /// If there is none. Nothing but a regular file is ever opened: a FIFO would block, a device
-    /// might act.
+    /// If there is no regular file at `path`. Nothing else is opened: opening a FIFO would block,
+    /// and opening a device may have side effects.
     pub(super) fn open_file(&self, path: &RemotePath) -> Result<OpenFile, Error> {
         if path.is_root() {
             return Err(Error::IsDirectory);
@@ -80,52 +81,53 @@ impl Root {
 }
 
 impl Inner {
-    /// The staging directory, if anything may be changed; this server is then the one that writes.
+    /// Returns the staging directory, unless the root is read-only. Its lock is held, so that no
+    /// other server writes to the root.
     pub(super) fn writable(&self) -> Result<Arc<Staging>, Error> {
         if self.read_only.is_some() || self.failed.load(Ordering::Relaxed) {
             return Err(Error::ReadOnly);
         }
-        let mut slot = self.staging.lock();
-        if let Some(staging) = &*slot {
+        let mut current = self.staging.lock();
+        if let Some(staging) = &*current {
             return Ok(Arc::clone(staging));
         }
         let mut staging = Staging::make(&self.directory, self.id.device)?;
         staging.faults = self.faults;
         let staging = Arc::new(staging);
-        *slot = Some(Arc::clone(&staging));
+        *current = Some(Arc::clone(&staging));
         Ok(staging)
     }
 
-    /// Makes the changes in `directory` durable, together with those of others. If that fails the
-    /// root is read-only for good: the kernel may have forgotten what it could not write. `site` is
-    /// the fault that leaves this sync out.
+    /// Makes the changes in `directory` durable, together with those of other requests. If the sync
+    /// fails, the root stays read-only: the kernel may have dropped the pages that it couldn't
+    /// write. `site` names the fault that leaves this sync out.
     pub(super) fn sync(&self, site: Fault, directory: &OwnedFd, id: FileId) -> Result<(), Error> {
         let synced = self
             .commits
             .sync(id, || match self.faults.sync(site, directory) {
-                // File systems that write directories at once and have no call for it.
+                // File systems that write directories synchronously have no fsync for them.
                 Err(Errno::INVAL) => Ok(()),
                 synced => synced,
             });
         synced.map_err(|errno| self.not_durable(errno))
     }
 
-    /// The version of what was just changed. The change is visible already, so that a system that
-    /// can't even look at it has made it uncertain.
+    /// Reads the version of a file just changed. The change is visible already, so that it counts
+    /// as not durable if its metadata can't be read.
     pub(super) fn version_of(&self, file: impl AsFd) -> Result<Version, Error> {
         let metadata = Metadata::of(file).map_err(|errno| self.not_durable(errno))?;
         Ok(metadata.version())
     }
 
-    /// The version of what just got `name` in `directory`, as [`Inner::version_of`].
+    /// Reads the version of what was just named `name` in `directory`, like [`Inner::version_of`].
     pub(super) fn version_at(&self, directory: &OwnedFd, name: &str) -> Result<Version, Error> {
-        let found = Metadata::at(directory, name, self.id.device);
-        let metadata = found.map_err(|errno| self.not_durable(errno))?;
-        // If nothing is there, a program that doesn't know our locks took it away.
+        let metadata = Metadata::at(directory, name, self.id.device)
+            .map_err(|errno| self.not_durable(errno))?;
+        // Nothing is there if another program, which doesn't use our locks, removed it.
         Ok(metadata.ok_or(Error::Conflict)?.version())
     }
 
-    /// Ends all changes, because of one that is visible but not durable.
+    /// Makes the root read-only, because a change is visible but not durable.
     pub(super) fn not_durable(&self, errno: Errno) -> Error {
         self.failed.store(true, Ordering::Relaxed);
         Error::NotDurable(errno.into())
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_file_stays_what_it_was() {
+    fn an_open_file_keeps_its_content_after_a_put() {
         let fixture = StoreFixture::new();
         fixture.write("d/a", "before");
         let mut opened = fixture.root.open_file(&path("d/a")).unwrap();
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_nowhere() {
+    fn symbolic_links_are_never_followed() {
         let fixture = StoreFixture::new();
         fixture.write("inside/file", "x");
         std::fs::write(fixture.outside("secret"), "x").unwrap();
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bytes_of_any_length_up_to_the_limit() {
+    fn names_of_any_characters_and_up_to_255_bytes_are_stored() {
         let fixture = StoreFixture::new();
         for name in ["x".repeat(255), "é".repeat(127), "a\nb\u{1b}[2J".into()] {
             fixture.put(&name, "x", &Default::default()).unwrap();
@@ -260,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_may_not_be_durable_is_the_last() {
+    fn after_a_failed_sync_the_root_is_read_only() {
         let fixture = StoreFixture::new();
         let inner = &fixture.root.inner;
         let site = Fault::PlaceSync;
         inner.sync(site, &inner.directory, inner.id).unwrap();
         assert_eq!(fixture.root.read_only(), None);
-        // A handle that only looks can't be synced.
+        // fsync(2) fails on a handle opened with O_PATH.
         let (handle, id) = inner.directory(&RemotePath::ROOT, OFlags::PATH).unwrap();
         assert_eq!(code(inner.sync(site, &handle, id)), ErrorCode::DISK);
         assert_eq!(fixture.root.read_only(), Some(ReadOnlyReason::NotDurable));
@@ -274,16 +276,18 @@ mod tests {
     }
 
     #[test]
-    fn links_that_come_and_go_lead_nowhere() {
+    fn symbolic_links_swapped_in_concurrently_are_never_followed() {
         let fixture = StoreFixture::new();
         fixture.write("d/file", "inside");
         std::fs::write(fixture.outside("file"), "outside").unwrap();
         symlink(fixture.outside(""), fixture.local("link")).unwrap();
-        let (going_on, is_over) = std::sync::mpsc::channel::<()>();
+        let (running, is_over) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            // Moved in here, so that it is dropped, and the other thread ends, on a failure as well.
-            let _going_on = going_on;
-            let (d, link) = (fixture.local("d"), fixture.local("link"));
+            // Moved in here, so that its drop ends the other thread, after a failed assertion as
+            // well.
+            let _running = running;
+            let d = fixture.local("d");
+            let link = fixture.local("link");
             scope.spawn(move || {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
                 while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
@@ -300,7 +304,7 @@ mod tests {
                     opened.file.read_to_string(&mut content).unwrap();
                     assert!(content == "inside" || content == "new", "{content}");
                 }
-                // Each may succeed or not, but only inside.
+                // Each may succeed or fail, but may only affect the root.
                 let _ = fixture
                     .root
                     .delete(&path("d/file"), false, &Default::default());

@@ -1,8 +1,9 @@
-//! The private directory inside the root where new content is written before it gets its name.
+//! Staging directory: a private directory inside the root where new content is written before it is
+//! published under its name.
 //!
-//! It lies on the root's own file system, so that giving a name is a rename. Its lock makes one
-//! server the writer of a root: whoever holds it may clear away what is left there, since nobody
-//! alive can need it. The directory goes when its last user does.
+//! It lies on the root's own file system, so that publishing is a rename. Its lock makes one server
+//! the only writer of a root. The server that holds the lock may clear the directory, since no
+//! running server can need its content. The directory is removed with the last reference to it.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -24,28 +25,29 @@ use super::resolve::{Slot, open_beneath};
 use super::root::Root;
 use super::{Error, trash};
 
-/// The staging directory, locked by this server.
+/// Staging directory, locked by this server.
 #[derive(Debug)]
 pub(super) struct Staging {
     root: Arc<OwnedFd>,
     pub(super) directory: OwnedFd,
     pub(super) id: FileId,
     pub(super) root_device: u64,
-    /// Permissions of a file for which none are asked.
+    /// Permissions of a file whose request gives none.
     file_mode: Mode,
     pub(super) faults: Faults,
 }
 
 impl Staging {
-    /// Locks the staging directory of `root`, making it if need be.
+    /// Locks the staging directory of `root`, and creates it if it is missing.
     pub(super) fn make(root: &Arc<OwnedFd>, root_device: u64) -> Result<Self, Error> {
         for _ in 0..LOCK_ATTEMPTS {
             match mkdirat(root, STAGING_NAME, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => {
-                    return Err(Error::system("making the staging directory")(errno));
+                    return Err(Error::system("creating the staging directory")(errno));
                 }
             }
+            // Nothing is found if another server removed the directory between the two calls.
             if let Some(staging) = Self::find(root, root_device)? {
                 return Ok(staging);
             }
@@ -53,7 +55,7 @@ impl Staging {
         Err(Error::OtherServer)
     }
 
-    /// Locks the staging directory of `root` if there is one, and clears it.
+    /// Locks the staging directory of `root` if it exists, and clears it.
     pub(super) fn find(root: &Arc<OwnedFd>, root_device: u64) -> Result<Option<Self>, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let directory = match open_beneath(root, STAGING_NAME, flags) {
@@ -64,8 +66,9 @@ impl Staging {
             }
             Err(errno) => return Err(Error::system("opening the staging directory")(errno)),
         };
-        let looking = Error::system("looking at the staging directory");
-        let metadata = Metadata::of(&directory).map_err(looking)?;
+        let reading = || Error::system("reading the metadata of the staging directory");
+        let metadata = Metadata::of(&directory).map_err(reading())?;
+        // Other users must neither read unpublished content nor add names.
         let is_ours = metadata.owner == rustix::process::geteuid().as_raw();
         if !is_ours
             || metadata.mode & !Mode::RWXU.as_raw_mode() != 0
@@ -78,9 +81,9 @@ impl Staging {
             Err(Errno::WOULDBLOCK) => return Err(Error::OtherServer),
             Err(errno) => return Err(Error::system("locking the staging directory")(errno)),
         }
-        // The one who had the lock may have removed the directory meanwhile.
-        let looking = Error::system("looking at the staging directory");
-        let named = Metadata::at(root, STAGING_NAME, root_device).map_err(looking)?;
+        // The previous holder of the lock may have removed the directory before it released the
+        // lock.
+        let named = Metadata::at(root, STAGING_NAME, root_device).map_err(reading())?;
         if named.is_none_or(|named| named.id != metadata.id) {
             return Ok(None);
         }
@@ -96,12 +99,12 @@ impl Staging {
         }))
     }
 
-    /// Refuses what doesn't fit on the file system, before anything is written.
+    /// Checks that `bytes` bytes fit on the file system, before anything is written.
     pub(super) fn require_room(&self, bytes: u64) -> Result<(), Error> {
-        let looking = Error::system("asking for free space");
-        let found = fstatvfs(&self.directory).map_err(looking)?;
-        // No blocks at all is what file systems say that don't count them.
-        if found.f_blocks != 0 && bytes > found.f_bavail.saturating_mul(found.f_frsize) {
+        let reading = Error::system("reading the free space");
+        let space = fstatvfs(&self.directory).map_err(reading)?;
+        // File systems that don't count blocks report a total of zero.
+        if space.f_blocks != 0 && bytes > space.f_bavail.saturating_mul(space.f_frsize) {
             return Err(Error::NoSpace { bytes });
         }
         Ok(())
@@ -110,25 +113,26 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Still locked. Fails if something is left in it, which then waits for the next start.
+        // Still locked: the lock ends with the handle. Fails if the directory isn't empty; the next
+        // start clears it then.
         let _ = unlinkat(&self.root, STAGING_NAME, AtFlags::REMOVEDIR);
     }
 }
 
-/// New content without a name. It vanishes when dropped, unless it was published.
+/// Staged file: new content that isn't published yet. It is removed when dropped, unless it was
+/// published.
 #[derive(Debug)]
-pub(crate) struct StagedFile {
+pub(in crate::files) struct StagedFile {
     pub(super) file: File,
     entry: StagedEntry,
 }
 
 impl Root {
-    /// Makes a private file for new content of `size` bytes, if that is known, and reserves their
-    /// space.
+    /// Creates a private file for new content, and reserves space for `size` bytes, if given.
     ///
     /// # Errors
-    /// If nothing may be changed, or the space isn't there.
-    pub(crate) fn stage(&self, size: Option<u64>) -> Result<StagedFile, Error> {
+    /// If the root is read-only, or the space isn't available.
+    pub(super) fn stage(&self, size: Option<u64>) -> Result<StagedFile, Error> {
         let staging = self.inner.writable()?;
         let size = size.unwrap_or(0);
         if size >= RESERVED_BYTES_MIN {
@@ -136,9 +140,10 @@ impl Root {
         }
         let staged = StagedFile::new(staging)?;
         if size >= RESERVED_BYTES_MIN {
+            // KEEP_SIZE: the length of the file stays the number of bytes written.
             match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, size) {
-                // Without the call there is no reservation; zeros in its place would cost as much
-                // as the content.
+                // File systems without the call get no reservation. Writing zeros instead would
+                // cost as much as writing the content.
                 Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
                 Err(errno) => return Err(Error::system("reserving space")(errno)),
             }
@@ -148,31 +153,33 @@ impl Root {
 }
 
 impl StagedFile {
+    /// Creates an empty file, readable by its owner only, under a random name.
     pub(super) fn new(staging: Arc<Staging>) -> Result<Self, Error> {
         let name = random_name()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&staging.directory, &name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Error::system("making a staged file"))?;
+            .map_err(Error::system("creating a staged file"))?;
         Ok(Self {
             file: file.into(),
             entry: StagedEntry::new(staging, name),
         })
     }
 
-    /// Gives the content its modification time and permissions, where known, and makes it durable.
+    /// Sets the modification time and permissions, where given, and makes the content durable.
     ///
     /// # Errors
-    /// If the system fails. The content is lost then; there is no second try.
-    pub(crate) fn seal(&self, modified: Option<Time>, mode: Option<u32>) -> Result<(), Error> {
+    /// If a system call fails. The content is lost then: a repeated fsync may report success for
+    /// pages that were never written.
+    pub(super) fn seal(&self, modified: Option<Time>, mode: Option<u32>) -> Result<(), Error> {
         self.set_attributes(modified, mode)?;
         self.sync()
     }
 
-    /// The first half of [`seal`](Self::seal).
+    /// Sets the modification time and permissions: the first half of [`seal`](Self::seal).
     ///
     /// # Errors
-    /// If the system fails.
-    pub(crate) fn set_attributes(
+    /// If a system call fails.
+    pub(in crate::files) fn set_attributes(
         &self,
         modified: Option<Time>,
         mode: Option<u32>,
@@ -188,28 +195,27 @@ impl StagedFile {
         }
     }
 
-    /// Has the system start to write what it holds, where it takes such hints, and waits for
-    /// nothing.
+    /// Starts writeback of the content without waiting for it, where the system takes such hints.
     ///
-    /// Where several files are to be synced, each of them gets its blocks by this, so that the
-    /// commit to the file system's journal by which the first sync ends covers all.
-    pub(crate) fn start_writing(&self) {
-        // Linux starts to write before it frees what is written already. A hint: what it didn't do,
-        // or did wrong, is found by `sync`.
+    /// Call it for each of several files before the first is synced: writeback allocates their
+    /// blocks. The journal commit that ends the first sync then covers all of them.
+    pub(super) fn start_writing(&self) {
+        // POSIX_FADV_DONTNEED drops clean pages, but Linux first starts writeback of the dirty
+        // ones. It is a hint: `sync` does what it left out, and reports its errors.
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 
-    /// The second half of [`seal`](Self::seal).
+    /// Makes the content durable: the second half of [`seal`](Self::seal).
     ///
     /// # Errors
-    /// If the system fails.
-    pub(crate) fn sync(&self) -> Result<(), Error> {
+    /// If a system call fails.
+    pub(super) fn sync(&self) -> Result<(), Error> {
         let faults = self.entry.staging.faults;
         let synced = faults.sync(Fault::FileSync, &self.file);
-        synced.map_err(Error::system("making a file durable"))
+        synced.map_err(Error::system("syncing a file"))
     }
 
-    /// Moves the content to `slot`. See [`StagedEntry::publish`].
+    /// Publishes the content at `slot`. See [`StagedEntry::publish`].
     pub(super) fn publish(
         self,
         slot: &Slot<'_>,
@@ -222,8 +228,8 @@ impl StagedFile {
 
 impl Write for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // By the same call as below: whoever watches or fails system calls can tell it from the
-        // `write` by which the runtime wakes its threads.
+        // writev(2), as below. Tests that trace or fail system calls can tell it from the write(2)
+        // with which the runtime wakes its threads.
         self.file.write_vectored(&[IoSlice::new(bytes)])
     }
 
@@ -236,7 +242,7 @@ impl Write for StagedFile {
     }
 }
 
-/// A name in the staging directory, and the duty to remove what has it.
+/// Entry of the staging directory, removed when dropped unless it was published.
 #[derive(Debug)]
 pub(super) struct StagedEntry {
     pub(super) staging: Arc<Staging>,
@@ -253,8 +259,8 @@ impl StagedEntry {
         }
     }
 
-    /// Moves what has the name to `slot`, under the caller's lock of that path. What must be
-    /// absent is not replaced, whoever else writes to the directory.
+    /// Renames the entry to `slot`, under the caller's lock of that path. With
+    /// [`Precondition::Absent`] nothing is replaced, even if other programs write to the directory.
     pub(super) fn publish(
         mut self,
         slot: &Slot<'_>,
@@ -277,14 +283,14 @@ impl Drop for StagedEntry {
             root_device,
             ..
         } = &*self.staging;
-        // What can't be removed now waits for the next start.
+        // What can't be removed now is removed at the next start.
         if let Err(Errno::ISDIR) = unlinkat(directory, &self.name, AtFlags::empty()) {
             let _ = trash::remove_tree(directory, *root_device, &self.name);
         }
     }
 }
 
-/// Renames `name` in `directory` to `slot`, replacing only if `precondition` isn't `Absent`.
+/// Renames `name` in `directory` to `slot`. Under [`Precondition::Absent`] nothing is replaced.
 pub(super) fn rename(
     directory: &OwnedFd,
     name: &str,
@@ -292,12 +298,15 @@ pub(super) fn rename(
     precondition: &Precondition,
 ) -> Result<(), Error> {
     let flags = match precondition {
+        // The kernel checks and renames in one step, so that a file that another program creates
+        // meanwhile isn't replaced.
         Precondition::Absent => RenameFlags::NOREPLACE,
         Precondition::Any | Precondition::Match(_) => RenameFlags::empty(),
     };
     match renameat_with(directory, name, &slot.directory, slot.name, flags) {
         Ok(()) => Ok(()),
-        // Looking first and renaming then would not be the same.
+        // The file system lacks RENAME_NOREPLACE. A check before a plain rename is no substitute:
+        // it leaves a window in which a file can be created and would be replaced.
         Err(Errno::INVAL | Errno::NOSYS) if !flags.is_empty() => {
             Err(Error::Unsupported("rename without replacing"))
         }
@@ -321,37 +330,37 @@ pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Error>
     futimens(file, &times).map_err(Error::system("setting a modification time"))
 }
 
-/// A name that nobody can guess.
+/// Creates a random name of 128 bits, which can't be guessed.
 pub(super) fn random_name() -> Result<String, Error> {
     let mut bytes = [0; size_of::<u128>()];
     getrandom(&mut bytes, GetRandomFlags::empty())
-        .map_err(Error::system("drawing a random name"))?;
+        .map_err(Error::system("generating a random name"))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-/// What the process's umask leaves of the usual permissions of a new file. It can only be seen at
-/// work: asking for it means changing it, for all threads.
+/// Determines the permissions that the process's umask leaves of [`FILE_MODE`], by creating a file.
+/// umask(2) can't be read without being set, for all threads.
 fn default_file_mode(directory: &OwnedFd) -> Result<Mode, Error> {
     let name = random_name()?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let metadata = openat(directory, &name, flags, Mode::from_raw_mode(FILE_MODE))
         .and_then(Metadata::of)
-        .map_err(Error::system("trying the staging directory"));
+        .map_err(Error::system("creating a file in the staging directory"));
     let _ = unlinkat(directory, &name, AtFlags::empty());
     Ok(Mode::from_raw_mode(metadata?.mode))
 }
 
-/// Name of the staging directory; its prefix is reserved, so no path leads there.
+/// Name of the staging directory. Its prefix is reserved, so no remote path names it.
 pub(super) const STAGING_NAME: &str = ".quire-staging";
 
-/// Permissions of a new file for which none are asked; the umask takes some away.
+/// Permissions of a new file whose request gives none, before the umask is applied.
 const FILE_MODE: u32 = 0o666;
 
-/// Smallest size for which space is reserved: below that the first write says as early whether
-/// there is room.
+/// Smallest size in bytes for which space is reserved. Below it, the first write fails as early if
+/// there is no space.
 const RESERVED_BYTES_MIN: u64 = 256 * 1024;
 
-/// How often the staging directory is made and locked while another server removes it each time.
+/// Attempts to create and lock the staging directory, which another server may remove each time.
 const LOCK_ATTEMPTS: usize = 8;
 
 #[cfg(test)]
@@ -364,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_published_vanishes() {
+    fn a_staged_file_is_removed_unless_published() {
         let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let metadata = std::fs::metadata(fixture.local(STAGING_NAME)).unwrap();
@@ -375,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_staging_directory_goes_with_the_server() {
+    fn the_staging_directory_is_removed_with_the_server() {
         let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let local = fixture.local(STAGING_NAME);
@@ -386,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_server_left_is_swept() {
+    fn a_killed_servers_staging_directory_is_removed() {
         let fixture = StoreFixture::new();
         fixture.write(".quire-staging/0123", "half");
         fixture.write(".quire-staging/tree/deep/er", "half");
@@ -404,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn one_server_writes_to_a_root() {
+    fn only_one_server_writes_to_a_root() {
         let fixture = StoreFixture::new();
         let staged = fixture.staged("x");
         let other = fixture.another_server();
@@ -429,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_staging_directory_of_others_is_not_used() {
+    fn a_staging_directory_that_is_not_private_is_refused() {
         let fixture = StoreFixture::new();
         symlink(fixture.outside(""), fixture.local(STAGING_NAME)).unwrap();
         assert_eq!(code(fixture.root.stage(None)), ErrorCode::DENIED);
@@ -441,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_beyond_the_disk_is_refused_at_once() {
+    fn a_size_beyond_the_free_space_is_refused_at_once() {
         let fixture = StoreFixture::new();
         for size in [u64::MAX, i64::MAX as u64, 1 << 60] {
             assert_eq!(code(fixture.root.stage(Some(size))), ErrorCode::NO_SPACE);
@@ -450,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_does_not_make_a_file_longer() {
+    fn a_reservation_does_not_change_the_length_of_a_file() {
         let fixture = StoreFixture::new();
         let staged = fixture.root.stage(Some(RESERVED_BYTES_MIN)).unwrap();
         assert_eq!(staged.file.metadata().unwrap().len(), 0);

@@ -1,9 +1,9 @@
-//! Removing directories with all that is in them.
+//! Recursive deletion of directories.
 //!
-//! A directory first loses its name, in one step; its content goes afterwards, out of sight in
-//! the staging directory. A directory within it that isn't empty is moved up beside it and waits
-//! for its turn, so that one handle and one counter suffice for a tree of any depth and width.
-//! Nothing is followed: every step is a name in an open directory, and mounts are left alone.
+//! A directory is first renamed into the staging directory, in one step; its content is removed
+//! there afterwards. A nested directory that isn't empty is moved up into the staging directory and
+//! queued. So a tree of any depth and width takes one handle and a pair of counters.
+//! Nothing is followed: every step acts on a name in an open directory, and mounts are left alone.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -17,8 +17,8 @@ use super::metadata::Metadata;
 use super::resolve::{Slot, open_beneath};
 use super::staging::{Staging, random_name};
 
-/// A directory that has lost its name and waits to be removed. Dropped, it waits until the next
-/// server starts on this root.
+/// Deleted directory whose content is still to be removed. If it is dropped instead, the content
+/// stays until the next server starts on this root.
 #[derive(Debug)]
 #[must_use = "the content still takes up space"]
 pub struct Trash {
@@ -27,20 +27,20 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// Moves the directory at `slot` out of sight.
+    /// Moves the directory at `slot` into the staging directory.
     pub(super) fn take(slot: &Slot<'_>, staging: Arc<Staging>) -> Result<Self, Error> {
         let name = random_name()?;
         let flags = RenameFlags::empty();
         renameat_with(&slot.directory, slot.name, &staging.directory, &name, flags)
-            .map_err(Error::system("moving a directory out of sight"))?;
+            .map_err(Error::system("moving a directory to the staging directory"))?;
         Ok(Self { staging, name })
     }
 
-    /// Removes the directory and all that is in it.
+    /// Removes the directory and its content.
     ///
     /// # Errors
-    /// If something can't be removed; the rest is.
-    pub fn remove(self) -> Result<(), Error> {
+    /// If an entry can't be removed; the others are removed all the same.
+    pub(super) fn remove(self) -> Result<(), Error> {
         remove_tree(
             &self.staging.directory,
             self.staging.root_device,
@@ -49,7 +49,7 @@ impl Trash {
     }
 }
 
-/// Removes all that is in the staging directory.
+/// Removes the content of the staging directory.
 pub(super) fn clear(staging: &OwnedFd, root_device: u64) -> Result<(), Error> {
     let mut trees = Trees::new(staging, root_device)?;
     if let Err(errno) = trees.empty(staging) {
@@ -58,23 +58,25 @@ pub(super) fn clear(staging: &OwnedFd, root_device: u64) -> Result<(), Error> {
     trees.finish()
 }
 
-/// Removes the directory `name` in the staging directory, with all that is in it.
+/// Removes the directory `name` in the staging directory, with its content.
 pub(super) fn remove_tree(staging: &OwnedFd, root_device: u64, name: &str) -> Result<(), Error> {
     let mut trees = Trees::new(staging, root_device)?;
     trees.remove(name);
     trees.finish()
 }
 
-/// Directories in the staging directory that wait to be removed: those whose numbers are between
-/// two counters, however many they are.
+/// Queue of directories to remove, kept as names in the staging directory. Their numbers lie
+/// between two counters, so that a queue of any length takes no memory.
 struct Trees<'a> {
     staging: &'a OwnedFd,
     root_device: u64,
-    /// Drawn anew each time, so that numbered names never meet any that are there already.
+    /// Random prefix of the numbered names, so that they never collide with existing names.
     prefix: String,
+    /// Number of the next directory to remove.
     removed: u64,
-    found: u64,
-    /// The first error; the rest is removed all the same.
+    /// Number for the next directory to queue.
+    queued: u64,
+    /// First error; the other entries are removed all the same.
     failed: Option<Errno>,
 }
 
@@ -85,13 +87,14 @@ impl<'a> Trees<'a> {
             root_device,
             prefix: random_name()?,
             removed: 0,
-            found: 0,
+            queued: 0,
             failed: None,
         })
     }
 
+    /// Removes the queued directories, and those that they add to the queue.
     fn finish(mut self) -> Result<(), Error> {
-        while self.removed < self.found {
+        while self.removed < self.queued {
             let name = self.numbered(self.removed);
             self.removed += 1;
             self.remove(&name);
@@ -106,7 +109,7 @@ impl<'a> Trees<'a> {
         format!("{}-{number}", self.prefix)
     }
 
-    /// Removes one directory that isn't known to be empty.
+    /// Removes one directory that may not be empty.
     fn remove(&mut self, name: &str) {
         let removed = open_for_removal(self.staging, name, self.root_device)
             .and_then(|directory| self.empty(&directory))
@@ -116,20 +119,22 @@ impl<'a> Trees<'a> {
         }
     }
 
-    /// Removes what is in `directory`, or moves it up. Entries may be passed over while others are
-    /// removed, so it takes passes until one finds nothing to do.
+    /// Empties `directory` by removing or queueing its entries. readdir(3) may skip entries while
+    /// others are removed. So passes are repeated until one finds nothing to do.
     fn empty(&mut self, directory: &OwnedFd) -> Result<(), Errno> {
         for _ in 0..PASSES_MAX {
             let mut is_changed = false;
             for entry in Dir::read_from(directory)? {
                 let entry = entry?;
                 let name = entry.file_name();
+                // In the staging directory itself, the queued directories are entries as well.
                 let is_ours = name.to_bytes().starts_with(self.prefix.as_bytes());
                 if is_ours || matches!(name.to_bytes(), b"." | b"..") {
                     continue;
                 }
-                match self.take_away(directory, name) {
+                match self.remove_or_queue(directory, name) {
                     Ok(()) => is_changed = true,
+                    // Read twice, or removed by another program.
                     Err(Errno::NOENT) => {}
                     Err(errno) => {
                         self.failed.get_or_insert(errno);
@@ -143,8 +148,8 @@ impl<'a> Trees<'a> {
         Ok(())
     }
 
-    /// Removes `name` from `directory`; if it is a directory with something in it, by moving it up.
-    fn take_away(&mut self, directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+    /// Removes `name` from `directory`. A directory that isn't empty is moved up and queued.
+    fn remove_or_queue(&mut self, directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
         match unlinkat(directory, name, AtFlags::empty()) {
             Err(Errno::ISDIR) => {}
             removed => return removed,
@@ -153,25 +158,25 @@ impl<'a> Trees<'a> {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             removed => return removed,
         }
-        let numbered = self.numbered(self.found);
+        let numbered = self.numbered(self.queued);
         let rename = || {
             let flags = RenameFlags::empty();
             renameat_with(directory, name, self.staging, &numbered, flags)
         };
         match rename() {
-            // Moving a directory is a change of it, which its own permissions may forbid.
+            // Moving a directory rewrites its `..`, which needs write permission on it.
             Err(Errno::ACCESS) => {
                 open_for_removal(directory, name, self.root_device)?;
                 rename()?;
             }
             renamed => renamed?,
         }
-        self.found += 1;
+        self.queued += 1;
         Ok(())
     }
 }
 
-/// Opens the directory `name`, and lets its owner do everything with it.
+/// Opens the directory `name`, and gives its owner all permissions.
 fn open_for_removal(
     directory: &OwnedFd,
     name: impl rustix::path::Arg + Copy,
@@ -180,7 +185,7 @@ fn open_for_removal(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let opened = open_beneath(directory, name, flags)?;
     let metadata = Metadata::of(&opened)?;
-    // A subvolume is another file system to us, and not ours to empty.
+    // A subvolume counts as another file system, and its content isn't removed.
     if metadata.id.device != root_device {
         return Err(Errno::XDEV);
     }
@@ -190,7 +195,7 @@ fn open_for_removal(
     Ok(opened)
 }
 
-/// How often a directory is read that isn't empty yet; more only if others keep filling it.
+/// Most passes over one directory. More would be needed only if other programs keep adding entries.
 const PASSES_MAX: usize = 8;
 
 #[cfg(test)]
@@ -203,7 +208,7 @@ mod tests {
     use super::super::fixture::{StoreFixture, code, path};
 
     #[test]
-    fn a_directory_goes_at_once_and_its_content_afterwards() {
+    fn a_directory_loses_its_name_at_once_and_its_content_afterwards() {
         let fixture = StoreFixture::new();
         for name in [
             "d/a",
@@ -234,11 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_width_cost_no_handles() {
+    fn depth_and_width_of_a_tree_take_no_handles() {
         let fixture = StoreFixture::new();
         let mut deep = fixture.local("d");
         std::fs::create_dir(&deep).unwrap();
-        // Longer than any path may be, which is why it is made from the inside out.
+        // The path is longer than PATH_MAX, so the tree is created from the inside out.
         for level in 0..500 {
             let outer = fixture.local("outer");
             std::fs::create_dir(&outer).unwrap();

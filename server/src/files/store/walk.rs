@@ -1,7 +1,7 @@
-//! A directory with all that is below it, depth first, each directory's names in order.
+//! Depth-first walk of a directory tree, with each directory's names in order.
 //!
-//! Only the directory at hand is open. One that the walk comes back to is opened anew, and is left
-//! if it isn't the same any more. Each name is visited under its own lock, which is the caller's.
+//! Only the current directory is open. A directory that the walk returns to is opened again, and is
+//! left if it isn't the same any more. The caller holds the lock of each name that it visits.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::read_dir::ReadDir;
 use super::root::{Inner, Root};
 use super::{EntryFilter, Error};
 
-/// A walk under way.
+/// Walk in progress.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub(in crate::files) struct Walk {
     inner: Arc<Inner>,
-    /// The directories that the walk is in, outermost first.
+    /// Directories that the walk is in, outermost first.
     levels: Vec<WalkLevel>,
-    /// The innermost of them, unless the walk just came back to it.
+    /// Innermost of them, open; `None` if the walk just returned to it.
     here: Option<OwnedFd>,
 }
 
@@ -34,40 +34,40 @@ struct WalkLevel {
     names: ReadDir,
 }
 
-/// Where the walk goes next.
+/// Next step of a walk.
 #[derive(Debug)]
-pub(crate) enum WalkStep {
-    /// To this name in the directory at hand, whose whole path this is if it can be one.
+pub(in crate::files) enum WalkStep {
+    /// Name in the current directory, and its path if that is within the limits of a path.
     Name(Name, Result<RemotePath, PathError>),
-    /// Out of the directory at hand.
+    /// The walk left the current directory.
     Left {
-        /// How many of its names can't travel.
+        /// Number of its names that can't be sent.
         unnameable: u64,
-        /// Why the rest of it is missing, if it is.
+        /// Error because of which the walk left before the last name.
         failure: Option<Error>,
     },
-    /// Nowhere: it has left the directory where it began.
+    /// End of the walk: it has left the directory where it started.
     End,
 }
 
-/// What has a name.
+/// What a visited name refers to.
 #[derive(Debug)]
-pub(crate) enum Visited {
-    /// A file that was asked for, open.
+pub(in crate::files) enum Visited {
+    /// File within the size limit, open.
     File(OpenFile),
-    /// A directory; the walk is in it now.
+    /// Directory, which is the current one now.
     Directory(Attributes),
-    /// Anything else.
+    /// Anything else, or a file over the size limit.
     Other(Attributes),
 }
 
 impl Root {
-    /// Begins a walk in the directory at `path`, and says what is known of that. Nothing is in it
-    /// but what may be `filter`.
+    /// Starts a walk in the directory at `path`, and returns that directory's attributes. Entries
+    /// that `filter` hides are left out.
     ///
     /// # Errors
-    /// If there is no directory, or it can't be read.
-    pub(crate) fn walk(
+    /// If there is no directory at `path`, or it can't be read.
+    pub(super) fn walk(
         &self,
         path: &RemotePath,
         filter: Option<EntryFilter>,
@@ -88,8 +88,8 @@ impl Root {
 }
 
 impl Walk {
-    /// Goes on to the next name.
-    pub(crate) fn step(&mut self) -> WalkStep {
+    /// Advances to the next name.
+    pub(in crate::files) fn step(&mut self) -> WalkStep {
         let Some(level) = self.levels.last_mut() else {
             return WalkStep::End;
         };
@@ -110,13 +110,13 @@ impl Walk {
         }
     }
 
-    /// Looks at what has `name` in the directory at hand, and opens it if it is a directory, of which
-    /// `filter` says what may be shown, or a file of at most `size_max` bytes. Nothing if it has gone
-    /// since its name was read.
+    /// Visits `name` in the current directory, and enters it if it is a directory; `filter` returns
+    /// the filter of its entries. A file of at most `size_max` bytes is opened. `None` means that
+    /// the name was removed since it was read.
     ///
     /// # Errors
-    /// If it can't be looked at or opened, or the refusal of `filter`.
-    pub(crate) fn visit<E: From<Error>>(
+    /// If the metadata can't be read, opening fails, or `filter` returns an error.
+    pub(in crate::files) fn visit<E: From<Error>>(
         &mut self,
         name: &Name,
         path: RemotePath,
@@ -125,14 +125,14 @@ impl Walk {
     ) -> Result<Option<Visited>, E> {
         let here = self.here.as_ref().ok_or(Error::NotFound)?;
         let metadata = Metadata::at(here, name.as_str(), self.inner.id.device)
-            .map_err(Error::system("looking at an entry"))?;
+            .map_err(Error::system("reading the metadata of an entry"))?;
         let Some(attributes) = metadata.map(|metadata| metadata.attributes()) else {
             return Ok(None);
         };
         Ok(Some(match attributes.kind {
             EntryKind::File if size_max.is_some_and(|max| attributes.size <= max) => {
                 let opened = OpenFile::open(here, name.as_str())?;
-                // It may have been replaced by a larger one since it was looked at.
+                // A larger file may have replaced it since its metadata was read.
                 if size_max.is_some_and(|max| opened.attributes.size <= max) {
                     Visited::File(opened)
                 } else {
@@ -143,6 +143,7 @@ impl Walk {
                 let filter = filter(&path)?;
                 let (directory, id) = self.inner.child(here, name)?;
                 let names = ReadDir::read(&directory, None, filter)?;
+                // Levels that wait keep few names, so that memory stays bounded at any depth.
                 if let Some(level) = self.levels.last_mut() {
                     level.names.trim();
                 }
@@ -154,6 +155,7 @@ impl Walk {
         }))
     }
 
+    /// Leaves the current directory. Its parent is opened again at the next step.
     fn leave(&mut self, failure: Option<Error>) -> WalkStep {
         let left = self.levels.pop();
         self.here = None;
@@ -165,7 +167,7 @@ impl Walk {
 }
 
 impl Inner {
-    /// Opens the directory of a level again.
+    /// Opens the directory of a level again, if its path still names the same directory.
     fn reopen(&self, level: &WalkLevel) -> Result<OwnedFd, Error> {
         let (directory, id) = self.directory(&level.path, OFlags::RDONLY)?;
         if id == level.id {

@@ -1,4 +1,4 @@
-//! Copies of files and directories, and what they leave out.
+//! Tests of server-side copies of files and directories, and of what they skip.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -54,9 +54,9 @@ fn a_file_is_copied_with_mode_and_time() {
 }
 
 #[test]
-fn content_is_copied_by_hand_where_the_kernel_declines() {
+fn content_is_copied_with_read_and_write_where_the_kernel_copies_nothing() {
     let fixture = StoreFixture::new();
-    // Its size is unknown to the kernel's own copying, which says 0.
+    // Files of /proc have a size of 0 for copy_file_range, which therefore returns 0.
     let content = std::fs::read_to_string("/proc/self/limits").unwrap();
     let source = File::open("/proc/self/limits").unwrap();
     let mut target = File::create(fixture.local("a")).unwrap();
@@ -76,7 +76,7 @@ fn content_is_copied_by_hand_where_the_kernel_declines() {
 }
 
 #[test]
-fn a_tree_is_copied_without_what_leads_elsewhere() {
+fn a_tree_is_copied_without_links_and_special_files() {
     let fixture = StoreFixture::new();
     fixture.write("d/a", "a");
     fixture.write("d/b/c/e", "e");
@@ -112,7 +112,7 @@ fn a_tree_is_copied_without_what_leads_elsewhere() {
 }
 
 #[test]
-fn a_copy_that_cannot_be_leaves_nothing() {
+fn a_refused_copy_leaves_nothing() {
     let fixture = StoreFixture::new();
     fixture.write("d/a", "a");
     fixture.write("file", "x");
@@ -125,7 +125,8 @@ fn a_copy_that_cannot_be_leaves_nothing() {
         code(copy(&fixture, "file", "d", &ANY)),
         ErrorCode::IS_DIRECTORY
     );
-    let (d, e) = (path("d"), path("e"));
+    let d = path("d");
+    let e = path("e");
     let flat = fixture.root.copy_to_staging((&d, &e), false, &ANY, false);
     assert_eq!(code(flat), ErrorCode::NOT_EMPTY);
     let unwanted = fixture.root.copy_to_staging((&d, &e), true, &ANY, true);
