@@ -2,3 +2,4 @@
 
 mod protocol_document;
 mod tidy;
+mod vocabulary;
