@@ -24,7 +24,8 @@ use crate::config::limits::Limits;
 use crate::config::settings::{CACHE_BYTES, DRAIN_SECONDS, Settings};
 use crate::config::start_error::StartError;
 use crate::config::value::ListenAddress;
-use crate::files::{self, CacheConfig, Faults};
+use crate::files::quota::QuotaLimits;
+use crate::files::{self, CacheConfig, Faults, FilesConfig, Options};
 
 /// Configuration of one server, with its identity loaded.
 #[derive(Debug)]
@@ -102,6 +103,24 @@ impl Config {
             limits: Limits::default(),
             lock_limit: LOCK_LIMIT,
             faults: Faults::default(),
+        }
+    }
+
+    /// How the served directory is used.
+    pub fn files(&self) -> FilesConfig {
+        FilesConfig {
+            root: self.root.clone(),
+            options: Options {
+                read_only: self.read_only,
+                faults: self.faults,
+            },
+            cache: self.cache,
+            quota: QuotaLimits {
+                daily_bytes: self.limits.daily_bytes.0,
+                daily_files: self.limits.daily_files.0,
+                rate: self.limits.rate_per_key.0,
+            },
+            lock_limit: self.lock_limit,
         }
     }
 

@@ -17,13 +17,15 @@ mod digest_cache;
 mod error;
 pub(crate) mod locks;
 pub(crate) mod quota;
+pub(crate) mod scope;
 mod store;
 mod tree_walk;
 mod upload;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quire_certs::Fingerprint;
 use quire_shared::RemotePath;
@@ -33,7 +35,6 @@ use tokio::sync::broadcast;
 use tracing::debug;
 
 use crate::auth::access::Access;
-use crate::config::Config;
 use crate::metrics::Metrics;
 
 pub use batch_upload::{BatchItem, BatchUpload};
@@ -44,8 +45,8 @@ pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
 pub use store::{
-    EntryFilter, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
-    Options, Parents, ReadOnlyReason,
+    Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile, Options,
+    ReadOnlyReason,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
@@ -57,7 +58,8 @@ use changes::Changes;
 use commit::Pending;
 use digest_cache::DigestCache;
 use locks::LockTable;
-use quota::Quotas;
+use quota::{QuotaLimits, Quotas};
+use scope::Parents;
 use store::{Change, CopySource, Destination, Store};
 
 /// What can be done with the served directory. Clones stand for the same one.
@@ -73,6 +75,21 @@ struct Parts {
     quotas: Quotas,
     changes: Changes,
     metrics: Arc<Metrics>,
+}
+
+/// How the served directory is used.
+#[derive(Debug, Clone)]
+pub struct FilesConfig {
+    /// The directory.
+    pub(crate) root: PathBuf,
+    /// How it is opened.
+    pub(crate) options: Options,
+    /// Memory for file contents.
+    pub(crate) cache: CacheConfig,
+    /// What the clients of one key may use.
+    pub(crate) quota: QuotaLimits,
+    /// Time that an operation waits for the lock of a path.
+    pub(crate) lock_limit: Duration,
 }
 
 /// Checks that the directory at `path` can be served, without changing anything. Blocks.
@@ -101,18 +118,15 @@ impl Files {
     ///
     /// # Errors
     /// Why the directory can't be served.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let options = Options {
-            read_only: config.read_only,
-            faults: config.faults,
-        };
+    pub fn open(config: &FilesConfig) -> Result<Self, OpenError> {
         let metrics = Arc::<Metrics>::default();
+        let faults = config.options.faults;
         Ok(Self(Arc::new(Parts {
-            store: Store::open(&config.root, options)?,
-            locks: LockTable::new(config.lock_limit).with_faults(config.faults),
+            store: Store::open(&config.root, config.options)?,
+            locks: LockTable::new(config.lock_limit).with_faults(faults),
             cache: Cache::new(config.cache),
             digests: DigestCache::new(),
-            quotas: Quotas::new(&config.limits, Arc::clone(&metrics)),
+            quotas: Quotas::new(config.quota, Arc::clone(&metrics)),
             changes: Changes::new(),
             metrics,
         })))

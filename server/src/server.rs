@@ -53,7 +53,7 @@ impl Server {
     )]
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let limits = Arc::new(config.limits.clone());
-        let files = Files::open(&config)?;
+        let files = Files::open(&config.files())?;
         require_outside(&files, &config)?;
         let shared = Arc::new(Shared {
             metrics: Arc::clone(files.metrics()),

@@ -11,7 +11,7 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::Precondition;
 
 use crate::auth::rules::{Rules, Verbs};
-use crate::files::{EntryFilter, Parents};
+use crate::files::scope::{EntryFilter, Parents};
 
 /// What one client may do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

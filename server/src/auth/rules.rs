@@ -14,7 +14,7 @@ use quire_shared::path::PathError;
 use quire_shared::{Name, RemotePath};
 use thiserror::Error;
 
-use crate::files::EntryFilter;
+use crate::files::scope::EntryFilter;
 
 bitflags! {
     /// A set of verbs.

@@ -12,6 +12,7 @@ use quire_transport::flow::stream_limits::{RateLimiter, StallTimer, StreamLimits
 
 use crate::config::settings::Setting;
 use crate::config::value::ByteCount;
+use crate::files::quota::BURST;
 
 /// The limits of a server. Each field is the setting of the same name; [`Limits::settings`] has
 /// its help.
@@ -287,10 +288,6 @@ const DAILY_BYTES_HELP: &str =
 
 const DAILY_FILES_HELP: &str = "Files and directories that one key may create per day; all clients \
     without a key count as one";
-
-/// What a rate limit lets through at once after a pause: short enough for the rate to hold as
-/// people see it, long enough that timers of a few milliseconds cost none of it.
-const BURST: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {

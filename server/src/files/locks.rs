@@ -450,6 +450,8 @@ impl Hash for Key {
 }
 
 #[cfg(test)]
+mod holds;
+#[cfg(test)]
 mod schedules;
 #[cfg(test)]
 mod tests;

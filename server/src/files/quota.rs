@@ -15,23 +15,40 @@ use quire_certs::Fingerprint;
 use quire_transport::flow::stream_limits::RateLimiter;
 use tokio::time::Instant;
 
-use crate::config::limits::Limits;
 use crate::metrics::Metrics;
 
 use super::error::Error;
 
+/// What the clients of one key may use together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct QuotaLimits {
+    /// Bytes that they may store in a day.
+    pub(crate) daily_bytes: Option<u64>,
+    /// Files and directories that they may create in a day.
+    pub(crate) daily_files: Option<u64>,
+    /// Bytes per second of all their transfers.
+    pub(crate) rate: Option<u64>,
+}
+
+impl QuotaLimits {
+    fn rate_limiter(self) -> Option<Arc<RateLimiter>> {
+        self.rate
+            .map(|rate| Arc::new(RateLimiter::new(rate, BURST)))
+    }
+}
+
 /// The quotas that were here since the start.
 #[derive(Debug)]
 pub(crate) struct Quotas {
-    limits: Arc<Limits>,
+    limits: QuotaLimits,
     metrics: Arc<Metrics>,
     quotas: Mutex<HashMap<Option<Fingerprint>, Arc<Quota>>>,
 }
 
 impl Quotas {
-    pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(limits: QuotaLimits, metrics: Arc<Metrics>) -> Self {
         Self {
-            limits: Arc::new(limits.clone()),
+            limits,
             metrics,
             quotas: Mutex::default(),
         }
@@ -42,8 +59,8 @@ impl Quotas {
         let mut quotas = self.quotas.lock();
         let quota = quotas.entry(key).or_insert_with(|| {
             Arc::new(Quota {
-                rate_limiter: self.limits.rate_per_key.rate_limiter(),
-                limits: Arc::clone(&self.limits),
+                rate_limiter: self.limits.rate_limiter(),
+                limits: self.limits,
                 metrics: Arc::clone(&self.metrics),
                 used: Mutex::new(Used {
                     since: Instant::now(),
@@ -61,7 +78,7 @@ impl Quotas {
 pub(crate) struct Quota {
     /// What all transfers of this quota share.
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
-    limits: Arc<Limits>,
+    limits: QuotaLimits,
     metrics: Arc<Metrics>,
     used: Mutex<Used>,
 }
@@ -121,7 +138,7 @@ impl Reservation {
     /// If it doesn't fit.
     pub(crate) fn add(&mut self, bytes: u64, files: u64) -> Result<(), Error> {
         let limits = &self.quota.limits;
-        let (bytes_max, files_max) = (limits.daily_bytes.0, limits.daily_files.0);
+        let (bytes_max, files_max) = (limits.daily_bytes, limits.daily_files);
         let mut used = self.quota.used();
         let fits = |used: u64, more: u64, max: Option<u64>| {
             used.saturating_add(more) <= max.unwrap_or(u64::MAX)
@@ -210,18 +227,21 @@ impl<W: Write> Write for Metered<W> {
 /// The time of a quota.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What a rate limit lets through at once after a pause: short enough for the rate to hold as
+/// people see it, long enough that timers of a few milliseconds cost none of it.
+pub(crate) const BURST: Duration = Duration::from_millis(250);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::limits::Limit;
 
     fn quotas(bytes: Option<u64>, files: Option<u64>) -> Quotas {
-        let limits = Limits {
-            daily_bytes: Limit(bytes),
-            daily_files: Limit(files),
-            ..Limits::default()
+        let limits = QuotaLimits {
+            daily_bytes: bytes,
+            daily_files: files,
+            rate: None,
         };
-        Quotas::new(&limits, Arc::default())
+        Quotas::new(limits, Arc::default())
     }
 
     #[test]

@@ -8,7 +8,6 @@
 
 mod batch;
 mod copy;
-mod entry_filter;
 mod error;
 pub(super) mod faults;
 #[cfg(test)]
@@ -38,13 +37,11 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 pub use batch::Committed;
-pub use entry_filter::EntryFilter;
 pub use error::Error;
 pub use faults::{Fault, Faults};
 pub use listing::{Listing, ListingPart};
 pub use open::{OpenError, Options, ReadOnlyReason};
 pub use open_file::OpenFile;
-pub use resolve::Parents;
 pub use trash::Trash;
 
 pub(super) use batch::Change;
@@ -55,6 +52,7 @@ pub(super) use publish::Destination;
 pub(super) use staging::StagedFile;
 pub(super) use walk::{Visited, Walk, WalkStep};
 
+use super::scope::{EntryFilter, Parents};
 use root::Root;
 
 /// Handle of the served directory; clones refer to the same one.

@@ -13,7 +13,7 @@ use quire_server::files::{Caller, Files};
 pub fn open(root: &Path) -> Files {
     let identity = Identity::generate(&[]).unwrap();
     let config = Config::new(root.to_owned(), identity, AuthorizedKeys::default());
-    Files::open(&config).unwrap()
+    Files::open(&config.files()).unwrap()
 }
 
 /// A client with the rights `rules`.

@@ -12,16 +12,16 @@ use std::sync::atomic::Ordering;
 use quire_shared::protocol::{Precondition, Time, Version};
 use quire_shared::{Name, RemotePath};
 
-use super::Error;
 use super::copy::StagedCopy;
 use super::faults::Fault;
 use super::metadata::FileId;
 use super::new_directories::{NewDirectories, ParentSyncs};
 use super::publish::Destination;
-use super::resolve::{Parents, Slot};
+use super::resolve::Slot;
 use super::root::{Inner, Root};
 use super::staging::StagedFile;
 use super::trash::Trash;
+use super::{Error, Parents};
 
 /// A change of the served directory.
 #[derive(Debug)]

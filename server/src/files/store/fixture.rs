@@ -7,15 +7,14 @@ use quire_shared::protocol::{Precondition, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use tempfile::TempDir;
 
-use super::Error;
 use super::batch::{Change, Committed};
 use super::copy::{CopySource, StagedCopy};
 use super::open::Options;
 use super::publish::Destination;
-use super::resolve::Parents;
 use super::root::Root;
 use super::staging::StagedFile;
 use super::trash::Trash;
+use super::{Error, Parents};
 
 /// Root in a temporary directory, with a directory beside it that no client may reach.
 pub(super) struct StoreFixture {

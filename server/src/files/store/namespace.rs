@@ -211,8 +211,8 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
+    use super::super::Parents;
     use super::super::fixture::{StoreFixture, code, path};
-    use super::super::resolve::Parents;
     use super::*;
 
     const ANY: Precondition = Precondition::Any;

@@ -134,8 +134,8 @@ impl Drop for NewDirectories<'_> {
 mod tests {
     use quire_shared::protocol::Precondition;
 
+    use super::super::Parents;
     use super::super::fixture::{StoreFixture, path};
-    use super::super::resolve::Parents;
     use super::*;
 
     #[test]

@@ -10,13 +10,13 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::Precondition;
 use rustix::fs::OFlags;
 
-use super::Error;
 use super::batch::{Applied, Commit, Visible};
 use super::faults::Fault;
 use super::metadata::Metadata;
-use super::resolve::{Parents, require_writable};
+use super::resolve::require_writable;
 use super::root::Root;
 use super::staging::StagedFile;
+use super::{Error, Parents};
 
 /// Target of a change: a name, and the conditions for it.
 #[derive(Debug, Clone)]

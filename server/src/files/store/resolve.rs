@@ -12,30 +12,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::Error;
+use super::Parents;
 use super::metadata::{FileId, Metadata};
 use super::new_directories::NewDirectories;
 use super::publish::require;
 use super::root::Inner;
-
-/// Policy for directories that are missing above the path of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parents {
-    /// Fail if a directory is missing.
-    MustExist,
-    /// Create missing directories below the directory at this depth, which itself has to exist. The
-    /// root is at depth 0.
-    MadeBelow(usize),
-}
-
-impl Parents {
-    /// Whether a directory may be created whose path has `names` names.
-    fn may_make(self, names: usize) -> bool {
-        match self {
-            Self::MustExist => false,
-            Self::MadeBelow(depth) => names > depth,
-        }
-    }
-}
 
 /// Name in an open directory. Nothing needs to have the name.
 #[derive(Debug)]

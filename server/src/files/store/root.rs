@@ -144,9 +144,9 @@ mod tests {
     use quire_shared::protocol::EntryKind;
     use rustix::fs::Mode;
 
+    use super::super::Parents;
     use super::super::fixture::{StoreFixture, code, path};
     use super::super::open::Options;
-    use super::super::resolve::Parents;
     use super::*;
 
     fn make_fifo(at: &Path) {

@@ -1,4 +1,6 @@
-//! Filter of the directory entries that a caller may see.
+//! How far an operation may go for its caller: which entries it shows, and which directories it makes.
+//!
+//! The rules of `auth` make these values and the store applies them; neither knows the other.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +9,7 @@ use quire_shared::Name;
 /// Filter of the directory entries that a caller may see. Listings and walks answer as if the
 /// others didn't exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntryFilter {
+pub(crate) struct EntryFilter {
     others: bool,
     exceptions: BTreeMap<Name, bool>,
 }
@@ -32,5 +34,25 @@ impl EntryFilter {
     /// Whether the filter hides every entry.
     pub(crate) fn is_empty(&self) -> bool {
         !self.others && self.exceptions.values().all(|is_shown| !is_shown)
+    }
+}
+
+/// Policy for directories that are missing above the path of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parents {
+    /// Fail if a directory is missing.
+    MustExist,
+    /// Create missing directories below the directory at this depth, which itself has to exist. The
+    /// root is at depth 0.
+    MadeBelow(usize),
+}
+
+impl Parents {
+    /// Whether a directory may be created whose path has `names` names.
+    pub(super) fn may_make(self, names: usize) -> bool {
+        match self {
+            Self::MustExist => false,
+            Self::MadeBelow(depth) => names > depth,
+        }
     }
 }
