@@ -1,21 +1,22 @@
-//! What can be done with files, whoever asks.
+//! Operations on files, independent of the front end.
 //!
 //! A front end decodes a request, calls one operation of [`Files`] with a [`Caller`], and encodes
-//! the outcome. Inside an operation are, in this order: the rights, the quota, the locks, the work in
-//! the store, the notice of the change, which also clears the cache. The store is private to this
-//! module, so that no front end can reach the directory past them.
+//! the result. An operation checks the rights, charges the quota, takes the locks, does its work in
+//! the store and announces the change, in this order. The announcement also invalidates the cache.
+//! The store is private to this module, so no front end can bypass these steps.
 //!
-//! No lock is held while bytes of a body move, and an operation that holds locks asks for no others.
+//! No lock is held while a body is transferred. An operation that holds locks takes no further
+//! ones: together with the fixed order of `locks`, that rules out deadlocks.
 
 mod batch_upload;
-pub(crate) mod cache;
+mod cache;
 mod caller;
 mod changes;
 mod commit;
 mod content;
 mod digest_cache;
 mod error;
-pub(crate) mod locks;
+mod locks;
 pub(crate) mod quota;
 pub(crate) mod scope;
 mod store;
@@ -45,13 +46,11 @@ pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
 pub use store::{
-    Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile, Options,
-    ReadOnlyReason,
+    Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
+    Options, ReadOnlyReason, Trash,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
-
-pub use store::{Committed, Trash};
 
 use cache::Cache;
 use changes::Changes;
@@ -62,7 +61,7 @@ use quota::{QuotaLimits, Quotas};
 use scope::Parents;
 use store::{Change, CopySource, Destination, Store};
 
-/// What can be done with the served directory. Clones stand for the same one.
+/// Operations on the served directory. Clones share its state.
 #[derive(Debug, Clone)]
 pub struct Files(Arc<Parts>);
 
@@ -77,16 +76,16 @@ struct Parts {
     metrics: Arc<Metrics>,
 }
 
-/// How the served directory is used.
+/// Settings of the operations.
 #[derive(Debug, Clone)]
 pub struct FilesConfig {
-    /// The directory.
+    /// Path of the served directory.
     pub(crate) root: PathBuf,
-    /// How it is opened.
+    /// Options of the store.
     pub(crate) options: Options,
-    /// Memory for file contents.
+    /// Settings of the content cache.
     pub(crate) cache: CacheConfig,
-    /// What the clients of one key may use.
+    /// Limits of each key.
     pub(crate) quota: QuotaLimits,
     /// Time that an operation waits for the lock of a path.
     pub(crate) lock_limit: Duration,
@@ -95,7 +94,7 @@ pub struct FilesConfig {
 /// Checks that the directory at `path` can be served, without changing anything. Blocks.
 ///
 /// # Errors
-/// Why it can't.
+/// The reason why it can't be served.
 pub(crate) fn check_root(path: &Path) -> Result<(), OpenError> {
     let options = Options {
         read_only: true,
@@ -104,20 +103,20 @@ pub(crate) fn check_root(path: &Path) -> Result<(), OpenError> {
     Store::open(path, options).map(drop)
 }
 
-/// The digest of a file, and of which version of it.
+/// Digest of a file, with the attributes of the version that it belongs to.
 #[derive(Debug)]
 pub struct FileDigest {
-    /// The digest.
+    /// Digest of the whole content.
     pub digest: Digest,
-    /// What the file was like.
+    /// Attributes of the file when it was read.
     pub attributes: Attributes,
 }
 
 impl Files {
-    /// Opens the served directory. Blocks; belongs at the start of the program.
+    /// Opens the served directory. Blocks; for the start of the program.
     ///
     /// # Errors
-    /// Why the directory can't be served.
+    /// The reason why the directory can't be served.
     pub fn open(config: &FilesConfig) -> Result<Self, OpenError> {
         let metrics = Arc::<Metrics>::default();
         let faults = config.options.faults;
@@ -132,52 +131,52 @@ impl Files {
         })))
     }
 
-    /// How often limits were met, by operations and by the front ends that count there too.
+    /// Counters of reached limits, shared by the operations and the front ends.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
-    /// Whether `path`, or where it would be made, lies in the served directory. Keys and rights
+    /// Whether `path`, existing or not, lies in the served directory. Files with keys or rights
     /// must not: a client that may put there could give itself rights. Blocks.
     ///
     /// # Errors
-    /// If that can't be found out.
-    pub fn contains_path(&self, path: &Path) -> io::Result<bool> {
+    /// If the system can't resolve the path.
+    pub(crate) fn contains_path(&self, path: &Path) -> io::Result<bool> {
         self.store().contains_path(path)
     }
 
-    /// Why every change is refused, if it is.
+    /// Reason why every change is refused, if the directory is read-only.
     pub fn read_only(&self) -> Option<ReadOnlyReason> {
         self.store().read_only()
     }
 
-    /// How many paths are locked now; 0 when no operation runs.
-    pub fn locked_paths(&self) -> usize {
+    /// Number of locked paths; 0 when no operation is running.
+    pub(crate) fn locked_paths(&self) -> usize {
         self.locks().len()
     }
 
-    /// A client with these rights. All who show no `key`, or one without rights of its own, share
-    /// one quota.
+    /// Makes the caller for a client with these rights. `None` is for clients without a key, or
+    /// with one without rights of its own; all of these share one quota.
     pub fn caller(&self, access: Arc<Access>, key: Option<Fingerprint>) -> Caller {
         Caller::new(access, self.0.quotas.of(key), self.locks().new_owner())
     }
 
-    /// Hears of every change from now on, after it is durable.
+    /// Subscribes to all later changes. A change is announced when it is durable.
     pub fn subscribe(&self) -> broadcast::Receiver<ChangeNotice> {
         self.0.changes.subscribe()
     }
 
-    /// Keeps everyone but `caller` from changing `path` and what is below it, until the result is
+    /// Locks `path` and everything below it for operations of `caller` only, until the result is
     /// dropped.
     ///
     /// # Errors
-    /// If the caller may not change it, or it stayed in use.
+    /// If the caller may not change the path, or the lock timed out.
     pub async fn hold(&self, caller: &Caller, path: &RemotePath) -> Result<Hold, Error> {
         caller.access.make_directory(path)?;
         Ok(self.locks().hold(caller.owner, path).await?)
     }
 
-    /// Whether the caller may change anything, and the server too.
+    /// Whether the caller may change anything, and the directory isn't read-only.
     ///
     /// # Errors
     /// If the caller has no rights at all.
@@ -186,7 +185,7 @@ impl Files {
         Ok(caller.access.may_change() && self.read_only().is_none())
     }
 
-    /// What the cache holds, as far as the caller may see the names.
+    /// Snapshot of the cache, with the entries that the caller may list.
     ///
     /// # Errors
     /// If the caller has no rights at all.
@@ -199,31 +198,32 @@ impl Files {
         Ok(snapshot)
     }
 
-    /// How many bytes the cache keeps in memory, those included that it has forgotten but that are
-    /// still being sent.
-    pub fn cached_bytes(&self) -> u64 {
+    /// Bytes of cached content in memory. Includes invalidated content that is still being sent.
+    pub(crate) fn cached_bytes(&self) -> u64 {
         self.cache().list().live
     }
 
-    /// What is known of a path. A symbolic link is described, not followed.
+    /// Reads the attributes of a path. A symbolic link isn't followed.
     ///
     /// # Errors
-    /// The refusal, or that nothing has the name.
+    /// If it is refused, or the path doesn't exist.
     pub async fn stat(&self, caller: &Caller, path: &RemotePath) -> Result<Attributes, Error> {
         caller.access.stat(path)?;
         let _guard = self.locks().shared(caller.owner, path).await?;
         Ok(self.store().stat(path).await?)
     }
 
-    /// The content of a file. The lock covers the opening alone: an open file is a stable snapshot.
+    /// Opens the content of a file.
     ///
     /// # Errors
-    /// The refusal, that there is no file or not that version, or a range outside it.
+    /// If it is refused, the path isn't a file of the version asked for, or the range is outside
+    /// it.
     pub async fn get(&self, caller: &Caller, request: &Get) -> Result<Content, Error> {
         let path = &request.path;
         caller.access.get(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
         let file = self.store().open_file(path).await?;
+        // A put replaces a file and never writes to it, so an open file is a stable snapshot.
         drop(guard);
         content::require_version(&request.precondition, &file.attributes)?;
         let range = ByteRange {
@@ -233,11 +233,10 @@ impl Files {
         Content::new(file, path, range, request.digest.hasher(), self.cache())
     }
 
-    /// The digest of a file, computed unless it is known from before. Dropping the future ends the
-    /// work.
+    /// Digest of a file, from the digest cache or computed. Dropping the future stops the work.
     ///
     /// # Errors
-    /// The refusal, that there is no file, or that it changed meanwhile.
+    /// If it is refused, the path isn't a file, or the file changes while it is read.
     pub async fn hash(
         &self,
         caller: &Caller,
@@ -253,15 +252,16 @@ impl Files {
             return Ok(FileDigest { digest, attributes });
         }
         let (digest, attributes) = file.hash(kind).await?;
-        // A rename meanwhile makes another version of the same content.
+        // A rename during the reading makes another version of the same content, so the digest is
+        // stored under the version after the reading.
         self.0.digests.put(&attributes.version, kind, &digest);
         Ok(FileDigest { digest, attributes })
     }
 
-    /// Begins to list a directory.
+    /// Opens a directory for listing.
     ///
     /// # Errors
-    /// The refusal, or that there is no directory that can be read.
+    /// If it is refused, or the path isn't a directory that can be read.
     pub async fn list(&self, caller: &Caller, request: List) -> Result<Listing, Error> {
         let List { path, after } = request;
         let filter = caller.access.list(&path)?;
@@ -269,10 +269,10 @@ impl Files {
         Ok(self.store().list(&path, after, filter).await?)
     }
 
-    /// Makes a directory, and missing parents if that is asked for.
+    /// Makes a directory, and its missing parents if the request asks for them.
     ///
     /// # Errors
-    /// The refusal, a used-up quota, or what has the name.
+    /// If it is refused, the quota is used up, or what exists at the path conflicts.
     pub async fn make_directory(
         &self,
         caller: &Caller,
@@ -292,11 +292,11 @@ impl Files {
             .await
     }
 
-    /// Renames under exclusive locks on both names: of two clients that rename one file, the second
-    /// finds nothing under the old name.
+    /// Renames a file or directory, under exclusive locks on both names. Of two clients that rename
+    /// one file, the second therefore gets "not found".
     ///
     /// # Errors
-    /// The refusal, or what doesn't hold for one of the names.
+    /// If it is refused, or a precondition of one of the names isn't met.
     pub async fn rename(&self, caller: &Caller, request: Rename) -> Result<Version, Error> {
         let Rename {
             from,
@@ -315,11 +315,11 @@ impl Files {
         self.commit_version(Pending::new(change), guard).await
     }
 
-    /// Removes a name. A directory loses it at once; its space is freed by
-    /// [`remove`](Self::remove), which the front end calls after it has answered.
+    /// Deletes a file or directory. A directory disappears at once; its space is freed by
+    /// [`remove`](Self::remove), which the front end calls after it has replied.
     ///
     /// # Errors
-    /// The refusal, or what doesn't hold for the name.
+    /// If it is refused, or a precondition of the name isn't met.
     pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<Option<Trash>, Error> {
         caller.access.delete(&request.path)?;
         let paths = [&request.path];
@@ -332,20 +332,19 @@ impl Files {
         Ok(self.commit_one(Pending::new(change), guard).await?.trash)
     }
 
-    /// Frees the space of a directory that was deleted.
+    /// Frees the space of a deleted directory.
     ///
     /// # Errors
-    /// If something can't be removed; the rest is.
+    /// If an entry can't be removed; all others are removed.
     pub async fn remove(&self, trash: Trash) -> Result<(), Error> {
         Ok(self.store().remove(trash).await?)
     }
 
-    /// Makes a second file or directory without sending anything. The copy is made in staging
-    /// without a lock on the target, which is taken only to publish it. Dropping the future ends
-    /// the work.
+    /// Copies a file or directory on the server. The copy is made in staging, without a lock on the
+    /// target: that lock is taken only to publish the copy. Dropping the future stops the work.
     ///
     /// # Errors
-    /// The refusal, a used-up quota, or what doesn't hold for one of the names.
+    /// If it is refused, the quota is used up, or a precondition of one of the names isn't met.
     pub async fn copy(&self, caller: &Caller, request: Copy) -> Result<Version, Error> {
         let Copy {
             from,
@@ -371,7 +370,7 @@ impl Files {
         };
         if staged.skipped() > 0 {
             let skipped = staged.skipped();
-            debug!(skipped, "passed over what is neither file nor directory");
+            debug!(skipped, "skipped what is neither file nor directory");
         }
         let reservation = caller.quota.reserve(staged.bytes(), staged.entries())?;
         let guard = self

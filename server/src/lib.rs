@@ -1,14 +1,14 @@
-//! The server: a directory, served over QUIC.
+//! File server: serves one directory over QUIC.
 //!
-//! Front ends decode requests and call operations; operations use the store. In the order in which a
-//! request passes them:
+//! Front ends decode requests and call operations; operations use the store. A request passes the
+//! modules in this order:
 //!
 //! - [`quic`]: the QUIC front end;
-//! - [`auth`]: who a client is, and what it may do;
-//! - [`files`]: every operation, with rights, quota, locks, cache and notices of changes inside;
+//! - [`auth`]: authentication of clients, and their rights;
+//! - [`files`]: every operation, including its rights, quota, locks, cache and change notices;
 //! - `files::store`: the served directory, private to `files`.
 //!
-//! [`Server`] puts them together, [`Config`] says how.
+//! [`Server`] assembles them from a [`Config`].
 
 pub mod auth;
 pub mod config;

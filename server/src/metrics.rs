@@ -1,7 +1,7 @@
-//! How often each limit was met, since the start.
+//! Counters of reached limits, since the start.
 //!
-//! The log shows them when the server stops, and once a minute while they move. Every event is
-//! logged as well, but an attack would fill the log if it were more than a debug record.
+//! The log shows the counters when the server stops, and once a minute while they change. A refused
+//! connection is itself only a debug record: an attack would fill the log otherwise.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tracing::info;
 
-/// Declares the counters once: field, and what is counted, which is also its name in the log.
+/// Declares each counter once: its field, which is also its name in the log, and its description.
 macro_rules! counters {
     ($($name:ident $doc:literal;)*) => {
-        /// How often each limit was met.
+        /// Counters of reached limits.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $(#[doc = $doc] pub(crate) $name: Counter,)*
@@ -29,20 +29,20 @@ macro_rules! counters {
 counters! {
     connections "Connections refused because there were too many.";
     connections_per_address "Connections refused because their address had too many.";
-    handshakes "Connections refused, or made to wait, because too many handshakes were under way.";
-    retries "Connections that had to prove their address first.";
+    handshakes "Connections refused, or ignored for now, because of too many open handshakes.";
+    retries "Connections answered with a Retry packet to validate their address.";
     handshake_time "Handshakes that took too long.";
-    not_authorized "Clients sent away because they had no rights.";
-    revoked "Connections ended because their rights were taken away.";
+    not_authorized "Connections closed because the client had no rights.";
+    revoked "Connections closed because the rights of the client were revoked.";
     request_time "Requests that took too long to arrive.";
-    stall_time "Transfers cut off because the client kept them waiting.";
+    stall_time "Transfers aborted because the client stalled them.";
     idle_time "Connections closed because they had no request.";
-    abort_rate "Connections closed because they gave up too many requests.";
+    abort_rate "Connections closed because the client cancelled too many requests.";
     quota "Changes refused because of a daily quota.";
 }
 
 impl Metrics {
-    /// Logs the counters whenever they have moved, for as long as it is waited for.
+    /// Logs the counters each minute in which they changed. Never completes.
     pub(crate) async fn keep_logging(&self) {
         let mut logged = self.total();
         loop {
@@ -55,7 +55,7 @@ impl Metrics {
         }
     }
 
-    /// Logs the counters that aren't 0, if there are any.
+    /// Logs the counters that aren't 0, if any.
     pub(crate) fn log(&self) {
         if self.total() > 0 {
             info!("limits met: {self}");
@@ -80,7 +80,7 @@ impl fmt::Display for Metrics {
     }
 }
 
-/// A number that only grows.
+/// Counter of events; never decreases.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -94,7 +94,7 @@ impl Counter {
     }
 }
 
-/// Between two records of counters that move.
+/// Interval at which changed counters are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_that_moved_are_shown_by_name() {
+    fn counters_that_are_not_0_are_shown_by_name() {
         let counters = Metrics::default();
         assert_eq!(counters.to_string(), "");
         counters.retries.add_one();

@@ -1,9 +1,8 @@
-//! The QUIC front end: requests of the protocol `quire/1`, one bidirectional stream each.
+//! QUIC front end: requests of the protocol `quire/1`, one bidirectional stream each.
 //!
-//! [`endpoint`] admits connections, `connection` knows the client and accepts its streams,
-//! `request` reads one request and dispatches it; each is decoded, carried out by
-//! [`Files`] and answered. What takes more than one line for that is in the
-//! file of its name under `requests`.
+//! [`endpoint`] admits connections, `connection` authorizes the client and accepts its streams,
+//! `request` reads one request and dispatches it. Each request is decoded, carried out by [`Files`]
+//! and answered. A request that needs more than a few lines for that has a file under `requests`.
 
 mod admission;
 mod connection;
@@ -26,19 +25,19 @@ use crate::config::limits::Limits;
 use crate::files::Files;
 use crate::metrics::Metrics;
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// The operations.
+    /// Operations on the files.
     pub(crate) files: Files,
-    /// Who may do what.
+    /// Authentication and rights of clients.
     pub(crate) gate: Gate,
-    /// What clients may take of the server.
+    /// Limits on the resources that clients may use.
     pub(crate) limits: Arc<Limits>,
-    /// How often each limit was met.
+    /// Counters of reached limits.
     pub(crate) metrics: Arc<Metrics>,
-    /// Memory for the windows of all connections.
+    /// Memory for the flow-control windows of all connections.
     pub(crate) windows: WindowBudget,
-    /// What all transfers share.
+    /// Rate limit that all transfers share.
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
 }

@@ -1,7 +1,7 @@
-//! The server: what it consists of, and how it starts and stops.
+//! Server: its parts, how it starts and how it stops.
 //!
-//! The caller owns the stop signal, and learns the addresses before anything is served, so a test
-//! needs no fixed port and no sleep.
+//! The caller owns the stop signal, and knows the addresses before the server accepts connections.
+//! So a test needs no fixed port and no sleep.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,27 +29,26 @@ pub struct Server {
     drain: Duration,
 }
 
-/// What a server is doing at one moment.
+/// State of a server at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// How many paths are locked: 0 when no request is in progress.
+    /// Number of locked paths; 0 when no request is in progress.
     pub locked_paths: usize,
-    /// Bytes that the cache keeps in memory, those included that it has forgotten but that are still
-    /// being sent.
+    /// Bytes of cached content in memory. Includes invalidated content that is still being sent.
     pub cached_bytes: u64,
-    /// How often each limit was met since the start, as the log shows it; empty if none was.
+    /// Counters of reached limits since the start, as in the log; empty if all are 0.
     pub limits_met: String,
 }
 
 impl Server {
-    /// Opens the root and binds every address without serving yet, so that a caller who asked for
-    /// port 0 can learn the port. Has to be called within a tokio runtime.
+    /// Opens the root and binds every address, without accepting connections yet. A caller that
+    /// asked for port 0 can then read the port. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// What the operator has to correct: the root, an address, the identity.
+    /// If the operator has to correct something: the root, an address, the identity.
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "a configuration has an identity, and makes one server"
+        reason = "a configuration contains an identity, and is for one server"
     )]
     pub fn bind(config: Config) -> Result<Self, StartError> {
         let limits = Arc::new(config.limits.clone());
@@ -71,30 +70,30 @@ impl Server {
         })
     }
 
-    /// The addresses that are bound, in the order of the configuration.
+    /// Bound addresses, in the order of the configuration.
     ///
     /// # Errors
-    /// If the system can't tell an address.
+    /// If the system can't report an address.
     pub fn local_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
         self.quic.local_addrs()
     }
 
-    /// The fingerprint by which clients know this server.
+    /// Fingerprint by which clients identify this server.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// Why nothing can be changed in the root, if that is so.
+    /// Reason why the root is read-only, if it is.
     pub fn read_only(&self) -> Option<ReadOnlyReason> {
         self.shared.files.read_only()
     }
 
-    /// The operations, for another front end beside QUIC.
+    /// Operations on the files, for another front end beside QUIC.
     pub fn files(&self) -> &Files {
         &self.shared.files
     }
 
-    /// What the server is doing now.
+    /// Current state of the server.
     pub fn status(&self) -> Status {
         Status {
             locked_paths: self.shared.files.locked_paths(),
@@ -108,7 +107,7 @@ impl Server {
         self.quic.wait_idle().await;
     }
 
-    /// Serves until `shutdown` completes, then lets what runs finish within the drain limit.
+    /// Serves until `shutdown` completes, then lets running requests finish within the drain limit.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         tokio::select! {
             () = self.serve(shutdown) => {}
@@ -137,14 +136,15 @@ impl Server {
         {
             warn!(
                 connections = connections.len(),
-                "cut off what did not finish in time"
+                "closed connections that did not finish in time"
             );
         }
         self.quic.close().await;
     }
 }
 
-/// Refuses keys and rights in the served directory, where clients could fetch or replace them.
+/// Refuses files with keys or rights inside the served directory, where clients could read or
+/// replace them.
 fn require_outside(files: &Files, config: &Config) -> Result<(), StartError> {
     for secret in &config.secrets {
         let path = secret.clone();

@@ -1,8 +1,8 @@
-//! What one client may do, decided from its rules alone.
+//! Access decisions for one client, made from its rules alone.
 //!
-//! `files` asks before every operation, with the very paths that it then opens, and before any lock
-//! or disk access: a refusal therefore reveals nothing of what exists. Where a client may not even
-//! know whether something exists, the refusal is [`Denial::Hidden`], and the answer is the one for
+//! `files` asks before every operation, with the same paths that it then opens, and before any lock
+//! or disk access. A refusal therefore reveals nothing of what exists. Where a client may not learn
+//! whether something exists, the refusal is [`Denial::Hidden`]. The client then gets the answer for
 //! a name that doesn't exist.
 
 use std::fmt;
@@ -13,45 +13,45 @@ use quire_shared::protocol::Precondition;
 use crate::auth::rules::{Rules, Verbs};
 use crate::files::scope::{EntryFilter, Parents};
 
-/// What one client may do.
+/// Rights of one client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
     rules: Rules,
 }
 
-/// Why a client may not do something.
+/// Reason of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// It lacks the right.
+    /// The client lacks the right.
     #[error("not authorized")]
     NotAuthorized,
-    /// It may not learn whether the path exists.
+    /// The client may not learn whether the path exists.
     #[error("not found")]
     Hidden,
 }
 
 impl Access {
-    /// By these rules.
+    /// Makes the rights that these rules grant.
     pub fn new(rules: Rules) -> Self {
         Self { rules }
     }
 
-    /// Whether nothing is allowed anywhere.
-    pub fn is_empty(&self) -> bool {
+    /// Whether no right is granted on any path.
+    pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether anything may be changed anywhere.
-    pub fn may_change(&self) -> bool {
+    /// Whether a right to change something is granted on any path.
+    pub(crate) fn may_change(&self) -> bool {
         self.rules.grants_anywhere(Verbs::PUT.union(Verbs::DELETE))
     }
 
-    /// Whether the path of something in the cache may be shown.
+    /// Whether the client may see that `path` is in the cache.
     pub(crate) fn may_list(&self, path: &RemotePath) -> bool {
         self.rules.verbs(path).contains(Verbs::LIST)
     }
 
-    /// Allows what any client with a right may ask.
+    /// Allows requests that any client with at least one right may make.
     ///
     /// # Errors
     /// The refusal.
@@ -62,7 +62,7 @@ impl Access {
         }
     }
 
-    /// Allows to read the content of `path`.
+    /// Allows reading the content of `path`.
     ///
     /// # Errors
     /// The refusal.
@@ -70,8 +70,8 @@ impl Access {
         self.need(Verbs::GET, path)
     }
 
-    /// Allows to list the directory at `path`, and says which of its entries may be shown; `None`
-    /// if all may.
+    /// Allows listing the directory at `path`, and returns the filter for its entries; `None` if
+    /// all of them may be shown.
     ///
     /// # Errors
     /// The refusal.
@@ -82,7 +82,7 @@ impl Access {
         }
     }
 
-    /// Allows to look at the attributes of `path`.
+    /// Allows reading the attributes of `path`.
     ///
     /// # Errors
     /// The refusal.
@@ -93,8 +93,8 @@ impl Access {
         }
     }
 
-    /// Allows to give the name `path` to something new, with whatever is below it, and gives the
-    /// precondition for it: a client that may create and not replace gets `Absent`.
+    /// Allows creating `path` and everything below it, and returns the precondition for that: a
+    /// client that may create but not replace gets `Absent`.
     ///
     /// # Errors
     /// The refusal.
@@ -115,7 +115,7 @@ impl Access {
         }
     }
 
-    /// Allows to make a directory at `path`. One that exists is never replaced, so that the right
+    /// Allows making a directory at `path`. An existing directory is never replaced, so the right
     /// to create is enough.
     ///
     /// # Errors
@@ -124,8 +124,8 @@ impl Access {
         self.create(path, &Precondition::Any).map(drop)
     }
 
-    /// Allows to set times and permissions of the directory at `path`: to a client that just made
-    /// it, or that may replace what is there.
+    /// Allows setting times and permissions of the directory at `path`, to a client that just made
+    /// it or may replace it.
     ///
     /// # Errors
     /// The refusal.
@@ -138,9 +138,9 @@ impl Access {
         }
     }
 
-    /// Allows to remove the name `path`, with whatever is below it. It is a name of its directory,
-    /// so the right is needed there as well: a client that may delete in a directory can't delete
-    /// the directory itself.
+    /// Allows deleting `path` and everything below it. The name is an entry of its parent
+    /// directory, so the right is needed there as well. A client that may delete in a directory
+    /// therefore can't delete the directory itself.
     ///
     /// # Errors
     /// The refusal.
@@ -154,7 +154,7 @@ impl Access {
         Err(self.refusal(path))
     }
 
-    /// Allows to rename `from` to `to`, and gives the precondition for the new name.
+    /// Allows renaming `from` to `to`, and returns the precondition for the new name.
     ///
     /// # Errors
     /// The refusal.
@@ -166,7 +166,7 @@ impl Access {
     ) -> Result<Precondition, Denial> {
         self.delete(from)?;
         let target = self.create(to, target)?;
-        // What is hidden where it is must not come to light by being moved.
+        // A rename must not make readable at `to` what the client can't read at `from`.
         for verb in [Verbs::LIST, Verbs::GET] {
             let gains = self.rules.grants_below(to, verb) && !self.rules.allows_below(from, verb);
             if gains {
@@ -176,7 +176,7 @@ impl Access {
         Ok(target)
     }
 
-    /// Allows to copy `from` to `to`, and gives the precondition for the copy.
+    /// Allows copying `from` to `to`, and returns the precondition for the copy.
     ///
     /// # Errors
     /// The refusal.
@@ -195,7 +195,7 @@ impl Access {
         self.create(to, target)
     }
 
-    /// Which of the directories above `path` may be made where they are missing.
+    /// Tells which missing directories above `path` may be made.
     pub(crate) fn parents(&self, path: &RemotePath, make_parents: bool) -> Parents {
         if !make_parents {
             return Parents::MustExist;
@@ -218,7 +218,7 @@ impl Access {
     }
 
     fn refusal(&self, path: &RemotePath) -> Denial {
-        // A client without any right hears so, whatever it asks for.
+        // A client without any right always gets `NotAuthorized`: it then knows to ask for rights.
         if self.is_empty() || self.may_know(path) {
             Denial::NotAuthorized
         } else {
@@ -232,7 +232,7 @@ impl Access {
     }
 }
 
-/// The rules as people write them.
+/// Formats the rules as they are written in the configuration.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.rules, f)

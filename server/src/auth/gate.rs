@@ -1,4 +1,4 @@
-//! Who a client is, and what it may do now.
+//! Authentication and authorization of clients.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use super::pairing::{Pairing, PairingError};
 use crate::config::Config;
 use crate::config::start_error::StartError;
 
-/// Decides who a client is, and what it may do now.
+/// Identifies clients and looks up their current rights.
 #[derive(Debug)]
 pub(crate) struct Gate {
     keyring: Keyring,
-    /// Whose certificates give clients names.
+    /// CA whose certificates give names to clients.
     client_ca: ClientCa,
-    /// Clients that may come with a code.
+    /// Enrolment of clients that have a pairing code.
     pairing: Pairing,
 }
 
@@ -28,7 +28,7 @@ impl Gate {
     /// Reads the files that the configuration names.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// If one of them can't be read or is invalid.
     pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
         let keys = config.authorized_keys.clone();
         Ok(Self {
@@ -38,22 +38,22 @@ impl Gate {
         })
     }
 
-    /// Rereads the authorized keys whenever they change, for as long as it is polled.
+    /// Rereads the authorized keys each time they change. Never completes.
     pub(crate) async fn watch_file(&self) {
         self.keyring.watch_file().await;
     }
 
-    /// Who the other end of `connection` has proved to be.
+    /// Identity that the client of `connection` has proved.
     pub(crate) fn peer(&self, connection: &Connection) -> Peer {
         self.client_ca.peer(connection)
     }
 
-    /// What `peer` may do now.
+    /// Current rights of `peer`.
     pub(crate) fn access(&self, peer: &Peer) -> Access {
         self.keyring.access(peer)
     }
 
-    /// The same, after a look at the file, and a way to hear of every change from then on.
+    /// Rereads the file, then returns the rights of `peer` and a receiver of later changes.
     pub(crate) async fn follow(
         &self,
         peer: &Peer,
@@ -63,21 +63,21 @@ impl Gate {
         (self.access(peer), changes)
     }
 
-    /// Whether `peer` has rights of its own, and not just those that all have.
+    /// Whether `peer` has rights of its own, and not only those that all clients have.
     pub(crate) fn knows(&self, peer: &Peer) -> bool {
         self.keyring.knows(peer)
     }
 
-    /// Whether a client without rights may come with a code.
+    /// Whether a pairing code is open now.
     pub(crate) async fn is_pairing(&self) -> bool {
         self.pairing.is_open().await
     }
 
-    /// Lets the key of `peer` in, if its proof is right. Its rights come with the next look at the
-    /// file, which is now.
+    /// Authorizes the key of `peer` if its proof of the code is valid. Rereads the file afterwards,
+    /// so the client has its rights at once.
     ///
     /// # Errors
-    /// The refusal, or why the key can't be let in.
+    /// If pairing is refused, or the key can't be added.
     pub(crate) async fn pair(
         &self,
         pair: Pair,

@@ -1,7 +1,7 @@
-//! Many files and directories at once.
+//! Batches of changes: many files and directories at once.
 //!
-//! The files of a batch are written and synced without a lock, then all of them get their names
-//! under their locks, and share the syncs of their directories. A result is given when its change is
+//! The files of a batch are written and synced without a lock. Then all changes are committed under
+//! their locks, and share the syncs of their directories. A result is returned when its change is
 //! durable.
 
 use std::collections::HashSet;
@@ -19,31 +19,32 @@ use super::error::Error;
 use super::quota::Reservation;
 use super::store::{self, Change, Committed, Destination, StagedFile, Stager};
 
-/// Many changes by one caller, batch after batch.
+/// Upload of many changes by one caller, batch after batch.
 #[derive(Debug)]
 pub struct BatchUpload {
     files: Files,
     caller: Caller,
-    /// Directories that these batches have made, and whose attributes they may therefore set.
+    /// Directories that this upload has made. It may set their attributes without the right to
+    /// replace.
     made: HashSet<RemotePath>,
 }
 
 /// One change of a batch.
 #[derive(Debug)]
 pub enum BatchItem {
-    /// A file, its content, and the digest that its sender announced.
+    /// A file: request, content, and the digest from the client.
     File(Put, Bytes, Digest),
-    /// A directory to be made.
+    /// A new directory.
     Directory(MakeDirectory),
-    /// Attributes of a directory.
+    /// New attributes of a directory.
     Attributes(SetAttributes),
 }
 
 impl Files {
-    /// Begins to take batches.
+    /// Starts an upload of batches.
     ///
     /// # Errors
-    /// If the caller may change nothing at all, or nothing may be changed.
+    /// If the caller has no right to change anything, or the directory is read-only.
     pub fn batches(&self, caller: &Caller) -> Result<BatchUpload, Error> {
         if !caller.access.may_change() {
             return Err(Error::NotAuthorized);
@@ -60,8 +61,8 @@ impl Files {
 }
 
 impl BatchUpload {
-    /// Carries out a batch, and gives a result for each of its items, in their order. Paths that
-    /// are in use delay no more than their own items.
+    /// Commits a batch, and returns a result for each item, in their order. Locked paths delay only
+    /// their own items.
     ///
     /// # Errors
     /// Only for a defect of the server.
@@ -85,7 +86,7 @@ impl BatchUpload {
         Ok(results)
     }
 
-    /// Checks the caller's rights and charges its quota.
+    /// Checks the caller's rights and charges its quota, before anything is written.
     fn admit(&mut self, item: BatchItem) -> Result<Prepared, Error> {
         let Caller { access, quota, .. } = &self.caller;
         let target = |path: RemotePath, precondition, make_parents| Destination {
@@ -119,20 +120,22 @@ impl BatchUpload {
     }
 }
 
-/// An item that the caller has the right to.
+/// Item that the caller has the right to, with its quota charged.
 enum Prepared {
+    /// A file that has to be staged first.
     File(NewFile, Destination, Reservation),
+    /// A change that can be committed as it is.
     Ready(Pending),
 }
 
-/// A file of a batch.
+/// File of a batch, not written yet.
 struct NewFile {
     put: Put,
     body: Bytes,
     digest: Digest,
 }
 
-/// Puts the files of a batch on disk without their names.
+/// Writes the files of a batch to disk, without publishing them.
 async fn stage(
     admitted: Vec<Result<Prepared, Error>>,
     files: &Files,
@@ -168,7 +171,7 @@ async fn stage(
         .collect())
 }
 
-/// Writes one file, and doesn't sync it. Blocks.
+/// Writes one file, without syncing it: the sync comes with the whole batch. Blocks.
 fn write(file: NewFile, stager: &Stager<'_>) -> Result<StagedFile, Error> {
     let NewFile { put, body, digest } = file;
     let mut hasher = put.digest.hasher();
@@ -184,7 +187,7 @@ fn write(file: NewFile, stager: &Stager<'_>) -> Result<StagedFile, Error> {
     Ok(staged)
 }
 
-/// The directory that a change will make.
+/// Path of the directory that a change makes, if it makes one.
 fn made_by(pending: &Result<Pending, Error>) -> Option<RemotePath> {
     match &pending.as_ref().ok()?.change {
         Change::Directory { target } => Some(target.path.clone()),
@@ -192,6 +195,6 @@ fn made_by(pending: &Result<Pending, Error>) -> Option<RemotePath> {
     }
 }
 
-/// Directories remembered as made: far more than are being filled at once. Of one that is not
-/// remembered the attributes can be set only with the right to replace.
+/// Maximum number of directories in [`BatchUpload::made`]: far more than are being filled at once.
+/// Attributes of a directory beyond it can be set only with the right to replace.
 const MADE_MAX: usize = 4096;

@@ -1,10 +1,10 @@
-//! The content cache: whole files in memory, the least recently used thrown out first.
+//! Content cache: whole files in memory, with least-recently-used eviction.
 //!
-//! An entry is found by its file's identity, which the caller reads from the open file; so a file
-//! that changed behind the server's back is simply not found. The budget counts live bytes: those
-//! of entries, of files on their way in, and of forgotten ones that are still being sent. An entry
-//! in use is never thrown out, and what doesn't fit beside those in use is not cached. Concurrent
-//! requests for one missing file read it once, and all of them follow that one reading.
+//! The key of an entry is the file's version, which the caller reads from the open file. So a file
+//! that another program changed is a miss. The budget counts live bytes: those of entries, of fills
+//! in progress, and of invalidated content that is still being sent. An entry in use is never
+//! evicted, and a file that doesn't fit beside the entries in use isn't cached. Concurrent requests
+//! for one missing file share one fill: the file is read once, and all of them follow that.
 
 mod content;
 
@@ -20,23 +20,23 @@ use quire_shared::protocol::{CacheEntry, Version};
 pub(crate) use content::FillFailed;
 use content::{CacheBudget, CachedContent, Permit};
 
-/// What an operator may choose.
+/// Settings of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheConfig {
-    /// The most bytes that may be live at any time; 0 turns the cache off.
+    /// Maximum number of live bytes at any time; 0 disables the cache.
     pub limit: u64,
-    /// The largest file that is cached, in bytes. `limit` holds besides.
+    /// Size of the largest file that is cached, in bytes; `limit` applies as well.
     pub file_max: u64,
 }
 
-/// The cache of one server. Clones share it.
+/// Content cache of one server. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     store: Arc<CacheStore>,
 }
 
 impl Cache {
-    /// An empty cache.
+    /// Makes an empty cache.
     pub(crate) fn new(config: CacheConfig) -> Self {
         Self {
             store: Arc::new(CacheStore {
@@ -45,17 +45,17 @@ impl Cache {
                 state: Mutex::new(CacheState {
                     entries: LruCache::unbounded(),
                     paths: BTreeMap::new(),
-                    idle: 0,
+                    evictable: 0,
                 }),
             }),
         }
     }
 
-    /// Looks for the file that was just opened as `path` and has this `version` and `size`.
+    /// Looks up the file that was just opened as `path` and has this `version` and `size`.
     ///
-    /// `admit` says whether a miss may become an entry: false for a file that changed a moment
-    /// ago, or of which too little is wanted to read it whole. Empty files are never
-    /// cached: there is nothing to save.
+    /// `admit` tells whether a miss may become an entry. It is false for a file that changed a
+    /// moment ago, or if the request wants too little of the file. Empty files are never cached:
+    /// there is nothing to save.
     pub(crate) fn open(
         &self,
         version: &Version,
@@ -70,8 +70,9 @@ impl Cache {
         if let Some(content) = state.hit(version, path) {
             return Lookup::Hit(self.store.reader(content));
         }
-        // Another file had this name when it was cached, or this one before it changed.
-        state.forget(path);
+        // An entry of this path has another version: of another file, or of this one before a
+        // change.
+        state.invalidate(path);
         if !admit || size == 0 || size > self.store.file_max {
             return Lookup::Bypass;
         }
@@ -89,16 +90,16 @@ impl Cache {
         Lookup::Fill(fill, self.store.reader(content))
     }
 
-    /// Lets go of what was cached under `path` or beneath it, because it was renamed, replaced or
-    /// deleted. Whoever reads it goes on undisturbed.
-    pub(crate) fn forget(&self, path: &RemotePath) {
+    /// Invalidates the entries of `path` and below it, because the path was renamed, replaced or
+    /// deleted. Requests that read them continue.
+    pub(crate) fn invalidate(&self, path: &RemotePath) {
         let mut state = self.store.lock();
-        while let Some(beneath) = state.first_beneath(path) {
-            state.forget(&beneath);
+        while let Some(below) = state.first_below(path) {
+            state.invalidate(&below);
         }
     }
 
-    /// What the cache holds now. A file that is still being read into it is not among the entries.
+    /// Snapshot of the cache. A fill in progress is not among the entries.
     pub(crate) fn list(&self) -> CacheSnapshot {
         let state = self.store.lock();
         let entries = state.entries.iter().map(|(_, entry)| entry);
@@ -126,31 +127,30 @@ impl Cache {
     }
 }
 
-/// Where the bytes of an open file come from.
+/// Result of a lookup: where the bytes of an open file come from.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// From memory. They may still be on their way there, read by somebody else.
+    /// From memory. Another request may still be filling the entry.
     Hit(CachedReader),
-    /// From memory, once the caller has read the file into the guard.
+    /// From memory, after a miss: the caller has to read the file into the guard.
     Fill(FillGuard, CachedReader),
-    /// From the file: it isn't cached and won't be.
+    /// From the file: it isn't cached, and this request doesn't fill an entry.
     Bypass,
 }
 
-/// What the cache holds at one moment.
+/// Contents of the cache at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSnapshot {
-    /// The entries, most recently used first. Their readers are the requests whose bytes are not
-    /// all sent yet.
+    /// Entries, most recently used first. Their readers are the requests whose bytes are not all
+    /// sent yet.
     pub entries: Vec<CacheEntry>,
-    /// The most bytes that may be live.
+    /// Maximum number of live bytes.
     pub limit: u64,
-    /// The bytes that are live: entries, files on their way in, and what was forgotten while it
-    /// was being sent.
+    /// Live bytes: entries, fills in progress, and invalidated content that is still being sent.
     pub live: u64,
 }
 
-/// Follows the content of one file from some position on.
+/// Reader of one cached file, from a position on. It follows a fill in progress.
 #[derive(Debug)]
 pub(crate) struct CachedReader {
     lease: Arc<Lease>,
@@ -158,37 +158,37 @@ pub(crate) struct CachedReader {
 }
 
 impl CachedReader {
-    /// Goes to `offset`, in bytes from the start of the file.
+    /// Sets the position to `offset`, in bytes from the start of the file.
     pub(crate) fn seek(&mut self, offset: u64) {
         self.position = offset;
     }
 
-    /// Where the next piece begins, in bytes from the start of the file.
+    /// Position of the next piece, in bytes from the start of the file.
     #[cfg(test)]
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether the content is known to be that of the file's version. Until it is, the caller
-    /// must look at its own open file after the last piece, as if it had read that.
+    /// Whether the content is known to be that of the file's version. Until then, the caller has to
+    /// check its own open file after the last piece, as if it had read that.
     pub(crate) fn is_complete(&self) -> bool {
         self.lease.content.ended() == Some(Ok(()))
     }
 
-    /// The bytes at the position, as many as lie together; `None` at the end of the file. Waits
-    /// if they are still to come. The bytes keep the entry in use until they are dropped.
-    /// Dropping the future loses nothing.
+    /// Returns the contiguous bytes at the position, `None` at the end of the file. Waits for a
+    /// fill in progress. The bytes keep the entry in use until they are dropped. Cancel-safe:
+    /// dropping the future loses nothing.
     ///
     /// # Errors
-    /// Why they will not come, as soon as that is known.
+    /// If the fill has failed.
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, FillFailed> {
         let content = &self.lease.content;
         while self.position < content.size {
-            // Made before the look, so that it also hears of what comes right after the look.
+            // Registered before the check, so that bytes pushed right after the check wake it, too.
             let grown = content.grown.notified();
             if let Some(bytes) = content.at(self.position)? {
                 self.position += bytes.len() as u64;
-                return Ok(Some(Bytes::from_owner(Lent {
+                return Ok(Some(Bytes::from_owner(LeasedBytes {
                     bytes,
                     _lease: Arc::clone(&self.lease),
                 })));
@@ -199,9 +199,9 @@ impl CachedReader {
     }
 }
 
-/// The duty to read a file into the cache, from any thread. Dropped before
-/// [`finish`](Self::finish), it tells the readers that the rest will not come. Others follow what
-/// is pushed here, so it must not wait for the caller's own reader.
+/// Fill of an entry, to be done on any thread. Dropping it before [`finish`](Self::finish) makes
+/// the fill fail for all readers. Other requests wait for what is pushed here, so pushing must not
+/// wait for the caller's own reader.
 #[derive(Debug)]
 pub(crate) struct FillGuard {
     store: Arc<CacheStore>,
@@ -209,10 +209,10 @@ pub(crate) struct FillGuard {
 }
 
 impl FillGuard {
-    /// Adds the next bytes of the file. The readers get them in the same pieces.
+    /// Appends the next bytes of the file. Readers get them in the same pieces.
     ///
     /// # Errors
-    /// If there are more than the file's size: the fill has then failed.
+    /// If they exceed the file's size: the fill has then failed.
     pub(crate) fn push(&self, bytes: Vec<u8>) -> Result<(), FillFailed> {
         let pushed = self.content.push(bytes);
         if let Err(failed) = pushed {
@@ -221,8 +221,8 @@ impl FillGuard {
         pushed
     }
 
-    /// Ends the fill with the file's version as it is after the last byte was read, and says
-    /// whether the content is good: whole and of the version it was opened as.
+    /// Ends the fill with the file's version after the last byte was read. Returns whether the
+    /// content is complete and of the version that was opened.
     pub(crate) fn finish(self, after: &Version) -> bool {
         let same = *after == self.content.version;
         let end = if same {
@@ -244,7 +244,8 @@ impl Drop for FillGuard {
     }
 }
 
-/// One request's use of an entry, shared with the bytes it was lent.
+/// Use of an entry by one request, shared with the bytes that the request is sending. An entry with
+/// leases is never evicted.
 #[derive(Debug)]
 struct Lease {
     store: Arc<CacheStore>,
@@ -253,17 +254,18 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.store.lock().leave(&self.content);
+        self.store.lock().release(&self.content);
     }
 }
 
-/// Bytes on their way to a reader.
-struct Lent {
+/// Bytes of an entry that keep their lease until they are dropped, which is after the transport has
+/// sent them.
+struct LeasedBytes {
     bytes: Bytes,
     _lease: Arc<Lease>,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for LeasedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -273,12 +275,13 @@ impl AsRef<[u8]> for Lent {
 struct CacheStore {
     budget: Arc<CacheBudget>,
     file_max: u64,
-    /// Nothing that takes this mutex when dropped is dropped under it: entries hold no lease.
+    /// Nothing that locks this mutex in its `drop` may be dropped while it is locked. So entries
+    /// hold no [`Lease`], only a count of them.
     state: Mutex<CacheState>,
 }
 
 impl CacheStore {
-    /// A reader whose lease is counted already.
+    /// Makes a reader whose lease is counted already.
     fn reader(self: &Arc<Self>, content: Arc<CachedContent>) -> CachedReader {
         CachedReader {
             lease: Arc::new(Lease {
@@ -289,7 +292,7 @@ impl CacheStore {
         }
     }
 
-    /// Ends a fill for the table and the readers at once.
+    /// Ends a fill, for the table and the readers atomically.
     fn end_fill(
         &self,
         content: &Arc<CachedContent>,
@@ -299,12 +302,13 @@ impl CacheStore {
         let end = content.end(end);
         match end {
             Ok(()) => state.complete(content),
-            Err(_) => state.abandon(content),
+            Err(_) => state.discard(content),
         }
         end
     }
 
-    /// The state, also after a panic elsewhere: no critical section leaves it half changed.
+    /// Locks the state. A panic elsewhere doesn't poison it: no critical section leaves it
+    /// inconsistent.
     fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock()
     }
@@ -313,10 +317,10 @@ impl CacheStore {
 #[derive(Debug)]
 struct CacheState {
     entries: LruCache<Version, CachedFile>,
-    /// The entry that was last fetched under each path: as many as there are entries.
+    /// Version of the entry that was last read under each path. There is one path per entry.
     paths: BTreeMap<Arc<RemotePath>, Version>,
-    /// What throwing out all idle entries would give back to the budget, in bytes.
-    idle: u64,
+    /// Bytes that evicting all evictable entries would return to the budget.
+    evictable: u64,
 }
 
 #[derive(Debug)]
@@ -324,37 +328,37 @@ struct CachedFile {
     content: Arc<CachedContent>,
     path: Arc<RemotePath>,
     hits: u64,
-    /// Requests that read it or whose bytes are still being sent.
+    /// Requests that read the entry, or whose bytes are still being sent.
     leases: u64,
     complete: bool,
 }
 
 impl CachedFile {
-    /// Whether nobody uses it, neither to send it nor to fill it.
-    fn is_idle(&self) -> bool {
+    /// Whether the entry is unused: no request reads, sends or fills it.
+    fn is_evictable(&self) -> bool {
         self.complete && self.leases == 0
     }
 }
 
 impl CacheState {
-    /// Makes the entry of this version the most recently used, and counts one more lease.
+    /// Makes the entry of this version the most recently used, and counts a lease.
     fn hit(&mut self, version: &Version, path: &RemotePath) -> Option<Arc<CachedContent>> {
         let entry = self.entries.get_mut(version)?;
-        if entry.is_idle() {
-            self.idle -= entry.content.charge();
+        if entry.is_evictable() {
+            self.evictable -= entry.content.charge();
         }
         entry.hits += 1;
         entry.leases += 1;
         let content = Arc::clone(&entry.content);
         if *entry.path != *path {
-            self.rename(version, path);
+            self.set_path(version, path);
         }
         Some(content)
     }
 
-    /// Notes that an entry was fetched under another path than before.
-    fn rename(&mut self, version: &Version, path: &RemotePath) {
-        self.forget(path);
+    /// Sets the path of an entry that was read under another path than before.
+    fn set_path(&mut self, version: &Version, path: &RemotePath) {
+        self.invalidate(path);
         if let Some(entry) = self.entries.peek_mut(version) {
             let path = Arc::new(path.clone());
             let before = std::mem::replace(&mut entry.path, Arc::clone(&path));
@@ -363,7 +367,7 @@ impl CacheState {
         }
     }
 
-    /// Adds a content whose fill begins, with a lease for the first reader.
+    /// Adds an entry whose fill starts, with a lease for its first reader.
     fn insert(&mut self, content: Arc<CachedContent>, path: &RemotePath) {
         let path = Arc::new(path.clone());
         let version = content.version.clone();
@@ -378,10 +382,10 @@ impl CacheState {
         self.entries.put(version, entry);
     }
 
-    /// A permit for `charge` bytes, for which idle entries go, the least recently used first and
-    /// as many as needed; none go if all of them would not be enough.
+    /// Reserves `charge` bytes of the budget. Evicts as many entries as needed, the least recently
+    /// used first, but none if all evictable ones would not be enough.
     fn reserve(&mut self, budget: &Arc<CacheBudget>, charge: u64) -> Option<Permit> {
-        let in_use = budget.live().saturating_sub(self.idle);
+        let in_use = budget.live().saturating_sub(self.evictable);
         if in_use.saturating_add(charge) > budget.limit {
             return None;
         }
@@ -391,73 +395,75 @@ impl CacheState {
                 return permit;
             }
             let (version, entry) = self.entries.pop_lru()?;
-            // The count tells of a lease that is just about to let go of the memory.
-            if entry.is_idle() && Arc::strong_count(&entry.content) == 1 {
-                self.idle -= entry.content.charge();
+            // A second reference is that of a lease which is being dropped: it has been counted
+            // off, but its memory isn't free yet.
+            if entry.is_evictable() && Arc::strong_count(&entry.content) == 1 {
+                self.evictable -= entry.content.charge();
                 self.paths.remove(&entry.path);
             } else {
-                // In use this very moment: nothing is more recently used.
+                // In use now, so it goes back as the most recently used.
                 self.entries.put(version, entry);
             }
         }
         None
     }
 
-    /// Counts one lease less.
-    fn leave(&mut self, content: &Arc<CachedContent>) {
+    /// Counts off a lease.
+    fn release(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             entry.leases -= 1;
-            if entry.is_idle() {
-                self.idle += content.charge();
+            if entry.is_evictable() {
+                self.evictable += content.charge();
             }
         }
     }
 
-    /// Notes that a content is whole.
+    /// Marks the entry of a content as complete.
     fn complete(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             entry.complete = true;
-            if entry.is_idle() {
-                self.idle += content.charge();
+            if entry.is_evictable() {
+                self.evictable += content.charge();
             }
         }
     }
 
-    /// Takes out a content that will never be whole.
-    fn abandon(&mut self, content: &Arc<CachedContent>) {
+    /// Removes the entry of a content whose fill has failed.
+    fn discard(&mut self, content: &Arc<CachedContent>) {
         if let Some(entry) = self.entry_of(content) {
             let path = Arc::clone(&entry.path);
-            self.forget(&path);
+            self.invalidate(&path);
         }
     }
 
-    /// The entry of exactly this content; not of another that took its place.
+    /// Finds the entry of exactly this content, not of one that replaced it.
     fn entry_of(&mut self, content: &Arc<CachedContent>) -> Option<&mut CachedFile> {
         let entry = self.entries.peek_mut(&content.version)?;
         Arc::ptr_eq(&entry.content, content).then_some(entry)
     }
 
-    /// Takes out the entry last fetched under exactly this path.
-    fn forget(&mut self, path: &RemotePath) {
+    /// Removes the entry last read under exactly this path. Its bytes stay live until its last
+    /// lease is dropped.
+    fn invalidate(&mut self, path: &RemotePath) {
         let version = self.paths.remove(path);
         if let Some(entry) = version.and_then(|version| self.entries.pop(&version))
-            && entry.is_idle()
+            && entry.is_evictable()
         {
-            self.idle -= entry.content.charge();
+            self.evictable -= entry.content.charge();
         }
     }
 
-    /// The first of the cached paths that are `path` or lie beneath it.
-    fn first_beneath(&self, path: &RemotePath) -> Option<Arc<RemotePath>> {
-        // Paths are ordered by their components, so what lies beneath one comes right after it.
+    /// Finds the first cached path that is `path` or lies below it.
+    fn first_below(&self, path: &RemotePath) -> Option<Arc<RemotePath>> {
+        // Paths are ordered by their components, so those below a path come right after it.
         let (first, _) = self.paths.range::<RemotePath, _>(path..).next()?;
         path.contains(first).then(|| Arc::clone(first))
     }
 }
 
-/// What a file costs the budget: its bytes, or what the cache's books about it take if that is
-/// more. Hence files add up exactly to the limit, and however small they are, all memory together
-/// stays within twice the limit.
+/// Charge of a file to the budget, in bytes: its size, or the overhead of its entry if that is
+/// more. Hence the sizes of larger files add up exactly to the limit. And with files of any size,
+/// content and overhead together stay within twice the limit.
 fn charge(size: u64, path: &RemotePath) -> u64 {
     let names = path.names().iter();
     let path_bytes: u64 = names
@@ -466,12 +472,12 @@ fn charge(size: u64, path: &RemotePath) -> u64 {
     size.max(ENTRY_BYTES + path_bytes)
 }
 
-/// What an entry takes beside its content and the text of its path, in bytes; measured and rounded
-/// up.
+/// Overhead of an entry without its content and the text of its path, in bytes; measured and
+/// rounded up.
 const ENTRY_BYTES: u64 = 1024;
 
-/// What a component of a path takes beside its text, in bytes: a pointer with a length, and the
-/// allocator's own.
+/// Overhead of a path component without its text, in bytes: a pointer with a length, and that of
+/// the allocator.
 const NAME_BYTES: u64 = 32;
 
 #[cfg(test)]

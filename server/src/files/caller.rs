@@ -1,4 +1,4 @@
-//! Who asks for an operation, as far as operations care.
+//! Caller of operations: rights, quota and lock owner of one client.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::locks::Owner;
 use super::quota::Quota;
 use crate::auth::access::Access;
 
-/// Who asks for an operation: its rights, its quota, and the locks that it holds. A front end makes
-/// one for each client that it has authenticated.
+/// Caller of operations: its rights, its quota, and the owner of its locks. A front end makes one
+/// for each client that it has authenticated.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub(super) access: Arc<Access>,
@@ -24,7 +24,7 @@ impl Caller {
         }
     }
 
-    /// The same client with other rights.
+    /// Makes a caller for the same client with other rights.
     #[must_use]
     pub fn with_access(&self, access: Arc<Access>) -> Self {
         Self {
@@ -33,12 +33,12 @@ impl Caller {
         }
     }
 
-    /// What this client may do.
+    /// Rights of this client.
     pub fn access(&self) -> &Arc<Access> {
         &self.access
     }
 
-    /// What this client shares with others of its key.
+    /// Quota, which all connections of the client's key share.
     pub(crate) fn quota(&self) -> &Quota {
         &self.quota
     }

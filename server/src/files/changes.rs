@@ -1,25 +1,25 @@
-//! What became visible and is durable, told to all who want to hear of it.
+//! Change notices: a broadcast of every change that is visible and durable.
 
 use quire_shared::RemotePath;
 use tokio::sync::broadcast;
 
 use super::store;
 
-/// A change that is visible and durable.
+/// Notice of a change that is visible and durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeNotice {
     /// The path has new content, or is a new directory.
     Written(RemotePath),
     /// The directory has other attributes.
     Attributes(RemotePath),
-    /// What had the first name has the second.
+    /// The first path was renamed to the second.
     Renamed(RemotePath, RemotePath),
-    /// The path, and all that was below it, is gone.
+    /// The path and everything below it was deleted.
     Deleted(RemotePath),
 }
 
 impl ChangeNotice {
-    /// What `change` will have changed once it is committed.
+    /// Makes the notice of `change`, for the time when it is committed.
     pub(super) fn by(change: &store::Change) -> Self {
         use store::Change;
         match change {
@@ -32,7 +32,7 @@ impl ChangeNotice {
         }
     }
 
-    /// The paths whose content may be another than before.
+    /// Paths whose content may have changed.
     pub fn paths(&self) -> impl Iterator<Item = &RemotePath> {
         let (first, second) = match self {
             Self::Written(path) | Self::Deleted(path) => (Some(path), None),
@@ -43,7 +43,7 @@ impl ChangeNotice {
     }
 }
 
-/// The one place from which changes are announced, in the order of their commits for each path.
+/// Broadcaster of all changes, in the order of their commits for each path.
 #[derive(Debug, Clone)]
 pub(super) struct Changes(broadcast::Sender<ChangeNotice>);
 
@@ -52,9 +52,9 @@ impl Changes {
         Self(broadcast::Sender::new(BACKLOG))
     }
 
-    /// Announces a change whose paths are still locked.
+    /// Announces a change. Its paths have to be locked still, which keeps the order.
     pub(super) fn announce(&self, changed: ChangeNotice) {
-        // Fails only if nobody listens.
+        // Fails only if there is no subscriber.
         let _ = self.0.send(changed);
     }
 
@@ -63,5 +63,6 @@ impl Changes {
     }
 }
 
-/// Changes that a listener may be behind before it misses some, which it then hears.
+/// Number of changes that a subscriber may lag behind. Beyond it, the receiver reports how many it
+/// missed.
 const BACKLOG: usize = 4096;

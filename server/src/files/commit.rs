@@ -1,4 +1,4 @@
-//! The one way in which changes become visible: under their locks, durable, and announced.
+//! Commit of changes: makes them visible and durable under their locks, and announces them.
 
 use quire_shared::RemotePath;
 use quire_shared::protocol::Version;
@@ -12,8 +12,8 @@ use super::quota::Reservation;
 use super::store::{self, Change, Committed};
 
 impl Files {
-    /// Commits changes, and gives a result for each. If some of the locks aren't free, each change
-    /// waits for its own.
+    /// Commits changes, and returns a result for each. If some of the locks aren't free, each
+    /// change is committed by itself, so that it waits only for its own locks.
     pub(super) async fn commit_all(
         &self,
         caller: &Caller,
@@ -35,7 +35,7 @@ impl Files {
         Ok(results)
     }
 
-    /// Commits one change that leaves something, and gives its version.
+    /// Commits one change that leaves a file or directory, and returns its version.
     pub(super) async fn commit_version(
         &self,
         pending: Pending,
@@ -56,17 +56,17 @@ impl Files {
         results.into_iter().next().unwrap_or(Err(nothing.into()))
     }
 
-    /// The one way in which changes become visible. The blocking thread keeps the locks until they
-    /// are durable and announced, whatever becomes of the request.
+    /// Commits changes; every change becomes visible here. The blocking thread holds the locks
+    /// until the changes are durable and announced, even if the request is cancelled.
     pub(super) async fn commit(
         &self,
         pending: Vec<Result<Pending, Error>>,
         guard: LockGuard,
     ) -> Result<Vec<Result<Committed, Error>>, Error> {
         let mut changes = Vec::new();
-        let mut notes = Vec::new();
+        let mut notices = Vec::new();
         for one in pending {
-            notes.push(one.map(
+            notices.push(one.map(
                 |Pending {
                      change,
                      reservation,
@@ -80,8 +80,8 @@ impl Files {
         let files = self.clone();
         let done = move |results: Vec<Result<Committed, store::Error>>| {
             let mut results = results.into_iter();
-            let results = notes.into_iter().map(|note| {
-                let (changed, reservation) = note?;
+            let results = notices.into_iter().map(|notice| {
+                let (changed, reservation) = notice?;
                 let nothing = store::Error::Internal("a change without a result");
                 let result = results.next().unwrap_or(Err(nothing));
                 files.announce(changed, &result);
@@ -99,14 +99,15 @@ impl Files {
     }
 
     fn announce(&self, changed: ChangeNotice, result: &Result<Committed, store::Error>) {
-        // What isn't durable is visible all the same.
+        // A change that could not be made durable is visible all the same, so the cache must not
+        // keep the old content. Subscribers are told of durable changes only.
         let is_visible = match result {
             Ok(committed) => !committed.existed,
             Err(error) => matches!(error, store::Error::NotDurable(_)),
         };
         if is_visible {
             for path in changed.paths() {
-                self.cache().forget(path);
+                self.cache().invalidate(path);
             }
         }
         if is_visible && result.is_ok() {
@@ -115,7 +116,7 @@ impl Files {
     }
 }
 
-/// A change whose caller has the right to it, and what it takes of the caller's quota.
+/// Change that the caller has the right to, with its charge to the caller's quota.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) change: Change,
@@ -137,7 +138,7 @@ impl Pending {
         }
     }
 
-    /// The path of a change in a batch.
+    /// Path that is locked for a change in a batch.
     pub(super) fn path(&self) -> &RemotePath {
         match &self.change {
             Change::File { target, .. }

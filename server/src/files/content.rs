@@ -1,5 +1,4 @@
-//! The content of a file on its way to a client: out of memory as far as it is there, else from the
-//! open file.
+//! Content of a file for a client: from the cache as far as it is there, else from the open file.
 
 use bytes::Bytes;
 use quire_shared::RemotePath;
@@ -12,37 +11,37 @@ use super::cache::{Cache, CachedReader, FillGuard, Lookup};
 use super::error::Error;
 use super::store::{self, OpenFile, Range};
 
-/// Which part of a file is wanted.
+/// Byte range of a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ByteRange {
-    /// Where it begins, in bytes.
+    /// Start, in bytes.
     pub offset: u64,
-    /// How long it is at most; to the end of the file if not given.
+    /// Maximum length, in bytes; `None` for the rest of the file.
     pub length: Option<u64>,
 }
 
-/// The content of a file, or a part of it: one version, whatever happens to the name meanwhile.
+/// Content of a file, or a range of it: one version, even if the path is changed meanwhile.
 #[derive(Debug)]
 pub struct Content {
     file: OpenFile,
     length: u64,
-    /// Where the next byte is in the file.
+    /// Offset of the next byte in the file.
     position: u64,
-    /// How many bytes are to come.
+    /// Number of bytes still to come.
     rest: u64,
     source: ByteSource,
-    /// Puts the file into the cache, if no other request does.
+    /// Task that reads the file into the cache, if this request started it.
     fill: Option<JoinHandle<()>>,
-    /// Whether any byte came from the file itself and not from a checked cache entry.
+    /// Whether any byte came from the file itself, or from a cache entry that isn't complete yet.
     from_file: bool,
 }
 
-/// Where the next bytes come from.
+/// Source of the next bytes.
 #[derive(Debug)]
 enum ByteSource {
     Cache(CachedReader, Hasher),
     File(ReadAhead<Range>),
-    /// Nowhere: something failed.
+    /// None: placeholder while the source is replaced.
     Failed,
 }
 
@@ -83,33 +82,33 @@ impl Content {
         })
     }
 
-    /// What the file was like when it was opened.
+    /// Attributes of the file when it was opened.
     pub fn attributes(&self) -> &Attributes {
         &self.file.attributes
     }
 
-    /// How many bytes the content has.
+    /// Length of the content, in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The next bytes, in pieces of at most about `piece_max` bytes when they come from the disk;
-    /// `None` after the last.
+    /// Returns the next piece, `None` after the last. A piece from the disk has at most about
+    /// `piece_max` bytes.
     ///
     /// # Errors
-    /// If reading fails, or the file became shorter.
+    /// If reading fails, or the file was truncated.
     pub async fn next(&mut self, piece_max: usize) -> Result<Option<Bytes>, Error> {
         if self.rest == 0 {
             return Ok(None);
         }
         if let ByteSource::Cache(reader, hasher) = &mut self.source {
-            // A fill that failed leaves the rest to our own handle on the same file.
+            // If the fill failed, the rest is read from this request's own file handle.
             if let Ok(Some(mut piece)) = reader.piece().await {
                 piece.truncate(usize::try_from(self.rest).unwrap_or(usize::MAX));
                 hasher.update(&piece);
-                // Asked after the last piece: by then the content may be known to be good.
+                // Set anew for each piece: by the last one, the entry may be complete and checked.
                 self.from_file = !reader.is_complete();
-                self.took(piece.len());
+                self.advance(piece.len());
                 return Ok(Some(piece));
             }
             self.from_file = true;
@@ -125,21 +124,21 @@ impl Content {
         let piece = reading.next(piece_max).await;
         let piece = piece.map_err(store::Error::system("reading"))?;
         let piece = piece.ok_or(store::Error::Changed)?;
-        self.took(piece.len());
+        self.advance(piece.len());
         Ok(Some(piece))
     }
 
-    fn took(&mut self, bytes: usize) {
+    fn advance(&mut self, bytes: usize) {
         self.position += bytes as u64;
         self.rest -= bytes as u64;
     }
 
-    /// The digest of the bytes, once all have been taken, if all of them are of the version that the
-    /// attributes name. Bytes from a checked cache entry are; for others the file must not have
-    /// moved in size or modification time meanwhile.
+    /// Returns the digest of the content if all of it was read and belongs to the version in the
+    /// attributes, else `None`. Bytes from a complete cache entry do. For others, the size and
+    /// modification time of the file must not have changed since it was opened.
     ///
     /// # Errors
-    /// If the system fails.
+    /// If a system call fails.
     pub async fn finish(self) -> Result<Option<Digest>, Error> {
         if let Some(fill) = self.fill {
             fill.await
@@ -157,16 +156,16 @@ impl Content {
     }
 }
 
-/// Reads the whole file into the cache, beside the request.
+/// Reads the whole file into the cache, in a task beside the request.
 fn fill(file: &OpenFile, guard: FillGuard) -> JoinHandle<()> {
-    // Dropping the guard tells the readers that nothing more comes.
+    // If reading fails, dropping the guard makes the fill fail for all readers.
     let push = |guard: &mut FillGuard, piece| guard.push(piece).is_ok();
     file.read_aside(guard, push, |guard, after| {
         guard.finish(&after.version);
     })
 }
 
-/// Checks what a request says of the version that it wants to read.
+/// Checks the precondition of a read.
 pub(super) fn require_version(
     precondition: &Precondition,
     attributes: &Attributes,

@@ -1,8 +1,8 @@
-//! DigestCache of files, remembered for whoever asks again.
+//! Digest cache: digests of whole files, by file version.
 //!
 //! Reading a large file for its digest takes seconds, and its version tells whether the file is
-//! still the same. A file that was changed a moment ago may change again without another version,
-//! so only those that have been left alone are remembered.
+//! unchanged. A file that was changed a moment ago may change again without a new version, because
+//! timestamps are coarse. So only digests of files that have been left alone are cached.
 
 use std::num::NonZeroUsize;
 
@@ -13,22 +13,22 @@ use quire_shared::protocol::Version;
 
 use super::store;
 
-/// The digests that were asked for last.
+/// Least-recently-used cache of digests.
 #[derive(Debug)]
 pub(crate) struct DigestCache(Mutex<LruCache<(Version, DigestKind), Digest>>);
 
 impl DigestCache {
-    /// None yet.
+    /// Makes an empty cache.
     pub(crate) fn new() -> Self {
         Self(Mutex::new(LruCache::new(ENTRIES_MAX)))
     }
 
-    /// The digest of that kind of all the content of `version`, if it is known.
+    /// Looks up the digest of the whole content of `version`.
     pub(crate) fn get(&self, version: &Version, kind: DigestKind) -> Option<Digest> {
         self.0.lock().get(&(version.clone(), kind)).cloned()
     }
 
-    /// Remembers a digest of all the content of `version`, if that has been left alone.
+    /// Stores the digest of the whole content of `version`, unless the file changed too recently.
     pub(crate) fn put(&self, version: &Version, kind: DigestKind, digest: &Digest) {
         if store::is_quiet(version) {
             self.0.lock().put((version.clone(), kind), digest.clone());
@@ -36,14 +36,14 @@ impl DigestCache {
     }
 }
 
-/// How many are remembered; at some two hundred bytes each that is less than a mebibyte.
+/// Maximum number of entries; at some two hundred bytes each they take less than 1 MiB.
 const ENTRIES_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A version of a file that was changed in that second of 1970, as `root` makes them.
+    /// Makes a version like those of the store, of a file changed in that second of the Unix time.
     fn version(inode: u64, second: i64) -> Version {
         let mut bytes = [0; 48];
         bytes[8..16].copy_from_slice(&inode.to_be_bytes());
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_may_change_unnoticed_is_not_remembered() {
+    fn a_file_that_may_change_without_a_new_version_is_not_cached() {
         let digests = DigestCache::new();
         let young = version(1, i64::MAX);
         digests.put(&young, DigestKind::Blake3, &digest(1));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_longest_ago_is_forgotten_first() {
+    fn the_least_recently_used_digest_is_evicted_first() {
         let digests = DigestCache::new();
         let all = ENTRIES_MAX.get() as u64 + 1;
         for inode in 0..all {

@@ -1,4 +1,4 @@
-//! Why an operation on files fails, and its classification.
+//! Errors of operations on files, and their error codes.
 
 use quire_shared::ErrorCode;
 use rustix::io::Errno;
@@ -7,32 +7,32 @@ use super::locks::Busy;
 use super::store;
 use crate::auth::access::Denial;
 
-/// Why an operation was not carried out.
+/// Reason why an operation was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The caller lacks the right.
     #[error("not authorized")]
     NotAuthorized,
-    /// The caller has used up what it may store in a day.
+    /// The caller has used up its daily quota.
     #[error("the daily quota is used up")]
     Quota,
     /// The path stayed locked for too long.
     #[error("the path is in use by another request")]
     Busy,
-    /// The content has another digest than its sender announced.
+    /// The length or digest of the content differs from what the client announced.
     #[error("length or digest doesn't match")]
     Damaged,
     /// The range lies outside the file.
     #[error("range outside the file")]
     Range,
-    /// The served directory says no.
+    /// The store failed or refused.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Error {
-    /// The class of the error, as a number of the protocol. Front ends that speak something else
-    /// translate it; nothing but this says what a client may know of an error.
+    /// Error code of the protocol. Front ends for other protocols translate it. It is all that a
+    /// client may learn of an error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
@@ -86,7 +86,7 @@ fn code_of_store(error: &store::Error) -> ErrorCode {
     }
 }
 
-/// The class of a system's error. What has no place here is trouble with the disk.
+/// Maps an error of the system; unlisted ones count as disk errors.
 fn code_of_errno(errno: Errno) -> ErrorCode {
     match errno {
         Errno::NOENT => ErrorCode::NOT_FOUND,
@@ -94,14 +94,14 @@ fn code_of_errno(errno: Errno) -> ErrorCode {
         Errno::NOTDIR => ErrorCode::NOT_DIRECTORY,
         Errno::ISDIR => ErrorCode::IS_DIRECTORY,
         Errno::NOTEMPTY => ErrorCode::NOT_EMPTY,
-        // A symbolic link where none is followed, or a socket that was opened.
+        // ELOOP: a symbolic link, which isn't followed. ENXIO: an attempt to open a socket.
         Errno::LOOP | Errno::NXIO => ErrorCode::SPECIAL_FILE,
         Errno::XDEV => ErrorCode::OTHER_FILE_SYSTEM,
         Errno::ACCESS | Errno::PERM => ErrorCode::DENIED,
         Errno::ROFS => ErrorCode::READ_ONLY,
         Errno::NOSPC => ErrorCode::NO_SPACE,
         Errno::DQUOT => ErrorCode::QUOTA,
-        // File systems with narrower rules for names than ours.
+        // From file systems with stricter rules for names than those of the protocol.
         Errno::NAMETOOLONG | Errno::ILSEQ => ErrorCode::INVALID_PATH,
         Errno::BUSY | Errno::TXTBSY | Errno::AGAIN => ErrorCode::BUSY,
         Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::FBIG | Errno::MLINK => ErrorCode::LIMIT,
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_the_system_are_told_apart() {
+    fn errors_of_the_system_have_distinct_codes() {
         let code = |errno: Errno| Error::from(store::Error::system("testing")(errno)).code();
         assert_eq!(code(Errno::NOENT), ErrorCode::NOT_FOUND);
         assert_eq!(code(Errno::DQUOT), ErrorCode::QUOTA);

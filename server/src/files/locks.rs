@@ -1,10 +1,10 @@
-//! The lock table: which request may touch which path right now.
+//! Lock table: a read-write lock for each path in use.
 //!
-//! There is one lock for every path in use. A request takes the locks of all ancestors shared, so
-//! that a directory can't be renamed or deleted while something beneath it is at work, and its own
-//! paths shared or exclusive. It takes all of them in one call, in the order of the paths and each
-//! of them once; therefore no two requests can wait for each other in a circle, as long as none
-//! asks again while it holds a [`LockGuard`]. Entries are counted and vanish with their last user.
+//! A request locks its own paths shared or exclusive, and all their ancestors shared. So a
+//! directory can't be renamed or deleted while a request below it is running. A request takes all
+//! its locks in one call, each of them once and in the order of the paths. That rules out
+//! deadlocks, as long as no request locks again while it holds a [`LockGuard`]. Entries of the
+//! table are counted, and removed with their last user.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::store::{Fault, Faults};
 
-/// All paths in use on one server. Clones share the table.
+/// Locks of all paths in use on one server. Clones share the table.
 #[derive(Debug, Clone)]
 pub(crate) struct LockTable {
     entries: Arc<Mutex<Entries>>,
@@ -29,12 +29,12 @@ pub(crate) struct LockTable {
     faults: Faults,
 }
 
-/// Who locks: operations of one owner pass the paths that it [holds](LockTable::hold).
+/// Owner of locks. Operations of one owner are not blocked by its own [holds](LockTable::hold).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(u64);
 
 impl LockTable {
-    /// An empty table whose requests wait no longer than `wait_max` for all of their locks.
+    /// Makes an empty table, in which a request waits at most `wait_max` for all of its locks.
     pub(crate) fn new(wait_max: Duration) -> Self {
         Self {
             entries: Arc::default(),
@@ -45,17 +45,17 @@ impl LockTable {
         }
     }
 
-    /// With the faults that a test wants.
+    /// Adds the faults that a test injects.
     pub(crate) fn with_faults(self, faults: Faults) -> Self {
         Self { faults, ..self }
     }
 
-    /// An owner that holds nothing yet.
+    /// Makes an owner without holds.
     pub(crate) fn new_owner(&self) -> Owner {
         Owner(self.owners.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Locks `path` for reading: others may read it too, but not change what it names.
+    /// Locks `path` for reading: others may read it, too, but not change or delete it.
     ///
     /// # Errors
     /// [`Busy`] if the lock was not free in time.
@@ -63,12 +63,12 @@ impl LockTable {
         self.acquire(owner, &[path], &[]).await
     }
 
-    /// [`shared`](Self::shared), from any thread, if it can be had without waiting.
+    /// Like [`shared`](Self::shared), from any thread, but without waiting.
     pub(crate) fn try_shared(&self, owner: Owner, path: &RemotePath) -> Option<LockGuard> {
         self.try_acquire(owner, &[path], &[])
     }
 
-    /// Locks each of `paths` and all that lies beneath it for a change.
+    /// Locks each of `paths` and everything below it for a change.
     ///
     /// # Errors
     /// [`Busy`] if the locks were not all free in time.
@@ -80,13 +80,13 @@ impl LockTable {
         self.acquire(owner, &[], paths).await
     }
 
-    /// [`exclusive`](Self::exclusive), from any thread, if all can be had without waiting.
+    /// Like [`exclusive`](Self::exclusive), from any thread, but without waiting.
     pub(crate) fn try_exclusive(&self, owner: Owner, paths: &[&RemotePath]) -> Option<LockGuard> {
         self.try_acquire(owner, &[], paths)
     }
 
-    /// Locks some paths for reading and others for a change, in one go. A path in both is locked
-    /// for a change. Dropping the future gives back whatever it had got.
+    /// Locks some paths for reading and others for a change, in one call. A path in both is locked
+    /// for a change. Dropping the future releases the locks that it has got so far.
     ///
     /// # Errors
     /// [`Busy`] if the locks were not all free in time; none of them is held then.
@@ -99,6 +99,9 @@ impl LockTable {
         let Split { outside, held } = self.split(owner, shared, exclusive);
         let taking = async {
             let mut guard = self.take(&outside.shared, &outside.exclusive).await;
+            // Locks within a hold come after those of the table itself: the order within one hold
+            // is fixed, too. Several holds are entered in the order of the request's paths, so two
+            // requests across the same holds may block each other until the timeout.
             for (hold, paths) in held {
                 let within = hold.within.take(&paths.shared, &paths.exclusive).await;
                 guard.within.push((Arc::clone(&hold), within));
@@ -123,8 +126,8 @@ impl LockTable {
         Some(guard)
     }
 
-    /// Locks `path` and all that lies beneath it for `owner`, whose own operations there go on: they
-    /// lock each other out as always, in a table of the hold.
+    /// Locks `path` and everything below it for `owner`. Only the owner's operations can run there;
+    /// they exclude each other as usual, in a lock table of the hold.
     ///
     /// # Errors
     /// [`Busy`] if the lock was not free in time.
@@ -142,7 +145,7 @@ impl LockTable {
         Ok(Hold(held))
     }
 
-    /// Sorts paths by the hold of `owner` in which they lie, if they lie in one.
+    /// Assigns each path to the hold of `owner` that contains it, or to none.
     fn split<'path>(
         &self,
         owner: Owner,
@@ -182,8 +185,8 @@ impl LockTable {
         (guard.take_free(&locks) == locks.len()).then_some(guard)
     }
 
-    /// Counts a user of each lock and gives the locks, in order. The guard, which holds none of
-    /// them yet, owns the entries from here on.
+    /// Counts a user of each lock, and returns the locks in order. The guard doesn't hold them yet,
+    /// but counts the users off when it is dropped.
     fn enter(
         &self,
         shared: &[&RemotePath],
@@ -204,7 +207,7 @@ impl LockTable {
         (guard, locks)
     }
 
-    /// How many paths are in use, ancestors included.
+    /// Number of paths in use, including ancestors.
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().0.len()
     }
@@ -215,7 +218,7 @@ impl LockTable {
         self.len() == 0
     }
 
-    /// What to lock, in the order in which to lock it, each path once.
+    /// Lists the locks of a request in the order in which to take them, each path once.
     fn wants(&self, shared: &[&RemotePath], exclusive: &[&RemotePath]) -> Vec<Want> {
         let mut wants = Vec::new();
         if self.faults.has(Fault::Locks) {
@@ -229,36 +232,38 @@ impl LockTable {
                 key,
                 mode: Mode::Shared,
             }));
-            // The last key of the chain is the path itself.
+            // The last key of the chain is the path itself, the others are its ancestors.
             if let Some(want) = wants.last_mut() {
                 want.mode = mode;
             }
         }
+        // One global order of locks rules out deadlocks: no two requests can each hold a lock that
+        // the other one waits for.
         wants.sort_unstable_by(|a, b| {
             let keys = a.key.as_bytes().cmp(b.key.as_bytes());
             keys.then_with(|| b.mode.cmp(&a.mode))
         });
-        // The exclusive one of two equal keys stands first, and the first one stays.
+        // Of equal keys the exclusive one comes first, and the first one is kept.
         wants.dedup_by(|later, earlier| later.key == earlier.key);
         wants
     }
 }
 
-/// The locks of one request; dropping it frees them. It may move into a blocking thread, so that
-/// work which outlives its request stays locked.
+/// Locks of one request; dropping it releases them. It can be moved into a blocking thread, so that
+/// paths stay locked during work that outlives its request.
 #[derive(Debug)]
-#[must_use = "the locks are free again as soon as this is dropped"]
+#[must_use = "dropping this releases the locks"]
 pub(crate) struct LockGuard {
     shared: Vec<OwnedRwLockReadGuard<()>>,
     exclusive: Vec<OwnedRwLockWriteGuard<()>>,
     wants: Vec<Want>,
     entries: Arc<Mutex<Entries>>,
-    /// Locks within holds of the same owner, which last as long as these.
+    /// Locks within holds of the same owner. Each keeps its hold alive.
     within: Vec<(Arc<HeldPath>, Self)>,
 }
 
 impl LockGuard {
-    /// Takes locks in order up to the first that isn't free, and says how many it took.
+    /// Takes locks in order up to the first that isn't free, and returns how many it took.
     fn take_free(&mut self, locks: &[Arc<RwLock<()>>]) -> usize {
         let mut taken = 0;
         for (want, lock) in self.wants.iter().zip(locks) {
@@ -275,7 +280,7 @@ impl LockGuard {
         taken
     }
 
-    /// Takes all locks but the first `taken` in order, waiting for each.
+    /// Takes all locks after the first `taken`, in order, and waits for each.
     async fn take_waiting(&mut self, locks: &[Arc<RwLock<()>>], taken: usize) {
         for (want, lock) in self.wants.iter().zip(locks).skip(taken) {
             let lock = Arc::clone(lock);
@@ -289,13 +294,13 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        // Inside out: a hold must not end before what runs within it.
+        // The locks within a hold first: a hold must outlive the operations within it.
         for (hold, within) in self.within.drain(..) {
             drop(within);
             drop(hold);
         }
-        // Locks first, entries after: an entry that vanished while its lock was held would give
-        // the next request a second lock for the same path.
+        // Release the locks before the entries. If an entry were removed while its lock is held,
+        // the next request would get a second lock for the same path.
         self.shared.clear();
         self.exclusive.clear();
         let mut entries = self.entries.lock();
@@ -305,22 +310,23 @@ impl Drop for LockGuard {
     }
 }
 
-/// A path that its owner keeps others from changing, until this is dropped and no operation of the
-/// owner runs there any more.
+/// Lock on a path for all operations of one owner. It ends when this is dropped and no operation of
+/// the owner is running there.
 #[derive(Debug)]
-#[must_use = "the path is free again as soon as this is dropped"]
-pub struct Hold(#[expect(dead_code, reason = "what it owns ends with it")] Arc<HeldPath>);
+#[must_use = "dropping this releases the path"]
+pub struct Hold(#[expect(dead_code, reason = "kept for its drop")] Arc<HeldPath>);
 
 #[derive(Debug)]
 struct HeldPath {
     owner: Owner,
     path: RemotePath,
-    /// Locks of the owner's operations on the path and beneath it.
+    /// Locks of the owner's operations on the path and below it. A table of its own, because the
+    /// exclusive lock in `_outer` would block them.
     within: LockTable,
     _outer: LockGuard,
 }
 
-/// Paths to lock, by where their locks are.
+/// Paths to lock, by the table in which their locks are.
 #[derive(Debug, Default)]
 struct Split<'path> {
     outside: PathsToLock<'path>,
@@ -356,24 +362,25 @@ impl<'path> Split<'path> {
     }
 }
 
-/// The locks were not free in time.
+/// Timeout while waiting for locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path stayed in use by other requests")]
 pub(crate) struct Busy;
 
-/// The table's own state: who is counted, not who holds what. Synchronous on purpose.
+/// Entries of the table, with counts of their users. Behind a synchronous mutex, so that a guard
+/// can count off its users in `drop`.
 #[derive(Debug, Default)]
 struct Entries(HashMap<Key, LockEntry>);
 
 impl Entries {
-    /// Counts one more user of `key` and gives its lock.
+    /// Counts a user of `key`, and returns its lock.
     fn enter(&mut self, key: &Key) -> Arc<RwLock<()>> {
         let entry = self.0.entry(key.clone()).or_default();
         entry.users += 1;
         Arc::clone(&entry.lock)
     }
 
-    /// Counts one user of `key` less and forgets a path that nobody uses.
+    /// Counts off a user of `key`, and removes an entry without users.
     fn leave(&mut self, key: &Key) {
         if let Some(entry) = self.0.get_mut(key) {
             entry.users -= 1;
@@ -387,7 +394,7 @@ impl Entries {
 #[derive(Debug, Default)]
 struct LockEntry {
     lock: Arc<RwLock<()>>,
-    /// Requests that hold the lock or wait for it.
+    /// Number of requests that hold the lock or wait for it.
     users: usize,
 }
 
@@ -403,7 +410,8 @@ enum Mode {
     Exclusive,
 }
 
-/// A path or an ancestor of one: the first bytes of the path's text, which they share.
+/// Key of a lock: a path or an ancestor of one. It is the first `len` bytes of a text that all keys
+/// of one path share.
 #[derive(Debug, Clone)]
 struct Key {
     text: Arc<str>,
@@ -411,9 +419,9 @@ struct Key {
 }
 
 impl Key {
-    /// The root, then each ancestor of `path`, then `path` itself.
+    /// Makes the keys of the root, of each ancestor of `path`, and of `path` itself, in this order.
     fn chain(path: &RemotePath) -> Vec<Self> {
-        // No name contains a slash, so one text stands for one path.
+        // No name contains a slash, so different paths have different texts.
         let text: Arc<str> = path.to_relative().into();
         let mut len: usize = 0;
         let mut chain = vec![Self {

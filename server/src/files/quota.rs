@@ -1,9 +1,9 @@
-//! What the quota of a key shares over all its connections: its rate, and its daily quota.
+//! Quotas: rate limit and daily quota of each key, over all its connections.
 //!
-//! All who show no key, or one without rights of its own, are one quota. A quota counts what is
-//! stored within a day, whatever becomes of it; it is kept in memory and starts anew with the
-//! server. What is under way counts from the moment it is let begin, so that many at once can't
-//! pass a quota together, and is given back if it fails.
+//! Clients without a key, or with one without rights of its own, share one quota. A quota counts
+//! what is stored within a day, even if it is deleted later. It is kept in memory, so a restart of
+//! the server resets it. A put is charged when it starts and a copy before it is published, so that
+//! many at once can't exceed a quota together. The charge is returned if the change fails.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
@@ -19,14 +19,14 @@ use crate::metrics::Metrics;
 
 use super::error::Error;
 
-/// What the clients of one key may use together.
+/// Limits of a key, over all its clients.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct QuotaLimits {
-    /// Bytes that they may store in a day.
+    /// Bytes that may be stored in a day.
     pub(crate) daily_bytes: Option<u64>,
-    /// Files and directories that they may create in a day.
+    /// Files and directories that may be created in a day.
     pub(crate) daily_files: Option<u64>,
-    /// Bytes per second of all their transfers.
+    /// Bytes per second of all transfers together.
     pub(crate) rate: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ impl QuotaLimits {
     }
 }
 
-/// The quotas that were here since the start.
+/// Quotas of all keys seen since the start of the server.
 #[derive(Debug)]
 pub(crate) struct Quotas {
     limits: QuotaLimits,
@@ -54,7 +54,7 @@ impl Quotas {
         }
     }
 
-    /// The quota of `key`, which has rights of its own, or of none.
+    /// Quota of `key`, which has rights of its own; `None` for the shared one.
     pub(crate) fn of(&self, key: Option<Fingerprint>) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
         let quota = quotas.entry(key).or_insert_with(|| {
@@ -73,28 +73,30 @@ impl Quotas {
     }
 }
 
-/// Who holds a key.
+/// Quota of one key.
 #[derive(Debug)]
 pub(crate) struct Quota {
-    /// What all transfers of this quota share.
+    /// Rate limit that all transfers of this key share.
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
     limits: QuotaLimits,
     metrics: Arc<Metrics>,
     used: Mutex<Used>,
 }
 
+/// Use of a quota within the current day.
 #[derive(Debug)]
 struct Used {
+    /// Start of the day; it has nothing to do with the calendar.
     since: Instant,
     bytes: u64,
     files: u64,
 }
 
 impl Quota {
-    /// Charges `bytes` and `files` to the quota of the day.
+    /// Charges `bytes` and `files` to the daily quota.
     ///
     /// # Errors
-    /// If they don't fit; nothing is charged then.
+    /// If they exceed the quota; nothing is charged then.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, files: u64) -> Result<Reservation, Error> {
         let mut reservation = Reservation {
             quota: Arc::clone(self),
@@ -107,7 +109,7 @@ impl Quota {
         Ok(reservation)
     }
 
-    /// What was used today; a new day begins when the old one is over.
+    /// Use of the current day. Starts a new day if the last one is over.
     fn used(&self) -> MutexGuard<'_, Used> {
         let mut used = self.used.lock();
         if used.since.elapsed() >= DAY {
@@ -121,7 +123,7 @@ impl Quota {
     }
 }
 
-/// What one request takes of a quota. Given back when dropped, unless it was kept.
+/// Charge of one request to a quota. Returned when dropped, unless it was kept.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     quota: Arc<Quota>,
@@ -135,10 +137,11 @@ impl Reservation {
     /// Charges more.
     ///
     /// # Errors
-    /// If it doesn't fit.
+    /// If it exceeds the quota; nothing more is charged then.
     pub(crate) fn add(&mut self, bytes: u64, files: u64) -> Result<(), Error> {
         let limits = &self.quota.limits;
-        let (bytes_max, files_max) = (limits.daily_bytes, limits.daily_files);
+        let bytes_max = limits.daily_bytes;
+        let files_max = limits.daily_files;
         let mut used = self.quota.used();
         let fits = |used: u64, more: u64, max: Option<u64>| {
             used.saturating_add(more) <= max.unwrap_or(u64::MAX)
@@ -155,7 +158,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Leaves it charged.
+    /// Makes the charge permanent.
     pub(crate) fn keep(mut self) {
         self.is_kept = true;
     }
@@ -167,7 +170,7 @@ impl Drop for Reservation {
             return;
         }
         let mut used = self.quota.used();
-        // What was charged yesterday is forgotten already.
+        // A new day has started at 0: it doesn't contain a charge of the day before.
         if used.since == self.day {
             used.bytes = used.bytes.saturating_sub(self.bytes);
             used.files = used.files.saturating_sub(self.files);
@@ -175,14 +178,14 @@ impl Drop for Reservation {
     }
 }
 
-/// Where a body goes whose bytes are charged as they come, before they are written.
+/// Sink of a body that charges bytes to a quota before it writes them.
 #[derive(Debug)]
 pub(crate) struct Metered<W> {
-    /// What is written to.
+    /// Destination of the bytes.
     pub(crate) sink: W,
-    /// What it takes.
+    /// Charge so far.
     pub(crate) reservation: Reservation,
-    /// Bytes that were charged before they come.
+    /// Bytes that are charged but not written yet.
     pub(crate) ahead: u64,
 }
 
@@ -195,7 +198,7 @@ impl<W> Metered<W> {
         }
         let more = bytes - self.ahead;
         let charged = self.reservation.add(more, 0);
-        // As a full disk would answer.
+        // The error of a file system's own quota, so that the same code handles both.
         charged
             .map_err(|_| io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error()))?;
         self.ahead = 0;
@@ -224,7 +227,7 @@ impl<W: Write> Write for Metered<W> {
     }
 }
 
-/// The time of a quota.
+/// Period of a daily quota.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a rate limit lets through at once after a pause: short enough for the rate to hold as
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_never_passed_and_given_back_by_what_fails() {
+    fn a_quota_is_never_exceeded_and_a_failed_change_returns_its_charge() {
         let quota = quotas(Some(100), Some(3)).of(None);
         quota.reserve(60, 1).unwrap().keep();
         let pending = quota.reserve(40, 1).unwrap();
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_pieces_is_charged_before_it_is_written() {
+    fn a_body_without_a_size_is_charged_before_it_is_written() {
         let quota = quotas(Some(10), None).of(None);
         let mut charged = Metered {
             sink: Vec::new(),
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_only_as_many_fit_as_there_is_room_for() {
+    fn concurrent_charges_do_not_exceed_a_quota_together() {
         let quota = quotas(Some(64), None).of(None);
         let fitted = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..64)

@@ -1,9 +1,9 @@
-//! A walk through a directory and all that is below it.
+//! Walk through a directory and everything below it.
 //!
-//! A blocking thread walks and tells a [`Visitor`] what it finds, until that is full. A lock covers
-//! the opening of each file alone. A lock that isn't free interrupts the walk, because only the
-//! asynchronous side can wait for it. The cache is left alone: a walk would throw out of it what
-//! single requests come back for.
+//! A blocking thread walks the tree and passes entries to a [`Visitor`] until that is full. A lock
+//! is held only while each entry is opened. A lock that isn't free interrupts the walk, because
+//! only the asynchronous side can wait for it. The walk bypasses the cache: it would evict the
+//! files that single requests read repeatedly.
 
 use quire_shared::protocol::{Attributes, Entry, EntryKind};
 use quire_shared::{Name, RemotePath};
@@ -14,39 +14,39 @@ use super::error::Error;
 use super::locks::LockGuard;
 use super::store::{self, OpenFile, Visited, Walk, WalkStep};
 
-/// What a walk meets, in its order: a directory's entries come between its `Entered` and its `Left`.
+/// Entry of a walk, in its order: entries of a directory come between its `Entered` and its `Left`.
 #[derive(Debug)]
 pub enum TreeEntry {
     /// A directory; its entries follow.
     Entered(Entry),
-    /// A small file that the caller may read, open.
+    /// A small file that the caller may read; it is open.
     File(Name, OpenFile),
     /// Anything else, or a file that is too large for a walk.
     Described(Entry),
-    /// Something that can't be given.
+    /// An entry that failed or is refused.
     Missed(Name, Error),
-    /// The end of the directory at hand.
+    /// The end of the current directory.
     Left {
-        /// How many of its names aren't UTF-8.
+        /// Number of its entries whose names aren't valid on the wire.
         unnameable: u64,
-        /// Why the rest of it is missing, if it is.
+        /// Error that ended its listing early, if there was one.
         failure: Option<Error>,
     },
 }
 
-/// Takes what a walk finds, on a blocking thread.
+/// Receiver of the entries of a walk, on a blocking thread.
 pub trait Visitor: Send + 'static {
-    /// Takes one thing.
+    /// Receives one entry.
     ///
     /// # Errors
-    /// What ends the walk.
+    /// An error ends the walk.
     fn found(&mut self, found: TreeEntry) -> Result<(), Error>;
 
-    /// Whether the walk has to pause.
+    /// Whether the walk has to pause, so that the visitor can be emptied.
     fn is_full(&self) -> bool;
 }
 
-/// A walk in progress.
+/// Walk in progress.
 #[derive(Debug)]
 pub struct TreeWalk {
     files: Files,
@@ -54,17 +54,17 @@ pub struct TreeWalk {
     walk: Walk,
     /// Largest file that is opened, in bytes.
     size_max: u64,
-    /// A name whose lock wasn't free.
+    /// Entry whose lock wasn't free.
     locked: Option<(Name, RemotePath)>,
     has_ended: bool,
 }
 
 impl Files {
-    /// Begins a walk in the directory at `path`, and says what is known of that. Files of at most
-    /// `size_max` bytes are opened on the way.
+    /// Starts a walk in the directory at `path`, and returns the directory's attributes. Files of
+    /// at most `size_max` bytes are opened during the walk.
     ///
     /// # Errors
-    /// The refusal, or that there is no directory that can be read.
+    /// If it is refused, or the path isn't a directory that can be read.
     pub async fn walk(
         &self,
         caller: &Caller,
@@ -88,15 +88,15 @@ impl Files {
 }
 
 impl TreeWalk {
-    /// Whether all has been found.
+    /// Whether the walk is complete.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Walks on until the visitor is full, a lock isn't free, or the walk has ended.
+    /// Continues the walk until the visitor is full, a lock isn't free, or the walk is complete.
     ///
     /// # Errors
-    /// What ended the walk.
+    /// The error that ended the walk.
     pub async fn advance<V: Visitor>(mut self, mut visitor: V) -> Result<(Self, V), Error> {
         let waited = match self.locked.take() {
             Some((name, path)) => {
@@ -149,7 +149,7 @@ impl TreeWalk {
         Ok(())
     }
 
-    /// Looks at what has `name`; the lock is held until that is open.
+    /// Opens or describes the entry `name`, and passes it on; the lock is held until it is open.
     fn visit(
         &mut self,
         name: Name,

@@ -1,7 +1,7 @@
-//! New content for a file, on its way from a client.
+//! Upload of a file's content.
 //!
-//! The content goes into a staged file that has no name yet, without a lock; only publishing it
-//! under its name takes one. A client hears of success when the content is durable.
+//! The content is written to a staged file that has no name yet, without a lock; only publishing
+//! the file takes one. A client gets success when the content is durable.
 
 use std::io;
 
@@ -17,7 +17,8 @@ use super::error::Error;
 use super::quota::Metered;
 use super::store::{self, Change, Destination, StagedFile};
 
-/// New content for a file. Dropped before [`commit`](Self::commit), it leaves nothing.
+/// Upload of new content for a file. Dropping it before [`commit`](Self::commit) discards the
+/// content.
 #[derive(Debug)]
 pub struct Upload {
     files: Files,
@@ -28,10 +29,11 @@ pub struct Upload {
 }
 
 impl Files {
-    /// Begins to store new content, once everything is checked that can be before it comes.
+    /// Starts an upload, after all checks that are possible without the content: a client with a
+    /// large body gets a refusal early.
     ///
     /// # Errors
-    /// The refusal, a used-up quota, a precondition that doesn't hold, or too little space.
+    /// If it is refused, the quota is used up, the precondition isn't met, or space is lacking.
     pub async fn put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
         let precondition = caller.access.create(&request.path, &request.precondition)?;
         let target = Destination {
@@ -70,11 +72,10 @@ impl BodySink for Upload {
 }
 
 impl Upload {
-    /// Gives the content its name, if `digest` is that of all that was written, and makes it
-    /// durable.
+    /// Publishes the content and makes it durable, if its digest equals `digest`.
     ///
     /// # Errors
-    /// If the digest differs, the precondition doesn't hold any more, or the system fails.
+    /// If the digest differs, the precondition isn't met any more, or a system call fails.
     pub async fn commit(self, digest: &Digest) -> Result<Version, Error> {
         let written = self.writing.finish().await;
         let Received {

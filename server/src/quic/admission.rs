@@ -1,8 +1,10 @@
-//! Whom an endpoint lets begin: how many connections there may be, and from where.
+//! Connection admission: global and per-address limits, and address validation (RFC 9000, section
+//! 8.1).
 //!
-//! An address that nobody has proved to hold costs nothing but a token (Retry of RFC 9000,
-//! §8.1.2) as soon as many handshakes are under way, or many connections of that address. Only
-//! proved addresses can use up what an address may have, so nobody can do that for another.
+//! While many handshakes are in progress, or an address has many connections, a client gets only a
+//! Retry packet (section 8.1.2) until its address is validated. A Retry costs the server no
+//! state. Only validated addresses can use up the connections of an address, so an attacker with
+//! spoofed addresses can't lock out their owners.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,7 +18,7 @@ use quire_transport::socket::{AmplificationLimit, Unvalidated};
 use crate::config::limits::{Limits, ValidateAddresses};
 use crate::metrics::{Counter, Metrics};
 
-/// The connections that there are.
+/// Decides which connections are accepted, and counts the open ones. Clones share the counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     limits: Arc<Limits>,
@@ -30,32 +32,33 @@ struct OpenConnections {
     total: u32,
     handshakes: u32,
     /// Addresses with at least one connection.
-    by_address: HashMap<IpAddr, Held>,
+    by_address: HashMap<IpAddr, AddressCounts>,
 }
 
-/// What one address has.
+/// Counts of one address.
 #[derive(Debug, Default, Clone, Copy)]
-struct Held {
+struct AddressCounts {
     connections: u32,
-    /// Those of them whose handshake isn't over.
+    /// Connections among them whose handshake is in progress.
     handshakes: u32,
 }
 
-/// What to do with a client that wants to connect.
+/// Decision on a client that wants to connect.
 #[derive(Debug)]
 pub(crate) enum Admittance {
-    /// Let it.
+    /// Accept the connection.
     Admit(Admitted),
-    /// Have it prove its address first.
-    Prove,
-    /// Answer nothing, so that it asks again a little later.
-    Wait,
-    /// Refuse it, for this reason.
+    /// Send a Retry packet, so that the client validates its address (RFC 9000, section 8.1.2).
+    Validate,
+    /// Ignore the packet: the client retransmits it a little later.
+    Ignore,
+    /// Refuse the connection, for this reason.
     Refuse(&'static str),
 }
 
 impl Admission {
-    /// Nobody yet; what is sent to clients that haven't proved their address is up to `credit`.
+    /// Makes an admission without connections. `amplification` limits what is sent to addresses
+    /// that aren't validated.
     pub(crate) fn new(
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
@@ -69,26 +72,27 @@ impl Admission {
         }
     }
 
-    /// Decides on a client at `remote`, which is proved to be its own or not.
-    pub(crate) fn judge(&self, remote: SocketAddr, is_proved: bool) -> Admittance {
-        let (limits, metrics) = (&self.limits, &self.metrics);
+    /// Decides on a new connection from `remote`, whose address is validated or not.
+    pub(crate) fn judge(&self, remote: SocketAddr, is_validated: bool) -> Admittance {
+        let limits = &self.limits;
+        let metrics = &self.metrics;
         let address = network(remote.ip());
         let mut open = self.open();
-        let held = open.by_address.get(&address).copied().unwrap_or_default();
+        let of_address = open.by_address.get(&address).copied().unwrap_or_default();
         let refuse = |counter: &Counter, reason| {
             counter.add_one();
             Admittance::Refuse(reason)
         };
-        let has_to_prove = open.handshakes >= limits.handshakes.div_ceil(4)
-            || held.connections >= limits.connections_per_address.div_ceil(2)
+        let must_validate = open.handshakes >= limits.handshakes.div_ceil(4)
+            || of_address.connections >= limits.connections_per_address.div_ceil(2)
             || match limits.validate_addresses {
                 ValidateAddresses::Always => true,
                 ValidateAddresses::Public => is_public(remote.ip().to_canonical()),
                 ValidateAddresses::UnderLoad => false,
             };
-        if has_to_prove && !is_proved {
+        if must_validate && !is_validated {
             metrics.retries.add_one();
-            return Admittance::Prove;
+            return Admittance::Validate;
         }
         if open.total >= limits.connections {
             return refuse(&metrics.connections, "too many connections");
@@ -96,25 +100,25 @@ impl Admission {
         if open.handshakes >= limits.handshakes {
             return refuse(&metrics.handshakes, "too many handshakes");
         }
-        if held.connections >= limits.connections_per_address {
-            let reason = "too many connections of one address";
+        if of_address.connections >= limits.connections_per_address {
+            let reason = "too many connections from one address";
             return refuse(&metrics.connections_per_address, reason);
         }
-        // The second half is for addresses that have next to none, so that a few addresses can't
-        // keep all others out by handshakes that they draw out.
+        // The second half of the handshakes is reserved for addresses with few of them. Otherwise a
+        // few addresses could block all others with handshakes that they never complete.
         let is_scarce = open.handshakes >= limits.handshakes.div_ceil(2);
-        if is_scarce && held.handshakes >= limits.handshakes.div_ceil(SHARES) {
+        if is_scarce && of_address.handshakes >= limits.handshakes.div_ceil(SHARES) {
             metrics.handshakes.add_one();
-            return Admittance::Wait;
+            return Admittance::Ignore;
         }
         open.total += 1;
         open.handshakes += 1;
-        let held = open.by_address.entry(address).or_default();
-        held.connections += 1;
-        held.handshakes += 1;
+        let of_address = open.by_address.entry(address).or_default();
+        of_address.connections += 1;
+        of_address.handshakes += 1;
         Admittance::Admit(Admitted {
             address,
-            unproved: (!is_proved).then(|| self.amplification.limit(remote)),
+            unvalidated: (!is_validated).then(|| self.amplification.limit(remote)),
             is_in_handshake: true,
             open: Arc::clone(&self.open),
         })
@@ -125,37 +129,40 @@ impl Admission {
     }
 }
 
-/// A connection that counts until this is dropped.
+/// Admitted connection; counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     address: IpAddr,
-    /// Limits what it is sent as long as its address isn't proved.
-    unproved: Option<Unvalidated>,
+    /// Anti-amplification limit, as long as the address isn't validated (RFC 9000, section 8.1).
+    unvalidated: Option<Unvalidated>,
     is_in_handshake: bool,
     open: Arc<Mutex<OpenConnections>>,
 }
 
 impl Admitted {
-    /// Notes that the handshake is over, and its address proved.
-    pub(crate) fn handshake_over(&mut self) {
-        self.unproved = None;
+    /// Stops counting the handshake, and lifts the anti-amplification limit: a complete handshake
+    /// validates the address.
+    pub(crate) fn end_handshake(&mut self) {
+        self.unvalidated = None;
         if std::mem::take(&mut self.is_in_handshake) {
             let mut open = self.open.lock();
             open.handshakes = open.handshakes.saturating_sub(1);
-            if let Some(held) = open.by_address.get_mut(&self.address) {
-                held.handshakes = held.handshakes.saturating_sub(1);
+            if let Some(of_address) = open.by_address.get_mut(&self.address) {
+                of_address.handshakes = of_address.handshakes.saturating_sub(1);
             }
         }
     }
 
-    /// Keeps counting a connection whose handshake has failed for as long as quinn may keep it:
-    /// its state takes memory whether or not anybody can still use it, and a client that ends its
-    /// connections as fast as it begins them would have any number of them. Those of addresses
-    /// that aren't proved still count as handshakes, so that many of them make all clients prove
-    /// theirs; those of others count as connections of their address.
+    /// Keeps counting a connection whose handshake has failed, for the `time` that quinn may keep
+    /// it.
+    ///
+    /// Its state takes memory although it is of no use any more. Without this, a client that closes
+    /// its connections as fast as it opens them would have any number of them. Connections from
+    /// addresses that aren't validated still count as handshakes, so many of them make all clients
+    /// validate their addresses. Other connections count as connections of their address.
     pub(crate) async fn linger(mut self, time: Duration) {
-        if self.unproved.is_none() {
-            self.handshake_over();
+        if self.unvalidated.is_none() {
+            self.end_handshake();
         }
         tokio::time::sleep(time).await;
     }
@@ -163,23 +170,24 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.handshake_over();
+        self.end_handshake();
         let mut open = self.open.lock();
         open.total = open.total.saturating_sub(1);
         if let Entry::Occupied(mut entry) = open.by_address.entry(self.address) {
-            let held = entry.get_mut();
-            held.connections = held.connections.saturating_sub(1);
-            if held.connections == 0 {
+            let of_address = entry.get_mut();
+            of_address.connections = of_address.connections.saturating_sub(1);
+            if of_address.connections == 0 {
                 entry.remove();
             }
         }
     }
 }
 
-/// Of handshakes that are scarce an address may have one in so many.
+/// Divisor of an address's share of the handshakes, while they are scarce.
 const SHARES: u32 = 64;
 
-/// What counts as one address: of IPv6 the network that one subscriber has.
+/// Maps an address to what counts as one: of IPv6 the /64 network, which is what one subscriber
+/// has.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -190,7 +198,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether the address is one of the open Internet, and not of this machine or a private network.
+/// Whether the address is a public one: not of this machine, a private network or shared address
+/// space (RFC 6598).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -235,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_holds_and_is_given_back() {
+    fn each_limit_holds_and_dropped_connections_are_not_counted() {
         for (change, addresses) in [
             (
                 (|limits: &mut Limits| limits.connections = 8) as fn(&mut Limits),
@@ -262,19 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_that_is_over_makes_room_for_another() {
+    fn a_complete_handshake_makes_room_for_another() {
         let admission = admission(|limits| limits.handshakes = 1);
         let mut first = admit(admission.judge(address(1), true));
         assert!(matches!(
             admission.judge(address(2), true),
             Admittance::Refuse(_)
         ));
-        first.handshake_over();
+        first.end_handshake();
         admit(admission.judge(address(2), true));
     }
 
     #[test]
-    fn a_few_addresses_do_not_get_all_handshakes() {
+    fn a_few_addresses_can_not_take_all_handshakes() {
         let admission = admission(|limits| limits.handshakes = 256);
         let mut admitted = Vec::new();
         for number in 0..128 {
@@ -282,7 +291,7 @@ mod tests {
         }
         for number in 0..4 {
             let verdict = admission.judge(address(number), true);
-            assert!(matches!(verdict, Admittance::Wait), "{verdict:?}");
+            assert!(matches!(verdict, Admittance::Ignore), "{verdict:?}");
         }
         for number in 0..128 {
             admitted.push(admit(admission.judge(address(100 + number / 4), true)));
@@ -290,7 +299,7 @@ mod tests {
         let verdict = admission.judge(address(99), true);
         assert!(matches!(verdict, Admittance::Refuse(_)), "{verdict:?}");
         for one in admitted.iter_mut().skip(128) {
-            one.handshake_over();
+            one.end_handshake();
         }
         admitted.drain(..4);
         admit(admission.judge(address(0), true));
@@ -298,15 +307,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_handshake_counts_until_quinn_has_forgotten_it() {
-        for is_proved in [true, false] {
+        for is_validated in [true, false] {
             let admission = admission(|limits| limits.handshakes = 8);
-            let admitted = admit(admission.judge(address(1), is_proved));
+            let admitted = admit(admission.judge(address(1), is_validated));
             let mut lingering = Box::pin(admitted.linger(Duration::from_millis(1)));
             let first = poll_fn(|context| Poll::Ready(lingering.as_mut().poll(context)));
             assert!(first.await.is_pending());
             assert_eq!(admission.open().total, 1);
             assert_eq!(admission.open().by_address.len(), 1);
-            assert_eq!(admission.open().handshakes, u32::from(!is_proved));
+            assert_eq!(admission.open().handshakes, u32::from(!is_validated));
             lingering.await;
             let open = admission.open();
             assert_eq!((open.total, open.handshakes), (0, 0));
@@ -314,26 +323,26 @@ mod tests {
     }
 
     #[test]
-    fn under_load_addresses_have_to_be_proved() {
+    fn under_load_addresses_must_be_validated() {
         let admission = admission(|limits| limits.handshakes = 8);
         let _one = admit(admission.judge(address(1), false));
         let _two = admit(admission.judge(address(2), false));
         assert!(matches!(
             admission.judge(address(3), false),
-            Admittance::Prove
+            Admittance::Validate
         ));
         admit(admission.judge(address(3), true));
     }
 
     #[test]
-    fn nobody_uses_up_the_connections_of_an_address_that_isnt_his() {
+    fn spoofed_addresses_do_not_use_up_the_connections_of_their_owner() {
         let admission = admission(|limits| limits.connections_per_address = 4);
         let _spoofed: Vec<_> = (0..2)
             .map(|_| admit(admission.judge(address(1), false)))
             .collect();
         assert!(matches!(
             admission.judge(address(1), false),
-            Admittance::Prove
+            Admittance::Validate
         ));
         let _real: Vec<_> = (0..2)
             .map(|_| admit(admission.judge(address(1), true)))
@@ -341,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_open_internet_have_to_be_proved() {
+    fn public_addresses_must_be_validated() {
         let public = admission(|limits| limits.validate_addresses = ValidateAddresses::Public);
-        let has_to = |address: &str| {
+        let must_validate = |address: &str| {
             let verdict = public.judge(SocketAddr::new(address.parse().unwrap(), 7), false);
-            matches!(verdict, Admittance::Prove)
+            matches!(verdict, Admittance::Validate)
         };
         for address in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8"] {
-            assert!(has_to(address), "{address}");
+            assert!(must_validate(address), "{address}");
         }
         for address in [
             "127.0.0.1",
@@ -362,11 +371,11 @@ mod tests {
             "fd00::1",
             "::ffff:10.0.0.1",
         ] {
-            assert!(!has_to(address), "{address}");
+            assert!(!must_validate(address), "{address}");
         }
         let always = admission(|limits| limits.validate_addresses = ValidateAddresses::Always);
         let verdict = always.judge(address(1), false);
-        assert!(matches!(verdict, Admittance::Prove));
+        assert!(matches!(verdict, Admittance::Validate));
         admit(always.judge(address(1), true));
     }
 

@@ -1,4 +1,4 @@
-//! One connection: who the client is, and its streams.
+//! Connection: authorization of the client, and its streams.
 //!
 //! The client is authenticated by the time `handshake.rs` hands over the connection, and authorized
 //! here, before the first request is read. Its rights can change while it is connected; a client
@@ -43,7 +43,7 @@ pub(crate) async fn serve(
         .map_or_else(|| "none".to_owned(), |key| key.to_string());
     let (access, changes) = shared.gate.follow(&peer).await;
     if access.is_empty() && !(peer.key.is_some() && shared.gate.is_pairing().await) {
-        if !handshake.is_over().await {
+        if !handshake.completes().await {
             return handshake.close(&stop).await;
         }
         shared.metrics.not_authorized.add_one();
@@ -60,7 +60,7 @@ pub(crate) async fn serve(
         () = until_revoked(&session, changes) => ConnectionEnd::Revoked,
         () = handshake.failed() => ConnectionEnd::Handshake,
     };
-    // Each ends the requests as well, at the next thing that they do with their streams.
+    // A close makes the requests fail at their next use of a stream; below they are waited for.
     match end {
         ConnectionEnd::Lost(_) | ConnectionEnd::Stopped => {}
         ConnectionEnd::Revoked => {
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         ConnectionEnd::Handshake => close(&connection, ErrorCode::TIMEOUT).await,
         ConnectionEnd::Abuse => {
             metrics.abort_rate.add_one();
-            info!("gave up too many requests");
+            info!("cancelled too many requests");
             close(&connection, ErrorCode::LIMIT).await;
         }
     }
@@ -99,31 +99,31 @@ pub(crate) async fn serve(
     handshake.close(&stop).await;
 }
 
-/// Why a connection takes no more requests.
+/// Reason why a connection accepts no more requests.
 enum ConnectionEnd {
-    /// The connection itself has ended.
+    /// The connection was closed or timed out.
     Lost(ConnectionError),
     /// The server stops.
     Stopped,
     /// The client has lost its rights.
     Revoked,
-    /// It asked for nothing for too long.
+    /// The client made no request for too long.
     Idle,
-    /// Its handshake failed after it had begun to ask.
+    /// The handshake failed after requests in 0-RTT data.
     Handshake,
-    /// It gave up too many requests.
+    /// The client cancelled too many requests.
     Abuse,
 }
 
 async fn close(connection: &Connection, code: ErrorCode) {
     let phrase = code.phrase().unwrap_or_default();
     close::close(connection, to_quic(code), phrase.as_bytes());
-    // The close has to leave before the connection's last handle does.
+    // The close has to be sent before the last handle of the connection is dropped.
     connection.closed().await;
 }
 
-/// Keeps the client's rights up to date, and ends when it has none: at once when it had some, and
-/// when it has come with a code, after the time for that.
+/// Updates the client's rights, and returns when it has none. That is at once for a client whose
+/// rights are revoked, and after [`PAIRING_TIME`] for a client that is pairing.
 async fn until_revoked(session: &Session, mut changes: watch::Receiver<Arc<AuthorizedKeys>>) {
     let deadline = Instant::now() + PAIRING_TIME;
     loop {
@@ -133,7 +133,7 @@ async fn until_revoked(session: &Session, mut changes: watch::Receiver<Arc<Autho
                 return;
             }
         } else if changes.changed().await.is_err() {
-            // The keyring lives as long as the session, so there is always a next change.
+            // Fails only if the keyring is gone, which outlives every session.
             return std::future::pending().await;
         }
         let access = session.shared.gate.access(&session.peer);
@@ -169,7 +169,7 @@ async fn serve_streams(
                 }
             }
             Some(ended) = requests.join_next() => {
-                let is_aborted = report(ended) == Some(RequestEnd::GivenUp);
+                let is_aborted = report(ended) == Some(RequestEnd::Cancelled);
                 if is_aborted && aborts.as_ref().is_some_and(|aborts| !aborts.try_take(1)) {
                     return ConnectionEnd::Abuse;
                 }
@@ -182,7 +182,7 @@ async fn serve_streams(
     }
 }
 
-/// A request's task reports its own failures; only a defect of ours ends it in another way.
+/// Logs a panic or an abort of a request's task; the task itself has logged all other errors.
 fn report(ended: Result<RequestEnd, tokio::task::JoinError>) -> Option<RequestEnd> {
     match ended {
         Ok(outcome) => return Some(outcome),
@@ -192,5 +192,5 @@ fn report(ended: Result<RequestEnd, tokio::task::JoinError>) -> Option<RequestEn
     None
 }
 
-/// How long a client may stay that has no rights and perhaps a code.
+/// Time that a client without rights has to pair.
 const PAIRING_TIME: Duration = Duration::from_secs(10);

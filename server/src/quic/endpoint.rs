@@ -1,4 +1,4 @@
-//! The UDP endpoints of the server: they admit connections until the server stops.
+//! UDP endpoints of the server: accept connections until the server stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::{Shared, connection, tls};
 use crate::config::start_error::StartError;
 use crate::config::{Config, Listen};
 
-/// The QUIC front end, bound to its addresses.
+/// QUIC endpoints, bound to their addresses.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     endpoints: Vec<Endpoint>,
@@ -32,7 +32,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Binds every address of the configuration, without serving yet.
+    /// Binds every address of the configuration, without accepting connections yet.
     ///
     /// # Errors
     /// If an address can't be bound, or the identity can't be used.
@@ -59,10 +59,10 @@ impl Endpoints {
         })
     }
 
-    /// The addresses that are bound, in the order of the configuration.
+    /// Bound addresses, in the order of the configuration.
     ///
     /// # Errors
-    /// If the system can't tell an address.
+    /// If the system can't report an address.
     pub(crate) fn local_addrs(&self) -> std::io::Result<Vec<SocketAddr>> {
         self.endpoints.iter().map(Endpoint::local_addr).collect()
     }
@@ -96,17 +96,17 @@ impl Endpoints {
         while accepting.join_next().await.is_some() {}
     }
 
-    /// Ends what is left, and waits a moment until the clients have been told.
+    /// Closes the remaining connections, and waits shortly until the close packets have left.
     pub(crate) async fn close(&self) {
         for endpoint in &self.endpoints {
             endpoint.close(to_quic(ErrorCode::SHUTTING_DOWN), b"");
         }
-        // Only waits for the closing packets to leave; a peer that is gone can't hold this up.
+        // The limit is for clients that are gone: they must not delay the exit.
         let _ = tokio::time::timeout(CLOSE_LIMIT, self.wait_idle()).await;
     }
 }
 
-/// What holds for every connection; the transport's settings depend on the path to the client.
+/// Makes the settings of all connections; those of the transport depend on the path to the client.
 fn server_config(tls: QuicServerConfig) -> ServerConfig {
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config
@@ -128,7 +128,7 @@ fn bind(
     socket::endpoint(socket, Some(config.clone()), amplification)
 }
 
-/// What admitting a connection takes.
+/// Accepts or refuses incoming connections.
 #[derive(Debug, Clone)]
 struct Acceptor {
     admission: Admission,
@@ -139,7 +139,7 @@ struct Acceptor {
     connections: TaskTracker,
 }
 
-/// Admits connections to one endpoint until told to stop.
+/// Accepts connections on one endpoint until the server stops.
 async fn accept(endpoint: Endpoint, acceptor: Acceptor) {
     loop {
         let incoming = tokio::select! {
@@ -154,19 +154,19 @@ async fn accept(endpoint: Endpoint, acceptor: Acceptor) {
 impl Acceptor {
     fn admit(&self, incoming: Incoming) {
         let remote = incoming.remote_address();
-        let is_proved = incoming.remote_address_validated();
-        let admitted = match self.admission.judge(remote, is_proved) {
+        let is_validated = incoming.remote_address_validated();
+        let admitted = match self.admission.judge(remote, is_validated) {
             Admittance::Admit(admitted) => admitted,
-            Admittance::Prove => {
-                debug!(%remote, "has to prove its address");
+            Admittance::Validate => {
+                debug!(%remote, "sent a Retry: the address isn't validated");
                 if let Err(error) = incoming.retry() {
-                    // Not with an address that isn't proved, but then it had better be refused.
+                    // Fails only for a validated address, for which `judge` never returns this.
                     error.into_incoming().refuse();
                 }
                 return;
             }
-            Admittance::Wait => {
-                debug!(%remote, "has to wait: its address has enough handshakes");
+            Admittance::Ignore => {
+                debug!(%remote, "ignored for now: its address has enough handshakes");
                 return incoming.ignore();
             }
             Admittance::Refuse(reason) => {
@@ -183,11 +183,12 @@ impl Acceptor {
                 self.connections
                     .spawn(served.instrument(info_span!("connection", %remote)));
             }
-            Err(error) => debug!(%remote, %error, "not a connection"),
+            Err(error) => debug!(%remote, %error, "could not accept the connection"),
         }
     }
 
-    /// The transport's settings, but with few requests until the client's rights are known.
+    /// Makes the transport's settings for a client. Few streams are allowed until its rights are
+    /// known.
     fn transport(&self, remote: SocketAddr) -> Arc<TransportConfig> {
         let mut transport = quire_transport::config::server(remote, self.congestion);
         if let Some(transport) = Arc::get_mut(&mut transport) {
@@ -198,14 +199,15 @@ impl Acceptor {
     }
 }
 
-/// Connections that wait for the accept loop; quinn's own limit of 65,536 is a memory hole.
+/// Maximum number of connections that wait for the accept loop. quinn's default of 65,536 would let
+/// an attacker use up the memory.
 const INCOMING_MAX: usize = 1024;
 
-/// What one waiting connection may have sent, in bytes: a first flight of any size we expect.
+/// Maximum buffered bytes of one waiting connection: enough for any first flight to be expected.
 const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
 
-/// What all waiting connections may have sent, in bytes.
+/// Maximum buffered bytes of all waiting connections together.
 const INCOMING_BUFFER_BYTES_TOTAL: u64 = 8 * 1024 * 1024;
 
-/// How long closing packets may take to leave.
+/// Time limit for the close packets to leave.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
-//! Why a request on a stream fails, and the code that the client hears.
+//! Errors of requests, and their error codes.
 //!
-//! The client gets the code; the error itself, with its causes, is for the log.
+//! The client gets only the code; the error itself, with its causes, is for the log.
 
 use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
@@ -10,22 +10,23 @@ use quire_transport::stream::{ReceiveError, SendError};
 use crate::auth::pairing::PairingError;
 use crate::files::{Error, StoreError};
 
-/// Why a request was not carried out.
+/// Reason why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// The operation failed.
     #[error(transparent)]
     Files(#[from] Error),
-    /// The key was not let in.
+    /// The client's key was not added by pairing.
     #[error(transparent)]
     Pairing(#[from] PairingError),
-    /// A request that changes something came as early data.
+    /// A request that changes something came in 0-RTT data, which can be a replay (RFC 9001,
+    /// section 9.2).
     #[error("came before the handshake was complete, when it could be a replay")]
     TooEarly,
     /// The request took too long to arrive.
     #[error("the request took too long to arrive")]
     Timeout,
-    /// The client gave the request up.
+    /// The client cancelled the request.
     #[error("cancelled")]
     Cancelled,
     /// Sending failed.
@@ -37,12 +38,12 @@ pub(crate) enum RequestError {
 }
 
 impl RequestError {
-    /// Whether the operator should hear of it: a defect of the server, or trouble with the disk.
+    /// Whether the operator has to see it: a defect of the server, or a disk error.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self.code(), ErrorCode::INTERNAL | ErrorCode::DISK)
     }
 
-    /// Whether the client kept the server waiting for too long.
+    /// Whether the client stalled the transfer for too long.
     pub(crate) fn is_stall(&self) -> bool {
         matches!(
             self,
@@ -50,7 +51,7 @@ impl RequestError {
         )
     }
 
-    /// The code that the client hears.
+    /// Error code for the client.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Files(error) => error.code(),
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_message_is_blamed_on_its_rule() {
+    fn a_broken_message_has_the_code_of_the_rule_that_it_breaks() {
         let code = |error: DecodeError| RequestError::from(ReceiveError::from(error)).code();
         assert_eq!(
             code(DecodeError::TooLong { bytes: 2, limit: 1 }),

@@ -1,12 +1,11 @@
-//! A handshake, and what may happen before it is over.
+//! Handshake of a connection, and early data (0-RTT) before it is complete.
 //!
-//! A client that comes back resumes its session, and its first packets may carry requests (early
-//! data, RFC 9001 §4.6). Who it is, is certain then: only the client to whom a ticket was given can
-//! encrypt what goes with it, and the session keeps the certificate that it was made with. What is
-//! not certain is that the client sends it now, rather than somebody who recorded it; so only
-//! requests that change nothing are carried out (`request.rs`), and a ticket is good only once.
-//! Nobody but the client can end the handshake, and whoever doesn't within the time for it is cut
-//! off.
+//! A returning client resumes its session, and its first packets may carry requests (0-RTT, RFC
+//! 9001, section 4.6). The client is authenticated even then. Only the client that received a
+//! ticket can encrypt with its secret, and the session stores the certificate of the original
+//! handshake. But 0-RTT data can be a replay of recorded packets (RFC 9001, section 9.2). So only
+//! requests that change nothing are carried out (`request.rs`), and a ticket is valid only once.
+//! Only the client can complete the handshake; a connection is closed if that takes too long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,26 +20,29 @@ use super::admission::Admitted;
 use super::tls;
 use crate::metrics::Metrics;
 
-/// A connection whose handshake may still be under way.
+/// Connection whose handshake may still be in progress.
 pub(crate) struct ServerHandshake {
     connection: Connection,
     stage: HandshakeStage,
     deadline: Instant,
-    /// What counts the connection as long as it lasts.
+    /// Counts the connection until it is closed.
     admitted: Admitted,
     metrics: Arc<Metrics>,
 }
 
 enum HandshakeStage {
-    UnderWay(ZeroRttAccepted),
-    Over,
-    Failed { kept: Duration },
+    InProgress(ZeroRttAccepted),
+    Complete,
+    /// Failed; quinn keeps the connection for this long.
+    Failed {
+        kept: Duration,
+    },
 }
 
 impl ServerHandshake {
-    /// Waits until it is certain who the client is: for a resumed session that takes its first
-    /// packet, otherwise the whole handshake. Where that fails or takes too long, waits until quinn
-    /// has forgotten the connection.
+    /// Waits until the client is authenticated: by its first packet for a resumed session,
+    /// otherwise by the whole handshake. If that fails or takes too long, waits until quinn has
+    /// dropped the connection, and returns `None`.
     pub(crate) async fn begin(
         mut connecting: Connecting,
         admitted: Admitted,
@@ -50,21 +52,21 @@ impl ServerHandshake {
         let metrics = &shared.metrics;
         let deadline = Instant::now() + shared.limits.handshake_time.0;
         let heard = timeout_at(deadline, connecting.handshake_data()).await;
-        // The data itself says nothing of interest.
+        // Only the arrival matters here; the data itself isn't needed.
         let kept = match heard.map(|heard| heard.map(drop)) {
             Ok(Ok(())) => {
-                // Never refused on this side.
+                // Never fails on the server's side.
                 let (connection, over) = connecting.into_0rtt().ok()?;
                 let mut handshake = Self {
                     connection,
-                    stage: HandshakeStage::UnderWay(over),
+                    stage: HandshakeStage::InProgress(over),
                     deadline,
                     admitted,
                     metrics: Arc::clone(metrics),
                 };
-                // A certificate this early is that of a session which is resumed, or one that has
-                // already been proved in this handshake.
-                if tls::peer_chain(&handshake.connection).is_some() || handshake.is_over().await {
+                // A certificate this early is that of a resumed session, or one whose key has
+                // already signed this handshake.
+                if tls::peer_chain(&handshake.connection).is_some() || handshake.completes().await {
                     return Some(handshake);
                 }
                 handshake.close(stop).await;
@@ -84,9 +86,9 @@ impl ServerHandshake {
         &self.connection
     }
 
-    /// Waits for the end of the handshake, and tells whether it was a good one.
-    pub(crate) async fn is_over(&mut self) -> bool {
-        if let HandshakeStage::UnderWay(over) = &mut self.stage {
+    /// Waits for the end of the handshake, and returns whether it succeeded.
+    pub(crate) async fn completes(&mut self) -> bool {
+        if let HandshakeStage::InProgress(over) = &mut self.stage {
             let ended = timeout_at(self.deadline, over).await;
             self.stage = match (ended, self.connection.close_reason()) {
                 (Err(_), _) => HandshakeStage::Failed {
@@ -96,24 +98,24 @@ impl ServerHandshake {
                     kept: kept_after(&error),
                 },
                 (Ok(_), _) => {
-                    self.admitted.handshake_over();
-                    HandshakeStage::Over
+                    self.admitted.end_handshake();
+                    HandshakeStage::Complete
                 }
             };
         }
-        matches!(self.stage, HandshakeStage::Over)
+        matches!(self.stage, HandshakeStage::Complete)
     }
 
-    /// Completes only if the handshake fails.
+    /// Waits for the handshake to fail; never returns if it succeeds.
     pub(crate) async fn failed(&mut self) {
-        if self.is_over().await {
+        if self.completes().await {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Lets the connection go. If its handshake has failed, waits until quinn has forgotten it.
+    /// Drops the connection. If its handshake has failed, waits until quinn has dropped it, too.
     pub(crate) async fn close(mut self, stop: &CancellationToken) {
-        self.is_over().await;
+        self.completes().await;
         drop(self.connection);
         if let HandshakeStage::Failed { kept } = self.stage {
             linger(self.admitted, kept, stop).await;
@@ -121,8 +123,8 @@ impl ServerHandshake {
     }
 }
 
-/// Whether the handshake came to its end, whatever became of the connection afterwards: only then
-/// there is keying material to export.
+/// Whether the handshake was completed, even if the connection was closed afterwards. Keying
+/// material can be exported only then.
 fn has_keys(connection: &Connection) -> bool {
     connection
         .export_keying_material(&mut [0; 1], b"", b"")
@@ -136,8 +138,9 @@ async fn linger(admitted: Admitted, time: Duration, stop: &CancellationToken) {
     }
 }
 
-/// How long quinn keeps a connection whose handshake has ended with `error`. Where the client's
-/// first packet closes it, quinn 0.11 sets no timer for that, and only the idle timeout is left.
+/// Time for which quinn keeps a connection whose handshake ended with `error`. Where the client's
+/// first packet closes the connection, quinn 0.11 sets no drain timer: only the idle timeout is
+/// left.
 fn kept_after(error: &ConnectionError) -> Duration {
     debug!(%error, "handshake ended");
     match error {
@@ -154,6 +157,6 @@ fn kept_after_timeout(metrics: &Metrics) -> Duration {
     KEPT_AFTER_CLOSE
 }
 
-/// Three probe timeouts at the round trip of 333 ms that is assumed before one is known (RFC 9002,
-/// §6.2.2; RFC 9000, §10.2).
+/// Duration of the closing state: three probe timeouts (RFC 9000, section 10.2) at the initial
+/// round trip of 333 ms (RFC 9002, section 6.2.2).
 const KEPT_AFTER_CLOSE: Duration = Duration::from_secs(3);

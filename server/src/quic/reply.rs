@@ -1,4 +1,4 @@
-//! Answers to requests: one reply, or the code of a refusal.
+//! Replies to requests: one message, or an error code.
 
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError};
@@ -8,7 +8,7 @@ use tracing::{debug, error};
 
 use super::error::RequestError;
 
-/// Sends the one reply of a request that was carried out, and waits until it has arrived.
+/// Sends the reply of a successful request, and waits until the client has acknowledged it.
 pub(crate) async fn answer<M: Message>(
     sender: &mut Sender,
     message: M,
@@ -18,18 +18,19 @@ pub(crate) async fn answer<M: Message>(
     Ok(())
 }
 
-/// Tells the client why its request was not carried out; the log keeps the details.
+/// Sends the error code of a failed request to the client, and logs the details.
 pub(crate) async fn refuse(mut sender: Sender, mut receiver: Receiver, error: &RequestError) {
     let code = report(error);
     if sender.has_sent() {
-        // Part of an answer is out already, so only the stream itself can say that it is void.
+        // After a part of a reply, a failure message would be decoded as its next part. A reset
+        // tells the client that all it got on this stream is invalid.
         sender.reset(code);
         return;
     }
     let sent = reply_failure(&mut sender, code).await;
     receiver.stop(code);
     if let Err(error) = sent {
-        debug!(%error, "the refusal did not arrive");
+        debug!(%error, "could not send the refusal");
     }
 }
 
@@ -39,7 +40,7 @@ async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendE
     sender.finish()
 }
 
-/// Logs why something was not carried out, and gives the code that the client hears.
+/// Logs an error, and returns its code for the client.
 pub(crate) fn report(error: &RequestError) -> ErrorCode {
     if error.is_ours() {
         error!(error = error as &dyn std::error::Error, "failed");
@@ -49,12 +50,12 @@ pub(crate) fn report(error: &RequestError) -> ErrorCode {
     error.code()
 }
 
-/// The failure to send for `error`, which is logged.
+/// Logs `error`, and returns the failure message for the client.
 pub(crate) fn failure(error: impl Into<RequestError>) -> Failure {
     Failure::new(report(&error.into()))
 }
 
-/// Encodes a message behind others that are sent together.
+/// Appends an encoded message to `bytes`, which holds several messages that are sent together.
 pub(crate) fn append<M: Message>(message: &M, bytes: &mut Vec<u8>) -> Result<(), RequestError> {
     let too_long = |error: DecodeError| RequestError::Send(SendError::Message(error));
     codec::append(message, bytes).map_err(too_long)

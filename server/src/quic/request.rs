@@ -1,8 +1,8 @@
-//! One request: read it, dispatch it, answer.
+//! Request of one stream: read, dispatch, reply.
 //!
-//! [`dispatch`] is the one `match` over all requests, in the order of the protocol. A request is
-//! decoded, carried out by [`Files`] and answered; what takes more than one
-//! message for that is in the file of its name under `requests/`.
+//! [`dispatch`] has the `match` over all requests, in the order of the protocol. A request is
+//! decoded, carried out by [`Files`] and answered. A request with more than one message for that
+//! has a file under `requests/`.
 
 use std::sync::Arc;
 
@@ -19,19 +19,19 @@ use super::requests::{get, get_tree, list, list_cache, put, put_many};
 use super::session::Session;
 use crate::files::{Caller, Files};
 
-/// How the request of a stream ended, as far as the connection cares.
+/// Outcome of a request, as far as it matters to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestEnd {
-    /// It was carried out or refused.
+    /// The request was carried out or refused.
     Answered,
-    /// The client gave it up, or never sent one that could be read.
-    GivenUp,
+    /// The client cancelled the request, or sent one that can't be decoded.
+    Cancelled,
 }
 
 /// Serves the request of one stream.
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> RequestEnd {
     let flow = &session.flow;
-    // An attacker can replay what came before the handshake was complete.
+    // 0-RTT data can be a replay by an attacker (RFC 9001, section 9.2).
     let is_early = recv.is_0rtt();
     let mut sender = Sender::new(send, flow);
     let mut receiver = Receiver::new(recv, flow);
@@ -57,7 +57,7 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
     refuse(sender, receiver, &error).await;
     match error.code() {
         ErrorCode::CANCELLED | ErrorCode::MALFORMED | ErrorCode::MESSAGE_TOO_LONG => {
-            RequestEnd::GivenUp
+            RequestEnd::Cancelled
         }
         _ => RequestEnd::Answered,
     }
@@ -74,6 +74,8 @@ async fn read(
         return Err(RequestError::Timeout);
     };
     match request? {
+        // A replayed request that changes something would change it twice. The client sends the
+        // request again once the handshake is complete.
         request if is_early && !request.may_be_early() => Err(RequestError::TooEarly),
         request => Ok(request),
     }
@@ -126,7 +128,7 @@ async fn dispatch(
     }
 }
 
-/// What the server is, and whether the client may change anything.
+/// Makes the reply to `Ping`: the server's software, and whether the client may change anything.
 fn pong(files: &Files, caller: &Caller) -> Result<Pong, RequestError> {
     Ok(Pong {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -134,8 +136,8 @@ fn pong(files: &Files, caller: &Caller) -> Result<Pong, RequestError> {
     })
 }
 
-/// Answers as soon as the name is gone, and then frees the space of a directory, which no client
-/// can see any more.
+/// Replies as soon as the name is gone, then frees the space of a deleted directory, which clients
+/// can't see any more.
 async fn serve_delete(
     request: Delete,
     files: &Files,
@@ -148,12 +150,12 @@ async fn serve_delete(
         && let Err(error) = files.remove(trash).await
     {
         let error: &dyn std::error::Error = &error;
-        error!(error, "a deleted directory stays in staging");
+        error!(error, "could not remove a deleted directory from staging");
     }
     answered
 }
 
-/// Copies as long as the client waits for it.
+/// Copies, until the client cancels the request.
 async fn serve_copy(
     request: Copy,
     files: &Files,

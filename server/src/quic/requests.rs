@@ -1,4 +1,4 @@
-//! Requests whose answers are more than one message, one file each.
+//! Requests with more than one message in either direction, one file each.
 
 pub(crate) mod get;
 pub(crate) mod get_tree;

@@ -1,4 +1,4 @@
-//! What the requests of one connection share.
+//! Session: state that the requests of one connection share.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::auth::access::Access;
 use crate::auth::authorized_keys::Peer;
 use crate::files::Caller;
 
-/// What the requests of one connection share.
+/// State that the requests of one connection share.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// What all connections share.
+    /// State that all connections share.
     pub(crate) shared: Arc<Shared>,
     /// The connection itself.
     pub(crate) connection: Connection,
-    /// Who the client has proved to be.
+    /// Identity that the client has proved.
     pub(crate) peer: Peer,
-    /// As whom it calls operations.
+    /// Rights, quota and lock owner of the client; replaced when its rights change.
     caller: RwLock<Arc<Caller>>,
-    /// Flow control that its streams share.
+    /// Flow control that the streams share.
     pub(crate) flow: ConnectionFlow,
-    /// How slow and how fast its streams may be.
+    /// Stall timeout and rate limits of each stream.
     pub(crate) limits: StreamLimits,
-    /// What its requests wait for.
+    /// Rate limit of requests.
     pub(crate) requests: Option<Arc<RateLimiter>>,
 }
 
@@ -61,20 +61,21 @@ impl Session {
         session
     }
 
-    /// As whom the client calls operations now. A request asks once, and is judged by the answer to
-    /// its end.
+    /// Current caller of operations. A request reads it once, so a change of rights affects only
+    /// later requests.
     pub(crate) fn caller(&self) -> Arc<Caller> {
         Arc::clone(&self.caller.read())
     }
 
-    /// Gives the client other rights from now on.
+    /// Replaces the rights of the client, for all later requests.
     pub(crate) fn set_access(&self, access: Access) {
         let caller = self.caller().with_access(Arc::new(access));
         *self.caller.write() = Arc::new(caller);
         self.allow_streams();
     }
 
-    /// Allows a client that may do something as many streams as any.
+    /// Raises the stream limit of a client that has rights. Until then it has the low limit that
+    /// `endpoint` sets, so a client without rights can't open many streams.
     fn allow_streams(&self) {
         if !self.caller().access().is_empty() {
             let streams = VarInt::from_u32(STREAMS_MAX);

@@ -1,8 +1,8 @@
-//! The server's side of the handshake.
+//! TLS settings of the server.
 //!
-//! Any client gets in whose key signs the handshake, and clients without a key as well: TLS only
-//! settles who is there. What they may do is decided afterwards, from [`peer_chain`], so
-//! that a stranger can be told what to ask for.
+//! Every client key is accepted if it signs the handshake, and so are clients without a key: TLS
+//! only authenticates. Rights are decided afterwards, from [`peer_chain`], so that an unknown
+//! client can get an error that tells it what to ask for.
 
 use std::sync::Arc;
 
@@ -23,20 +23,19 @@ use rustls::{
 };
 use thiserror::Error;
 
-/// The TLS settings with which quinn accepts connections as `identity`.
+/// Makes the TLS settings with which quinn accepts connections as `identity`.
 ///
 /// # Errors
-///
-/// When rustls finds the key unusable.
+/// If rustls can't use the key.
 pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
     Ok(QuicServerConfig::try_from(rustls_config(identity)?)?)
 }
 
-/// The certificates of the client, whose first belongs to the key that it proved to hold; `None`
-/// when it showed none.
+/// Certificate chain of the client, `None` if it sent none. The first certificate is that of the
+/// key that signed the handshake.
 ///
-/// A resumed session carries those of the handshake it continues.
-pub fn peer_chain(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+/// A resumed session has the chain of its original handshake.
+pub(crate) fn peer_chain(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
@@ -44,7 +43,7 @@ pub fn peer_chain(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'
     Some(*chain)
 }
 
-/// Why the TLS settings could not be made.
+/// Reason why the TLS settings could not be made.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// rustls refused the identity.
@@ -62,17 +61,17 @@ fn rustls_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_client_cert_verifier(Arc::new(AnyKey { provider }))
         .with_single_cert(identity.chain().to_vec(), identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // All that QUIC allows but nothing (RFC 9001, §4.6.1). It can be replayed by anyone who saw it,
-    // so requests that change something are refused in it; and since tickets stand for sessions
-    // that are kept here, each is good only once.
+    // QUIC allows only this value or 0 (RFC 9001, section 4.6.1). An attacker can replay 0-RTT
+    // data, so requests that change something are refused in it. Tickets refer to sessions in the
+    // server's memory, so that each is valid only once.
     config.max_early_data_size = u32::MAX;
-    // Decompression would run on bytes of a peer that has proved nothing yet.
+    // Decompression would process bytes of a peer that isn't authenticated yet.
     config.cert_compressors = Vec::new();
     config.cert_decompressors = Vec::new();
     Ok(config)
 }
 
-/// Lets in every key whose possession is proved.
+/// Accepts every key that signs the handshake.
 #[derive(Debug)]
 struct AnyKey {
     provider: Arc<CryptoProvider>,
@@ -97,7 +96,7 @@ impl ClientCertVerifier for AnyKey {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Names, dates and issuers mean nothing here: the key is looked up by its fingerprint.
+        // Names, dates and issuers aren't checked: the key is looked up by its fingerprint.
         ParsedCertificate::try_from(end_entity).map(|_| ClientCertVerified::assertion())
     }
 
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn any_key_is_let_in_and_known_afterwards() {
+    fn any_key_is_accepted_and_known_afterwards() {
         let own = identity();
         let server = Arc::new(rustls_config(&own).unwrap());
         for _ in 0..3 {
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_a_key_is_let_in_as_nobody() {
+    fn a_client_without_a_key_is_accepted_and_has_no_chain() {
         let own = identity();
         let server = Arc::new(rustls_config(&own).unwrap());
         let connection = handshake(&Arc::new(client(&own, None)), &server).unwrap();
@@ -254,18 +253,18 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_certificate() {
+    fn invalid_der_is_not_a_certificate() {
         let verifier = AnyKey {
             provider: tls::provider(),
         };
-        let rubbish = CertificateDer::from(&b"\x30\x03abc"[..]);
+        let invalid = CertificateDer::from(&b"\x30\x03abc"[..]);
         verifier
-            .verify_client_cert(&rubbish, &[], UnixTime::now())
+            .verify_client_cert(&invalid, &[], UnixTime::now())
             .unwrap_err();
     }
 
     #[tokio::test]
-    async fn quinn_connections_tell_the_clients_key() {
+    async fn a_quinn_connection_has_the_chain_of_the_client() {
         let own = identity();
         let user = Identity::generate(&[]).unwrap();
         let crypto = Arc::new(server_config(&own).unwrap());
@@ -282,7 +281,8 @@ mod tests {
                 tokio::join!(endpoint.connect(address, "localhost").unwrap(), async {
                     server.accept().await.unwrap().await
                 });
-            let (_client, server) = (client.unwrap(), server.unwrap());
+            let _client = client.unwrap();
+            let server = server.unwrap();
             let chain = peer_chain(&server).unwrap_or_default();
             let key = chain
                 .first()

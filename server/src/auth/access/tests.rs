@@ -1,4 +1,4 @@
-//! Decisions over requests: by example, and against a model that knows every path.
+//! Access decisions: examples, and a comparison with a model that checks every path.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -99,15 +99,17 @@ fn copy(from: &str, to: &str, recursive: bool) -> Request {
     })
 }
 
-/// Granted, refused, or as if there were nothing.
+/// Result of an access check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
-    Yes,
-    No,
-    Nothing,
+enum Decision {
+    Granted,
+    Refused,
+    /// Refused as if the path didn't exist.
+    Hidden,
 }
 
-/// Asks what `files` asks for a request, and gives the request with its narrowed precondition.
+/// Makes the checks that `files` makes for a request, and returns the request with its narrowed
+/// precondition.
 fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
     match &mut request {
         Request::Pair(_) => {}
@@ -132,25 +134,25 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
     Ok(request)
 }
 
-fn said(access: &Access, request: Request) -> Said {
+fn decide(access: &Access, request: Request) -> Decision {
     match admit(access, request) {
-        Ok(_) => Said::Yes,
-        Err(Denial::NotAuthorized) => Said::No,
-        Err(Denial::Hidden) => Said::Nothing,
+        Ok(_) => Decision::Granted,
+        Err(Denial::NotAuthorized) => Decision::Refused,
+        Err(Denial::Hidden) => Decision::Hidden,
     }
 }
 
 #[track_caller]
-fn check(rules: &str, cases: impl IntoIterator<Item = (Request, Said)>) {
+fn check(rules: &str, cases: impl IntoIterator<Item = (Request, Decision)>) {
     let access = by(rules);
     for (request, expected) in cases {
         let shown = format!("{request:?}");
-        assert_eq!(said(&access, request), expected, "{rules}: {shown}");
+        assert_eq!(decide(&access, request), expected, "{rules}: {shown}");
     }
 }
 
 #[test]
-fn read_and_write_are_what_they_were() {
+fn read_allows_inquiries_and_write_allows_everything() {
     let changes = || {
         [
             put("a"),
@@ -170,98 +172,110 @@ fn read_and_write_are_what_they_were() {
             Request::ListCache(ListCache {}),
         ]
     };
-    check("read", inquiries().map(|request| (request, Said::Yes)));
-    check("read", changes().map(|request| (request, Said::No)));
-    check("write", inquiries().map(|request| (request, Said::Yes)));
-    check("write", changes().map(|request| (request, Said::Yes)));
+    check(
+        "read",
+        inquiries().map(|request| (request, Decision::Granted)),
+    );
+    check(
+        "read",
+        changes().map(|request| (request, Decision::Refused)),
+    );
+    check(
+        "write",
+        inquiries().map(|request| (request, Decision::Granted)),
+    );
+    check(
+        "write",
+        changes().map(|request| (request, Decision::Granted)),
+    );
     assert!(by("write").may_change() && !by("read").may_change());
 }
 
 #[test]
-fn a_drop_box_takes_and_shows_nothing() {
+fn a_drop_box_accepts_files_and_shows_nothing() {
     check(
         "read,/in=put",
         [
-            (put("in/x"), Said::Yes),
-            (make_directory("in/d"), Said::Yes),
-            (get("in/x"), Said::Nothing),
-            (stat("in/x"), Said::Nothing),
-            (hash("in/x"), Said::Nothing),
-            (list("in/d"), Said::Nothing),
-            (list("in"), Said::No),
-            (stat("in"), Said::Yes),
-            (delete("in/x"), Said::Nothing),
-            (rename("in/x", "in/y"), Said::Nothing),
-            (copy("in/x", "in/y", false), Said::Nothing),
-            (put("x"), Said::No),
-            (copy("x", "in/x", false), Said::Yes),
+            (put("in/x"), Decision::Granted),
+            (make_directory("in/d"), Decision::Granted),
+            (get("in/x"), Decision::Hidden),
+            (stat("in/x"), Decision::Hidden),
+            (hash("in/x"), Decision::Hidden),
+            (list("in/d"), Decision::Hidden),
+            (list("in"), Decision::Refused),
+            (stat("in"), Decision::Granted),
+            (delete("in/x"), Decision::Hidden),
+            (rename("in/x", "in/y"), Decision::Hidden),
+            (copy("in/x", "in/y", false), Decision::Hidden),
+            (put("x"), Decision::Refused),
+            (copy("x", "in/x", false), Decision::Granted),
         ],
     );
 }
 
 #[test]
-fn everything_but_one_directory_is_everything_but_it() {
+fn one_directory_can_be_excluded_from_write() {
     check(
         "write,/a/private=none",
         [
-            (put("x"), Said::Yes),
-            (put("a/private/x"), Said::No),
-            (put("a/private"), Said::No),
-            (get("a/private/x"), Said::Nothing),
-            (stat("a/private"), Said::Nothing),
-            (list("a/private"), Said::Nothing),
-            (delete("a/private"), Said::Nothing),
-            (delete("a/private/x"), Said::Nothing),
-            (delete("a"), Said::No),
-            (rename("a", "b"), Said::No),
-            (rename("b", "a"), Said::No),
-            (copy("a", "b", true), Said::No),
-            (copy("a", "b", false), Said::Yes),
-            (delete("a/x"), Said::Yes),
-            (list("a"), Said::Yes),
+            (put("x"), Decision::Granted),
+            (put("a/private/x"), Decision::Refused),
+            (put("a/private"), Decision::Refused),
+            (get("a/private/x"), Decision::Hidden),
+            (stat("a/private"), Decision::Hidden),
+            (list("a/private"), Decision::Hidden),
+            (delete("a/private"), Decision::Hidden),
+            (delete("a/private/x"), Decision::Hidden),
+            (delete("a"), Decision::Refused),
+            (rename("a", "b"), Decision::Refused),
+            (rename("b", "a"), Decision::Refused),
+            (copy("a", "b", true), Decision::Refused),
+            (copy("a", "b", false), Decision::Granted),
+            (delete("a/x"), Decision::Granted),
+            (list("a"), Decision::Granted),
         ],
     );
 }
 
 #[test]
-fn who_may_delete_in_a_directory_can_not_delete_the_directory() {
+fn the_right_to_delete_in_a_directory_does_not_allow_deleting_the_directory() {
     check(
         "read,/in=write",
         [
-            (delete("in/x"), Said::Yes),
-            (rename("in/x", "in/y"), Said::Yes),
-            (delete("in"), Said::No),
-            (rename("in", "out"), Said::No),
-            (make_directory("in"), Said::Yes),
+            (delete("in/x"), Decision::Granted),
+            (rename("in/x", "in/y"), Decision::Granted),
+            (delete("in"), Decision::Refused),
+            (rename("in", "out"), Decision::Refused),
+            (make_directory("in"), Decision::Granted),
         ],
     );
 }
 
 #[test]
-fn moving_brings_nothing_to_light() {
+fn a_rename_does_not_make_hidden_content_readable() {
     check(
         "write,/in=put+delete",
         [
-            (delete("in/x"), Said::Yes),
-            (rename("in/x", "in/y"), Said::Yes),
-            (rename("in/x", "x"), Said::Nothing),
-            (rename("x", "in/x"), Said::Yes),
+            (delete("in/x"), Decision::Granted),
+            (rename("in/x", "in/y"), Decision::Granted),
+            (rename("in/x", "x"), Decision::Hidden),
+            (rename("x", "in/x"), Decision::Granted),
         ],
     );
     let rules = "none,/in=put+delete,/out=write,/in/d=put+delete";
     check(
         rules,
         [
-            (rename("in/x", "in/y"), Said::Yes),
-            (rename("in/d/x", "in/y"), Said::Yes),
-            (rename("in/x", "out/x"), Said::Nothing),
-            (rename("out/x", "in/x"), Said::Yes),
+            (rename("in/x", "in/y"), Decision::Granted),
+            (rename("in/d/x", "in/y"), Decision::Granted),
+            (rename("in/x", "out/x"), Decision::Hidden),
+            (rename("out/x", "in/x"), Decision::Granted),
         ],
     );
 }
 
 #[test]
-fn who_may_not_replace_asks_that_there_be_nothing() {
+fn without_the_right_to_replace_the_precondition_is_absent() {
     let access = by("create");
     let precondition_of = |request| match admit(&access, request) {
         Ok(Request::Put(put)) => put.precondition,
@@ -273,7 +287,7 @@ fn who_may_not_replace_asks_that_there_be_nothing() {
     let absent = put_if("a", Precondition::Absent);
     assert_eq!(precondition_of(absent), Precondition::Absent);
     let matching = Precondition::Match(Version::new(b"x").unwrap());
-    assert_eq!(said(&access, put_if("a", matching)), Said::No);
+    assert_eq!(decide(&access, put_if("a", matching)), Decision::Refused);
     let access = by("create+read+delete");
     let precondition_of = |request| match admit(&access, request) {
         Ok(Request::Copy(copy)) => copy.target,
@@ -285,46 +299,41 @@ fn who_may_not_replace_asks_that_there_be_nothing() {
 }
 
 #[test]
-fn parents_are_made_where_their_owner_may_create() {
+fn parents_are_made_only_where_the_client_may_create() {
     let access = by("read,/in=put,/in/a/b=none,/in/a/b/c=put");
     for (path, depth) in [
         ("in/x", 0),
         ("in/d/e/x", 0),
         ("in/a/b/c/d/x", 3),
         ("in/a/b/c", 3),
+        // The root always exists.
         ("x", 0),
         ("d/x", 1),
     ] {
         let parents = access.parents(&at(path), true);
         let expected = Parents::MadeBelow(depth);
-        // The root is always there.
-        let expected = if path.starts_with("in/") && depth == 0 {
-            Parents::MadeBelow(0)
-        } else {
-            expected
-        };
         assert_eq!(parents, expected, "{path}");
         assert_eq!(access.parents(&at(path), false), Parents::MustExist);
     }
 }
 
 #[test]
-fn who_waits_to_be_let_in_may_ask_for_nothing_else() {
-    let nobody = Access::default();
+fn a_client_without_rights_may_only_pair() {
+    let no_rights = Access::default();
     let pair = Request::Pair(Pair { proof: [0; 32] });
-    assert_eq!(said(&nobody, pair), Said::Yes);
+    assert_eq!(decide(&no_rights, pair), Decision::Granted);
     for request in [
         Request::Ping(Ping {}),
         Request::ListCache(ListCache {}),
         get("a"),
         stat(""),
     ] {
-        assert_eq!(said(&nobody, request), Said::No);
+        assert_eq!(decide(&no_rights, request), Decision::Refused);
     }
 }
 
 #[test]
-fn the_cache_shows_what_a_listing_would() {
+fn a_cached_path_is_shown_only_with_the_right_to_list() {
     let access = by("list,/in=put,/out=get");
     assert!(access.may_list(&at("x/y")));
     assert!(!access.may_list(&at("in/x")));
@@ -352,7 +361,7 @@ fn rules() -> impl Strategy<Value = String> {
     })
 }
 
-/// Every path at or below `path`, as deep as rules go and one more.
+/// Lists every path at or below `path`, one level deeper than the rules.
 fn tree(path: &RemotePath) -> Vec<RemotePath> {
     let mut paths = vec![path.clone()];
     let mut next = 0;
@@ -368,8 +377,8 @@ fn tree(path: &RemotePath) -> Vec<RemotePath> {
     paths
 }
 
-/// What a request does to every path, spelled out: which verbs it needs where. The model grants it
-/// if all of them are granted, one path at a time.
+/// Lists the verbs that a request needs, for every path that it affects. The model grants a request
+/// if all of them are granted, path by path.
 fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
     let all = |path: &RemotePath, verbs: Verbs| -> Vec<_> {
         tree(path).into_iter().map(|path| (path, verbs)).collect()
@@ -419,7 +428,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
 
 proptest! {
     #[test]
-    fn a_request_is_granted_exactly_if_every_path_it_touches_grants_it(
+    fn a_request_is_granted_exactly_if_every_path_that_it_affects_grants_it(
         rules in rules(),
         from in path(),
         to in path(),
@@ -438,27 +447,27 @@ proptest! {
             let needs = needs(&access.rules, &request);
             let granted = needs.iter().all(|(path, verbs)| access.rules.verbs(path).contains(*verbs));
             let shown = format!("{rules}: {request:?}");
-            let said = said(&access, request);
-            prop_assert_eq!(said == Said::Yes, granted, "{}", shown);
+            let said = decide(&access, request);
+            prop_assert_eq!(said == Decision::Granted, granted, "{}", shown);
         }
     }
 
     #[test]
-    fn whoever_sees_nothing_below_a_path_is_told_that_nothing_is_there(
+    fn a_path_without_rights_at_or_below_it_is_hidden(
         rules in rules(),
         from in path(),
     ) {
         let access = by(&rules);
-        // Whoever sees nothing anywhere isn't let in, or may ask for one thing alone.
+        // A client without any right may only pair.
         prop_assume!(!access.is_empty());
         let path = at(&from);
         let sees = tree(&path).iter().any(|path| access.rules.verbs(path) != Verbs::NONE);
         let sees_itself = access.rules.verbs(&path).intersects(Verbs::READ);
         for request in [get(&from), hash(&from), list(&from), stat(&from), delete(&from)] {
             let shown = format!("{rules}: {request:?}");
-            match said(&access, request) {
-                Said::Yes | Said::No => prop_assert!(sees, "{}", shown),
-                Said::Nothing => prop_assert!(!sees_itself, "{}", shown),
+            match decide(&access, request) {
+                Decision::Granted | Decision::Refused => prop_assert!(sees, "{}", shown),
+                Decision::Hidden => prop_assert!(!sees_itself, "{}", shown),
             }
         }
     }

@@ -1,9 +1,9 @@
-//! The bytes of one cached file, and the budget they live on.
+//! Content of one cached file, and the budget of the cache.
 //!
-//! A [`CachedContent`] grows piece by piece while its file is read, and readers follow it as it grows.
-//! It owns its [`Permit`]: the budget gets the bytes back when the last holder of the content is
-//! gone, be that the cache, a reader or a transport's send queue, and never before the memory
-//! itself is free.
+//! A [`CachedContent`] grows piece by piece during its fill, and readers follow it. It owns its
+//! [`Permit`]: the budget gets the bytes back when the last reference to the content is dropped.
+//! That may be the cache's, a reader's or that of a transport's send queue. So the budget never
+//! counts memory as free that is still in use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use quire_shared::protocol::Version;
 use tokio::sync::Notify;
 
-/// How many bytes may be live, and how many are.
+/// Budget of live bytes: a limit, and the bytes in use.
 #[derive(Debug)]
 pub(super) struct CacheBudget {
     pub(super) limit: u64,
@@ -28,12 +28,12 @@ impl CacheBudget {
         }
     }
 
-    /// The bytes for which permits are out.
+    /// Bytes of all permits.
     pub(super) fn live(&self) -> u64 {
         self.live.load(Ordering::Acquire)
     }
 
-    /// A permit for `bytes`, if that many are left.
+    /// Grants a permit for `bytes`, if that many are left.
     pub(super) fn permit(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
         let mut live = self.live();
         loop {
@@ -53,7 +53,7 @@ impl CacheBudget {
     }
 }
 
-/// The right to keep some bytes in memory; dropping it gives them back.
+/// Share of the budget; dropping it returns the bytes.
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<CacheBudget>,
@@ -66,15 +66,15 @@ impl Drop for Permit {
     }
 }
 
-/// One version of one file, whole or on its way.
+/// Content of one version of a file, complete or still being filled.
 #[derive(Debug)]
 pub(super) struct CachedContent {
     pub(super) version: Version,
     pub(super) size: u64,
-    /// Wakes the readers when a piece or the end has come.
+    /// Wakes the readers when a piece was pushed or the fill has ended.
     pub(super) grown: Notify,
     filled: Mutex<FillState>,
-    /// The last field, so that it is dropped after the pieces.
+    /// The last field, so that it is dropped after the pieces: first memory, then budget.
     permit: Permit,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct CachedContent {
 struct FillState {
     pieces: Vec<Piece>,
     bytes: u64,
-    /// How the fill ended, once it has.
+    /// Result of the fill, once it has ended.
     end: Option<Result<(), FillFailed>>,
 }
 
@@ -103,12 +103,12 @@ impl CachedContent {
         }
     }
 
-    /// What this content costs the budget.
+    /// Charge of this content to the budget, in bytes.
     pub(super) fn charge(&self) -> u64 {
         self.permit.bytes
     }
 
-    /// What there is from `position` to the end of its piece; `None` if that is still to come.
+    /// Bytes from `position` to the end of its piece; `None` if they aren't filled yet.
     pub(super) fn at(&self, position: u64) -> Result<Option<Bytes>, FillFailed> {
         let filled = self.filled();
         if let Some(Err(failed)) = filled.end {
@@ -124,7 +124,10 @@ impl CachedContent {
         }))
     }
 
-    /// Adds the next bytes of the file, or says that these can't be this file's.
+    /// Appends the next bytes of the file.
+    ///
+    /// # Errors
+    /// If they exceed the file's size, or the fill has ended.
     pub(super) fn push(&self, bytes: Vec<u8>) -> Result<(), FillFailed> {
         let mut filled = self.filled();
         if let Some(end) = filled.end {
@@ -136,7 +139,8 @@ impl CachedContent {
         }
         if !bytes.is_empty() {
             let start = filled.bytes;
-            // A boxed slice has no spare capacity that the budget doesn't know of.
+            // A vector may have spare capacity that the budget doesn't count; a boxed slice has
+            // none.
             let bytes = Bytes::from(bytes.into_boxed_slice());
             filled.pieces.push(Piece { start, bytes });
             filled.bytes = total;
@@ -146,8 +150,8 @@ impl CachedContent {
         Ok(())
     }
 
-    /// Ends the fill, unless it has ended already, and says how it did. What isn't whole ends as
-    /// changed.
+    /// Ends the fill unless it has ended already, and returns how it ended. Content that isn't
+    /// complete ends as changed.
     pub(super) fn end(&self, end: Result<(), FillFailed>) -> Result<(), FillFailed> {
         let mut filled = self.filled();
         let whole = filled.bytes == self.size;
@@ -163,7 +167,7 @@ impl CachedContent {
         end
     }
 
-    /// How the fill ended, once it has.
+    /// Result of the fill, once it has ended.
     pub(super) fn ended(&self) -> Option<Result<(), FillFailed>> {
         self.filled().end
     }
@@ -173,14 +177,14 @@ impl CachedContent {
     }
 }
 
-/// Why the bytes of a file stop coming. A reader that still wants the rest takes it from its own
-/// open file, which tells whether what it has is good.
+/// Failure of a fill. A reader that still needs the rest reads it from its own open file, and
+/// checks there whether the earlier bytes are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FillFailed {
-    /// The file's version moved, or its size isn't what it was.
+    /// The file's version or size changed.
     #[error("the file changed while it was read into the cache")]
     Changed,
-    /// Whoever read the file stopped before its end.
+    /// The fill was dropped before the end of the file.
     #[error("the file was not read into the cache to its end")]
     Abandoned,
 }

@@ -1,4 +1,4 @@
-//! What is cached, what isn't, who gets which bytes, and what they cost.
+//! Cache tests: admission, eviction, fills, invalidation, and the budget.
 
 mod model;
 
@@ -27,7 +27,7 @@ fn version(number: u8) -> Version {
 
 /// The byte at `offset` of the file with this version's number.
 fn byte(number: u8, offset: u64) -> u8 {
-    // A prime, so that no two pieces of a file look alike.
+    // A prime, so that no two pieces of a file are equal.
     u8::try_from(offset % 251).unwrap() ^ number
 }
 
@@ -35,7 +35,7 @@ fn bytes_of(number: u8, range: std::ops::Range<u64>) -> Vec<u8> {
     range.map(|offset| byte(number, offset)).collect()
 }
 
-/// What comes without waiting.
+/// Polls a future once.
 fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut context = Context::from_waker(Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -65,7 +65,7 @@ fn bypassed(cache: &Cache, number: u8, size: u64, name: &str) -> bool {
     )
 }
 
-/// Has the file in the cache, with no reader left.
+/// Puts a file into the cache, without readers.
 fn put(cache: &Cache, number: u8, size: u64, name: &str) {
     let (guard, _) = fill(cache, number, size, name);
     guard.push(bytes_of(number, 0..size)).unwrap();
@@ -78,7 +78,7 @@ fn names(cache: &Cache) -> Vec<String> {
 }
 
 #[test]
-fn the_least_recently_used_goes_first_and_as_many_as_needed() {
+fn the_least_recently_used_entries_are_evicted_first_and_as_many_as_needed() {
     let cache = cache();
     for (number, name) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
         put(&cache, number, LIMIT / 4, name);
@@ -93,7 +93,7 @@ fn the_least_recently_used_goes_first_and_as_many_as_needed() {
 }
 
 #[test]
-fn what_is_too_large_empty_not_quiet_or_unwanted_is_not_cached() {
+fn files_that_are_too_large_empty_or_not_admitted_are_not_cached() {
     let cache = Cache::new(CacheConfig {
         limit: LIMIT,
         file_max: LIMIT / 2,
@@ -107,7 +107,7 @@ fn what_is_too_large_empty_not_quiet_or_unwanted_is_not_cached() {
         cache.open(&version(2), 1, &path("b"), false),
         Lookup::Bypass
     ));
-    assert_eq!(names(&cache), ["a"], "a bypass threw something out");
+    assert_eq!(names(&cache), ["a"], "a bypass evicted an entry");
     let off = Cache::new(CacheConfig {
         limit: 0,
         file_max: LIMIT,
@@ -124,7 +124,7 @@ fn what_is_too_large_empty_not_quiet_or_unwanted_is_not_cached() {
 }
 
 #[test]
-fn tiny_files_pay_for_their_entries() {
+fn tiny_files_are_charged_for_their_entries() {
     let cache = cache();
     for number in 0..=u8::MAX {
         put(&cache, number, 1, &format!("tiny-{number}"));
@@ -143,19 +143,19 @@ fn tiny_files_pay_for_their_entries() {
 }
 
 #[test]
-fn an_entry_in_use_stays_and_so_do_its_bytes() {
+fn an_entry_in_use_is_not_evicted() {
     let cache = cache();
     put(&cache, 1, LIMIT / 2, "a");
     let mut reader = hit(&cache, 1, LIMIT / 2, "a");
     let sending = now(reader.piece()).unwrap().unwrap().unwrap();
     drop(reader);
     put(&cache, 2, LIMIT / 2, "b");
-    // "a" is the least recently used, but its bytes are still on their way.
+    // "a" is the least recently used, but its bytes are still being sent.
     put(&cache, 3, LIMIT / 2, "c");
     assert_eq!(names(&cache), ["c", "a"]);
     assert_eq!(cache.list().entries[1].readers, 1);
     assert!(bypassed(&cache, 4, LIMIT / 2 + 1, "d"));
-    assert_eq!(names(&cache), ["c", "a"], "threw something out for nothing");
+    assert_eq!(names(&cache), ["c", "a"], "evicted an entry for nothing");
     assert_eq!(sending, bytes_of(1, 0..LIMIT / 2));
     drop(sending);
     assert_eq!(cache.list().entries[1].readers, 0);
@@ -164,7 +164,7 @@ fn an_entry_in_use_stays_and_so_do_its_bytes() {
 }
 
 #[test]
-fn forgotten_bytes_count_until_they_are_sent() {
+fn invalidated_bytes_count_until_they_are_sent() {
     let cache = cache();
     put(&cache, 1, LIMIT, "a");
     let mut stalled: Vec<_> = (0..256).map(|_| hit(&cache, 1, LIMIT, "a")).collect();
@@ -173,12 +173,12 @@ fn forgotten_bytes_count_until_they_are_sent() {
         .map(|reader| now(reader.piece()).unwrap().unwrap().unwrap())
         .collect();
     drop(stalled);
-    cache.forget(&path("a"));
+    cache.invalidate(&path("a"));
     assert!(cache.list().entries.is_empty());
     assert_eq!(cache.list().live, LIMIT);
     while let Some(bytes) = sending.pop() {
         assert!(bypassed(&cache, 2, 1, "b"));
-        // A part of the bytes holds as much as all of them.
+        // A slice of the bytes keeps all of them in memory.
         let tail = bytes.slice(bytes.len() - 1..);
         drop(bytes);
         assert!(bypassed(&cache, 2, 1, "b"));
@@ -189,7 +189,7 @@ fn forgotten_bytes_count_until_they_are_sent() {
 }
 
 #[test]
-fn a_name_that_is_forgotten_takes_all_beneath_it_along() {
+fn invalidating_a_path_invalidates_everything_below_it() {
     let cache = cache();
     for (number, name) in [
         (1, "d"),
@@ -201,33 +201,33 @@ fn a_name_that_is_forgotten_takes_all_beneath_it_along() {
     ] {
         put(&cache, number, 10, name);
     }
-    cache.forget(&path("d/y"));
+    cache.invalidate(&path("d/y"));
     assert_eq!(names(&cache), ["c", "dd", "d!", "d/x", "d"]);
-    cache.forget(&path("d"));
+    cache.invalidate(&path("d"));
     assert_eq!(names(&cache), ["c", "dd", "d!"]);
-    cache.forget(&path("nothing"));
-    cache.forget(&RemotePath::ROOT);
+    cache.invalidate(&path("nothing"));
+    cache.invalidate(&RemotePath::ROOT);
     assert_eq!(cache.list().live, 0);
 }
 
 #[test]
-fn a_file_that_took_anothers_name_takes_its_place() {
+fn a_file_that_took_the_path_of_another_replaces_its_entry() {
     let cache = cache();
     put(&cache, 1, 10, "a");
     put(&cache, 2, 10, "a");
     assert_eq!(cache.list().entries.len(), 1);
-    // A second name of the same file: one entry, under the name last used.
+    // A second path of the same file: one entry, under the path last used.
     drop(hit(&cache, 2, 10, "link"));
     assert_eq!(names(&cache), ["link"]);
-    cache.forget(&path("a"));
+    cache.invalidate(&path("a"));
     assert_eq!(cache.list().entries[0].hits, 1);
-    // Also when the new one can't be cached.
+    // The old entry goes even if the new file can't be cached.
     assert!(bypassed(&cache, 3, LIMIT + 1, "link"));
     assert_eq!(cache.list().live, 0);
 }
 
 #[test]
-fn followers_get_each_piece_as_it_comes() {
+fn followers_get_each_piece_when_it_is_pushed() {
     let cache = cache();
     let (guard, mut leader) = fill(&cache, 1, 10, "a");
     let mut follower = hit(&cache, 1, 10, "a");
@@ -246,7 +246,7 @@ fn followers_get_each_piece_as_it_comes() {
     assert!(now(follower.piece()).is_none());
     assert!(
         cache.list().entries.is_empty(),
-        "listed before it was whole"
+        "listed before it was complete"
     );
     guard.push(bytes_of(1, 4..10)).unwrap();
     assert_eq!(
@@ -293,10 +293,10 @@ fn a_fill_that_fails_tells_its_readers_and_leaves_nothing() {
 }
 
 #[test]
-fn a_file_that_is_forgotten_during_its_fill_serves_its_readers_only() {
+fn a_file_that_is_invalidated_during_its_fill_serves_its_readers_only() {
     let cache = cache();
     let (guard, mut reader) = fill(&cache, 1, 10, "a");
-    cache.forget(&path("a"));
+    cache.invalidate(&path("a"));
     put(&cache, 1, 10, "b");
     guard.push(bytes_of(1, 0..10)).unwrap();
     assert!(guard.finish(&version(1)));
@@ -308,9 +308,9 @@ fn a_file_that_is_forgotten_during_its_fill_serves_its_readers_only() {
     drop(reader);
     assert_eq!(names(&cache), ["b"]);
     assert_eq!(cache.list().live, charge(10, &path("b")));
-    // The failure of a forgotten fill doesn't touch its successor either.
+    // The failure of an invalidated fill doesn't affect its successor either.
     let (guard, _) = fill(&cache, 2, 10, "c");
-    cache.forget(&path("c"));
+    cache.invalidate(&path("c"));
     put(&cache, 2, 10, "c");
     drop(guard);
     assert_eq!(names(&cache), ["c", "b"]);
@@ -365,7 +365,7 @@ async fn many_requests_at_once_read_the_file_once_and_see_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn followers_of_a_leader_that_vanishes_hear_of_it() {
+async fn followers_of_a_dropped_fill_get_its_failure() {
     let cache = cache();
     for round in 0..50 {
         let (guard, leader) = fill(&cache, round, LIMIT, "a");
@@ -393,7 +393,7 @@ async fn followers_of_a_leader_that_vanishes_hear_of_it() {
     }
 }
 
-/// Threads that fill, read, keep, forget: the budget holds at every moment, seen from outside.
+/// Threads fill, read, keep and invalidate; the budget is never exceeded, seen from outside.
 #[test]
 fn the_budget_holds_under_threads() {
     let cache = cache();
@@ -422,7 +422,7 @@ fn the_budget_holds_under_threads() {
                         kept.push_back((number, bytes));
                     }
                     if random % 8 == 0 {
-                        cache.forget(&path(&name));
+                        cache.invalidate(&path(&name));
                     }
                     assert!(cache.list().live <= LIMIT);
                     if kept.len() > 2 {
@@ -433,7 +433,7 @@ fn the_budget_holds_under_threads() {
             });
         }
     });
-    cache.forget(&RemotePath::ROOT);
+    cache.invalidate(&RemotePath::ROOT);
     assert_eq!(cache.list().live, 0);
-    assert_eq!(cache.store.lock().idle, 0);
+    assert_eq!(cache.store.lock().evictable, 0);
 }

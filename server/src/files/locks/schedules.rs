@@ -1,12 +1,12 @@
-//! Requests that take turns in every order there is: none meets one that excludes it, none waits
-//! for ever, and the table is empty in the end.
+//! Schedule exploration: runs requests in every order of their steps. None overlaps with one that
+//! it excludes, none deadlocks, and the table is empty in the end.
 //!
-//! A request gives way to others where it waits, and here once more while it holds its locks; what
-//! it does to the table in between it does under the table's mutex. So what can differ is the order
-//! of these turns. Each is carried out on a table of its own, by polling: at every turn one of those
-//! that can go on is chosen, the next time another. That is what loom does with threads; loom and
-//! shuttle themselves would need a tokio built for them, since the waiting is in its `RwLock`.
-//! Where there are too many orders for all of them, they are drawn.
+//! A request yields where it waits, and here once more while it holds its locks. What it does to
+//! the table in between is under the table's mutex. So only the order of these steps can differ.
+//! Each schedule runs on a table of its own, by polling. At every step one of the requests that can
+//! continue is chosen, and in the next schedule another one. That is what loom does with threads.
+//! loom and shuttle themselves would need a tokio built for them, because the waiting is in its
+//! `RwLock`. Where there are too many schedules to run all of them, random ones are run.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use quire_shared::RemotePath;
 
 use super::LockTable;
 
-/// What one request locks: some paths for reading, others for a change.
+/// Locks of one request: some paths for reading, others for a change.
 #[derive(Debug, Clone, Default)]
 struct Request {
     shared: Vec<RemotePath>,
@@ -36,8 +36,8 @@ impl Request {
         }
     }
 
-    /// Whether the two must not be at work together: one changes a path that the other uses, or
-    /// something above it.
+    /// Whether the two must not overlap: one changes a path that the other uses, or an ancestor of
+    /// it.
     fn excludes(&self, other: &Self) -> bool {
         let changes = |one: &Self, other: &Self| {
             let mut used = other.shared.iter().chain(&other.exclusive);
@@ -51,7 +51,7 @@ fn path(text: &str) -> RemotePath {
     RemotePath::parse(text).unwrap()
 }
 
-/// How requests take their locks: as they should, or so that it has to be noticed.
+/// Way to take locks: the correct one, and wrong ones that the exploration has to detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Take {
     AtOnce,
@@ -59,32 +59,32 @@ enum Take {
     None,
 }
 
-/// What must not happen.
+/// Defect of a schedule.
 #[derive(Debug, PartialEq, Eq)]
 enum Flaw {
-    /// Two were at work that exclude each other.
-    Together,
-    /// Somebody waits, and nobody can go on.
-    Stuck,
+    /// Two requests overlapped that exclude each other.
+    Overlap,
+    /// A request waits, and none can continue.
+    Deadlock,
     /// The table was not empty in the end.
-    Left,
+    EntriesLeft,
 }
 
-/// Which of those that can go on goes on.
+/// Chooses the request that continues.
 trait Choose {
     fn choose(&mut self, among: usize) -> usize;
 }
 
-/// All orders, one after another.
+/// All schedules, one after another.
 #[derive(Debug, Default)]
 struct Exhaustive {
-    /// What was chosen, and among how many.
+    /// Each choice, and the number of its alternatives.
     chosen: Vec<(usize, usize)>,
     at: usize,
 }
 
 impl Exhaustive {
-    /// Goes on to the next order, if there is one.
+    /// Advances to the next schedule, if there is one.
     fn advance(&mut self) -> bool {
         self.at = 0;
         while let Some((last, among)) = self.chosen.pop() {
@@ -109,11 +109,11 @@ impl Choose for Exhaustive {
     }
 }
 
-/// Orders that follow from a seed.
+/// Pseudo-random choices from a seed.
 #[derive(Debug)]
-struct Drawn(u64);
+struct Seeded(u64);
 
-impl Choose for Drawn {
+impl Choose for Seeded {
     fn choose(&mut self, among: usize) -> usize {
         // SplitMix64 (Steele, Lea and Flood, 2014).
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -123,7 +123,7 @@ impl Choose for Drawn {
     }
 }
 
-/// Says whether somebody was woken since it was polled.
+/// Waker that records whether a request was woken since its last poll.
 #[derive(Debug)]
 struct Woken(AtomicBool);
 
@@ -133,28 +133,28 @@ impl Wake for Woken {
     }
 }
 
-/// One request under way; without a future once it is done or was given up.
+/// Request in progress; without a future once it has completed or was cancelled.
 struct Turn {
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     woken: Arc<Woken>,
 }
 
-/// Carries out all requests in one order. The one at `given_up`, if any, is dropped at some moment,
-/// which is chosen like the order.
-fn carry_out(
+/// Runs all requests in one schedule. The one at `cancelled`, if any, is dropped at some step,
+/// which is chosen like the others.
+fn run_schedule(
     requests: &[Request],
     take: Take,
-    given_up: Option<usize>,
+    cancelled: Option<usize>,
     choices: &mut impl Choose,
 ) -> Result<(), Flaw> {
     let locks = LockTable::new(FOREVER);
-    let at_work = Rc::new(RefCell::new(AtWork::default()));
+    let working = Rc::new(RefCell::new(Working::default()));
     let turn = |request: &Request| Turn {
         future: Some(Box::pin(work(
             request.clone(),
             take,
             locks.clone(),
-            Rc::clone(&at_work),
+            Rc::clone(&working),
         ))),
         woken: Arc::new(Woken(AtomicBool::new(true))),
     };
@@ -167,22 +167,22 @@ fn carry_out(
         if ready.is_empty() {
             break;
         }
-        let droppable = given_up.filter(|index| turns[*index].future.is_some());
+        let droppable = cancelled.filter(|index| turns[*index].future.is_some());
         let choice = choices.choose(ready.len() + usize::from(droppable.is_some()));
         match (ready.get(choice), droppable) {
             (Some(index), _) => turns[*index].poll(),
             (None, Some(index)) => turns[index].future = None,
             (None, None) => unreachable!("chosen among those that are ready"),
         }
-        if at_work.borrow().is_flawed {
-            return Err(Flaw::Together);
+        if working.borrow().is_flawed {
+            return Err(Flaw::Overlap);
         }
     }
     if turns.iter().any(|turn| turn.future.is_some()) {
-        return Err(Flaw::Stuck);
+        return Err(Flaw::Deadlock);
     }
     if !locks.is_empty() {
-        return Err(Flaw::Left);
+        return Err(Flaw::EntriesLeft);
     }
     Ok(())
 }
@@ -204,40 +204,40 @@ impl Turn {
     }
 }
 
-/// Those that hold all their locks.
+/// Requests that hold all their locks.
 #[derive(Debug, Default)]
-struct AtWork {
+struct Working {
     requests: Vec<Request>,
     is_flawed: bool,
 }
 
-/// Somebody who is at work until it is dropped, perhaps because it was given up.
-struct Entered(Rc<RefCell<AtWork>>, Request);
+/// Request that holds all its locks until this is dropped, perhaps because it is cancelled.
+struct Entered(Rc<RefCell<Working>>, Request);
 
 impl Entered {
-    fn new(at_work: Rc<RefCell<AtWork>>, request: Request) -> Self {
-        let mut here = at_work.borrow_mut();
+    fn new(working: Rc<RefCell<Working>>, request: Request) -> Self {
+        let mut here = working.borrow_mut();
         here.is_flawed |= here.requests.iter().any(|other| request.excludes(other));
         here.requests.push(request.clone());
         drop(here);
-        Self(at_work, request)
+        Self(working, request)
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let Self(at_work, request) = self;
+        let Self(working, request) = self;
         let is_this = |other: &Request| {
             other.shared == request.shared && other.exclusive == request.exclusive
         };
-        let here = &mut at_work.borrow_mut().requests;
+        let here = &mut working.borrow_mut().requests;
         if let Some(index) = here.iter().position(is_this) {
             here.swap_remove(index);
         }
     }
 }
 
-async fn work(request: Request, take: Take, locks: LockTable, at_work: Rc<RefCell<AtWork>>) {
+async fn work(request: Request, take: Take, locks: LockTable, working: Rc<RefCell<Working>>) {
     let shared: Vec<_> = request.shared.iter().collect();
     let exclusive: Vec<_> = request.exclusive.iter().collect();
     let mut held = Vec::new();
@@ -251,19 +251,19 @@ async fn work(request: Request, take: Take, locks: LockTable, at_work: Rc<RefCel
         Take::OneByOne => {
             for path in exclusive {
                 held.push(locks.exclusive(super::tests::OWNER, &[path]).await.unwrap());
-                give_way().await;
+                yield_once().await;
             }
         }
         Take::None => {}
     }
-    // Dropped before the locks, as they were taken before.
-    let entered = Entered::new(at_work, request.clone());
-    give_way().await;
+    // Dropped before the locks, because it was made after them.
+    let entered = Entered::new(working, request.clone());
+    yield_once().await;
     drop(entered);
 }
 
-/// Lets others go on once.
-async fn give_way() {
+/// Yields to the other requests once.
+async fn yield_once() {
     let mut is_over = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut is_over, true) {
@@ -275,36 +275,38 @@ async fn give_way() {
     .await;
 }
 
-/// Tries all orders, up to the first flaw; says how many there were.
-fn all_orders(
+/// Runs all schedules, up to the first flaw; returns how many it ran.
+fn all_schedules(
     requests: &[Request],
     take: Take,
-    given_up: Option<usize>,
+    cancelled: Option<usize>,
 ) -> (usize, Result<(), Flaw>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
     let runtime = runtime.unwrap();
     let _context = runtime.enter();
-    let (mut orders, mut choices) = (0, Exhaustive::default());
+    let mut schedules = 0;
+    let mut choices = Exhaustive::default();
     loop {
-        orders += 1;
-        let flaw = carry_out(requests, take, given_up, &mut choices);
+        schedules += 1;
+        let flaw = run_schedule(requests, take, cancelled, &mut choices);
         if flaw.is_err() || !choices.advance() {
-            return (orders, flaw);
+            return (schedules, flaw);
         }
     }
 }
 
-/// Tries `count` orders of eight random requests each, one of which is given up in half of them.
-fn drawn_orders(count: u64) {
+/// Runs `count` random schedules of eight random requests each, one of which is cancelled in half
+/// of them.
+fn random_schedules(count: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
     let runtime = runtime.unwrap();
     let _context = runtime.enter();
     for seed in 0..count {
-        let mut choices = Drawn(seed << 20);
+        let mut choices = Seeded(seed << 20);
         let mut some = |most: usize| {
             let count = choices.choose(most + 1);
             (0..count)
@@ -317,13 +319,17 @@ fn drawn_orders(count: u64) {
                 exclusive: some(2),
             })
             .collect();
-        let given_up = Some(choices.choose(16)).filter(|index| *index < 8);
-        let flaw = carry_out(&requests, Take::AtOnce, given_up, &mut choices);
-        assert_eq!(flaw, Ok(()), "{seed}: {requests:?}, given up: {given_up:?}");
+        let cancelled = Some(choices.choose(16)).filter(|index| *index < 8);
+        let flaw = run_schedule(&requests, Take::AtOnce, cancelled, &mut choices);
+        assert_eq!(
+            flaw,
+            Ok(()),
+            "{seed}: {requests:?}, cancelled: {cancelled:?}"
+        );
     }
 }
 
-/// Mixes in which any two requests could wait for each other if locks were taken carelessly.
+/// Mixes in which any two requests could deadlock if locks were taken in another way.
 fn mixes() -> Vec<Vec<Request>> {
     let request = Request::new;
     vec![
@@ -333,13 +339,13 @@ fn mixes() -> Vec<Vec<Request>> {
             request(&[], &["b", "a"]),
             request(&[], &["a/x"]),
         ],
-        // Renames into and out of one directory, which somebody deletes.
+        // Renames into and out of one directory, and a delete of that directory.
         vec![
             request(&[], &["d/x", "e"]),
             request(&[], &["e", "d/y"]),
             request(&[], &["d"]),
         ],
-        // A reader, who comes again while a writer waits, and the writer.
+        // A reader, the writer that waits for it, and more readers after that.
         vec![
             request(&["a"], &[]),
             request(&[], &["a"]),
@@ -370,53 +376,53 @@ fn mixes() -> Vec<Vec<Request>> {
 #[test]
 #[expect(
     clippy::print_stderr,
-    reason = "how many there are depends on the table"
+    reason = "the number of schedules depends on the table"
 )]
-fn in_every_order_of_turns_requests_exclude_each_other_and_none_waits_for_ever() {
-    let mut orders = 0;
+fn in_every_schedule_requests_exclude_each_other_and_none_deadlocks() {
+    let mut schedules = 0;
     for requests in mixes() {
-        for given_up in std::iter::once(None).chain((0..requests.len()).map(Some)) {
-            let (tried, flaw) = all_orders(&requests, Take::AtOnce, given_up);
-            assert_eq!(flaw, Ok(()), "{requests:?}, given up: {given_up:?}");
-            orders += tried;
+        for cancelled in std::iter::once(None).chain((0..requests.len()).map(Some)) {
+            let (tried, flaw) = all_schedules(&requests, Take::AtOnce, cancelled);
+            assert_eq!(flaw, Ok(()), "{requests:?}, cancelled: {cancelled:?}");
+            schedules += tried;
         }
     }
-    eprintln!("{orders} orders of turns");
-    assert!(orders > 1000, "only {orders} orders");
+    eprintln!("{schedules} schedules");
+    assert!(schedules > 1000, "only {schedules} schedules");
 }
 
 #[test]
-fn requests_that_take_their_locks_one_by_one_are_found_to_wait_for_each_other() {
+fn taking_locks_one_by_one_is_detected_as_a_deadlock() {
     let renames = [
         Request::new(&[], &["a", "b"]),
         Request::new(&[], &["b", "a"]),
     ];
     assert_eq!(
-        all_orders(&renames, Take::OneByOne, None).1,
-        Err(Flaw::Stuck)
+        all_schedules(&renames, Take::OneByOne, None).1,
+        Err(Flaw::Deadlock)
     );
 }
 
 #[test]
-fn requests_that_take_no_locks_are_found_together() {
+fn taking_no_locks_is_detected_as_an_overlap() {
     for requests in mixes() {
-        let (_, flaw) = all_orders(&requests, Take::None, None);
-        assert_eq!(flaw, Err(Flaw::Together), "{requests:?}");
+        let (_, flaw) = all_schedules(&requests, Take::None, None);
+        assert_eq!(flaw, Err(Flaw::Overlap), "{requests:?}");
     }
 }
 
 #[test]
-fn in_drawn_orders_many_requests_exclude_each_other_and_none_waits_for_ever() {
-    drawn_orders(10_000);
+fn in_random_schedules_many_requests_exclude_each_other_and_none_deadlocks() {
+    random_schedules(10_000);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn in_a_million_drawn_orders_none_waits_for_ever() {
-    drawn_orders(1_000_000);
+fn in_a_million_random_schedules_none_deadlocks() {
+    random_schedules(1_000_000);
 }
 
 const PATHS: [&str; 8] = ["", "a", "a/b", "a/b/c", "a/d", "ab", "b", "b/c"];
 
-/// Longer than any test: nobody moves the clock here.
+/// Longer than any test: the clock isn't advanced here.
 const FOREVER: Duration = Duration::from_secs(3600);

@@ -1,6 +1,6 @@
-//! Who may pass whom, that nobody waits for ever, and that the table is empty when idle.
+//! Lock table tests: which requests exclude each other, no deadlock, and no entries left.
 //!
-//! Waiting is observed by polling by hand: what a poll doesn't grant waits for somebody.
+//! The tests poll by hand: a request that is pending after a poll waits for another one.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-/// An owner that holds nothing.
+/// Owner without holds.
 pub(super) const OWNER: Owner = Owner(0);
 
 /// Longer than any test: a wait that lasts so long is a failure.
@@ -32,8 +32,8 @@ fn poll(acquiring: &mut Acquiring<'_>) -> Option<LockGuard> {
     }
 }
 
-/// Whether `second` gets its locks at once while `first` is held, and whether it gets them
-/// when `first` is gone; also that nothing is left in the end.
+/// Tells whether `second` gets its locks at once while `first` holds its own. Checks that it gets
+/// them at the latest when `first` is dropped, and that no entries are left.
 fn pair(first: (&[&str], &[&str]), second: (&[&str], &[&str])) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -42,12 +42,12 @@ fn pair(first: (&[&str], &[&str]), second: (&[&str], &[&str])) -> bool {
     let _context = runtime.enter();
     let locks = LockTable::new(FOREVER);
     let paths = |texts: &[&str]| texts.iter().map(|text| path(text)).collect::<Vec<_>>();
-    let (first, second) = (
-        (paths(first.0), paths(first.1)),
-        (paths(second.0), paths(second.1)),
-    );
+    let first = (paths(first.0), paths(first.1));
+    let second = (paths(second.0), paths(second.1));
     let acquire = |(shared, exclusive): &(Vec<RemotePath>, Vec<RemotePath>)| -> Acquiring<'_> {
-        let (locks, shared, exclusive) = (locks.clone(), shared.clone(), exclusive.clone());
+        let locks = locks.clone();
+        let shared = shared.clone();
+        let exclusive = exclusive.clone();
         Box::pin(async move {
             let shared: Vec<_> = shared.iter().collect();
             let exclusive: Vec<_> = exclusive.iter().collect();
@@ -60,14 +60,14 @@ fn pair(first: (&[&str], &[&str]), second: (&[&str], &[&str])) -> bool {
     drop(held);
     let together = at_once.is_some();
     let held = at_once.or_else(|| poll(&mut acquiring));
-    assert!(held.is_some(), "still waits for a lock that nobody holds");
+    assert!(held.is_some(), "still waits for a lock that is free");
     drop(held);
     assert!(locks.is_empty());
     together
 }
 
 #[test]
-fn requests_meet_only_where_one_changes_what_the_other_uses() {
+fn requests_exclude_each_other_only_where_one_changes_what_the_other_uses() {
     const NONE: &[&str] = &[];
     let read = |path| (std::slice::from_ref(path), NONE);
     let change = |path| (NONE, std::slice::from_ref(path));
@@ -78,13 +78,13 @@ fn requests_meet_only_where_one_changes_what_the_other_uses() {
     assert!(!pair(change(&"a/b"), change(&"a/b")));
     assert!(pair(change(&"a/b"), change(&"a/c")));
     assert!(pair(change(&"a"), change(&"ab")));
-    // A change of a directory waits for everything beneath it, and the reverse.
+    // A change of a directory waits for everything below it, and vice versa.
     assert!(!pair(read(&"a/b/c/d"), change(&"a/b")));
     assert!(!pair(change(&"a/b"), read(&"a/b/c/d")));
     assert!(!pair(change(&"a/b/c"), change(&"a")));
     assert!(!pair(read(&""), change(&"")));
     assert!(!pair(change(&"a/b/c"), change(&"")));
-    // A change beneath a directory doesn't keep others from reading the directory.
+    // A change below a directory doesn't block reading the directory.
     assert!(pair(change(&"a/b"), read(&"a")));
     // One path twice, an ancestor with its descendant, reading and changing in one request.
     assert!(!pair((NONE, &["a", "a"]), read(&"a")));
@@ -95,21 +95,21 @@ fn requests_meet_only_where_one_changes_what_the_other_uses() {
 }
 
 #[tokio::test]
-async fn a_wait_that_takes_too_long_is_busy_and_leaves_nothing() {
+async fn a_wait_that_times_out_is_busy_and_leaves_no_entries() {
     let locks = LockTable::new(Duration::ZERO);
     let held = locks.exclusive(OWNER, &[&path("a/b")]).await.unwrap();
     let in_use = locks.len();
     let late = locks.acquire(OWNER, &[&path("a/b/c")], &[&path("0")]).await;
     assert_eq!(late.unwrap_err(), Busy);
     assert_eq!(locks.len(), in_use);
-    // What it had got before it came to wait is free again.
+    // The lock that it took before it had to wait is free again.
     drop(locks.exclusive(OWNER, &[&path("0")]).await.unwrap());
     drop(held);
     assert!(locks.is_empty());
 }
 
 #[tokio::test]
-async fn a_cancelled_wait_leaves_nothing_and_lets_those_behind_it_pass() {
+async fn a_cancelled_wait_leaves_no_entries_and_unblocks_later_requests() {
     let locks = LockTable::new(FOREVER);
     let target = path("a/b");
     let reader = locks.shared(OWNER, &target).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_cancelled_wait_leaves_nothing_and_lets_those_behind_it_pass() {
     assert!(locks.is_empty());
 }
 
-/// Notes how many paths are in use at the moment a waiting request is woken.
+/// Waker that records how many paths are in use when a waiting request is woken.
 struct CountsPaths {
     locks: LockTable,
     seen: Mutex<Option<usize>>,
@@ -136,11 +136,12 @@ impl std::task::Wake for CountsPaths {
     }
 }
 
-/// Were it the other way round, a new request could get a second lock for a path that is held.
+/// In the other order, a new request could get a second lock for a path that is locked.
 #[tokio::test]
-async fn locks_are_free_before_their_entries_vanish() {
+async fn locks_are_released_before_their_entries_are_removed() {
     let locks = LockTable::new(FOREVER);
-    let (a, b) = (path("a"), path("b"));
+    let a = path("a");
+    let b = path("b");
     let held = locks.exclusive(OWNER, &[&a, &b]).await.unwrap();
     let waker = Arc::new(CountsPaths {
         locks: locks.clone(),
@@ -158,7 +159,7 @@ async fn locks_are_free_before_their_entries_vanish() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opposite_renames_never_wait_for_each_other_in_a_circle() {
+async fn opposite_renames_never_deadlock() {
     const ROUNDS: usize = 2000;
     let locks = LockTable::new(FOREVER);
     let mut tasks = JoinSet::new();
@@ -169,7 +170,9 @@ async fn opposite_renames_never_wait_for_each_other_in_a_circle() {
         ("a/d", "b/c"),
         ("", "b"),
     ] {
-        let (locks, from, to) = (locks.clone(), path(from), path(to));
+        let locks = locks.clone();
+        let from = path(from);
+        let to = path(to);
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
                 let held = locks.exclusive(OWNER, &[&from, &to]).await.unwrap();
@@ -190,10 +193,11 @@ async fn an_exclusive_lock_excludes() {
     let inside = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
-        let (locks, inside) = (locks.clone(), Arc::clone(&inside));
+        let locks = locks.clone();
+        let inside = Arc::clone(&inside);
         tasks.spawn(async move {
             for round in 0..ROUNDS {
-                // The entry appears and vanishes all the time; there must never be two of it.
+                // The entry is added and removed all the time; there must never be two of it.
                 let held = locks.exclusive(OWNER, &[&path("a")]).await.unwrap();
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                 if round % 2 == 0 {
@@ -225,7 +229,7 @@ fn step() -> impl Strategy<Value = LockStep> {
     ]
 }
 
-/// What a request locks, by the words of this module's header.
+/// Computes what a request locks, from the description in the header of `locks.rs`.
 fn locked(shared: &[usize], exclusive: &[usize]) -> BTreeMap<RemotePath, bool> {
     let mut locked = BTreeMap::new();
     for index in shared.iter().chain(exclusive) {
@@ -252,7 +256,7 @@ struct RunningTask<'a> {
     held: Option<LockGuard>,
 }
 
-/// Lets every request go on that can, and checks that no two hold what excludes each other.
+/// Polls requests until none progresses, and checks that no two hold conflicting locks.
 fn settle(running: &mut [RunningTask<'_>]) {
     loop {
         let waiting = running.iter_mut().filter(|request| request.held.is_none());
@@ -285,7 +289,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_mix_of_requests_excludes_progresses_and_leaves_nothing(
+    fn any_mix_of_requests_excludes_progresses_and_leaves_no_entries(
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -300,15 +304,16 @@ proptest! {
                     let paths = |indices: Vec<usize>| -> Vec<RemotePath> {
                         indices.into_iter().map(|index| path(PATHS[index])).collect()
                     };
-                    let (locks, shared, exclusive) =
-                        (locks.clone(), paths(shared), paths(exclusive));
+                    let locks = locks.clone();
+                    let shared = paths(shared);
+                    let exclusive = paths(exclusive);
                     let mut acquiring: Acquiring<'_> = Box::pin(async move {
                         let shared: Vec<_> = shared.iter().collect();
                         let exclusive: Vec<_> = exclusive.iter().collect();
                         locks.acquire(OWNER, &shared, &exclusive).await
                     });
                     let held = poll(&mut acquiring);
-                    prop_assert!(held.is_some() || !free, "waits for nobody");
+                    prop_assert!(held.is_some() || !free, "waits although nothing conflicts");
                     running.push(RunningTask { locked, acquiring, held });
                 }
                 LockStep::Drop(index) if !running.is_empty() => {
@@ -325,15 +330,16 @@ proptest! {
             running.remove(index);
             settle(&mut running);
         }
-        prop_assert!(running.is_empty(), "somebody waits though nobody holds a lock");
+        prop_assert!(running.is_empty(), "a request waits although all locks are free");
         prop_assert!(locks.is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_lock_that_is_not_free_is_not_had_without_waiting_and_leaves_nothing() {
+async fn a_try_on_a_lock_that_is_not_free_fails_and_leaves_no_entries() {
     let locks = LockTable::new(FOREVER);
-    let (file, beside) = (path("d/f"), path("d/g"));
+    let file = path("d/f");
+    let beside = path("d/g");
     let held = locks.exclusive(OWNER, &[&file]).await.unwrap();
     let paths_in_use = locks.len();
     assert!(locks.try_shared(OWNER, &file).is_none());

@@ -1,4 +1,4 @@
-//! `Get`: a header, the bytes, and a trailer that says whether they are one whole version.
+//! `Get`: a header, the body, and a trailer that tells whether the body is one whole version.
 
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Attributes, Failure, Get, GetHeader, Reply, Trailer};
@@ -7,6 +7,7 @@ use quire_transport::stream::{Priority, Sender};
 use crate::files::{Caller, Content, Files};
 use crate::quic::error::RequestError;
 
+/// Sends the content of a file. The digest goes into a trailer, so that the file is read only once.
 pub(crate) async fn serve(
     request: Get,
     files: &Files,

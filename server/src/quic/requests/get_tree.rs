@@ -1,7 +1,8 @@
-//! `GetTree`: a directory with all that is below it, on one stream.
+//! `GetTree`: a directory and everything below it, on one stream.
 //!
-//! A blocking thread walks ahead of the network and packs what it finds into batches: small files
-//! whole, the rest described. One batch is always being packed while another is being sent.
+//! A blocking thread walks the tree ahead of the network, and packs it into batches: small files
+//! with their content, all else with attributes only. One batch is packed while another is being
+//! sent.
 
 use bytes::Bytes;
 use quire_shared::Name;
@@ -14,7 +15,7 @@ use crate::files::{Caller, Error, Files, OpenFile, StoreError, TreeEntry, Visito
 use crate::quic::error::RequestError;
 use crate::quic::reply::{append, failure};
 
-/// Sends what is known of the directory, then batch after batch.
+/// Sends the attributes of the directory, then batch after batch.
 pub(crate) async fn serve(
     request: GetTree,
     files: &Files,
@@ -43,7 +44,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// Packs what a walk finds into one batch.
+/// Encodes the entries of a walk as one batch.
 struct Packer {
     digest: DigestKind,
     bytes: Vec<u8>,
@@ -55,8 +56,8 @@ impl Packer {
         Self { digest, bytes }
     }
 
-    /// Adds a file whole. One that changes meanwhile is described instead: a client that asks for it
-    /// by itself gets it, or hears that it changes all the time.
+    /// Appends a file with its content. A file that changes during that gets its attributes only.
+    /// The client can fetch it with a `Get`, or learns from that that it changes all the time.
     fn enclose(&mut self, name: Name, file: &OpenFile) -> Result<(), RequestError> {
         let attributes = file.attributes.clone();
         let entry = Entry { name, attributes };
@@ -84,7 +85,7 @@ impl Visitor for Packer {
             TreeEntry::File(name, file) => self.enclose(name, &file),
             other => append(&item(other), &mut self.bytes),
         };
-        // An item always fits into a message, so this is a defect.
+        // The limits of names make every item fit into a message, so this is a defect.
         packed.map_err(|_| StoreError::Internal("an item of a tree is too long").into())
     }
 
@@ -93,7 +94,7 @@ impl Visitor for Packer {
     }
 }
 
-/// What is said of anything but a file that is enclosed.
+/// Makes the item of an entry whose content isn't enclosed.
 fn item(found: TreeEntry) -> TreeItem {
     match found {
         TreeEntry::Entered(entry) => TreeItem::Entered(entry),
@@ -105,20 +106,20 @@ fn item(found: TreeEntry) -> TreeItem {
         TreeEntry::Missed(name, error) => missed(name, error),
         TreeEntry::Left {
             unnameable,
-            failure: why,
+            failure: error,
         } => TreeItem::Left(Left {
             unnameable,
-            failure: why.map(failure),
+            failure: error.map(failure),
         }),
     }
 }
 
-/// Tells that what has `name` can't be sent.
+/// Makes the item of an entry that can't be sent.
 fn missed(name: Name, error: Error) -> TreeItem {
     let failure = failure(error);
     TreeItem::Missed(Missed { name, failure })
 }
 
-/// Bytes per batch, not counting the end of its last file: handing one over costs about 30 µs,
-/// while sixty files of 4 KiB take some ten times that to open and read.
+/// Bytes per batch, plus the end of its last file. Handing over a batch costs about 30 µs; opening
+/// and reading sixty files of 4 KiB costs about ten times that.
 const BATCH_BYTES: usize = 256 * 1024;

@@ -8,7 +8,7 @@ use quire_transport::stream::Sender;
 use crate::files::{Caller, Error, Files};
 use crate::quic::error::RequestError;
 
-/// Sends one page after another; the next is read only when the client has room for it.
+/// Sends page after page; reads the next page only when the client has flow-control credit for it.
 pub(crate) async fn serve(
     request: List,
     files: &Files,
@@ -38,16 +38,16 @@ pub(crate) async fn serve(
     }
 }
 
-/// Upper bound of what an entry takes up in a page.
+/// Upper bound of the bytes of an entry in a page.
 fn entry_bytes(name: &Name) -> usize {
     name.as_str().len() + ENTRY_FRAME_BYTES
 }
 
-/// Upper bound of what an entry takes up besides its name: heads of the maps and of the name,
-/// kind, size, time, mode, and the version.
+/// Upper bound of the bytes of an entry without its name. These are the heads of the maps and of
+/// the name, kind, size, time, mode, and the version.
 const ENTRY_FRAME_BYTES: usize = 112;
 
-/// Upper bound of what a page takes up besides its entries.
+/// Upper bound of the bytes of a page without its entries.
 const PAGE_FRAME_BYTES: usize = 64;
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_entry_is_longer_than_its_estimate() {
+    fn no_entry_is_longer_than_its_upper_bound() {
         let mut page = Page {
             unnameable: u64::MAX,
             ..Page::default()

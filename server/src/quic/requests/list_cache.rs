@@ -1,4 +1,4 @@
-//! `ListCache`: what the memory cache holds, page by page.
+//! `ListCache`: the entries of the content cache, page by page.
 
 use quire_shared::limits::PAGE_BYTES_MAX;
 use quire_shared::protocol::{CacheEntry, CachePage, Reply};
@@ -7,7 +7,7 @@ use quire_transport::stream::Sender;
 use crate::files::{Caller, Files};
 use crate::quic::error::RequestError;
 
-/// Sends a snapshot of the cache, as far as the client may see the names in it.
+/// Sends a snapshot of the cache, with the entries that the client may list.
 pub(crate) async fn serve(
     files: &Files,
     caller: &Caller,
@@ -36,15 +36,16 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// The most bytes that an entry takes in a page.
+/// Upper bound of the bytes of an entry in a page.
 fn encoded_bytes(entry: &CacheEntry) -> usize {
     let names = entry.path.names().iter();
     let path: usize = names.map(|name| name.as_str().len() + 3).sum();
     path + ENTRY_FRAME_BYTES
 }
 
-/// What a page takes beside its entries: reply, map and array heads, the limit.
+/// Upper bound of the bytes of a page without its entries: reply, map and array heads, the limit.
 const PAGE_FRAME_BYTES: usize = 64;
 
-/// What an entry takes beside its names: a map of four keys and three numbers of nine bytes.
+/// Upper bound of the bytes of an entry without its names: a map of four keys, and three numbers of
+/// nine bytes.
 const ENTRY_FRAME_BYTES: usize = 48;

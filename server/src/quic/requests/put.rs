@@ -10,6 +10,7 @@ use crate::files::{Caller, Files};
 use crate::quic::error::RequestError;
 use crate::quic::reply::answer;
 
+/// Receives the content of a file, and replies when it is durable under its name.
 pub(crate) async fn serve(
     request: Put,
     files: &Files,

@@ -1,7 +1,7 @@
 //! `PutMany`: many files and directories on one stream.
 //!
-//! What has arrived is committed in batches, one at a time, while the next is being received. An
-//! outcome leaves when its change is durable.
+//! Items are committed in batches, one at a time, while the next batch is being received. An
+//! outcome is sent when its change is durable.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::files::{BatchItem, BatchUpload, Caller, Committed, Error, Files, Stor
 use crate::quic::error::RequestError;
 use crate::quic::reply::{append, failure};
 
-/// Takes items in and answers each, until the client says that no more come.
+/// Receives items and replies to each, until the client has sent the last one.
 pub(crate) async fn serve(
     files: &Files,
     caller: &Caller,
@@ -27,7 +27,7 @@ pub(crate) async fn serve(
     let mut upload = CommitStage::Idle(files.batches(caller)?);
     let received = receive(&mut upload, sender, receiver).await;
     if let CommitStage::Committing(committing) = upload {
-        // A batch comes to its end, though the client doesn't hear of it.
+        // The stream has failed, but a batch that has begun is committed all the same.
         let _ = committing.await;
     }
     received?;
@@ -37,12 +37,12 @@ pub(crate) async fn serve(
 
 type Results = Result<Vec<Result<Committed, Error>>, Error>;
 
-/// A batch that is being committed, or none.
+/// State of the commits: a batch is being committed, or none is.
 enum CommitStage {
     Idle(BatchUpload),
     Committing(Pin<Box<dyn Future<Output = (BatchUpload, Results)> + Send>>),
-    /// In between the others.
-    Moving,
+    /// Placeholder while `start` moves the upload; never seen elsewhere.
+    Taken,
 }
 
 impl CommitStage {
@@ -50,9 +50,9 @@ impl CommitStage {
         matches!(self, Self::Idle(_))
     }
 
-    /// Begins to commit a batch.
+    /// Starts to commit a batch.
     fn start(&mut self, items: Vec<BatchItem>) {
-        if let Self::Idle(mut upload) = std::mem::replace(self, Self::Moving) {
+        if let Self::Idle(mut upload) = std::mem::replace(self, Self::Taken) {
             *self = Self::Committing(Box::pin(async move {
                 let results = upload.commit(items).await;
                 (upload, results)
@@ -60,7 +60,7 @@ impl CommitStage {
         }
     }
 
-    /// Waits for the end of the batch; for ever, if there is none.
+    /// Waits for the results of the batch; never completes if there is none.
     async fn results(&mut self) -> Results {
         let Self::Committing(committing) = self else {
             return std::future::pending().await;
@@ -78,13 +78,13 @@ async fn receive(
 ) -> Result<(), RequestError> {
     let mut decoder = ItemDecoder::default();
     let mut has_more = true;
-    // The number of the next item to be answered.
+    // Number of the item whose outcome is sent next.
     let mut index = 0;
     loop {
         if upload.is_idle() && !decoder.items.is_empty() {
             upload.start(decoder.take());
         }
-        // What was left over when the last batch was full.
+        // Decodes what stayed in the buffer because the last batch was full.
         decoder.decode()?;
         if !has_more && upload.is_idle() && decoder.items.is_empty() {
             return decoder.end();
@@ -122,30 +122,30 @@ fn outcome(index: u64, result: Result<Committed, Error>) -> Result<Outcome, Requ
     })
 }
 
-/// Turns bytes into items.
+/// Decodes the items of the stream into the next batch.
 #[derive(Default)]
 struct ItemDecoder {
     buffer: MessageBuffer,
     state: DecodeState,
-    /// The next batch.
+    /// Items of the next batch.
     items: Vec<BatchItem>,
-    /// The bytes of content in it.
+    /// Bytes of content in `items`.
     bytes: usize,
 }
 
-/// What comes next on the stream.
+/// What the decoder expects next.
 #[derive(Default)]
 enum DecodeState {
     #[default]
     Item,
     Body(Put, usize),
     Trailer(Put, Bytes),
-    /// The end of the stream.
+    /// Nothing: the last item was decoded.
     End,
 }
 
 impl ItemDecoder {
-    /// Whether the next batch may become larger.
+    /// Whether the next batch has room for another item.
     fn has_room(&self) -> bool {
         self.bytes < BATCH_BYTES && self.items.len() < BATCH_ITEMS
     }
@@ -155,13 +155,13 @@ impl ItemDecoder {
         std::mem::take(&mut self.items)
     }
 
-    /// Decodes all items that are whole, as far as there is room.
+    /// Decodes all complete items that the batch has room for.
     fn decode(&mut self) -> Result<(), ReceiveError> {
         while self.has_room() && self.step()? {}
         Ok(())
     }
 
-    /// Takes the next step, unless more bytes are needed for it.
+    /// Decodes the next message or body; `false` if more bytes are needed for that.
     fn step(&mut self) -> Result<bool, DecodeError> {
         match std::mem::take(&mut self.state) {
             DecodeState::Item => match self.buffer.message()? {
@@ -214,7 +214,7 @@ impl ItemDecoder {
         Ok(())
     }
 
-    /// Whether the stream ended where it may.
+    /// Checks that the stream ended after the last item.
     fn end(&self) -> Result<(), RequestError> {
         match self.state {
             DecodeState::End => Ok(()),
@@ -225,8 +225,8 @@ impl ItemDecoder {
     }
 }
 
-/// Bytes of content in a batch, not counting the end of its last file.
+/// Bytes of content in a batch, plus the end of its last file.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// Items in a batch: each of its files is open until it has its name.
+/// Items in a batch. Limits the open files: each file of a batch is open until it is published.
 const BATCH_ITEMS: usize = 128;

@@ -1,4 +1,4 @@
-//! The cache against a naive model: lists that are searched from end to end.
+//! Cache against a naive model, which searches lists from end to end.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -16,7 +16,7 @@ enum CacheStep {
     Open(u8, usize),
     /// Adds a chunk to one of the fills.
     Push(usize),
-    /// Brings one of the fills to a good end, at once.
+    /// Pushes the rest of one of the fills, and finishes it.
     Finish(usize),
     /// Ends one of the fills with another version.
     Change(usize),
@@ -25,7 +25,7 @@ enum CacheStep {
     Read(usize),
     DropReader(usize),
     DropBytes(usize),
-    Forget(usize),
+    Invalidate(usize),
 }
 
 fn step() -> impl Strategy<Value = CacheStep> {
@@ -40,18 +40,18 @@ fn step() -> impl Strategy<Value = CacheStep> {
         4 => index().prop_map(CacheStep::Read),
         6 => index().prop_map(CacheStep::DropReader),
         3 => index().prop_map(CacheStep::DropBytes),
-        1 => (0..PATHS.len()).prop_map(CacheStep::Forget),
+        1 => (0..PATHS.len()).prop_map(CacheStep::Invalidate),
     ]
 }
 
-/// One content that was ever begun; its index is its name.
+/// Content whose fill was started at some time; identified by its index.
 struct File {
     number: u8,
     charge: u64,
     path: RemotePath,
     pushed: u64,
     hits: u64,
-    /// Readers, and bytes that were lent, by request.
+    /// Requests of the readers and leased bytes.
     requests: Vec<usize>,
     end: Option<bool>,
 }
@@ -78,19 +78,19 @@ impl CacheModel {
         requests.len() as u64
     }
 
-    fn is_idle(&self, file: usize) -> bool {
+    fn is_evictable(&self, file: usize) -> bool {
         self.files[file].end == Some(true) && self.files[file].requests.is_empty()
     }
 
     fn live(&self) -> u64 {
         let alive = (0..self.files.len()).filter(|file| {
-            let held = !self.files[*file].requests.is_empty() || self.files[*file].end.is_none();
-            held || self.found.contains(file)
+            let is_used = !self.files[*file].requests.is_empty() || self.files[*file].end.is_none();
+            is_used || self.found.contains(file)
         });
         alive.map(|file| self.files[file].charge).sum()
     }
 
-    fn forget(&mut self, path: &RemotePath) {
+    fn invalidate(&mut self, path: &RemotePath) {
         self.found.retain(|file| self.files[*file].path != *path);
     }
 
@@ -98,24 +98,24 @@ impl CacheModel {
         let same = |file: &usize| self.files[*file].number == number;
         if let Some(at) = self.found.iter().position(same) {
             let file = self.found.remove(at);
-            self.forget(path);
+            self.invalidate(path);
             self.found.insert(0, file);
             self.files[file].path = path.clone();
             self.files[file].hits += 1;
             self.files[file].requests.push(request);
             return Expected::Hit(file);
         }
-        self.forget(path);
+        self.invalidate(path);
         let size = SIZES[usize::from(number)];
         let charge = charge(size, path).min(MODEL_LIMIT);
-        let idle = self.found.iter().filter(|file| self.is_idle(**file));
-        let idle: u64 = idle.map(|file| self.files[*file].charge).sum();
-        if size > MODEL_LIMIT || self.live() - idle + charge > MODEL_LIMIT {
+        let evictable = self.found.iter().filter(|file| self.is_evictable(**file));
+        let evictable: u64 = evictable.map(|file| self.files[*file].charge).sum();
+        if size > MODEL_LIMIT || self.live() - evictable + charge > MODEL_LIMIT {
             return Expected::Bypass;
         }
         while self.live() + charge > MODEL_LIMIT {
             let last = self.found.pop().unwrap();
-            if !self.is_idle(last) {
+            if !self.is_evictable(last) {
                 self.found.insert(0, last);
             }
         }
@@ -161,14 +161,14 @@ impl CacheModel {
     }
 }
 
-/// The real cache and what was got from it, beside the model.
+/// Real cache and the results from it, beside the model.
 struct CachePair {
     cache: Cache,
     model: CacheModel,
     requests: usize,
     fills: Vec<(FillGuard, usize)>,
     readers: Vec<(CachedReader, usize, usize)>,
-    lent: Vec<(Bytes, u64, usize, usize)>,
+    leased: Vec<(Bytes, u64, usize, usize)>,
 }
 
 /// One of `list`, chosen by a random number.
@@ -187,7 +187,7 @@ impl CachePair {
             requests: 0,
             fills: Vec::new(),
             readers: Vec::new(),
-            lent: Vec::new(),
+            leased: Vec::new(),
         }
     }
 
@@ -216,16 +216,16 @@ impl CachePair {
                 }
             }
             CacheStep::DropBytes(random) => {
-                if let Some((bytes, start, file, request)) = take(&mut self.lent, random) {
+                if let Some((bytes, start, file, request)) = take(&mut self.leased, random) {
                     let number = self.model.files[file].number;
                     assert!(bytes == bytes_of(number, start..start + bytes.len() as u64));
                     drop(bytes);
                     self.model.release(file, request);
                 }
             }
-            CacheStep::Forget(name) => {
+            CacheStep::Invalidate(name) => {
                 let path = path(PATHS[name]);
-                self.cache.forget(&path);
+                self.cache.invalidate(&path);
                 let files = &self.model.files;
                 self.model
                     .found
@@ -292,7 +292,7 @@ impl CachePair {
         match now(reader.piece()) {
             Some(Ok(Some(bytes))) => {
                 assert!(state.end != Some(false) && start < state.pushed);
-                self.lent.push((bytes, start, *file, *request));
+                self.leased.push((bytes, start, *file, *request));
                 state.requests.push(*request);
             }
             Some(Ok(None)) => assert_eq!(start, SIZES[usize::from(state.number)]),
@@ -326,11 +326,11 @@ proptest! {
             pair.step(step);
             pair.check();
         }
-        pair.cache.forget(&RemotePath::ROOT);
+        pair.cache.invalidate(&RemotePath::ROOT);
         pair.fills.clear();
         pair.readers.clear();
-        pair.lent.clear();
+        pair.leased.clear();
         prop_assert_eq!(pair.cache.list().live, 0);
-        prop_assert_eq!(pair.cache.store.lock().idle, 0);
+        prop_assert_eq!(pair.cache.store.lock().evictable, 0);
     }
 }
