@@ -1,4 +1,4 @@
-//! How far an operation may go for its caller: which entries it shows, and which directories it makes.
+//! Scope of an operation: the entries that its caller may see, and the parents that it may make.
 //!
 //! The rules of `auth` make these values and the store applies them; neither knows the other.
 

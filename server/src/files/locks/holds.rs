@@ -1,4 +1,4 @@
-//! Holds: paths that an owner keeps others from changing, while its own operations go on.
+//! Tests of holds: they block all operations on a path but those of their owner.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ fn at(text: &str) -> RemotePath {
 }
 
 #[tokio::test]
-async fn a_hold_stops_others_and_not_its_owner() {
+async fn a_hold_blocks_others_and_not_its_owner() {
     let locks = LockTable::new(Duration::from_millis(20));
     let owner = locks.new_owner();
     let other = locks.new_owner();
@@ -24,7 +24,7 @@ async fn a_hold_stops_others_and_not_its_owner() {
         drop(locks.exclusive(owner, &[&path]).await.unwrap());
         drop(locks.try_shared(owner, &path).unwrap());
     }
-    // Beside it everything goes on, and above it what doesn't change the name.
+    // It doesn't block paths beside it, nor operations above it that don't change its path.
     drop(locks.exclusive(other, &[&at("e")]).await.unwrap());
     drop(locks.shared(other, &at("")).await.unwrap());
     drop(held);
@@ -33,7 +33,7 @@ async fn a_hold_stops_others_and_not_its_owner() {
 }
 
 #[tokio::test]
-async fn operations_within_a_hold_lock_each_other_out() {
+async fn operations_within_a_hold_exclude_each_other() {
     let locks = LockTable::new(Duration::from_millis(20));
     let owner = locks.new_owner();
     let held = locks.hold(owner, &at("d")).await.unwrap();
