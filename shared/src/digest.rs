@@ -63,6 +63,13 @@ impl DigestKind {
             Self::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
         }
     }
+
+    /// Returns the digest of `bytes`.
+    pub fn of(self, bytes: &[u8]) -> Digest {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
 }
 
 impl fmt::Display for DigestKind {

@@ -4,6 +4,7 @@
 //! a complete stream. [`Sender`] does the opposite: it resets the stream when it is dropped, and
 //! only [`Sender::finish`] ends it cleanly. See PROTOCOL.md, "Streams".
 
+pub mod item_decoder;
 pub mod message_buffer;
 mod reassembly;
 mod unordered;

@@ -289,15 +289,14 @@ impl UploadPacker {
     fn pack(&mut self, file: &LocalFile, to: &RemotePath) -> Result<Digest, ClientError> {
         let start = self.batch.bytes.len();
         let put = self.options.put(file, to.clone(), false);
-        let mut hasher = put.digest.hasher();
         self.batch.append(&PutItem::File(put));
         let body = self.batch.bytes.len();
         if let Err(error) = file.read_into(&mut self.batch.bytes) {
             self.batch.bytes.truncate(start);
             return Err(error);
         }
-        hasher.update(self.batch.bytes.get(body..).unwrap_or_default());
-        let digest = hasher.finish();
+        let body = self.batch.bytes.get(body..).unwrap_or_default();
+        let digest = self.options.digest.of(body);
         self.batch.append(&Trailer {
             digest: digest.clone(),
         });

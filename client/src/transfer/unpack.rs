@@ -10,13 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::Digest;
-use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
 use quire_transport::stream::Receiver;
+use quire_transport::stream::item_decoder::{Item, ItemDecoder};
 use quire_transport::stream::message_buffer::MessageBuffer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -61,7 +60,7 @@ pub(super) async fn receive(
         };
     }
     let unpacker = Worker::start(worker.idle().await?, buffer).idle().await?;
-    if unpacker.is_complete() {
+    if unpacker.levels.is_empty() {
         return Ok(());
     }
     unpacker.abandon().await;
@@ -108,8 +107,7 @@ impl Worker {
 pub(super) struct Unpacker {
     /// The directories that the server is in, outermost first; none once it has left the last.
     levels: Vec<TreeLevel>,
-    state: UnpackState,
-    buffer: MessageBuffer,
+    decoder: ItemDecoder<TreeItem>,
     options: FetchOptions,
     transfer: Arc<Transfer>,
     queue: mpsc::Sender<FileDownload>,
@@ -122,15 +120,6 @@ struct TreeLevel {
     last: Option<Name>,
     /// The directory here; none if it couldn't be made, and all below it is left out.
     local: Option<Arc<LocalDir>>,
-}
-
-/// What comes next on the stream.
-#[derive(Debug, Default)]
-enum UnpackState {
-    #[default]
-    Item,
-    Body(Entry),
-    Trailer(Entry, Bytes),
 }
 
 impl Unpacker {
@@ -149,17 +138,11 @@ impl Unpacker {
         };
         Self {
             levels: vec![level],
-            state: UnpackState::Item,
-            buffer: MessageBuffer::default(),
+            decoder: ItemDecoder::new(body_size),
             options,
             transfer,
             queue,
         }
-    }
-
-    /// Whether the tree has come to its end, and nothing behind it.
-    fn is_complete(&self) -> bool {
-        self.levels.is_empty() && self.buffer.is_empty()
     }
 
     /// Lets go of directories that will not be complete.
@@ -181,46 +164,24 @@ impl Unpacker {
     /// # Errors
     /// If it is something that the protocol doesn't allow.
     fn unpack(&mut self, arrived: MessageBuffer) -> Result<(), ClientError> {
-        self.buffer.append(arrived);
+        self.decoder.buffer.append(arrived);
         while !self.levels.is_empty() {
-            match std::mem::take(&mut self.state) {
-                UnpackState::Item => {
-                    match self.buffer.message().map_err(ClientError::Unexpected)? {
-                        Some(item) => self.item(item)?,
-                        None => return Ok(()),
-                    }
-                }
-                UnpackState::Body(entry) => {
-                    let size = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
-                    match self.buffer.body(size) {
-                        Some(body) => self.state = UnpackState::Trailer(entry, body),
-                        None => {
-                            self.state = UnpackState::Body(entry);
-                            return Ok(());
-                        }
-                    }
-                }
-                UnpackState::Trailer(entry, body) => {
-                    match self.buffer.message().map_err(ClientError::Unexpected)? {
-                        Some(trailer) => self.file(entry, &body, trailer),
-                        None => {
-                            self.state = UnpackState::Trailer(entry, body);
-                            return Ok(());
-                        }
-                    }
-                }
+            match self.decoder.item().map_err(ClientError::Unexpected)? {
+                Some(item) => self.item(item)?,
+                None => return Ok(()),
             }
         }
-        match self.buffer.is_empty() {
-            true => Ok(()),
-            false => Err(ClientError::Unexpected(DecodeError::TrailingBytes)),
-        }
+        self.decoder.expect_end().map_err(ClientError::Unexpected)
     }
 
-    fn item(&mut self, item: TreeItem) -> Result<(), ClientError> {
+    fn item(&mut self, item: Item<TreeItem, Reply<Trailer>>) -> Result<(), ClientError> {
+        let (item, enclosed) = item;
         match item {
             TreeItem::Described(entry) => self.described(&entry),
-            TreeItem::Enclosed(entry) => self.enclosed(entry),
+            TreeItem::Enclosed(entry) => {
+                let (body, trailer) = enclosed.ok_or(MALFORMED)?;
+                self.file(entry, &body, trailer)
+            }
             TreeItem::Entered(entry) => self.entered(entry),
             TreeItem::Missed(missed) => {
                 let (from, level) = self.entry_path(&missed.name)?;
@@ -235,23 +196,6 @@ impl Unpacker {
                 Ok(())
             }
         }
-    }
-
-    /// A file whose content follows.
-    fn enclosed(&mut self, entry: Entry) -> Result<(), ClientError> {
-        self.entry_path(&entry.name)?;
-        if entry.attributes.kind != EntryKind::File {
-            return Err(MALFORMED);
-        }
-        let limit = ENCLOSED_BYTES_MAX;
-        let bytes = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
-        if bytes > limit {
-            let error = DecodeError::TooLong { bytes, limit };
-            return Err(ClientError::Unexpected(error));
-        }
-        self.transfer.expect(entry.attributes.size);
-        self.state = UnpackState::Body(entry);
-        Ok(())
     }
 
     /// Something that is fetched by itself, or not at all.
@@ -333,16 +277,19 @@ impl Unpacker {
     }
 
     /// A file that has arrived whole.
-    fn file(&self, entry: Entry, body: &[u8], trailer: Reply<Trailer>) {
+    fn file(
+        &mut self,
+        entry: Entry,
+        body: &[u8],
+        trailer: Reply<Trailer>,
+    ) -> Result<(), ClientError> {
+        let (remote, level) = self.entry_path(&entry.name)?;
+        let directory = level.local.clone();
         let bytes = body.len() as u64;
+        self.transfer.expect(bytes);
         self.transfer.counter().fetch_add(bytes, Ordering::Relaxed);
-        // Its path was checked when its header came.
-        let Some(level) = self.levels.last() else {
-            return;
-        };
-        let (Some(directory), Ok(remote)) = (&level.local, level.remote.join(entry.name.clone()))
-        else {
-            return;
+        let Some(directory) = directory else {
+            return Ok(());
         };
         let name = remote.to_string();
         self.transfer.start(name.clone());
@@ -360,6 +307,7 @@ impl Unpacker {
             version: entry.attributes.version,
         });
         self.transfer.end(name, moved);
+        Ok(())
     }
 
     fn save(
@@ -370,9 +318,7 @@ impl Unpacker {
         trailer: Reply<Trailer>,
     ) -> Result<Digest, ClientError> {
         let Trailer { digest } = trailer.into_result().map_err(ClientError::of_failure)?;
-        let mut hasher = self.options.digest.hasher();
-        hasher.update(body);
-        if hasher.finish() != digest {
+        if self.options.digest.of(body) != digest {
             return Err(ClientError::Damaged);
         }
         save_whole(local, body, attributes, self.options.save)?;
@@ -390,6 +336,19 @@ impl Unpacker {
         let path = level.remote.join(name.clone());
         let path = path.map_err(|rule| ClientError::Unexpected(DecodeError::InvalidPath(rule)))?;
         Ok((path, level))
+    }
+}
+
+/// Returns the size of the body that follows `item`. Only a file has one.
+fn body_size(item: &TreeItem) -> Result<Option<u64>, DecodeError> {
+    match item {
+        TreeItem::Enclosed(entry) if entry.attributes.kind == EntryKind::File => {
+            Ok(Some(entry.attributes.size))
+        }
+        TreeItem::Enclosed(_) => Err(DecodeError::Malformed),
+        TreeItem::Described(_) | TreeItem::Entered(_) | TreeItem::Missed(_) | TreeItem::Left(_) => {
+            Ok(None)
+        }
     }
 }
 

@@ -174,9 +174,7 @@ async fn stage(
 /// Writes one file, without syncing it: the sync comes with the whole batch. Blocks.
 fn write(file: NewFile, stager: &Stager<'_>) -> Result<StagedFile, Error> {
     let NewFile { put, body, digest } = file;
-    let mut hasher = put.digest.hasher();
-    hasher.update(&body);
-    if hasher.finish() != digest {
+    if put.digest.of(&body) != digest {
         return Err(Error::Damaged);
     }
     let mut staged = stager.stage(body.len() as u64)?;

@@ -66,9 +66,7 @@ impl Packer {
         let body = self.bytes.len();
         let instead = match file.read_to_end(&mut self.bytes) {
             Ok(true) => {
-                let mut hasher = self.digest.hasher();
-                hasher.update(self.bytes.get(body..).unwrap_or_default());
-                let digest = hasher.finish();
+                let digest = self.digest.of(self.bytes.get(body..).unwrap_or_default());
                 return append(&Reply::Ok(Trailer { digest }), &mut self.bytes);
             }
             Ok(false) => TreeItem::Described(entry),

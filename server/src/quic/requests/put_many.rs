@@ -8,9 +8,8 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use quire_shared::codec::DecodeError;
-use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use quire_shared::protocol::{Changed, Outcome, Put, PutItem, Reply, Trailer};
-use quire_transport::stream::message_buffer::MessageBuffer;
+use quire_shared::protocol::{Changed, Outcome, PutItem, Reply, Trailer};
+use quire_transport::stream::item_decoder::ItemDecoder;
 use quire_transport::stream::{ReceiveError, Receiver, Sender};
 
 use crate::files::{BatchItem, BatchUpload, Caller, Committed, Error, Files, StoreError};
@@ -76,23 +75,26 @@ async fn receive(
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let mut decoder = ItemDecoder::default();
+    let mut next = NextBatch::new();
     let mut has_more = true;
     // Number of the item whose outcome is sent next.
     let mut index = 0;
     loop {
-        if upload.is_idle() && !decoder.items.is_empty() {
-            upload.start(decoder.take());
+        if upload.is_idle() && !next.items.is_empty() {
+            upload.start(next.take());
         }
         // Decodes what stayed in the buffer because the last batch was full.
-        decoder.decode()?;
-        if !has_more && upload.is_idle() && decoder.items.is_empty() {
-            return decoder.end();
+        next.decode()?;
+        if !has_more && upload.is_idle() && next.items.is_empty() {
+            return match next.has_ended {
+                true => Ok(()),
+                false => Err(ReceiveError::Truncated.into()),
+            };
         }
         tokio::select! {
-            received = receiver.receive_into(&mut decoder.buffer), if has_more && decoder.has_room() => {
+            received = receiver.receive_into(&mut next.decoder.buffer), if has_more && next.has_room() => {
                 has_more = received?;
-                decoder.decode()?;
+                next.decode()?;
             }
             results = upload.results() => {
                 let mut outcomes = Vec::new();
@@ -123,28 +125,25 @@ fn outcome(index: u64, result: Result<Committed, Error>) -> Result<Outcome, Requ
 }
 
 /// Decodes the items of the stream into the next batch.
-#[derive(Default)]
-struct ItemDecoder {
-    buffer: MessageBuffer,
-    state: DecodeState,
-    /// Items of the next batch.
+struct NextBatch {
+    decoder: ItemDecoder<PutItem>,
+    /// Whether the last item was decoded.
+    has_ended: bool,
     items: Vec<BatchItem>,
     /// Bytes of content in `items`.
     bytes: usize,
 }
 
-/// What the decoder expects next.
-#[derive(Default)]
-enum DecodeState {
-    #[default]
-    Item,
-    Body(Put, usize),
-    Trailer(Put, Bytes),
-    /// Nothing: the last item was decoded.
-    End,
-}
+impl NextBatch {
+    fn new() -> Self {
+        Self {
+            decoder: ItemDecoder::new(body_size),
+            has_ended: false,
+            items: Vec::new(),
+            bytes: 0,
+        }
+    }
 
-impl ItemDecoder {
     /// Whether the next batch has room for another item.
     fn has_room(&self) -> bool {
         self.bytes < BATCH_BYTES && self.items.len() < BATCH_ITEMS
@@ -157,71 +156,33 @@ impl ItemDecoder {
 
     /// Decodes all complete items that the batch has room for.
     fn decode(&mut self) -> Result<(), ReceiveError> {
-        while self.has_room() && self.step()? {}
-        Ok(())
-    }
-
-    /// Decodes the next message or body; `false` if more bytes are needed for that.
-    fn step(&mut self) -> Result<bool, DecodeError> {
-        match std::mem::take(&mut self.state) {
-            DecodeState::Item => match self.buffer.message()? {
-                Some(item) => self.item(item)?,
-                None => return Ok(false),
-            },
-            DecodeState::Body(put, size) => match self.buffer.body(size) {
-                Some(body) => self.state = DecodeState::Trailer(put, body),
-                None => {
-                    self.state = DecodeState::Body(put, size);
-                    return Ok(false);
-                }
-            },
-            DecodeState::Trailer(put, body) => match self.buffer.message()? {
-                Some(Trailer { digest }) => {
+        while self.has_room() {
+            if self.has_ended {
+                return Ok(self.decoder.expect_end()?);
+            }
+            let Some(item) = self.decoder.item()? else {
+                break;
+            };
+            match item {
+                (PutItem::File(put), Some((body, Trailer { digest }))) => {
                     self.bytes += body.len();
                     self.items.push(BatchItem::File(put, body, digest));
                 }
-                None => {
-                    self.state = DecodeState::Trailer(put, body);
-                    return Ok(false);
-                }
-            },
-            DecodeState::End => {
-                self.state = DecodeState::End;
-                return match self.buffer.is_empty() {
-                    true => Ok(false),
-                    false => Err(DecodeError::TrailingBytes),
-                };
+                (PutItem::File(_), None) => return Err(DecodeError::Malformed.into()),
+                (PutItem::Directory(make), _) => self.items.push(BatchItem::Directory(make)),
+                (PutItem::Attributes(set), _) => self.items.push(BatchItem::Attributes(set)),
+                (PutItem::Last(_), _) => self.has_ended = true,
             }
-        }
-        Ok(true)
-    }
-
-    fn item(&mut self, item: PutItem) -> Result<(), DecodeError> {
-        match item {
-            PutItem::File(put) => {
-                let size = put.size.ok_or(DecodeError::Malformed)?;
-                let bytes = usize::try_from(size).unwrap_or(usize::MAX);
-                let limit = ENCLOSED_BYTES_MAX;
-                if bytes > limit {
-                    return Err(DecodeError::TooLong { bytes, limit });
-                }
-                self.state = DecodeState::Body(put, bytes);
-            }
-            PutItem::Directory(make) => self.items.push(BatchItem::Directory(make)),
-            PutItem::Attributes(set) => self.items.push(BatchItem::Attributes(set)),
-            PutItem::Last(_) => self.state = DecodeState::End,
         }
         Ok(())
     }
+}
 
-    /// Checks that the stream ended after the last item.
-    fn end(&self) -> Result<(), RequestError> {
-        match self.state {
-            DecodeState::End => Ok(()),
-            DecodeState::Item | DecodeState::Body(..) | DecodeState::Trailer(..) => {
-                Err(ReceiveError::Truncated.into())
-            }
-        }
+/// Returns the size of the body that follows `item`. A file on this stream has to declare its own.
+fn body_size(item: &PutItem) -> Result<Option<u64>, DecodeError> {
+    match item {
+        PutItem::File(put) => put.size.map(Some).ok_or(DecodeError::Malformed),
+        PutItem::Directory(_) | PutItem::Attributes(_) | PutItem::Last(_) => Ok(None),
     }
 }
 
