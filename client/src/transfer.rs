@@ -41,6 +41,7 @@
 mod deliver;
 mod engine;
 mod fetch;
+mod job;
 mod local_dir;
 mod pack;
 mod remote_dir;
@@ -48,5 +49,6 @@ mod store;
 mod unpack;
 
 pub use engine::{Moved, Transfer, TransferEvent, local_entry};
-pub use fetch::{DownloadJob, FetchOptions, fetch};
-pub use store::{StoreOptions, UploadJob, store};
+pub use fetch::fetch;
+pub use job::{DownloadJob, FetchOptions, StoreOptions, UploadJob};
+pub use store::store;

@@ -17,9 +17,9 @@ use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::engine::{Moved, Transfer, local_name};
+use super::job::StoreOptions;
 use super::pack::{ItemBatch, SentFile, SentItem};
 use super::remote_dir::{CompleteDir, RemoteDirState};
-use super::store::StoreOptions;
 use crate::error::ClientError;
 use crate::exchange::Connection;
 

@@ -3,43 +3,21 @@
 //! A directory comes with all that is below it on one stream, which [`unpack`](super::unpack)
 //! turns into files; what is too large for that, or was named by itself, is a job of its own.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
-use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree};
-use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
 use super::engine::{Moved, Transfer, job_queue, run_jobs};
+use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use super::unpack::{Unpacker, receive};
 use crate::blocking::blocking;
 use crate::client::Client;
-use crate::download::SaveOptions;
 use crate::error::ClientError;
-
-/// Something on the server, and what it is to be here.
-#[derive(Debug, Clone)]
-pub struct DownloadJob {
-    /// The file or directory on the server.
-    pub from: RemotePath,
-    /// Its name here.
-    pub to: PathBuf,
-}
-
-/// How files are fetched.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FetchOptions {
-    /// Whether directories are fetched, with all that is below them.
-    pub recursive: bool,
-    /// The kind of digest that proves a content.
-    pub digest: DigestKind,
-    /// How files are put on disk.
-    pub save: SaveOptions,
-}
 
 /// Fetches all `items`, reporting to `transfer`.
 pub async fn fetch(
@@ -60,16 +38,6 @@ pub async fn fetch(
         async move { job.run(&client, options, &transfer).await }
     };
     tokio::join!(walk.run(items), run_jobs(jobs, transfer, work));
-}
-
-/// One file to be fetched by itself.
-#[derive(Debug)]
-pub(super) struct FileDownload {
-    pub(super) from: RemotePath,
-    pub(super) to: PathBuf,
-    /// The size that the server described, already announced.
-    pub(super) described_size: Option<u64>,
-    pub(super) directory: Option<Arc<LocalDir>>,
 }
 
 impl FileDownload {

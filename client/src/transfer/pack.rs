@@ -18,8 +18,8 @@ use quire_shared::{Name, RemotePath};
 use tokio::sync::mpsc;
 
 use super::engine::{Transfer, local_name};
+use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
-use super::store::{FileUpload, StoreOptions, UploadJob};
 use crate::attributes;
 use crate::error::ClientError;
 use crate::upload::{Links, LocalFile};

@@ -4,42 +4,19 @@
 //! stream that carries them all; what is too large for that, or was named by itself, is a job of
 //! its own.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use quire_shared::RemotePath;
-use quire_shared::digest::DigestKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
 use super::engine::{Moved, Transfer, job_queue, local_name, run_jobs};
+use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::pack::{PackerTx, UploadPacker};
-use super::remote_dir::RemoteDir;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::upload::{Links, LocalFile};
-
-/// Something local, and what it is to be on the server.
-#[derive(Debug, Clone)]
-pub struct UploadJob {
-    /// The local file or directory.
-    pub from: PathBuf,
-    /// Its name on the server.
-    pub to: RemotePath,
-}
-
-/// How files are stored.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StoreOptions {
-    /// Whether directories are stored, with all that is below them, and missing parents made.
-    pub recursive: bool,
-    /// Whether files that exist on the server are replaced.
-    pub overwrite: bool,
-    /// The kind of digest that proves a content.
-    pub digest: DigestKind,
-}
+use crate::upload::LocalFile;
 
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
@@ -90,17 +67,6 @@ pub async fn store(
         }
     };
     let (_, (), ()) = tokio::join!(walk, delivery, run_jobs(jobs, transfer, work));
-}
-
-/// One file to be stored by itself.
-#[derive(Debug)]
-pub(super) struct FileUpload {
-    pub(super) from: PathBuf,
-    pub(super) to: RemotePath,
-    /// What to do if it is a symbolic link.
-    pub(super) links: Links,
-    /// The directory in which it was found.
-    pub(super) directory: Option<Arc<RemoteDir>>,
 }
 
 impl FileUpload {

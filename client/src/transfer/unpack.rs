@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::engine::{Moved, Transfer, local_entry};
-use super::fetch::{FetchOptions, FileDownload};
+use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use crate::blocking::joined;
 use crate::download::save_whole;

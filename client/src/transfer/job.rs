@@ -1,0 +1,73 @@
+//! What a transfer is asked to do, and the files that it moves one by one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quire_shared::RemotePath;
+use quire_shared::digest::DigestKind;
+
+use super::local_dir::LocalDir;
+use super::remote_dir::RemoteDir;
+use crate::download::SaveOptions;
+use crate::upload::Links;
+
+/// Something on the server, and what it is to be here.
+#[derive(Debug, Clone)]
+pub struct DownloadJob {
+    /// The file or directory on the server.
+    pub from: RemotePath,
+    /// Its name here.
+    pub to: PathBuf,
+}
+
+/// How files are fetched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FetchOptions {
+    /// Whether directories are fetched, with all that is below them.
+    pub recursive: bool,
+    /// The kind of digest that proves a content.
+    pub digest: DigestKind,
+    /// How files are put on disk.
+    pub save: SaveOptions,
+}
+
+/// Something local, and what it is to be on the server.
+#[derive(Debug, Clone)]
+pub struct UploadJob {
+    /// The local file or directory.
+    pub from: PathBuf,
+    /// Its name on the server.
+    pub to: RemotePath,
+}
+
+/// How files are stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreOptions {
+    /// Whether directories are stored, with all that is below them, and missing parents made.
+    pub recursive: bool,
+    /// Whether files that exist on the server are replaced.
+    pub overwrite: bool,
+    /// The kind of digest that proves a content.
+    pub digest: DigestKind,
+}
+
+/// One file to be fetched by itself.
+#[derive(Debug)]
+pub(super) struct FileDownload {
+    pub(super) from: RemotePath,
+    pub(super) to: PathBuf,
+    /// The size that the server described, already announced.
+    pub(super) described_size: Option<u64>,
+    pub(super) directory: Option<Arc<LocalDir>>,
+}
+
+/// One file to be stored by itself.
+#[derive(Debug)]
+pub(super) struct FileUpload {
+    pub(super) from: PathBuf,
+    pub(super) to: RemotePath,
+    /// What to do if it is a symbolic link.
+    pub(super) links: Links,
+    /// The directory in which it was found.
+    pub(super) directory: Option<Arc<RemoteDir>>,
+}
