@@ -45,11 +45,11 @@ fn run(args: &Args) -> Result<(), StartError> {
         None => {
             let resolved = resolve(&args.serve)?;
             if args.serve.check_config {
-                Config::check(resolved.settings())?;
+                Config::check(&resolved.settings)?;
                 print!("# configuration OK\n{resolved}");
                 return Ok(());
             }
-            serve(resolved.settings())
+            serve(&resolved.settings)
         }
     }
 }
@@ -87,11 +87,11 @@ fn pair(args: &OfferArgs) -> Result<(), StartError> {
 }
 
 fn serve(settings: &Settings) -> Result<(), StartError> {
-    start_logging(settings.is_verbose());
+    start_logging(settings.verbose);
     let config = Config::from_settings(settings)?;
     // Before the sandbox, which makes the files with the number of processors unreachable.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let sandbox = if settings.is_unconfined() {
+    let sandbox = if settings.no_landlock {
         Sandbox::Off
     } else {
         Sandbox::enter(&config)?

@@ -86,14 +86,14 @@ pub enum CertsAction {
     New,
 }
 
-/// The settings that were typed, as text.
+/// Settings on the command line, as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServeArgs {
     /// The configuration file.
     pub(crate) config: Option<PathBuf>,
     /// Whether the settings are to be checked and printed.
     pub check_config: bool,
-    /// The texts of each setting that was typed, by key.
+    /// The texts of each setting on the command line, by key.
     pub(crate) typed: BTreeMap<&'static str, Vec<OsString>>,
 }
 
@@ -111,8 +111,7 @@ impl clap::Args for ServeArgs {
             .action(ArgAction::SetTrue)
             .help("Check the configuration, print each setting and where it comes from, and exit");
         let mut settings = Settings::default();
-        let settings = settings.all();
-        let flags = settings.iter().map(argument);
+        let flags: Vec<Arg> = settings.all().iter().map(argument).collect();
         command.arg(config).arg(check).args(flags)
     }
 
@@ -189,7 +188,7 @@ fn argument(setting: &Setting<'_>) -> Arg {
     })
 }
 
-/// The help of a setting, with its default unless that says nothing.
+/// The help of a setting, with its default if that is a text or a number.
 fn help(setting: &Setting<'_>) -> String {
     let default = match setting.value.show() {
         Some(toml::Value::String(text)) => text,

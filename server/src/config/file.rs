@@ -63,22 +63,17 @@ fn read_table(
     entries.sort_by_key(|(name, _)| name.span().start);
     for (name, value) in entries {
         let is_section = SECTIONS.iter().any(|(known, _)| known == name.get_ref());
-        match value.get_ref() {
-            DeValue::Table(inner) if section.is_empty() && is_section => {
-                read_table(file, name.get_ref(), inner, settings, keys)?;
-                continue;
-            }
-            _ => {}
+        if let DeValue::Table(inner) = value.get_ref()
+            && section.is_empty()
+            && is_section
+        {
+            read_table(file, name.get_ref(), inner, settings, keys)?;
+            continue;
         }
-        let mut all = settings.all();
         let fail = |reason: String| Mistake::new(name.span(), reason);
-        let Some(index) = all
-            .iter()
-            .position(|setting| setting.is_called(name.get_ref()))
-        else {
-            return Err(fail(unknown(name.get_ref(), &all)));
+        let Some(setting) = settings.find(name.get_ref()) else {
+            return Err(fail(unknown(name.get_ref(), &settings.all())));
         };
-        let setting = all.swap_remove(index);
         if !section.is_empty() && section != setting.section {
             let place = match setting.section {
                 "" => "at the top level".to_owned(),

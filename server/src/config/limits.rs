@@ -1,4 +1,4 @@
-//! What a client may take of the server, as its operator chose it.
+//! Limits on the resources that clients can use, as the operator configured them.
 //!
 //! Every limit has a flag of its name, a default, and a counter in the log of how often it was
 //! met. The limits of messages and paths, on which both ends must agree, are in `quire_shared`.
@@ -122,7 +122,7 @@ impl Limits {
         ]
     }
 
-    /// How slow a stream may be, without a limit to how fast.
+    /// Stall timeout of a stream, without a rate limit.
     pub(crate) fn stream_limits(&self) -> StreamLimits {
         StreamLimits {
             stall_timer: Some(StallTimer::new(self.stall_time.0, self.stall_rate.0)),
@@ -166,26 +166,30 @@ pub enum ValidateAddresses {
     UnderLoad,
 }
 
+impl ValidateAddresses {
+    const ALL: [Self; 3] = [Self::Always, Self::Public, Self::UnderLoad];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Public => "public",
+            Self::UnderLoad => "under-load",
+        }
+    }
+}
+
 impl FromStr for ValidateAddresses {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "always" => Ok(Self::Always),
-            "public" => Ok(Self::Public),
-            "under-load" => Ok(Self::UnderLoad),
-            _ => Err("expected always, public or under-load"),
-        }
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == text);
+        found.ok_or("expected always, public or under-load")
     }
 }
 
 impl fmt::Display for ValidateAddresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Always => "always",
-            Self::Public => "public",
-            Self::UnderLoad => "under-load",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -194,13 +198,13 @@ impl fmt::Display for ValidateAddresses {
 pub struct Limit(pub Option<u64>);
 
 impl Limit {
-    /// What spreads so many units a second over time.
+    /// Creates a limiter that delays what exceeds this many units a second.
     pub(crate) fn rate_limiter(self) -> Option<Arc<RateLimiter>> {
         self.0
             .map(|per_second| Arc::new(RateLimiter::new(per_second, BURST)))
     }
 
-    /// What counts how many come in a second.
+    /// Creates a limiter that counts events, with a burst of one second.
     pub(crate) fn counter(self) -> Option<RateLimiter> {
         let second = Duration::from_secs(1);
         self.0
@@ -216,7 +220,7 @@ impl FromStr for Limit {
             return Ok(Self(None));
         }
         match text.parse::<ByteCount>()?.0 {
-            // In some programs that means no limit, in others that nothing is let through.
+            // Ambiguous: in some programs 0 means no limit, in others that nothing passes.
             0 => Err("expected a number above 0, or none"),
             number => Ok(Self(Some(number))),
         }

@@ -1,4 +1,4 @@
-//! The settings that hold: typed, else from the environment, else from the file, else the default.
+//! Precedence of settings: command line, then environment, then configuration file, then default.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::config::value::Form;
 #[derive(Debug)]
 pub struct Resolved {
     /// The settings.
-    pub(crate) settings: Settings,
+    pub settings: Settings,
     sources: BTreeMap<&'static str, Origin>,
 }
 
@@ -51,19 +51,11 @@ pub enum ConfigError {
         /// The key and what was expected.
         reason: String,
     },
-    /// An environment variable is wrong.
+    /// An environment variable or a flag is wrong.
     #[error("{name}: {reason}")]
-    Environment {
-        /// The variable.
+    Value {
+        /// The variable or flag.
         name: String,
-        /// What was expected.
-        reason: String,
-    },
-    /// What was typed is wrong.
-    #[error("--{key}: {reason}")]
-    CommandLine {
-        /// The setting.
-        key: &'static str,
         /// What was expected.
         reason: String,
     },
@@ -100,12 +92,15 @@ impl Resolved {
                 Form::Text | Form::Path | Form::Switch => vec![text],
             };
             let read = setting.value.read(&texts);
-            read.map_err(|reason| ConfigError::Environment { name, reason })?;
+            read.map_err(|reason| ConfigError::Value { name, reason })?;
             sources.insert(setting.key, Origin::Environment);
         }
         for (key, texts) in &args.typed {
             let set = settings.set(key, texts);
-            set.map_err(|reason| ConfigError::CommandLine { key, reason })?;
+            set.map_err(|reason| ConfigError::Value {
+                name: format!("--{key}"),
+                reason,
+            })?;
             sources.insert(key, Origin::CommandLine);
         }
         if settings.cert.is_some() != settings.key.is_some() {
@@ -120,20 +115,15 @@ impl Resolved {
         }
         Ok(Self { settings, sources })
     }
-
-    /// The settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
 }
 
-/// A list in an environment variable has commas between its values.
+/// Splits a list in an environment variable, which has commas between its values.
 fn split(text: &OsString) -> Vec<OsString> {
     let text = text.to_string_lossy();
     text.split(',').map(|part| part.trim().into()).collect()
 }
 
-/// TOML that sets the same again, with the source of each setting behind it.
+/// Shows the settings as a configuration file, with the source of each in a comment.
 impl fmt::Display for Resolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut settings = self.settings.clone();
@@ -145,7 +135,7 @@ impl fmt::Display for Resolved {
             }
             let key = setting.key;
             let value = setting.value.show();
-            // An empty list stands for addresses that the file has no words for.
+            // An empty list means the default addresses, which an empty list in the file would not.
             let is_empty = |value: &toml::Value| value.as_array().is_some_and(Vec::is_empty);
             let Some(value) = value.filter(|value| !is_empty(value)) else {
                 writeln!(f, "# {key} is not set")?;

@@ -1,4 +1,4 @@
-//! Every setting of the server, once: its key, section, help, default and value.
+//! Settings of the server: key, section, help, default and value of each, in one place.
 //!
 //! The flags, the environment variables, the configuration file, `--help` and `--check-config` are
 //! all made from [`Settings::all`]. A new setting is a field and a row there.
@@ -23,7 +23,8 @@ pub struct Settings {
     pub(crate) cache_size: ByteCount,
     pub(crate) cache_file_max: Option<ByteCount>,
     pub(crate) drain: u64,
-    pub(crate) no_landlock: bool,
+    /// Whether the Landlock sandbox is disabled.
+    pub no_landlock: bool,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
     pub(crate) authorized_keys: Option<PathBuf>,
@@ -32,7 +33,8 @@ pub struct Settings {
     pub(crate) anonymous: Rules,
     pub(crate) congestion: CongestionControl,
     pub(crate) limits: Limits,
-    pub(crate) verbose: bool,
+    /// Whether every request is logged.
+    pub verbose: bool,
 }
 
 impl Default for Settings {
@@ -99,11 +101,6 @@ impl<'a> Setting<'a> {
         self
     }
 
-    /// Whether `name` is its key, or was.
-    pub(crate) fn is_called(&self, name: &str) -> bool {
-        self.key == name || self.old_key == Some(name)
-    }
-
     /// How errors name it: `section.key`.
     pub(crate) fn path(&self) -> String {
         if self.section.is_empty() {
@@ -129,16 +126,6 @@ pub(crate) const SECTIONS: [(&str, &str); 6] = [
 ];
 
 impl Settings {
-    /// Whether every request is logged.
-    pub fn is_verbose(&self) -> bool {
-        self.verbose
-    }
-
-    /// Whether the Landlock sandbox is disabled.
-    pub fn is_unconfined(&self) -> bool {
-        self.no_landlock
-    }
-
     /// Every setting, section by section.
     pub(crate) fn all(&mut self) -> Vec<Setting<'_>> {
         let row = Setting::new;
@@ -186,28 +173,27 @@ impl Settings {
         let limits = self.limits.settings();
         let log = vec![row("verbose", &mut self.verbose, "", VERBOSE_HELP)];
         let groups = [top, tls, auth, quic, limits, log];
-        let mut all = Vec::new();
-        for ((section, _), group) in SECTIONS.into_iter().zip(groups) {
-            all.extend(
-                group
-                    .into_iter()
-                    .map(|setting| Setting { section, ..setting }),
-            );
-        }
-        all
+        let sections = SECTIONS.into_iter().zip(groups);
+        let settings = sections.flat_map(|((section, _), group)| {
+            let group = group.into_iter();
+            group.map(move |setting| Setting { section, ..setting })
+        });
+        settings.collect()
     }
 
-    /// Gives the setting `key` the value that `texts` say.
+    /// The setting with the key `name`, or that had it earlier.
+    pub(crate) fn find(&mut self, name: &str) -> Option<Setting<'_>> {
+        let mut all = self.all().into_iter();
+        all.find(|setting| setting.key == name || setting.old_key == Some(name))
+    }
+
+    /// Sets the setting `key` to the value in `texts`.
     ///
     /// # Errors
     /// What was expected instead.
     pub(crate) fn set(&mut self, key: &str, texts: &[OsString]) -> Result<(), String> {
-        let mut all = self.all();
-        let setting = all.iter_mut().find(|setting| setting.key == key);
-        setting.map_or_else(
-            || Err("there is no such setting".to_owned()),
-            |setting| setting.value.read(texts),
-        )
+        let setting = self.find(key).ok_or("there is no such setting")?;
+        setting.value.read(texts)
     }
 }
 

@@ -14,14 +14,14 @@ use quire_transport::congestion::CongestionControl;
 use crate::auth::rules::Rules;
 use crate::config::limits::{Limit, Seconds, ValidateAddresses};
 
-/// The value of one setting, behind which its type is hidden.
+/// Value of one setting, independent of its type.
 pub(crate) trait SettingValue {
-    /// What the value looks like to its user.
+    /// How the value is written.
     fn form(&self) -> Form {
         Form::Text
     }
 
-    /// Replaces the value by what `texts` say; only a list takes more than one.
+    /// Parses `texts` into the value; only a list takes more than one.
     ///
     /// # Errors
     /// What was expected instead.
@@ -31,7 +31,7 @@ pub(crate) trait SettingValue {
     fn show(&self) -> Option<toml::Value>;
 }
 
-/// What a value looks like to its user.
+/// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A text or a number.
@@ -86,7 +86,7 @@ fn shown(text: String) -> toml::Value {
         .map_or_else(|_| text.into(), toml::Value::Integer)
 }
 
-/// A count of things of which there has to be one.
+/// A count that must not be 0.
 impl SettingValue for u32 {
     fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
         match parse(last(texts)) {

@@ -1,3 +1,5 @@
+//! Configuration files, environment and command line together, as settings and as errors.
+
 use std::fs;
 
 use quire_shared::ErrorChain;
