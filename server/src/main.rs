@@ -1,12 +1,6 @@
 //! The program `quire-server`: parses the command line, serves until a signal, and exits.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is the program's own output"
-)]
-
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,7 +26,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quire-server: {}", error.chain());
+            message(&format!("quire-server: {}", error.chain()));
             ExitCode::FAILURE
         }
     }
@@ -46,8 +40,7 @@ fn run(args: &Args) -> Result<(), StartError> {
             let resolved = resolve(&args.serve)?;
             if args.serve.check_config {
                 Config::check(&resolved.settings)?;
-                print!("# configuration OK\n{resolved}");
-                return Ok(());
+                return print(&format!("# configuration OK\n{resolved}"));
             }
             serve(&resolved.settings)
         }
@@ -70,19 +63,18 @@ fn certs(args: &CertsArgs) -> Result<(), StartError> {
         CertsAction::Show => load_or_create(&state, Role::Server)?,
         CertsAction::New => replace(&state, Role::Server)?,
     };
-    println!("{}", identity.fingerprint());
-    Ok(())
+    print(&format!("{}\n", identity.fingerprint()))
 }
 
 fn pair(args: &OfferArgs) -> Result<(), StartError> {
     let state = StateDir::open(args.state_dir.as_deref())?;
     let lifetime = Duration::from_secs(60 * u64::from(args.minutes));
     let code = pairing::offer(&state, &args.rights, &args.comment, lifetime)?;
-    println!("{code}");
-    eprintln!(
+    print(&format!("{code}\n"))?;
+    message(&format!(
         "Run this on the client within {} minutes: quire pair HOST {code}",
         args.minutes
-    );
+    ));
     Ok(())
 }
 
@@ -142,7 +134,6 @@ fn serve(settings: &Settings) -> Result<(), StartError> {
 
 /// Prints what clients need to know to standard output, in lines that programs can read.
 fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
-    let mut out = std::io::stdout().lock();
     let addresses = server.local_addrs().map_err(StartError::Runtime)?;
     let mut lines = vec![format!("fingerprint {}", server.fingerprint())];
     lines.extend(
@@ -151,7 +142,7 @@ fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
             .map(|address| format!("listening on {address}")),
     );
     lines.push(sandbox.to_string());
-    if out.is_terminal()
+    if std::io::stdout().is_terminal()
         && let Some(address) = addresses.first()
     {
         let port = if address.port() == PORT {
@@ -162,14 +153,28 @@ fn announce(server: &Server, sandbox: Sandbox) -> Result<(), StartError> {
         lines.push(format!("try: quire list localhost{port}"));
     }
     lines.push(String::new());
-    // A closed pipe is no reason not to serve.
-    let _ = out
-        .write_all(lines.join("\n").as_bytes())
-        .and_then(|()| out.flush());
+    // The server is useful even if these lines can't be written.
+    let _ = print(&lines.join("\n"));
     if let Some(reason) = server.read_only() {
-        eprintln!("quire-server: serving read-only: {reason}");
+        message(&format!("quire-server: serving read-only: {reason}"));
     }
     Ok(())
+}
+
+/// Writes `text` to standard output. A closed pipe is no error: a reader such as `head` ends early.
+fn print(text: &str) -> Result<(), StartError> {
+    // Not `print!`, which panics when the pipe is closed.
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(StartError::Output),
+    }
+}
+
+/// Writes a line to standard error.
+fn message(text: &str) {
+    // Not `eprintln!`, which panics when the pipe is closed. The error can't be reported anywhere.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Sends the log to standard error: connections and warnings, or what RUST_LOG selects.

@@ -257,6 +257,27 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
 }
 
 #[test]
+fn a_closed_pipe_is_no_error() {
+    let operator = Operator::new();
+    for arguments in [["root", "--check-config"], ["certs", "show"]] {
+        let mut command = operator.command(&arguments);
+        command.env("QUIRE_STATE_DIR", operator.path("state"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        assert_eq!(stderr, "");
+    }
+    // Closing standard error as well must not replace the exit status by that of a panic.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = operator.command(&["missing", "--check-config"]);
+    let status = command.stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn the_configuration_is_checked_and_printed_with_its_sources() {
     let operator = Operator::new();
     std::fs::write(

@@ -55,6 +55,9 @@ pub enum StartError {
     /// The runtime can't be started.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
+    /// Standard output can't be written to.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
 }
 
 impl StartError {
