@@ -20,7 +20,7 @@ pub struct Fingerprint([u8; DIGEST_BYTES]);
 
 impl Fingerprint {
     /// How many characters a written fingerprint has.
-    pub const CHARS: usize = (DIGEST_BYTES * 8).div_ceil(CHAR_BITS as usize);
+    pub(crate) const CHARS: usize = (DIGEST_BYTES * 8).div_ceil(CHAR_BITS as usize);
 
     /// The fingerprint of the key in `certificate`.
     ///
@@ -34,7 +34,7 @@ impl Fingerprint {
     }
 
     /// The fingerprint of a public key.
-    pub fn of_key(key: &SubjectPublicKeyInfoDer<'_>) -> Self {
+    pub(crate) fn of_key(key: &SubjectPublicKeyInfoDer<'_>) -> Self {
         Self(Sha256::digest(key).into())
     }
 }

@@ -69,7 +69,7 @@ impl StateDir {
     /// # Errors
     ///
     /// Names the file and says what is wrong with it.
-    pub fn open_private(&self, name: &str) -> Result<Option<File>, CertsError> {
+    pub(crate) fn open_private(&self, name: &str) -> Result<Option<File>, CertsError> {
         let path = self.file(name);
         let file = match File::open(&path) {
             Ok(file) => file,

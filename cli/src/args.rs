@@ -74,7 +74,7 @@ pub enum Action {
 pub struct MenuArgs {
     /// Server, and the directory to start in
     #[arg(value_name = "HOST[:PORT][/DIR]")]
-    pub operand: String,
+    pub(crate) operand: String,
 }
 
 /// Flags of every command.
@@ -83,22 +83,22 @@ pub struct MenuArgs {
 pub struct GlobalArgs {
     /// Options that may differ per command.
     #[command(flatten)]
-    pub each: EachArgs,
+    pub(crate) each: EachArgs,
     /// Trust only servers whose certificate an authority in FILE (PEM) issued
     #[arg(long, global = true, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// Connect with the key and certificate in FILE (PEM) instead of this user's own
     #[arg(long, global = true, value_name = "FILE")]
-    pub identity: Option<PathBuf>,
+    pub(crate) identity: Option<PathBuf>,
     /// Directory for this user's key and the known servers
     #[arg(long, global = true, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     /// Accept and remember the key of a server that is not known yet
     #[arg(long, global = true)]
-    pub trust_on_first_use: bool,
+    pub(crate) trust_on_first_use: bool,
     /// Congestion control: quire (default), cubic or bbr
     #[arg(long, global = true, value_name = "CONTROL")]
-    pub congestion: Option<CongestionControl>,
+    pub(crate) congestion: Option<CongestionControl>,
     /// Log to standard error; repeat for more detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -110,13 +110,13 @@ pub struct GlobalArgs {
 pub struct EachArgs {
     /// Print results as JSON, one object per line
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Digest that verifies content: xxh3 (default), blake3 (default for hash) or sha256
     #[arg(long, global = true, value_name = "KIND")]
-    pub digest: Option<DigestKind>,
+    pub(crate) digest: Option<DigestKind>,
     /// Print only results and errors
     #[arg(short, long, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 /// The commands.
@@ -161,18 +161,18 @@ pub enum ClientCommand {
 pub struct GetArgs {
     /// Include directories with everything below them; symbolic links and special files are skipped
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Replace existing local files
     #[arg(short, long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// Sync each file and its name to disk before it counts as done
     #[arg(long)]
-    pub fsync: bool,
+    pub(crate) fsync: bool,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it begins
     /// with the same HOST[:PORT]/ as the first
     #[arg(required = true, value_name = "OPERAND")]
-    pub operands: Vec<OsString>,
+    pub(crate) operands: Vec<OsString>,
 }
 
 /// Operands of `put`.
@@ -181,14 +181,14 @@ pub struct PutArgs {
     /// Include directories with everything below them, and create missing parents; symbolic links
     /// and special files are skipped
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Replace existing files on the server
     #[arg(short, long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
     /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
-    pub operands: Vec<OsString>,
+    pub(crate) operands: Vec<OsString>,
 }
 
 /// Operands of `pair`.
@@ -196,10 +196,10 @@ pub struct PutArgs {
 pub struct PairCodeArgs {
     /// Server
     #[arg(value_name = "HOST[:PORT]")]
-    pub operand: String,
+    pub(crate) operand: String,
     /// Pairing code, such as 7K3M-9QWX-2HRT-B4NP; without it, quire asks for one
     #[arg(value_name = "CODE")]
-    pub code: Option<String>,
+    pub(crate) code: Option<String>,
 }
 
 /// Operands of `list`.
@@ -208,10 +208,10 @@ pub struct ListArgs {
     /// Print mode, size and modification time (UTC) as well, which is the default on a terminal.
     /// Otherwise only names are printed, one per line
     #[arg(short, long)]
-    pub long: bool,
+    pub(crate) long: bool,
     /// Directory to list
     #[arg(value_name = "HOST[:PORT][/DIR]")]
-    pub operand: String,
+    pub(crate) operand: String,
 }
 
 /// Operands of `stat`.
@@ -219,7 +219,7 @@ pub struct ListArgs {
 pub struct StatArgs {
     /// File or directory
     #[arg(value_name = "HOST[:PORT]/PATH")]
-    pub operand: String,
+    pub(crate) operand: String,
 }
 
 /// Operands of `rename`.
@@ -227,13 +227,13 @@ pub struct StatArgs {
 pub struct RenameArgs {
     /// Replace an existing file of the new name
     #[arg(short, long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// Current path
     #[arg(value_name = "HOST[:PORT]/FROM")]
-    pub from: String,
+    pub(crate) from: String,
     /// New path
     #[arg(value_name = "HOST[:PORT]/TO")]
-    pub to: String,
+    pub(crate) to: String,
 }
 
 /// Operands of `delete`.
@@ -241,10 +241,10 @@ pub struct RenameArgs {
 pub struct DeleteArgs {
     /// Delete directories with everything below them
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Files and directories to delete
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
-    pub operands: Vec<String>,
+    pub(crate) operands: Vec<String>,
 }
 
 /// Operands of `copy`.
@@ -252,16 +252,16 @@ pub struct DeleteArgs {
 pub struct CopyArgs {
     /// Copy a directory with everything below it
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Replace an existing file of the copy's name
     #[arg(short, long)]
-    pub force: bool,
+    pub(crate) force: bool,
     /// File or directory to copy
     #[arg(value_name = "HOST[:PORT]/FROM")]
-    pub from: String,
+    pub(crate) from: String,
     /// Path of the copy
     #[arg(value_name = "HOST[:PORT]/TO")]
-    pub to: String,
+    pub(crate) to: String,
 }
 
 /// Operands of `mkdir`.
@@ -269,7 +269,7 @@ pub struct CopyArgs {
 pub struct MkdirArgs {
     /// Directories to create
     #[arg(required = true, value_name = "HOST[:PORT]/DIR")]
-    pub operands: Vec<String>,
+    pub(crate) operands: Vec<String>,
 }
 
 /// Operands of `cat`.
@@ -277,7 +277,7 @@ pub struct MkdirArgs {
 pub struct CatArgs {
     /// Files
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
-    pub operands: Vec<String>,
+    pub(crate) operands: Vec<String>,
 }
 
 /// Operands of `cache`.
@@ -285,7 +285,7 @@ pub struct CatArgs {
 pub struct CacheArgs {
     /// Server
     #[arg(value_name = "HOST[:PORT]")]
-    pub operand: String,
+    pub(crate) operand: String,
 }
 
 /// Operands of `ping`.
@@ -293,7 +293,7 @@ pub struct CacheArgs {
 pub struct PingArgs {
     /// Server
     #[arg(value_name = "HOST[:PORT]")]
-    pub operand: String,
+    pub(crate) operand: String,
 }
 
 /// Operands of `hash`.
@@ -301,7 +301,7 @@ pub struct PingArgs {
 pub struct HashArgs {
     /// Files
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
-    pub operands: Vec<String>,
+    pub(crate) operands: Vec<String>,
 }
 
 const EXAMPLES: &str = "\

@@ -34,12 +34,12 @@ pub struct Config {
 
 impl Config {
     /// The kind of digest that proves a transfer.
-    pub fn transfer_digest(&self) -> DigestKind {
+    pub(crate) fn transfer_digest(&self) -> DigestKind {
         self.digest.unwrap_or_default()
     }
 
     /// The kind of digest that the server is asked to compute: one that people can compare.
-    pub fn hash_digest(&self) -> DigestKind {
+    pub(crate) fn hash_digest(&self) -> DigestKind {
         self.digest.unwrap_or(DigestKind::Blake3)
     }
 

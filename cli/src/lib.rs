@@ -12,7 +12,7 @@ pub mod menu;
 pub mod operand;
 pub mod output;
 mod progress;
-pub mod session;
+mod session;
 
 pub use exit::Exit;
 pub use session::CliSession;

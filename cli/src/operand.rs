@@ -17,7 +17,7 @@ pub struct Remote {
     /// The path below the directory that it serves.
     pub path: RemotePath,
     /// Whether the path was written with a slash at its end, so that only a directory can be meant.
-    pub is_directory: bool,
+    pub(crate) is_directory: bool,
 }
 
 impl Remote {
@@ -57,7 +57,7 @@ impl Remote {
     ///
     /// # Errors
     /// As [`Remote::parse`].
-    pub fn parse_os(text: &OsStr) -> Result<Self, OperandError> {
+    pub(crate) fn parse_os(text: &OsStr) -> Result<Self, OperandError> {
         match text.to_str() {
             Some(text) => Self::parse(text),
             None => Err(OperandError::Remote {

@@ -28,7 +28,7 @@ pub struct Output {
 
 impl Output {
     /// Prints results as JSON if `json`, and no messages but errors if `quiet`.
-    pub fn new(json: bool, quiet: bool) -> Self {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
         Self {
             json,
             quiet,
@@ -40,12 +40,12 @@ impl Output {
     }
 
     /// Whether results are printed as JSON.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
     /// Whether a person reads the results.
-    pub fn is_for_people(&self) -> bool {
+    pub(crate) fn is_for_people(&self) -> bool {
         self.is_stdout_terminal && !self.json
     }
 
@@ -58,7 +58,7 @@ impl Output {
     ///
     /// # Errors
     /// If standard output can't be written to, perhaps because its reader went away.
-    pub fn result(
+    pub(crate) fn result(
         &self,
         text: impl FnOnce() -> String,
         json: impl FnOnce() -> Value,
@@ -81,7 +81,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::result`].
-    pub fn json_only(&self, json: impl FnOnce() -> Value) -> io::Result<()> {
+    pub(crate) fn json_only(&self, json: impl FnOnce() -> Value) -> io::Result<()> {
         match self.json {
             true => self.result(String::new, json),
             false => Ok(()),
@@ -92,12 +92,12 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::result`].
-    pub fn flush(&self) -> io::Result<()> {
+    pub(crate) fn flush(&self) -> io::Result<()> {
         lock(&self.results).flush()
     }
 
     /// Tells something that is no result, unless the user wants quiet.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             self.message(text);
         }

@@ -23,7 +23,7 @@ use crate::output::Output;
 #[derive(Debug)]
 pub struct CliSession {
     /// The user's settings.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Where everything is printed.
     pub output: Arc<Output>,
     links: Arc<Mutex<HashMap<ServerId, ServerLink>>>,
@@ -93,7 +93,7 @@ impl CliSession {
     ///
     /// # Errors
     /// Names the file that can't be used.
-    pub async fn identity(&self) -> Result<Arc<Identity>, ClientError> {
+    pub(crate) async fn identity(&self) -> Result<Arc<Identity>, ClientError> {
         let file = self.config.identity.clone();
         let state_dir = self.config.state_dir.clone();
         let identity = blocking(move || match file {
@@ -108,7 +108,7 @@ impl CliSession {
     ///
     /// # Errors
     /// If the code isn't accepted, or the server can't be reached.
-    pub async fn pair(&self, server: &ServerId, code: &PairingCode) -> Result<(), ClientError> {
+    pub(crate) async fn pair(&self, server: &ServerId, code: &PairingCode) -> Result<(), ClientError> {
         let builder = self.builder(server, self.identity().await?);
         let (client, unknown) = match builder.connect().await {
             Ok(client) => (client, None),

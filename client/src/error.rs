@@ -203,7 +203,7 @@ impl ClientError {
     }
 
     /// The error for a failure that concerns one of many files, and not the connection.
-    pub fn of_failure(failure: Failure) -> Self {
+    pub(crate) fn of_failure(failure: Failure) -> Self {
         match failure.code() {
             ErrorCode::CHANGED => Self::Changed,
             ErrorCode::DAMAGED => Self::Damaged,

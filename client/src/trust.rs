@@ -98,7 +98,7 @@ impl ServerVerifier {
     }
 
     /// Why the last handshake was refused here, if it was; asked once, when connecting failed.
-    pub fn take_refusal(&self) -> Option<Box<Refusal>> {
+    pub(crate) fn take_refusal(&self) -> Option<Box<Refusal>> {
         self.refusal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

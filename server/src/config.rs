@@ -6,7 +6,7 @@ pub mod limits;
 pub mod resolve;
 pub mod sandbox;
 pub mod settings;
-pub mod start_error;
+pub(crate) mod start_error;
 pub mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quire_certs::{Fingerprint, Identity};
-use quire_client::connect::Connector;
+use quire_client::Connector;
 use quire_client::known_servers::ServerId;
 use quire_client::trust::ServerVerifier;
 use quire_client::{Client, ClientError};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use quire_certs::{Role, StateDir, load_or_create};
 use quire_client::ClientError;
+use quire_client::Connector;
 use quire_client::ErrorKind;
-use quire_client::connect::Connector;
 use quire_server::Config;
 use quire_server::auth::authorized_keys::AuthorizedKeys;
 use quire_server::config::limits::{Seconds, ValidateAddresses};
