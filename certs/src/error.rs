@@ -8,7 +8,7 @@ use std::{io, path::PathBuf};
 use rustls::pki_types::pem;
 use thiserror::Error;
 
-/// Why an identity could not be made, stored or loaded.
+/// Why an identity could not be generated, stored or loaded.
 #[derive(Debug, Error)]
 pub enum CertsError {
     /// The platform names no home directory to derive the state directory from.
@@ -19,7 +19,7 @@ pub enum CertsError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried, as a verb.
+        /// The failed operation, as a verb.
         action: &'static str,
         /// The error of the system.
         #[source]
@@ -36,9 +36,9 @@ pub enum CertsError {
     ForeignOwner {
         /// The file or directory.
         path: PathBuf,
-        /// The user who owns it.
+        /// The numeric ID of its owner.
         owner: u32,
-        /// The user who should.
+        /// The numeric ID of the user who runs the program.
         expected: u32,
     },
     /// A private file or directory is open to others.
@@ -48,7 +48,7 @@ pub enum CertsError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// The loosest that is accepted.
+        /// The most permissive mode that is accepted.
         wanted: u32,
     },
     /// A file prevents the creation of a new one and yet can't be opened.
@@ -70,7 +70,7 @@ pub enum CertsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// Where the reading stopped.
+        /// The error of the PEM parser.
         #[source]
         source: pem::Error,
     },
@@ -97,7 +97,7 @@ pub enum CertsError {
     MalformedCertificate {
         /// The file.
         path: PathBuf,
-        /// What the parser objected to.
+        /// The error of the parser.
         #[source]
         source: rustls::Error,
     },
@@ -106,7 +106,7 @@ pub enum CertsError {
     UnusablePrivateKey {
         /// The file.
         path: PathBuf,
-        /// What the provider objected to.
+        /// The error of the crypto provider.
         #[source]
         source: rustls::Error,
     },
@@ -121,7 +121,7 @@ pub enum CertsError {
     /// A certificate that a peer or a caller gave does not parse.
     #[error("malformed certificate")]
     NotACertificate(#[source] rustls::Error),
-    /// A key or certificate could not be made.
+    /// A key or certificate could not be generated.
     #[error("cannot make a certificate")]
     Generate(#[source] rcgen::Error),
 }

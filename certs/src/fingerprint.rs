@@ -1,7 +1,7 @@
-//! Fingerprint of a public key: what people compare and what files store.
+//! Fingerprint of a public key, which users compare and files store.
 //!
-//! It covers the public key and its algorithm only, so that a renewed certificate keeps it.
-//! There is exactly one spelling of each, so that comparing texts is comparing keys.
+//! It covers only the public key and its algorithm, so that a renewed certificate keeps it. Each
+//! fingerprint has exactly one text form, so that equal texts mean equal keys.
 
 use std::{fmt, str::FromStr};
 
@@ -19,7 +19,7 @@ use crate::CertsError;
 pub struct Fingerprint([u8; DIGEST_BYTES]);
 
 impl Fingerprint {
-    /// How many characters a written fingerprint has.
+    /// Length of the text form, in characters.
     pub(crate) const CHARS: usize = (DIGEST_BYTES * 8).div_ceil(CHAR_BITS as usize);
 
     /// The fingerprint of the key in `certificate`.
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_differ_and_rubbish_has_none() {
+    fn keys_differ_and_a_malformed_certificate_has_none() {
         let [a, b] = [(); 2].map(|()| Identity::generate(&[]).unwrap().fingerprint());
         assert_ne!(a, b);
         let rubbish = CertificateDer::from(&b"\x30\x03abc"[..]);

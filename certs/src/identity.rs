@@ -1,7 +1,7 @@
-//! A private key with the certificate that carries its public half.
+//! Identity of a program: a private key and the certificate chain of its public key.
 //!
-//! Every constructor of [`Identity`] checks that the two belong together, so that a mismatch is
-//! reported at the start and by file name, not at the first handshake.
+//! Every constructor of [`Identity`] checks that key and certificate match. So a mismatch is reported
+//! at the start and with file names, not at the first handshake.
 
 use std::{
     fmt,
@@ -29,8 +29,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes a new key and a certificate for it, signed by itself, that holds for `names`
-    /// (host names and IP addresses; none at all for a program that only connects).
+    /// Generates a key and a self-signed certificate for `names`, which are host names and IP
+    /// addresses. A program that only connects needs none.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Identity {
         Ok((identity, certificate.pem() + &key.serialize_pem()))
     }
 
-    /// An operator's own: a certificate chain, leaf first, and the leaf's key in PEM files.
+    /// Loads a certificate chain, leaf first, and the leaf's key from PEM files.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Identity {
         Self::new((certificate, chain), (key, private))
     }
 
-    /// Key and certificate chain, leaf first, from one PEM file.
+    /// Loads key and certificate chain, leaf first, from one PEM file.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Identity {
         })
     }
 
-    /// The name of the key.
+    /// The fingerprint of the key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -137,8 +137,8 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Names of this machine that can be found without asking the network:
-/// the loopback ones, the host's name, and the addresses it would send from.
+/// Finds names of this machine without network traffic: those of loopback, the host name, and the
+/// source addresses of outgoing packets.
 pub fn local_names() -> Vec<String> {
     let mut names = vec!["localhost".to_owned()];
     if let Some(name) = host_name().filter(|name| DnsName::try_from(name.as_str()).is_ok())
@@ -175,8 +175,8 @@ fn host_name() -> Option<String> {
     std::env::var("COMPUTERNAME").ok()
 }
 
-/// The address from which packets to `outside` would leave. Connecting a UDP socket asks the
-/// routing table and sends nothing.
+/// Finds the source address of packets to `outside`. Connecting a UDP socket looks up the route and
+/// sends nothing.
 fn source_address(outside: SocketAddr) -> Option<IpAddr> {
     let any = match outside {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -198,7 +198,7 @@ fn certificate_params(names: &[String]) -> Result<CertificateParams, rcgen::Erro
     params.distinguished_name.push(DnType::CommonName, SUBJECT);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // One identity may serve and connect.
+    // The same identity may be used by a server and a client.
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
@@ -206,7 +206,7 @@ fn certificate_params(names: &[String]) -> Result<CertificateParams, rcgen::Erro
     Ok(params)
 }
 
-/// What certificate viewers show as the subject; nothing here reads it.
+/// Subject in certificates, only for certificate viewers.
 const SUBJECT: &str = "quire";
 
 /// Documentation addresses (RFC 5737, RFC 3849): routed like the rest of the Internet, and
@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// PemFiles in a directory of their own.
+    /// Directory of PEM files.
     struct PemFiles(TempDir);
 
     impl PemFiles {

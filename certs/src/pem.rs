@@ -1,4 +1,4 @@
-//! PEM as files hold it: a certificate chain, a private key, or both in one.
+//! PEM files: a certificate chain, a private key, or both in one.
 //!
 //! Errors name the file, because an operator with two files must know which one to fix.
 
@@ -11,7 +11,7 @@ use rustls::pki_types::{
 
 use crate::CertsError;
 
-/// Every certificate in the PEM file `path`, at least one: a chain, or CAs to trust.
+/// Loads all certificates in the PEM file `path`, at least one: a chain, or CAs to trust.
 ///
 /// # Errors
 ///
@@ -20,16 +20,16 @@ pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
     certificates(path, &read(path)?)
 }
 
-/// The whole of a PEM file, within a limit.
+/// Reads a PEM file of limited size.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertsError> {
     let file = File::open(path).map_err(|source| io_error(path, "open it", source))?;
     read_from(path, &file)
 }
 
-/// The whole of an open PEM file, within a limit; `path` is for errors.
+/// Reads an open PEM file of limited size; `path` is for errors.
 pub(crate) fn read_from(path: &Path, file: &File) -> Result<Vec<u8>, CertsError> {
     let mut text = Vec::new();
-    // One byte more than the limit tells a file that is too large from one that just fits.
+    // One byte more than the limit, to detect a file that is too large.
     file.take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut text)
         .map_err(|source| io_error(path, "read it", source))?;
@@ -42,7 +42,7 @@ pub(crate) fn read_from(path: &Path, file: &File) -> Result<Vec<u8>, CertsError>
     Ok(text)
 }
 
-/// Every certificate in `text`, in order, at least one.
+/// Parses all certificates in `text`, in order, at least one.
 pub(crate) fn certificates(
     path: &Path,
     text: &[u8],
@@ -58,7 +58,7 @@ pub(crate) fn certificates(
     Ok(chain)
 }
 
-/// The only private key in `text`.
+/// Parses the only private key in `text`.
 pub(crate) fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, CertsError> {
     let mut found = None;
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
@@ -93,6 +93,6 @@ fn pem_error(path: &Path, source: pem::Error) -> CertsError {
     }
 }
 
-/// Larger than any chain in use (a few KiB each), small enough to read at once: what stops a
-/// mistyped name from filling the memory.
+/// Most bytes of a PEM file: more than any chain in use (a few KiB). The limit protects the memory
+/// against a mistyped file name.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -1,9 +1,9 @@
 //! Atomic, durable and locked replacement of a small file.
 //!
-//! Content is written under a temporary name in the same directory and renamed into place, so that
-//! a reader sees the old file or the new one, and never half of either. A program that reads, edits
-//! and replaces a file holds the file's [`FileLock`] meanwhile, or it would undo what another
-//! program has written since it read.
+//! Content is written under a temporary name in the same directory and then renamed. So a reader sees
+//! the old file or the new one, and never a part of either. A program that reads, edits
+//! and replaces a file holds the file's [`FileLock`] meanwhile. Otherwise it could overwrite a
+//! concurrent edit of another program.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,7 +24,7 @@ impl PendingFile {
     /// Creates an empty file in the directory of `target`; its name begins with `prefix`.
     ///
     /// # Errors
-    /// The error of the system, without the temporary name, which would mean nothing to a user.
+    /// The error of the system, without the temporary name, which a user doesn't know.
     pub fn create(target: &Path, prefix: &str) -> io::Result<Self> {
         let created = tempfile::Builder::new()
             .prefix(prefix)
@@ -81,8 +81,8 @@ pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Stores `content` durably as the file `path`, readable by this user alone, in place of what was
-/// there.
+/// Stores `content` durably as the file `path`, readable by this user alone. Replaces an existing
+/// file.
 ///
 /// # Errors
 /// An error of the system; the old file then stays.
@@ -136,7 +136,7 @@ impl FileLock {
     /// # Errors
     /// An error of the system on the lock file.
     pub(crate) fn acquire(path: &Path) -> io::Result<Self> {
-        // A file of its own, because a lock on `path` would go away with the file it replaces.
+        // A separate file, because a lock on `path` would be lost when `path` is replaced.
         let mut name = path.as_os_str().to_owned();
         name.push(LOCK_SUFFIX);
         let mut options = OpenOptions::new();
@@ -173,22 +173,22 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Elsewhere a directory can't be opened as a file, and its journal orders renames.
+/// Does nothing: Windows can't open a directory as a file, and its journal orders renames.
 #[cfg(not(unix))]
 fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Random characters of a temporary name, each worth almost six bits: 95 bits can't be guessed.
+/// Random characters of a temporary name. 16 of 62 characters are 95 bits, which can't be guessed.
 const RANDOM_CHARACTERS: usize = 16;
 
-/// Begins the temporary names of files that this module writes itself.
+/// Prefix of the temporary names of files that this module writes itself.
 const STAGED_PREFIX: &str = ".new-";
 
-/// Ends the names of lock files.
+/// Suffix of the names of lock files.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// Lock files are for their owner: a user who can open one can hold the lock forever.
+/// Mode of lock files: another user who could open one could hold the lock forever.
 #[cfg(unix)]
 const LOCK_MODE: u32 = 0o600;
 
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn edits_at_once_lose_nothing() {
+    fn concurrent_edits_lose_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! State directory: private directory for a program's keys and the keys that it trusts.
 //!
 //! Owner and permissions are checked, because another user who could write there could decide which
-//! keys are trusted. Files in it appear whole or not at all.
+//! keys are trusted. Files in it are created and replaced atomically.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -20,7 +20,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the directory `path`, or the platform's when `None`, making it where it is missing.
+    /// Opens the directory `path`, or the platform's when `None`, and creates it if it is missing.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl StateDir {
         Ok(Self { path })
     }
 
-    /// Where the state directory is unless the user says otherwise.
+    /// Default path of the state directory.
     ///
     /// # Errors
     ///
@@ -47,8 +47,8 @@ impl StateDir {
     pub fn default_path() -> Result<PathBuf, CertsError> {
         let strategy =
             etcetera::choose_base_strategy().map_err(|_no_home| CertsError::NoStateDir)?;
-        // Only Windows has no such directory. Its cache directory is the one that stays on the
-        // machine, where a private key belongs, and nothing cleans it up.
+        // Only Windows has no such directory. Its cache directory is local to the machine, as private
+        // keys have to be, and nothing cleans it up.
         let base = strategy.state_dir().unwrap_or_else(|| strategy.cache_dir());
         Ok(base.join(DIR_NAME))
     }
@@ -63,8 +63,8 @@ impl StateDir {
         self.path.join(name)
     }
 
-    /// Opens the file `name` for reading, `None` when there is none, and refuses it when it
-    /// belongs to another user or others may read it.
+    /// Opens the file `name` for reading; `None` if there is none. Refuses a file that belongs to
+    /// another user or that others may read.
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(&path, "open it", error)),
         };
-        // The open file is asked, not its name, which may mean another file by now.
+        // The metadata of the open file: `path` may name another file by now.
         let metadata = file
             .metadata()
             .map_err(|error| io_error(&path, "look at it", error))?;
@@ -84,8 +84,8 @@ impl StateDir {
         Ok(Some(file))
     }
 
-    /// Stores `content` durably as the new file `name`; `false` when there already is one, which
-    /// then stays as it is.
+    /// Stores `content` durably as the new file `name`. Returns `false` if the file exists, which then
+    /// stays as it is.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl StateDir {
         replace_file::create(&path, content).map_err(|error| io_error(&path, "create it", error))
     }
 
-    /// Stores `content` durably as the file `name`, in place of what was there.
+    /// Stores `content` durably as the file `name`, and replaces an existing one.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ fn create_private(path: &Path) -> Result<(), CertsError> {
     }
 }
 
-/// Refuses what belongs to another user or has permission bits beyond `wanted`.
+/// Refuses a file or directory of another user, or with permission bits beyond `wanted`.
 #[cfg(unix)]
 fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<(), CertsError> {
     use std::os::unix::fs::MetadataExt as _;
@@ -157,22 +157,22 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
     Ok(())
 }
 
-/// Elsewhere the access list that a user's directories inherit denies other users.
+/// Accepts everything: on Windows the inherited access list denies other users.
 #[cfg(not(unix))]
 fn check_private(_: &Path, _: &fs::Metadata, _: u32) -> Result<(), CertsError> {
     Ok(())
 }
 
-/// The directory's name below the platform's directory for state.
+/// Name of the directory below the platform's directory for state.
 const DIR_NAME: &str = "quire";
 
-/// The directory is for its owner.
+/// Mode of the directory: only for its owner.
 const DIR_MODE: u32 = 0o700;
 
-/// So are the files.
+/// Mode of the files: only for their owner.
 const FILE_MODE: u32 = 0o600;
 
-/// What the group and others may do.
+/// Permission bits of group and others.
 #[cfg(unix)]
 const OTHERS_BITS: u32 = 0o077;
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_made_with_its_parents_and_found_again() {
+    fn it_is_created_with_its_parents_and_found_again() {
         let base = TempDir::new().unwrap();
         let dir = state_dir(&base);
         assert!(dir.path().is_dir());
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_its_place_is_refused() {
+    fn a_file_at_its_path_is_refused() {
         let base = TempDir::new().unwrap();
         let path = base.path().join("file");
         fs::write(&path, "").unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_keeps_read_and_replace_together() {
+    fn a_lock_makes_read_and_replace_one_step() {
         let base = TempDir::new().unwrap();
         let dir = state_dir(&base);
         dir.create("count", b"").unwrap();
@@ -271,7 +271,7 @@ mod tests {
         }
 
         #[test]
-        fn all_it_makes_is_private() {
+        fn everything_it_creates_is_private() {
             let base = TempDir::new().unwrap();
             let dir = state_dir(&base);
             dir.create("created", b"").unwrap();
@@ -321,7 +321,7 @@ mod tests {
         }
 
         #[test]
-        fn what_another_user_owns_is_refused_by_name() {
+        fn files_of_another_user_are_refused_by_name() {
             // Giving files away takes a right that most users lack; `/` then belongs to another.
             let base = TempDir::new().unwrap();
             let dir = state_dir(&base);

@@ -1,14 +1,14 @@
 //! Identities in the state directory, one file each.
 //!
-//! Key and certificate share a file, so that there is never one without the other. A new file never
-//! replaces one that exists: of two programs that start at once, one creates the identity and both
+//! Key and certificate share a file, so that neither exists without the other. A new file never
+//! replaces one that exists. Of two programs that start at once, one creates the identity and both
 //! use it.
 
 use std::path::PathBuf;
 
 use crate::{CertsError, Identity, StateDir, local_names, pem};
 
-/// What an identity is for. Each has its own, so that a client's key can't pass for a server's.
+/// Role of an identity. Each has its own, so that a client's key can't be used as a server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Identity of a server.
@@ -30,7 +30,8 @@ impl Role {
         }
     }
 
-    /// A client is known by its key alone and need not tell servers where it runs.
+    /// Names in the certificate. A client is identified only by its key, so servers don't learn its
+    /// addresses.
     fn names(self) -> Vec<String> {
         match self {
             Self::Server => local_names(),
@@ -39,7 +40,7 @@ impl Role {
     }
 }
 
-/// The identity for `role`, `None` when none has been made yet.
+/// Loads the identity for `role`; `None` if there is none yet.
 ///
 /// # Errors
 ///
@@ -52,8 +53,8 @@ pub fn load(dir: &StateDir, role: Role) -> Result<Option<Identity>, CertsError> 
     Identity::from_pem(&path, &pem::read_from(&path, &file)?).map(Some)
 }
 
-/// The identity for `role`, made now unless it already exists. Any number of programs may call
-/// this at once; all get the same.
+/// Loads the identity for `role`, or generates it if there is none. Any number of programs may do so
+/// at once; all get the same identity.
 ///
 /// # Errors
 ///
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn replace_forgets_the_old_identity() {
+    fn replace_removes_the_old_identity() {
         let (_base, dir) = state_dir();
         let first = replace(&dir, Role::Server).unwrap();
         let second = replace(&dir, Role::Server).unwrap();
@@ -168,7 +169,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_cannot_be_trusted_is_refused_by_name() {
+    fn a_file_open_to_others_is_refused_by_name() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let (_base, dir) = state_dir();
