@@ -1,4 +1,4 @@
-//! Attempts to connect: how each ended, and how an unreachable port is noticed early.
+//! Connection attempts: the result of each, and early detection of closed ports.
 
 use std::fmt;
 use std::io;
@@ -75,8 +75,8 @@ impl fmt::Display for AttemptError {
 
 /// Completes when the host reports that nothing listens at `address`; otherwise never.
 ///
-/// The system passes that ICMP report only to connected sockets, and QUIC's socket isn't connected.
-/// So a second socket sends one byte. It is no QUIC packet, and a server drops it.
+/// The system passes that ICMP message only to connected sockets, and QUIC's socket isn't connected.
+/// So a second socket sends one byte, which is no QUIC packet and is dropped by a server.
 pub(crate) async fn refused(address: SocketAddr) {
     if probe(address).await.is_err_and(|error| {
         matches!(
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_tried_reads_as_a_list() {
+    fn attempts_are_shown_as_a_list() {
         let [a, b] = ["127.0.0.1:1", "[::1]:1"].map(|text| text.parse().unwrap());
         let attempts = Attempts(vec![
             (a, AttemptError::Refused),

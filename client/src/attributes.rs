@@ -1,4 +1,4 @@
-//! Modification times and permission bits, between the wire and the local file system.
+//! Conversion of modification times and permission bits between protocol and local file system.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quire_shared::protocol::Time;
 
-/// The modification time of a local file, as it travels.
+/// Modification time of a local file, in the form of the protocol.
 pub(crate) fn modified(metadata: &Metadata) -> Option<Time> {
-    // A system that keeps no such time has none to send.
+    // Some platforms have no modification times; then none is sent.
     metadata.modified().ok().map(to_wire)
 }
 
@@ -25,8 +25,8 @@ pub(crate) fn mode(_: &Metadata) -> Option<u32> {
     None
 }
 
-/// Sets the modification time that the server reported; one that this system can't express is
-/// left as it is.
+/// Sets the modification time that the server reported. A time that this system can't express is
+/// ignored.
 pub(crate) fn set_modified(file: &File, time: Time) -> io::Result<()> {
     match from_wire(time) {
         Some(time) => file.set_modified(time),
@@ -34,8 +34,8 @@ pub(crate) fn set_modified(file: &File, time: Time) -> io::Result<()> {
     }
 }
 
-/// Sets the permission bits that the server reported, less those that the umask denies: a server
-/// must not open this user's files to others. Bits beyond those for permission are never set.
+/// Sets the permission bits that the server reported, without those that the umask denies. A
+/// server must not open this user's files to others. Setuid, setgid and sticky are never set.
 #[cfg(unix)]
 pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -43,14 +43,14 @@ pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
-/// Other systems have no such bits.
+/// Does nothing, because other systems have no such bits.
 #[cfg(not(unix))]
 pub(crate) fn set_mode(_: &File, _: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The umask can only be read by setting it. It is set to the strictest that leaves the owner's
-/// rights, so that a file another thread makes in between is no more open than it should be.
+/// Reads the umask, once. POSIX can read it only by setting it. It is set to a strict value for that
+/// moment, so that a file that another thread creates is not more open than intended.
 #[cfg(unix)]
 fn umask() -> u32 {
     use std::sync::OnceLock;
@@ -65,7 +65,7 @@ fn umask() -> u32 {
     })
 }
 
-/// A point in time as this system's clock has it, if it can.
+/// Converts a time of the protocol, if this system can express it.
 pub(crate) fn from_wire(time: Time) -> Option<SystemTime> {
     let seconds = Duration::from_secs(time.seconds.unsigned_abs());
     let whole = if time.seconds < 0 {
@@ -77,6 +77,7 @@ pub(crate) fn from_wire(time: Time) -> Option<SystemTime> {
     whole.checked_add(Duration::from_nanos(nanoseconds.into()))
 }
 
+/// Converts a time of this system. Nanoseconds count forward, also before 1970.
 fn to_wire(time: SystemTime) -> Time {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Time {

@@ -1,11 +1,11 @@
-//! File work off the asynchronous threads.
+//! Blocking file operations, outside the threads of the asynchronous runtime.
 
 use tokio::task::JoinHandle;
 
 use crate::error::ClientError;
 
 /// Runs `work` in a blocking thread. If the caller is cancelled, `work` goes on and its result is
-/// dropped there, so what must be undone then belongs into a guard within the result.
+/// dropped there. What has to be undone then needs a guard inside the result.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {

@@ -14,7 +14,7 @@ use crate::error::ClientError;
 use crate::known_servers::ServerId;
 use crate::trust::ServerVerifier;
 
-/// Which certificate a server must show.
+/// Basis on which a server is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Trust {
     /// The key that the state directory's file of known servers names. For a server without an
@@ -94,7 +94,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Which certificate the server must show.
+    /// The basis on which the server is trusted.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
@@ -108,8 +108,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long connecting may take in all, the resolution of the name included. The default is 5
-    /// seconds.
+    /// Time limit for connecting, including the resolution of the name. The default is 5 seconds.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -138,7 +137,7 @@ impl ClientBuilder {
             timeout,
         } = self;
         blocking(move || {
-            // Opening makes the directory, so only where it is needed.
+            // Opening creates the directory, so it is opened only if it is needed.
             let open = || StateDir::open(state_dir.as_deref());
             let identity = match identity {
                 Some(identity) => identity,

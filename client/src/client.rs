@@ -153,7 +153,7 @@ impl Client {
         UploadRequest::new(&self.connection, path)
     }
 
-    /// Asks whether the server answers, and for its software and this client's rights.
+    /// Checks that the server answers, and returns its software and this client's rights.
     ///
     /// # Errors
     /// As every request: the server's refusal, or a broken connection.
@@ -161,7 +161,7 @@ impl Client {
         self.connection.ask(Ping {}).await
     }
 
-    /// Asks for a file's content, which the returned handle receives.
+    /// Requests a file's content, which the returned handle receives.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -169,7 +169,7 @@ impl Client {
         download::get(&self.connection, get).await
     }
 
-    /// Offers `body` as the new content of a file; `moved` counts the bytes that were sent.
+    /// Uploads `body` as the content of a file; `moved` counts the bytes that were sent.
     ///
     /// # Errors
     /// The server's refusal, [`ClientError::Changed`] when a file changed while it was read, or a
@@ -183,7 +183,7 @@ impl Client {
         upload::put(&self.connection, put, body, moved).await
     }
 
-    /// Asks for the entries of a directory.
+    /// Lists the entries of a directory.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -191,7 +191,7 @@ impl Client {
         DirectoryListing::open(self.connection.clone(), list).await
     }
 
-    /// Asks for size, times, mode and version of a file or directory.
+    /// Requests size, times, mode and version of a file or directory.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -215,7 +215,7 @@ impl Client {
         self.connection.ask(delete).await
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -223,7 +223,7 @@ impl Client {
         self.connection.ask(make).await
     }
 
-    /// Lets the server copy a file or directory.
+    /// Copies a file or directory on the server.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -231,7 +231,7 @@ impl Client {
         self.connection.ask(copy).await
     }
 
-    /// Lets the server compute a file's digest.
+    /// Computes a file's digest on the server.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -239,7 +239,7 @@ impl Client {
         self.connection.ask(hash).await
     }
 
-    /// Asks for the contents of the server's memory cache.
+    /// Lists the entries of the server's memory cache.
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
@@ -254,7 +254,8 @@ impl Client {
     /// [`ClientError::NotPaired`] if the server doesn't accept the code, or fails to prove that it
     /// knows the code.
     pub async fn pair(&self, code: &PairingCode) -> Result<(), ClientError> {
-        // The proof is bound to this connection's keys, which are complete with the handshake.
+        // The proof is bound to keys that TLS exports only after the handshake. So a proof that an
+        // attacker relays from another connection is worthless.
         self.connection.handshake().complete().await?;
         let key = code.key();
         let quic = self.connection.quic();
@@ -270,12 +271,12 @@ impl Client {
         }
     }
 
-    /// Ends the connection and waits, for at most a second, until the server knows.
+    /// Closes the connection and waits, for at most a second, until the server has received that.
     pub async fn close(self) {
         self.connection.close().await;
     }
 
-    /// What the transfers of many files build on.
+    /// The connection, for transfers of many files.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }

@@ -1,8 +1,8 @@
-//! From a server's name to a connection: resolving, racing its addresses, resuming sessions.
+//! Connecting to a server by name: resolution, racing of addresses (RFC 8305), session resumption.
 //!
-//! A name may have addresses that lead nowhere. So attempts start one after another, address
-//! families in turn, without waiting for earlier ones to fail (RFC 8305). The first handshake that
-//! completes wins. If none does, the error lists what was tried and how each attempt ended.
+//! A name may have unreachable addresses. So attempts start one after another, address families in
+//! turn, without waiting for earlier ones to fail. The first handshake that completes wins. If none
+//! does, the error lists each attempt and its result.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,7 +40,7 @@ pub struct Connector {
     last_address: LastAddress,
 }
 
-/// The winner of a race.
+/// The attempt that completed its handshake first.
 #[derive(Debug)]
 struct Connected {
     endpoint: Endpoint,
@@ -74,15 +74,15 @@ impl Connector {
         })
     }
 
-    /// The same with another limit of time for connecting.
+    /// Sets the time limit for connecting.
     pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Connects to the first address of the server that answers, or again to the one that answered
-    /// last; in that case an error may come with the first request only.
+    /// Connects to the first address that answers, or resumes the session with the one that answered
+    /// last. After a resumption, an error may come only with the first request.
     pub(crate) async fn open(&self) -> Result<Connection, ClientError> {
-        // If it doesn't answer this time, the next attempt is made as if for the first time.
+        // Taken rather than read: if this address doesn't answer now, the next call races all.
         let last = handshake::lock(&self.last_address).take();
         let resumed = last.map(|address| self.resume(address)).transpose()?;
         match resumed.flatten() {
@@ -91,7 +91,7 @@ impl Connector {
         }
     }
 
-    /// A connection that may be used before its handshake is complete, if a session can be resumed.
+    /// Resumes a session if there is one. The connection can be used before its handshake is complete.
     fn resume(&self, address: SocketAddr) -> Result<Option<Connection>, ClientError> {
         let endpoint = endpoint_for(address)?;
         let begun = Instant::now();
@@ -141,7 +141,7 @@ impl Connector {
     }
 
     fn begin(&self, endpoint: &Endpoint, address: SocketAddr) -> Result<Connecting, ConnectError> {
-        // A zone names an interface of this machine; it is no part of the server's name.
+        // The zone (`%eth0`) names an interface of this machine and is not part of the TLS name.
         let host = self.server.host();
         let name = host.split_once('%').map_or(host, |(name, _zone)| name);
         let mut config = self.config.clone();
@@ -150,7 +150,7 @@ impl Connector {
     }
 }
 
-/// The addresses of one server, competing.
+/// Concurrent attempts to the addresses of one server.
 struct Race<'a> {
     connector: &'a Connector,
     attempts: JoinSet<(SocketAddr, Result<Connected, AttemptError>)>,
@@ -166,12 +166,13 @@ impl Race<'_> {
             tokio::select! {
                 biased;
                 Some(ended) = self.attempts.join_next() => {
-                    // An attempt that was aborted or panicked says nothing of its address.
+                    // An aborted or panicked attempt has no result for its address.
                     let Ok((address, result)) = ended else { continue };
                     match result {
                         Ok(connected) => return Ok(connected),
                         Err(error) => self.ended.push((address, error)),
                     }
+                    // A server that isn't trusted ends the race: its other addresses are no better.
                     if let Some(refusal) = self.connector.verifier.take_refusal() {
                         return Err(refusal.into());
                     }
@@ -231,7 +232,7 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// What to say when no attempt has won.
+    /// The error when no attempt has succeeded.
     fn lost(&mut self) -> ClientError {
         if let Some(refusal) = self.connector.verifier.take_refusal() {
             return refusal.into();
@@ -255,20 +256,20 @@ impl Race<'_> {
     }
 }
 
-/// An endpoint of its own for each attempt: what fails on one address can't disturb another.
+/// Creates an endpoint for one attempt, so that an error of its socket can't affect the others.
 fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
     let bound = socket::bind(socket::any_local_addr_for(address))
         .map_err(|error| ClientError::Socket(error.into()))?;
     for shortfall in bound.shortfalls() {
-        // Most users can't change it, so it is worth a line only in a verbose log.
+        // Most users can't change the limits of the kernel, so this is no warning.
         tracing::info!("{shortfall}");
     }
     socket::endpoint(bound, None, &AmplificationLimit::default())
         .map_err(|error| ClientError::Socket(error.into()))
 }
 
-/// The addresses without repetition, IPv6 and IPv4 in turn, beginning with what the resolver
-/// prefers.
+/// Interleaves IPv6 and IPv4 addresses (RFC 8305, §4), beginning with the family that the resolver
+/// prefers, without duplicates.
 fn alternate_families(found: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
     let mut families: [VecDeque<SocketAddr>; 2] = Default::default();
     let mut is_ipv6_preferred = None;
@@ -292,11 +293,11 @@ fn alternate_families(found: impl Iterator<Item = SocketAddr>) -> VecDeque<Socke
     addresses
 }
 
-/// How long connecting may take in all: long enough for a few lost packets on a slow path, short
-/// enough for a person who waits.
+/// Time limit for connecting: enough for a few lost packets on a slow path, and still short for an
+/// interactive user.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an attempt has before the next one starts beside it (RFC 8305, §8).
+/// Connection Attempt Delay: time before the next attempt starts (RFC 8305, §8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

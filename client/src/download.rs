@@ -47,8 +47,8 @@ impl<'a> DownloadRequest<'a> {
         }
     }
 
-    /// Receives only these bytes of the file. A range may end after the file's end, but not begin
-    /// there.
+    /// Receives only these bytes of the file. A range may end after the end of the file, but not
+    /// begin there.
     #[must_use]
     pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
         let start = match range.start_bound() {
@@ -101,12 +101,12 @@ impl<'a> DownloadRequest<'a> {
         self
     }
 
-    /// Downloads into the file `target`, with the modification time and permission bits that the
-    /// file has on the server, less those that this user's umask denies.
+    /// Downloads into the file `target`, with the modification time and permission bits of the file
+    /// on the server. The umask applies to the permission bits.
     ///
     /// # Errors
-    /// The server's refusal, a broken connection, or why writing failed. There is no trace of the
-    /// content then.
+    /// The server's refusal, a broken connection, or why writing failed. Then no part of the content
+    /// stays on disk.
     pub async fn to_file(self, target: impl AsRef<Path>) -> Result<Fetched, ClientError> {
         let download = get(self.connection, self.get).await?;
         let uncounted = AtomicU64::new(0);
@@ -122,7 +122,7 @@ impl<'a> DownloadRequest<'a> {
         match self.to_writer(Vec::new()).await {
             Ok((bytes, _)) => Ok(bytes),
             Err(WriteToError::Client(error)) => Err(error),
-            // Memory takes everything.
+            // Writing to memory fails only if it is exhausted.
             Err(WriteToError::Sink(error)) => {
                 Err(ClientError::disk(Path::new("memory"), "write to", error))
             }
@@ -130,7 +130,7 @@ impl<'a> DownloadRequest<'a> {
     }
 
     /// Downloads into `writer` and returns it once the content is verified. The bytes are written
-    /// as they arrive, before that is known.
+    /// as they arrive, before verification.
     ///
     /// # Errors
     /// The server's refusal, a broken connection, or why writing failed.
@@ -145,7 +145,7 @@ impl<'a> DownloadRequest<'a> {
     }
 }
 
-/// Asks for a file's content.
+/// Requests a file's content.
 pub(crate) async fn get(connection: &Connection, get: Get) -> Result<Download, ClientError> {
     let offset = get.offset;
     let wanted = get.length;
@@ -164,7 +164,7 @@ pub(crate) async fn get(connection: &Connection, get: Get) -> Result<Download, C
     })
 }
 
-/// A file's content, about to be received. Dropping it tells the server to stop.
+/// A file's content that is about to be received. Dropping it sends `STOP_SENDING`.
 #[derive(Debug)]
 pub struct Download {
     connection: Connection,
@@ -202,7 +202,7 @@ impl Download {
     }
 
     /// Receives the content into `sink` and returns it once the content is verified. The bytes are
-    /// written as they arrive, before that is known; `moved` counts them.
+    /// written as they arrive, before verification; `moved` counts them.
     ///
     /// # Errors
     /// [`ClientError::Changed`], [`ClientError::Damaged`], or why receiving or writing failed.
@@ -238,12 +238,12 @@ impl Download {
         Ok((received.sink, fetched))
     }
 
-    /// Receives the content into the file `target`, with the modification time and permission
-    /// bits that it has on the server, less those that this user's umask denies.
+    /// Receives the content into the file `target`, with the modification time and permission bits
+    /// of the file on the server. The umask applies to the permission bits.
     ///
     /// # Errors
     /// As [`Download::write_to`]; [`ClientError::LocalExists`] if `target` exists and is not to be
-    /// replaced. There is no trace of the content then.
+    /// replaced. Then no part of the content stays on disk.
     pub async fn save(
         self,
         target: &Path,
@@ -296,8 +296,8 @@ pub enum WriteToError {
     Client(#[from] ClientError),
 }
 
-/// A temporary file, removed when dropped. The blocking thread that writes to it owns it, so that it
-/// is removed only after the last write.
+/// Temporary file of a download, removed on drop. The blocking thread that writes to it owns it, so
+/// that it is removed only after the last write.
 #[derive(Debug)]
 struct Unfinished {
     file: PendingFile,
@@ -307,7 +307,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(target: &Path, options: SaveOptions) -> Result<Self, ClientError> {
-        // Only saves a useless transfer; `publish` checks again, without a race.
+        // This check only avoids a useless transfer; `publish` checks again, without a race.
         match fs::symlink_metadata(target) {
             Ok(found) if found.is_dir() => {
                 return Err(ClientError::Unsuitable {
@@ -329,7 +329,7 @@ impl Unfinished {
         })
     }
 
-    /// Gives the file its attributes, then its name.
+    /// Sets the attributes, then renames the file to its target.
     fn publish(self, modified: Time, mode: u32) -> Result<(), ClientError> {
         let Self {
             file,
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_replaced_unless_asked_even_if_it_appears_meanwhile() {
+    fn a_file_that_appears_meanwhile_is_replaced_only_with_overwrite() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("f");
         let file = Unfinished::create(&target, SaveOptions::default()).unwrap();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_the_way_and_a_missing_parent_are_told() {
+    fn a_directory_as_target_and_a_missing_parent_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let overwrite = SaveOptions {
             overwrite: true,

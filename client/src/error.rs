@@ -1,4 +1,4 @@
-//! Errors of the client, divided by what its user can do about them.
+//! Errors of the client library.
 //!
 //! Every message is one line in lower case that can follow a name and a colon. Text from the other
 //! side is escaped. [`ClientError::kind`] sorts them into a few kinds.
@@ -28,7 +28,7 @@ pub enum ClientError {
     UnknownHost {
         /// The host as it was given.
         host: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         #[source]
         source: io::Error,
     },
@@ -40,13 +40,13 @@ pub enum ClientError {
         /// The addresses that were tried, and how each attempt ended.
         attempts: Attempts,
     },
-    /// The server is not known to be the one that the user means.
+    /// The identity of the server could not be verified.
     #[error("{}", ErrorChain(.0.as_ref()))]
     NotTrusted(#[from] Box<Refusal>),
     /// The keys and authorities to trust can't be read.
     #[error("{}", ErrorChain(.0))]
     Trust(#[from] TrustError),
-    /// A server can't be remembered.
+    /// A server's key can't be added to the known servers.
     #[error("{}", ErrorChain(.0))]
     KnownServers(#[from] KnownServersError),
     /// This client's own key can't be read or generated.
@@ -86,7 +86,7 @@ pub enum ClientError {
     /// The connection broke.
     #[error("connection lost: {}", Escaped(&.0.to_string()))]
     Lost(ConnectionError),
-    /// The server ended the connection and said why.
+    /// The server closed the connection with this code.
     #[error("the server closed the connection: {0}")]
     Closed(ErrorCode),
     /// The content ended before its announced length.
@@ -98,7 +98,7 @@ pub enum ClientError {
     /// The content changed at either end during the transfer.
     #[error("changed while it was being sent")]
     Changed,
-    /// The content that arrived isn't what was sent.
+    /// The digest doesn't match the content that arrived.
     #[error("arrived damaged: its digest doesn't match")]
     Damaged,
     /// A local file of that name exists, and was not to be replaced.
@@ -111,7 +111,7 @@ pub enum ClientError {
         path: PathBuf,
         /// What was tried, as a verb.
         action: &'static str,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -138,13 +138,13 @@ pub enum ClientError {
     /// A name on the server can't be one on this system.
     #[error("{}: this system can't have a file of that name", Escaped(.0))]
     ForeignName(String),
-    /// So many names in a directory of the server aren't UTF-8.
-    #[error("{0} of its names can't travel because they aren't UTF-8")]
+    /// The number of names in a directory of the server that aren't UTF-8.
+    #[error("{0} of its names can't be sent because they aren't UTF-8")]
     Unnameable(u64),
 }
 
 impl ClientError {
-    /// What kind of failure this is.
+    /// Classifies the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownHost { .. }
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_one_line_whatever_the_names() {
+    fn messages_are_one_line_for_any_name() {
         let path = Path::new("a\nb\u{1b}[2J");
         let errors = [
             ClientError::disk(path, "open", io::ErrorKind::NotFound.into()),

@@ -59,9 +59,9 @@ impl Connection {
         &self.handshake
     }
 
-    /// Ends the connection and waits until the server knows, or could have known.
+    /// Closes the connection and waits until the server has acknowledged that, or had time to.
     pub(crate) async fn close(self) {
-        // Code 0 is none of the error codes: the client is done.
+        // Code 0 is not an error code; it means that the client is done.
         close::close(&self.quic, 0_u8.into(), b"");
         let known = async {
             tokio::select! {
@@ -69,7 +69,7 @@ impl Connection {
                 () = self.endpoint.wait_idle() => {}
             }
         };
-        // A server that has vanished can't answer.
+        // A server that is gone never answers.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, known).await;
     }
 
@@ -84,12 +84,12 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Sends a request that is one message, as early data where that is safe.
+    /// Sends a request that is one message, as 0-RTT data if it changes nothing.
     pub(crate) async fn send(&self, request: impl Into<Request>) -> Result<Receiver, ClientError> {
         let request = request.into();
         if self.handshake.completed().is_none() && request.may_be_early() {
             let receiver = self.send_now(&request).await;
-            // The reply comes along with the end of the handshake, so this wait costs nothing.
+            // The reply arrives with the end of the handshake or later, so this wait is free.
             if self.handshake.complete().await?.early_accepted {
                 return receiver;
             }
@@ -102,7 +102,7 @@ impl Connection {
         let (mut sender, receiver) = self.open_now().await?;
         match sender.send(request).await {
             Ok(()) => {}
-            // A server that stops reading has said in a reply why.
+            // A server that sends STOP_SENDING has put the reason into its reply.
             Err(SendError::Write(WriteError::Stopped(_))) => return Ok(receiver),
             Err(error) => return Err(self.send_error(error)),
         }
@@ -111,7 +111,7 @@ impl Connection {
         Ok(receiver)
     }
 
-    /// Opens the stream of a request after the handshake, when the request can't be replayed.
+    /// Opens the stream of a request once the handshake is complete, so that it can't be replayed.
     pub(crate) async fn open(&self) -> Result<(Sender, Receiver), ClientError> {
         self.handshake.complete().await?;
         self.open_now().await
@@ -168,7 +168,7 @@ impl Connection {
             ReceiveError::Read(ReadError::Reset(code)) => ClientError::of_code(from_quic(code)),
             ReceiveError::Read(ReadError::ConnectionLost(error)) => self.connection_error(error),
             ReceiveError::Decode(error) => ClientError::Unexpected(error),
-            // The rest are misuses of a stream, after which nothing comes either.
+            // The rest are misuses of a stream, after which no data arrives either.
             _ => ClientError::Truncated,
         }
     }
@@ -184,16 +184,18 @@ impl Connection {
 }
 
 /// Reads the end of a stream after its last message. Dropping the receiver earlier would send
-/// `STOP_SENDING` to a server that did nothing wrong. The message counts however the stream ends.
+/// `STOP_SENDING` to a server that did nothing wrong. The last message is valid even if the stream
+/// ends with an error.
 pub(crate) async fn read_to_end(receiver: &mut Receiver) {
     let _ = tokio::time::timeout(END_TIMEOUT, receiver.expect_end()).await;
 }
 
-/// Memory for the flow-control windows of a connection, in bytes: as much as any path makes use of.
+/// Memory for the flow-control windows of a connection, in bytes: more than the
+/// bandwidth-delay product of usual paths.
 const WINDOWS_BYTES: u64 = 96 * 1024 * 1024;
 
-/// How long the last packet may take to leave.
+/// Time limit for the acknowledgement of a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the end of a stream may come after its last message; it mostly comes along.
+/// Time limit for the end of a stream after its last message; both usually arrive together.
 const END_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,8 +1,8 @@
-//! The end of a connection's handshake, for which the first requests needn't wait.
+//! State of a connection's handshake, with 0-RTT resumption (RFC 9001, §4.6).
 //!
-//! A client that comes back resumes a TLS session and may send requests with its first packets
-//! (0-RTT data, RFC 9001, §4.6), which the server may decline. An attacker can replay those packets.
-//! So requests that change something wait here until the handshake is complete.
+//! A client that reconnects resumes a TLS session and may send requests with its first packets, which
+//! the server may reject. An attacker can replay those packets. So requests that change something
+//! wait here until the handshake is complete.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use crate::attempt::{AttemptError, refused};
 use crate::error::ClientError;
 use crate::known_servers::ServerId;
 
-/// How far a connection's handshake is.
+/// Progress of a connection's handshake.
 #[derive(Debug)]
 pub(crate) enum HandshakeState {
-    /// Connecting waited for its end.
+    /// It was complete before the connection was used.
     Complete(HandshakeDone),
-    /// Requests may be sent while it runs.
+    /// Requests may be sent before it is complete.
     InProgress {
         pending: Mutex<PendingHandshake>,
         /// Set while `pending` is locked.
@@ -34,7 +34,7 @@ pub(crate) enum HandshakeState {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HandshakeDone {
     pub(crate) took: Duration,
-    /// Whether the server took the requests that were sent as early data.
+    /// Whether the server accepted the requests that were sent as 0-RTT data.
     pub(crate) early_accepted: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct PendingHandshake {
     pub(crate) accepted: ZeroRttAccepted,
     pub(crate) begun: Instant,
     pub(crate) timeout: Duration,
-    /// Where to note that this address answers.
+    /// Gets the address once the server has answered.
     pub(crate) last_address: LastAddress,
     /// Set once it has failed.
     pub(crate) failed: Option<AttemptError>,
@@ -62,7 +62,7 @@ impl HandshakeState {
         }
     }
 
-    /// How it went, if it is complete.
+    /// The result, if it is complete.
     pub(crate) fn completed(&self) -> Option<HandshakeDone> {
         match self {
             Self::Complete(done) => Some(*done),
@@ -106,7 +106,7 @@ impl PendingHandshake {
         let address = self.connection.remote_address();
         if self.failed.is_none() {
             let failed = tokio::select! {
-                // A success stays one, however late it is asked for.
+                // A handshake that has succeeded is never reported as timed out.
                 biased;
                 early_accepted = &mut self.accepted => match self.connection.close_reason() {
                     Some(error) if !early_accepted && !is_servers_decision(&error) => error.into(),
@@ -119,7 +119,7 @@ impl PendingHandshake {
                 () = refused(address) => AttemptError::Refused,
                 () = sleep_until(self.begun + self.timeout) => AttemptError::NoAnswer,
             };
-            // A late packet must not make it a connection after all.
+            // Without this, a late packet could still establish the connection.
             self.connection.close(0_u8.into(), b"");
             self.failed = Some(failed);
         }
@@ -136,7 +136,7 @@ fn is_servers_decision(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::ApplicationClosed(_))
 }
 
-/// What `last_address` guards.
+/// Locks `last_address`; a panic elsewhere leaves the address valid.
 pub(crate) fn lock(last_address: &LastAddress) -> MutexGuard<'_, Option<SocketAddr>> {
     last_address.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! The servers whose keys the user has accepted.
+//! File of known servers: the keys that the user has accepted, like `known_hosts` of SSH.
 //!
-//! One line each, `host:port fingerprint`, in a file that people may edit. An entry is only ever
-//! added: a key that has changed is for the user to judge, who removes the line by hand.
+//! Each line is `host:port fingerprint`, and users may edit the file. Entries are only added. If a key
+//! has changed, the user has to decide, and removes the line by hand.
 
 use std::{
     fmt::{self, Write as _},
@@ -22,11 +22,11 @@ pub struct ServerId {
 }
 
 impl ServerId {
-    /// `host` is a name or an IP address, the latter with or without brackets.
+    /// Creates an identifier from a name or an IP address, the latter with or without brackets.
     ///
     /// # Errors
     ///
-    /// When `host` is empty or has a character that no name has.
+    /// When `host` is empty or has a character that is not allowed in names.
     pub fn new(host: &str, port: u16) -> Result<Self, ServerIdError> {
         let bare = host
             .strip_prefix('[')
@@ -44,7 +44,7 @@ impl ServerId {
         Ok(Self { host, port })
     }
 
-    /// The name or address, without brackets, as TLS checks it.
+    /// The name or address without brackets, which TLS verifies.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -126,13 +126,13 @@ impl KnownServers {
     ///
     /// # Errors
     ///
-    /// Names the file when it can't be read, and the line that is wrong, wherever it is: a file
-    /// that is half understood is no ground for trust.
+    /// Names the file when it can't be read, and any line that is wrong. A file that was only partly
+    /// understood must not decide about trust.
     pub fn find(&self, server: &ServerId) -> Result<Option<KnownServer>, KnownServersError> {
         find(&self.path(), &self.read()?, server)
     }
 
-    /// Remembers that `server` has this key. Any number of programs may do so at once.
+    /// Adds the key of `server`. Any number of programs may do so at once.
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl KnownServers {
     }
 }
 
-/// Why the known servers can't be told, or not be added to.
+/// Why the file of known servers can't be read or extended.
 #[derive(Debug, Error)]
 pub enum KnownServersError {
     /// The system refused to open or read the file, or it is no text.
@@ -181,7 +181,7 @@ pub enum KnownServersError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -224,11 +224,11 @@ pub enum EntryError {
     #[error("expected two words: host:port and a fingerprint")]
     Words,
     /// An earlier line has the same server.
-    #[error("{0} stands on an earlier line already")]
+    #[error("{0} is already on an earlier line")]
     Repeated(ServerId),
 }
 
-/// The entry for `server` in `text`, all of which must be right; `path` is for errors.
+/// Finds the entry for `server` in `text`, and checks every line; `path` is for errors.
 fn find(
     path: &Path,
     text: &str,
@@ -255,7 +255,7 @@ fn find(
     Ok(found)
 }
 
-/// One line: an entry, or nothing when it is blank or a comment.
+/// Parses a line: an entry, or nothing if it is blank or a comment.
 fn parse_line(line: &str) -> Result<Option<(ServerId, Fingerprint)>, EntryError> {
     let mut words = line.split_whitespace();
     let Some(server) = words.next().filter(|word| !word.starts_with('#')) else {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_server_is_refused() {
+    fn texts_that_name_no_server_are_refused() {
         let error = |text: &str| text.parse::<ServerId>().unwrap_err();
         assert_eq!(error("host"), ServerIdError::NoPort);
         assert_eq!(error("::1"), ServerIdError::NoPort);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_found_by_host_and_port() {
+    fn entries_are_found_by_host_and_port() {
         let (_base, known) = known_servers();
         assert_eq!(known.find(&id("a:1")).unwrap(), None);
         known.add(&id("a:1"), key(KEY)).unwrap();
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_wrote_stays() {
+    fn manual_edits_are_kept() {
         let (_base, known) = known_servers();
         let by_hand = format!("# mine\n\n  a:1   {KEY}");
         fs::write(known.path(), &by_hand).unwrap();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_reported_by_number_whichever_server_is_asked_for() {
+    fn wrong_lines_are_reported_by_number_for_every_server() {
         let (_base, known) = known_servers();
         for (line, expected) in [
             ("a:1".to_owned(), EntryError::Words),

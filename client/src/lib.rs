@@ -14,8 +14,8 @@
 #![doc = include_str!("../examples/fetch.rs")]
 //! ```
 //!
-//! The first line of `fetch` connects with this user's own key, which is generated at first use and
-//! kept in the platform's directory for application state. The server has to know that key:
+//! The first line of `fetch` connects with this user's own key. It is generated at first use and kept
+//! in the platform's directory for application state. The server has to know that key:
 //! [`Client::pair`] registers it with a code from the server's operator. The client in turn accepts
 //! the server only if it [knows the server's key](known_servers), or if the platform trusts its
 //! certificate. [`Trust`] has the alternatives.

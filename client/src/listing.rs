@@ -1,8 +1,7 @@
-//! Listings as they arrive, page by page.
+//! Listings of directories and of the cache, received page by page.
 //!
-//! Only one page is held at a time, so neither a large directory nor a server that never stops
-//! can fill the memory. Entries come in strictly ascending order of their names, which also means
-//! that no name comes twice and every listing ends.
+//! Only one page is in memory at a time, so a large directory or a malicious server can't exhaust
+//! it. Names must be in strictly ascending order, so no name is repeated and every listing ends.
 
 use std::collections::VecDeque;
 
@@ -26,7 +25,7 @@ pub struct DirectoryListing {
 }
 
 impl DirectoryListing {
-    /// Asks, and receives the first page, so that a refusal is known at once.
+    /// Sends the request and receives the first page, so that a refusal is reported at once.
     pub(crate) async fn open(connection: Connection, list: List) -> Result<Self, ClientError> {
         let last_name = list.after.clone();
         let receiver = connection.send(list).await?;
@@ -53,13 +52,14 @@ impl DirectoryListing {
         Ok(self.entries.pop_front())
     }
 
-    /// How many names of the directory can't travel; known at the end.
+    /// Number of names that can't be sent because they aren't UTF-8; complete at the end.
     pub fn unnameable(&self) -> u64 {
         self.unnameable
     }
 
     async fn receive_page(&mut self) -> Result<(), ClientError> {
         let page: Page = self.connection.answer(&mut self.receiver).await?;
+        // Otherwise a server could keep the client busy with empty pages forever.
         if page.entries.is_empty() && !page.last {
             return Err(ClientError::Unexpected(DecodeError::Malformed));
         }
@@ -83,7 +83,7 @@ impl DirectoryListing {
     }
 }
 
-/// What the server's memory cache holds.
+/// The entries of the server's memory cache.
 #[derive(Debug)]
 pub struct CacheListing {
     connection: Connection,
@@ -107,7 +107,7 @@ impl CacheListing {
         Ok(listing)
     }
 
-    /// The most bytes the cache may hold; 0 if it is off.
+    /// Capacity of the cache in bytes; 0 if it is disabled.
     pub fn limit(&self) -> u64 {
         self.limit
     }

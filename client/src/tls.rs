@@ -1,4 +1,4 @@
-//! The client's TLS settings; which servers to trust is up to [`trust`](crate::trust).
+//! TLS configuration of the client; [`trust`](crate::trust) verifies the server.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::trust::ServerVerifier;
 
-/// The TLS settings with which quinn connects as `identity` to a server that `verifier` accepts.
+/// Creates the TLS configuration to connect as `identity` to a server that `verifier` accepts.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ pub(crate) fn client_config(
     )?)?)
 }
 
-/// Why the TLS settings could not be made.
+/// Why there is no TLS configuration.
 #[derive(Debug, Error)]
 pub enum TlsSetupError {
     /// rustls refused the identity.
@@ -36,7 +36,7 @@ pub enum TlsSetupError {
     InitialSuite(#[from] NoInitialCipherSuite),
 }
 
-/// The settings beneath [`client_config`].
+/// The configuration of rustls in [`client_config`].
 pub(crate) fn rustls_config(
     identity: &Identity,
     verifier: Arc<ServerVerifier>,
@@ -47,9 +47,9 @@ pub(crate) fn rustls_config(
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(identity.chain().to_vec(), identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Only what changes nothing is sent as early data, see `handshake.rs`.
+    // Only requests that change nothing are sent as early data, see `handshake.rs`.
     config.enable_early_data = true;
-    // Decompression would run on bytes of a peer that has proved nothing yet.
+    // Decompression would process data of a peer that isn't authenticated yet.
     config.cert_compressors = Vec::new();
     config.cert_decompressors = Vec::new();
     Ok(config)

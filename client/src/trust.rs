@@ -1,10 +1,9 @@
-//! Whether a server is the one the user means.
+//! Verification of a server's certificate.
 //!
-//! TLS asks in the middle of a handshake and can't wait for a person. So a [`ServerVerifier`]
-//! decides at once from what is known, and a server it can't vouch for fails the handshake and
-//! leaves a [`Refusal`], from which the caller may ask the user and connect again, pinned to the
-//! key that was presented. Whatever is decided, the server must prove to hold the key: there is no
-//! way to skip that.
+//! TLS asks in the middle of a handshake and can't wait for a user. So a [`ServerVerifier`] decides at
+//! once from what is stored. A server that it can't verify fails the handshake and leaves a
+//! [`Refusal`]. The caller may then ask the user, and connect again, pinned to the key that was
+//! presented. In every case the server must prove possession of the key.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,7 +26,7 @@ use thiserror::Error;
 
 use crate::known_servers::{KnownServer, KnownServers, KnownServersError, ServerId};
 
-/// Decides about one server, for one connection or several.
+/// Verifies the certificate of one server, for one connection or several.
 #[derive(Debug)]
 pub struct ServerVerifier {
     server: ServerId,
@@ -37,9 +36,8 @@ pub struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    /// Trusts `server` by its entry among the known servers in `dir`; without one, when it has
-    /// the user's own server identity from `dir`, or a certificate for its name from an authority
-    /// that the platform trusts.
+    /// Trusts `server` by its entry among the known servers in `dir`. Without an entry, it trusts
+    /// the user's own server identity in `dir`, and certificates that the platform trusts.
     ///
     /// # Errors
     ///
@@ -59,7 +57,7 @@ impl ServerVerifier {
         Ok(Self::with_basis(server, basis))
     }
 
-    /// Trusts `server` by the authorities in the PEM file `ca` alone, its name checked.
+    /// Trusts `server` if an authority in the PEM file `ca` has certified its name.
     ///
     /// # Errors
     ///
@@ -83,7 +81,7 @@ impl ServerVerifier {
         Ok(Self::with_basis(server, basis))
     }
 
-    /// Trusts `server` by the key `fingerprint` alone, to which the user has agreed.
+    /// Trusts `server` only with the key `fingerprint`, which the user has accepted.
     pub fn pinned(server: ServerId, fingerprint: Fingerprint) -> Self {
         Self::with_basis(server, TrustBasis::Pinned(fingerprint))
     }
@@ -97,7 +95,7 @@ impl ServerVerifier {
         }
     }
 
-    /// Why the last handshake was refused here, if it was; asked once, when connecting failed.
+    /// Takes the reason for which the last handshake was refused here, if it was.
     pub(crate) fn take_refusal(&self) -> Option<Box<Refusal>> {
         self.refusal
             .lock()
@@ -109,7 +107,7 @@ impl ServerVerifier {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
     }
 
-    /// Judges the certificate, but not whether the server has its key.
+    /// Verifies the certificate, but not possession of its key.
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Box<Refusal>> {
         let server = self.server.clone();
         let Ok(seen) = Fingerprint::of_certificate(presented.end_entity) else {
@@ -219,7 +217,7 @@ impl ServerCertVerifier for ServerVerifier {
 /// Why a server was not trusted.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum Refusal {
-    /// Nothing vouches for it. The user may: then connect again, pinned to `seen`.
+    /// Nothing authenticates it. If the user accepts `seen`, connect again, pinned to that.
     #[error("{server} is not known; its key is {seen}")]
     Unknown {
         /// The server.
@@ -227,7 +225,7 @@ pub enum Refusal {
         /// The key that was presented.
         seen: Fingerprint,
     },
-    /// It showed another key than the one it is known by.
+    /// It presented another key than the one in the known servers.
     #[error(
         "the key of {server} has changed: known is {known}, shown was {seen}; an attacker may be \
          intercepting the connection. If the change is intended, remove line {line} of {file:?}"
@@ -244,26 +242,26 @@ pub enum Refusal {
         /// The entry's line in it, counted from 1.
         line: usize,
     },
-    /// It showed another key than the one to which the user had agreed a moment before.
+    /// It presented another key than the one that the user accepted before.
     #[error("{server} showed the key {seen} and not {agreed} as before")]
     NotPinned {
         /// The server.
         server: ServerId,
-        /// The key to which the user agreed.
+        /// The key that the user accepted.
         agreed: Fingerprint,
         /// The key that was presented.
         seen: Fingerprint,
     },
-    /// The authorities given vouch for it, but under another name.
+    /// The given authorities have certified it, but for another name.
     #[error("the certificate of {server} is for another name")]
     WrongName {
         /// The server.
         server: ServerId,
-        /// Which names it is for.
+        /// The names in the certificate.
         #[source]
         source: Error,
     },
-    /// The authorities given do not vouch for it.
+    /// The given authorities have not certified it.
     #[error("the certificate of {server} is not valid by {file:?}")]
     NotByCa {
         /// The server.
@@ -274,13 +272,13 @@ pub enum Refusal {
         #[source]
         source: Error,
     },
-    /// It showed a certificate without having its key.
+    /// It presented a certificate without possession of its key.
     #[error("{server} showed a certificate whose key it does not have")]
     NotProved {
         /// The server.
         server: ServerId,
     },
-    /// It showed something that is no certificate.
+    /// It presented something that is not a certificate.
     #[error("{server} showed a malformed certificate")]
     Malformed {
         /// The server.
@@ -289,7 +287,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What the server hears.
+    /// The TLS alert that is sent to the server.
     fn alert(&self) -> Error {
         Error::InvalidCertificate(match self {
             Self::Unknown { .. } => CertificateError::UnknownIssuer,
@@ -303,16 +301,16 @@ impl Refusal {
     }
 }
 
-/// Why there is no deciding about a server at all.
+/// Why a server can't be verified at all.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    /// The known servers can't be told.
+    /// The file of known servers can't be used.
     #[error(transparent)]
     KnownServers(#[from] KnownServersError),
     /// A file with keys or certificates can't be used.
     #[error(transparent)]
     Certs(#[from] CertsError),
-    /// A certificate that can't stand for an authority.
+    /// A certificate that can't be used as an authority.
     #[error("{path:?} has a certificate that can't be used as an authority")]
     Ca {
         /// The file.
@@ -326,28 +324,28 @@ pub enum TrustError {
     Verifier(#[source] VerifierBuilderError),
 }
 
-/// What a server is judged by.
+/// Basis of the decision about a server.
 #[derive(Debug)]
 enum TrustBasis {
-    /// The authorities that the user named, and nothing else.
+    /// Only the authorities that the user named.
     Ca {
         verifier: Arc<WebPkiServerVerifier>,
         file: PathBuf,
     },
-    /// The key to which the user agreed just now.
+    /// The key that the user accepted just now.
     Pinned(Fingerprint),
-    /// The entry among the known servers, which beats what follows: a server that was once
-    /// accepted by its key can't be replaced by another with a certificate for its name.
+    /// The entry among the known servers. It has precedence over `Unknown`, so that a certificate
+    /// for the name can't replace a key that was accepted once.
     Known { entry: KnownServer, file: PathBuf },
-    /// The user's own identity, then the platform's authorities. The latter are many to load and
-    /// rarely needed, hence only when asked.
+    /// The user's own identity, then the platform's authorities. The latter are slow to load and
+    /// rarely needed, so they are loaded on first use.
     Unknown {
         own: Option<Fingerprint>,
         platform: OnceLock<Option<Arc<dyn ServerCertVerifier>>>,
     },
 }
 
-/// What the server showed, with what a verifier needs besides.
+/// The certificates that the server presented, with the other arguments of a verifier.
 struct Presented<'a> {
     end_entity: &'a CertificateDer<'a>,
     intermediates: &'a [CertificateDer<'a>],
@@ -370,7 +368,7 @@ impl Presented<'_> {
     }
 }
 
-/// `None` on a system without authorities, which then trust no certificate.
+/// Loads the authorities of the platform; `None` on a system without them.
 fn platform_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<dyn ServerCertVerifier>> {
     let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(provider)).ok()?;
     Some(Arc::new(verifier))

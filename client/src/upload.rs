@@ -1,8 +1,8 @@
 //! Uploads of single files.
 //!
-//! A server may refuse from the header alone, while the body is still being sent. So the reply is
-//! awaited from the start, and whichever ends first decides. A file that changes while it is read
-//! is not published: its digest would only confirm a mixture of old and new. See PROTOCOL.md, "Put".
+//! A server may refuse an upload after its header, while the body is still being sent. So the client
+//! waits for the reply from the start. A file that changes while it is read is not published, because
+//! its digest would confirm a mixture of old and new. See PROTOCOL.md, "Put".
 
 use std::fs::{File, Metadata};
 use std::io::{Cursor, Read};
@@ -215,7 +215,7 @@ impl LocalFile {
     /// Adds all of the file to `bytes`, in this thread.
     ///
     /// # Errors
-    /// If it can't be read, or isn't what it was when it was opened.
+    /// If it can't be read, or has changed since it was opened.
     pub(crate) fn read_into(&self, bytes: &mut Vec<u8>) -> Result<(), ClientError> {
         let size = self.size();
         bytes.reserve(usize::try_from(size).unwrap_or(0));
@@ -250,12 +250,12 @@ impl LocalFile {
     }
 }
 
-/// What to do about a symbolic link where a file is expected.
+/// Treatment of a symbolic link where a file is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// Open its target: the user named it.
+    /// Open its target, because the user named the link.
     Follow,
-    /// Refuse it: it was found in a directory, and may have replaced a file since.
+    /// Refuse it. In a directory walk, a link may have replaced a file since the listing.
     Refuse,
 }
 
@@ -288,7 +288,7 @@ impl<R: Read + Send + 'static> UploadBody<R> {
     }
 }
 
-/// A file's state when it was opened, to be compared with its state after the last read.
+/// Size and modification time when the file was opened, compared again after the last read.
 #[derive(Debug)]
 struct Unchanged {
     file: Arc<File>,
@@ -331,7 +331,7 @@ pub(crate) async fn put<R: Read + Send + 'static>(
     };
     let digest = match sent {
         Ok(digest) => digest,
-        // A server that stops reading has said why, or says it now.
+        // A server that stops reading sends the reason in its reply.
         Err(Unsent::Stopped) => {
             return match answer.await {
                 Err(error) => Err(error),
@@ -347,9 +347,9 @@ pub(crate) async fn put<R: Read + Send + 'static>(
     })
 }
 
-/// Why a request or its body didn't go out whole.
+/// Why a request or its body was not sent completely.
 enum Unsent {
-    /// The server doesn't want it.
+    /// The server sent `STOP_SENDING`; its reply has the reason.
     Stopped,
     Failed(ClientError),
 }
@@ -363,7 +363,7 @@ impl Unsent {
     }
 }
 
-/// Sends request, body and trailer. The stream is reset unless all of it went out.
+/// Sends request, body and trailer. The stream is reset unless all of it was sent.
 async fn send<R: Read + Send + 'static>(
     connection: &Connection,
     sender: &mut Sender,
@@ -376,7 +376,8 @@ async fn send<R: Read + Send + 'static>(
         path,
         unchanged,
     } = content;
-    let (size, hasher) = (put.size, put.digest.hasher());
+    let size = put.size;
+    let hasher = put.digest.hasher();
     sender
         .send(&Request::from(put))
         .await
@@ -408,7 +409,7 @@ async fn send<R: Read + Send + 'static>(
         })
         .await
         .map_err(|error| Unsent::send(connection, error))?;
-    // Fails only for a stream that the server stopped meanwhile; its reply says why.
+    // Fails only for a stream that the server stopped meanwhile; its reply has the reason.
     let _ = sender.finish();
     Ok(digest)
 }
@@ -474,7 +475,8 @@ mod tests {
             assert!(error.to_string().contains("is a directory"), "{error}");
             let error = LocalFile::open_now("/dev/null".into(), Links::Follow).unwrap_err();
             assert!(error.to_string().contains("neither"), "{error}");
-            let (file, link) = (directory.path().join("f"), directory.path().join("l"));
+            let file = directory.path().join("f");
+            let link = directory.path().join("l");
             fs::write(&file, "").unwrap();
             std::os::unix::fs::symlink(&file, &link).unwrap();
             LocalFile::open_now(link.clone(), Links::Follow).unwrap();

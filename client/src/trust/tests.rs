@@ -196,9 +196,10 @@ fn an_entry_for_another_port_is_no_ground() {
 }
 
 #[test]
-fn a_changed_key_is_refused_and_told_how_to_mend() {
+fn a_changed_key_is_refused_with_the_line_to_remove() {
     let world = World::new();
-    let (before, now) = (stranger(), stranger());
+    let before = stranger();
+    let now = stranger();
     fs::write(world.known_servers().path(), "# mine\n").unwrap();
     let known = world.known_servers();
     known.add(&server_id(), before.fingerprint()).unwrap();
@@ -236,7 +237,7 @@ fn an_entry_beats_the_own_identity_and_the_platform() {
 }
 
 #[test]
-fn the_platform_vouches_for_a_server_under_its_name_only() {
+fn the_platform_authenticates_a_server_under_its_name_only() {
     let world = World::new();
     let named = stranger();
     accept(&world.verifier_with_platform(&named), &named);
@@ -246,7 +247,7 @@ fn the_platform_vouches_for_a_server_under_its_name_only() {
 }
 
 #[test]
-fn a_given_authority_vouches_alone_and_for_the_name() {
+fn a_given_authority_authenticates_alone_and_for_the_name() {
     let world = World::new();
     let (ca, server) = issued(&world, HOST);
     let ca = world.ca_file(&ca);
@@ -265,7 +266,7 @@ fn a_given_authority_vouches_alone_and_for_the_name() {
 }
 
 #[test]
-fn a_given_authority_does_not_vouch_for_another_name() {
+fn a_given_authority_does_not_authenticate_another_name() {
     let world = World::new();
     let (ca, server) = issued(&world, "elsewhere.example");
     let ca = world.ca_file(&ca);
