@@ -56,7 +56,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
 /// Why a command failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// The operands make no sense.
+    /// The operands are invalid.
     #[error(transparent)]
     Operand(#[from] OperandError),
     /// The request, the transfer or the connection failed.
@@ -73,7 +73,7 @@ pub(crate) enum CommandError {
         /// The flags that could have avoided it.
         flags: HintFlags,
     },
-    /// A text is no pairing code.
+    /// A text is not a pairing code.
     #[error(transparent)]
     Code(#[from] CodeError),
     /// Results can't be printed.
@@ -82,7 +82,7 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
-    /// Prints the error, and tells the exit status.
+    /// Prints the error, and returns the exit status.
     pub(crate) fn report(&self, session: &CliSession) -> Exit {
         let output = &session.output;
         match self {
@@ -112,7 +112,7 @@ impl CommandError {
     }
 }
 
-/// Names what an error is about.
+/// Adds the path to an error.
 trait ErrorContext<T> {
     fn about(self, path: &RemotePath) -> Result<T, CommandError>;
 }
@@ -160,7 +160,7 @@ impl FirstFailure {
     }
 }
 
-/// A path as JSON has it: exact, with a leading slash.
+/// The JSON form of a path: exact, with a leading slash.
 pub(crate) fn json_path(path: &RemotePath) -> Value {
     match path.is_root() {
         true => json!("/"),
@@ -168,7 +168,7 @@ pub(crate) fn json_path(path: &RemotePath) -> Value {
     }
 }
 
-/// A kind as JSON has it.
+/// The JSON form of a kind.
 fn json_kind(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::File => "file",

@@ -1,4 +1,4 @@
-//! What holds for every command, as meant.
+//! Options of every command, interpreted.
 
 use std::path::PathBuf;
 
@@ -7,43 +7,43 @@ use quire_transport::congestion::CongestionControl;
 
 use crate::args::{EachArgs, GlobalArgs};
 
-/// What the user may choose for all that one run of the program does.
+/// Options that hold for a whole run of the program.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// Where keys and known servers are kept; the platform's place if absent.
+    /// Directory of keys and known servers; the platform's default if absent.
     pub state_dir: Option<PathBuf>,
     /// A file with the key and certificate to connect with, instead of those in the state
     /// directory.
     pub identity: Option<PathBuf>,
-    /// A file with the certificates that alone decide which servers are trusted.
+    /// A file with the only authorities whose certificates are trusted.
     pub ca: Option<PathBuf>,
-    /// Whether the key of a server that is not known yet is accepted and remembered. An attacker
-    /// who answers in its place at that moment is trusted from then on.
+    /// Whether the key of an unknown server is accepted and remembered. An attacker that intercepts
+    /// this first connection is trusted from then on.
     pub trust_on_first_use: bool,
-    /// How connections find the rate they send at.
+    /// Congestion control for data that is sent.
     pub congestion: CongestionControl,
     /// The kind of digest that the user asked for.
     pub digest: Option<DigestKind>,
     /// Whether results are printed as JSON.
     pub json: bool,
-    /// Whether it is said what limited a transfer.
+    /// Whether the bottleneck of a transfer is printed.
     pub verdicts: bool,
-    /// Whether nothing but results and errors is printed.
+    /// Whether only results and errors are printed.
     pub quiet: bool,
 }
 
 impl Config {
-    /// The kind of digest that proves a transfer.
+    /// The kind of digest that verifies a transfer.
     pub(crate) fn transfer_digest(&self) -> DigestKind {
         self.digest.unwrap_or_default()
     }
 
-    /// The kind of digest that the server is asked to compute: one that people can compare.
+    /// The kind of digest for `hash`: a cryptographic one, for which other tools exist.
     pub(crate) fn hash_digest(&self) -> DigestKind {
         self.digest.unwrap_or(DigestKind::Blake3)
     }
 
-    /// These choices with those made for one command.
+    /// These options with those of one command.
     pub(crate) fn with_each(&self, args: &EachArgs) -> Self {
         Self {
             digest: args.digest.or(self.digest),

@@ -10,7 +10,7 @@ pub enum Exit {
     Done = 0,
     /// A failure without a status of its own.
     Failed = 1,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage = 2,
     /// There is no such file or directory.
     NotFound = 3,

@@ -1,9 +1,9 @@
-//! Hints after an error: the flag or command that helps.
+//! Hints in error messages: the flag or command that helps.
 
 use quire_client::trust::Refusal;
 use quire_client::{ClientError, ErrorCode};
 
-/// The flags that a command takes, as far as they could have avoided an error of the server.
+/// The flags of a command that could have avoided an error of the server.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HintFlags {
     /// Whether it takes `--force`.
@@ -48,7 +48,7 @@ pub(crate) fn with_hint(error: &ClientError, flags: HintFlags) -> String {
         }
         error => match error.code() {
             Some(ErrorCode::EXISTS) if flags.force => format!("{error} {FORCE}"),
-            // The server's own phrase speaks of a recursive request.
+            // The server's phrase is about the protocol's recursive flag, not about `-r`.
             code if code.is_some() && code == flags.recursive => {
                 format!("is a directory {RECURSIVE}")
             }

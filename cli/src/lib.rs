@@ -1,7 +1,7 @@
-//! The program `quire`.
+//! Parts of the program `quire`, a command-line client.
 //!
-//! [`args`] is the command line, [`config`] and [`operand`] what it means, and [`commands`] what it
-//! does, within one [`CliSession`]. [`menu`] is the interactive client on top.
+//! [`args`] defines the command line; [`config`] and [`operand`] interpret it. [`commands`] runs
+//! commands within one [`CliSession`]. [`menu`] is the interactive client on top.
 
 pub mod args;
 pub mod commands;

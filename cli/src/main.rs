@@ -91,5 +91,5 @@ fn start_log(verbose: u8) {
         .init();
 }
 
-/// How long blocking threads have to end: more than one write of a batch takes on a slow disk.
+/// Time limit for blocking threads to end: longer than the write of one batch on a slow disk.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);

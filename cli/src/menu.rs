@@ -1,8 +1,7 @@
 //! The interactive client: commands from a terminal or a pipe, over one connection.
 //!
-//! A line becomes the [`ClientCommand`](crate::args::ClientCommand) that the command line would make,
-//! with server and current directory put before its paths, and runs through the same
-//! [`commands::run`]. An error is printed and the session goes on. An interrupt drops only the
+//! A line is parsed into the same [`ClientCommand`](crate::args::ClientCommand) as on the command
+//! line, and [`commands::run`] runs it. Server and current directory are added to its paths. An error is printed and the session goes on. An interrupt drops only the
 //! running command, which removes its unfinished files. From a pipe, the first failure ends the
 //! session, since later commands may rely on the one that failed.
 
@@ -89,7 +88,7 @@ struct Menu<'a> {
     reader: Option<Reader>,
 }
 
-/// What a line led to.
+/// Result of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineResult {
     Went(Exit),
@@ -247,7 +246,7 @@ impl Menu<'_> {
         Ok(())
     }
 
-    /// What is under `path` on the server.
+    /// The kind of `path` on the server.
     async fn remote_kind(&self, path: &RemotePath) -> Result<EntryKind, ClientError> {
         let client = self.session.client(self.cwd.server()).await?;
         let stat = Stat { path: path.clone() };
@@ -325,7 +324,7 @@ impl Menu<'_> {
         }
     }
 
-    /// Asks one question; nothing if there is no answer.
+    /// Asks one question; `None` if there is no answer.
     async fn ask(&mut self, question: &str, kind: PromptKind) -> Option<String> {
         match self.read(format!("{question}? "), kind).await {
             Typed::Line(answer) if !answer.trim().is_empty() => Some(answer.trim().to_owned()),
@@ -394,8 +393,8 @@ impl Menu<'_> {
     }
 }
 
-/// In the state directory, which other users can't read.
+/// The history in the state directory, which other users can't read.
 const HISTORY_FILE: &str = "history";
 
-/// Before a command in a pipe whose failure doesn't end the session, as with `sftp -b`.
+/// Prefix of a command in a pipe whose failure doesn't end the session, as in `sftp -b`.
 const MAY_FAIL: &str = "- ";

@@ -1,4 +1,4 @@
-//! Operands: what `HOST[:PORT]/PATH` names, and which operand of several is which.
+//! Parsing of operands: `HOST[:PORT]/PATH`, local paths, and `-`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use quire_shared::{Escaped, RemotePath};
 
 use quire_client::known_servers::{ServerId, ServerIdError};
 
-/// Something on a server.
+/// A path on a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// The server.
@@ -21,10 +21,10 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Reads `HOST[:PORT][/PATH]`.
+    /// Parses `HOST[:PORT][/PATH]`.
     ///
     /// # Errors
-    /// What is wrong with which part.
+    /// The part that is wrong, and why.
     pub fn parse(text: &str) -> Result<Self, OperandError> {
         let (server, path) = text.split_once('/').unwrap_or((text, ""));
         let error = |reason| OperandError::Remote {
@@ -38,7 +38,7 @@ impl Remote {
         })
     }
 
-    /// Reads `HOST[:PORT]/PATH`, whose path may not be that of the root.
+    /// Parses `HOST[:PORT]/PATH`, whose path must not be the root.
     ///
     /// # Errors
     /// As [`Remote::parse`]; also without a path.
@@ -53,7 +53,7 @@ impl Remote {
         Ok(remote)
     }
 
-    /// As [`Remote::parse`], of what need not be UTF-8.
+    /// As [`Remote::parse`], for text that may not be UTF-8.
     ///
     /// # Errors
     /// As [`Remote::parse`].
@@ -68,7 +68,7 @@ impl Remote {
     }
 }
 
-/// Reads `HOST[:PORT]`, an IPv6 address in brackets.
+/// Parses `HOST[:PORT]`, with an IPv6 address in brackets.
 fn parse_server(text: &str) -> Result<ServerId, RemoteError> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -99,11 +99,11 @@ fn parse_server(text: &str) -> Result<ServerId, RemoteError> {
     Ok(ServerId::new(host, port)?)
 }
 
-/// An operand that makes no sense, or operands that don't fit together.
+/// An operand that is invalid, or operands that don't fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperandError {
-    /// Not something on a server.
+    /// Not a path on a server.
     #[error("`{operand}` is not HOST[:PORT]/PATH: {reason}")]
     Remote {
         /// The operand, safe to show.
@@ -132,7 +132,7 @@ pub enum RemoteError {
     /// Nothing after the slash.
     #[error("no path")]
     NoPath,
-    /// What follows the colon.
+    /// The text after the colon is not a port.
     #[error("not a port")]
     Port,
     /// Colons without brackets, or brackets without their partner.
@@ -149,21 +149,21 @@ pub enum RemoteError {
     Path(PathError),
 }
 
-/// What `get` is asked for.
+/// Operands of `get`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GetOperands {
     pub(crate) sources: Vec<Remote>,
     pub(crate) target: Target,
 }
 
-/// Where content goes.
+/// Target of a download.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Stdout,
     Local(PathBuf),
 }
 
-/// Tells sources and target of `get` apart.
+/// Separates sources and target of `get`.
 pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, OperandError> {
     let (sources, target) = match operands {
         [first, .., last] if !is_on_server_of(last, first) => {
@@ -192,7 +192,7 @@ fn is_on_server_of(operand: &OsStr, first: &OsStr) -> bool {
     host(first).is_some_and(|first| host(operand).is_some_and(|host| host == first))
 }
 
-/// Reads operands that have to be on one server.
+/// Parses operands that have to be on one server.
 pub(crate) fn on_one_server<'a>(
     operands: impl IntoIterator<Item = &'a String>,
 ) -> Result<Vec<Remote>, OperandError> {

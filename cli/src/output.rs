@@ -1,7 +1,7 @@
-//! What the program prints: results to standard output, all else to standard error.
+//! Output of the program: results to standard output, messages to standard error.
 //!
-//! Nothing else prints, so this is where a progress bar gives way to a message, and where a reader
-//! that went away is noticed. Callers pass text that is safe to show; in JSON names stand exactly.
+//! No other module prints. So a progress bar can be suspended for a message, and a closed pipe is
+//! handled in one place. Callers pass text whose control characters are escaped; JSON has exact names.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use quire_client::ClientError;
 
 use crate::hint::{HintFlags, with_hint};
 
-/// Where results and messages go, and in which form.
+/// Destination and form of results and messages.
 #[derive(Debug)]
 pub struct Output {
     json: bool,
@@ -57,7 +57,7 @@ impl Output {
     /// Prints a result: a line of text, or an object in JSON.
     ///
     /// # Errors
-    /// If standard output can't be written to, perhaps because its reader went away.
+    /// If standard output can't be written to, for example because its pipe is closed.
     pub(crate) fn result(
         &self,
         text: impl FnOnce() -> String,
@@ -77,7 +77,7 @@ impl Output {
         })
     }
 
-    /// Prints a result that exists in JSON alone.
+    /// Prints a result that has no form but JSON.
     ///
     /// # Errors
     /// As [`Output::result`].
@@ -88,7 +88,7 @@ impl Output {
         }
     }
 
-    /// Sees to it that all results are out.
+    /// Flushes the results.
     ///
     /// # Errors
     /// As [`Output::result`].
@@ -96,17 +96,17 @@ impl Output {
         lock(&self.results).flush()
     }
 
-    /// Tells something that is no result, unless the user wants quiet.
+    /// Prints a message that is not a result, unless --quiet was given.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             self.message(text);
         }
     }
 
-    /// Prints an error about `name`, which is safe to show and may be empty, with a hint at the flag
-    /// of the command that helps.
+    /// Prints an error about `name`, which is escaped and may be empty, with a hint at the flag of the
+    /// command that helps.
     pub(crate) fn error(&self, name: &str, error: &ClientError, flags: HintFlags) {
-        // These name what they are about, or concern everything.
+        // These errors contain the name already, or are about the connection.
         let names_itself = error.is_connection_lost()
             || matches!(
                 error,
@@ -124,7 +124,7 @@ impl Output {
         }
     }
 
-    /// Tells a person something, as it is.
+    /// Prints a line to standard error.
     pub fn message(&self, text: &str) {
         // An error of writing to standard error can't be reported anywhere.
         let _ = self.without_bar(|| writeln!(io::stderr(), "{text}"));
@@ -145,7 +145,7 @@ impl Output {
     }
 }
 
-/// Takes the bar away when dropped.
+/// Removes the bar on drop.
 #[derive(Debug)]
 pub(crate) struct ShownBar<'a>(&'a Output);
 
@@ -162,7 +162,7 @@ pub(crate) fn shown(path: &Path) -> String {
     Escaped(&path.to_string_lossy()).to_string()
 }
 
-/// What a panic left behind is still text.
+/// Locks `mutex`; its content stays valid after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

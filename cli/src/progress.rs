@@ -1,4 +1,4 @@
-//! The progress of a transfer, drawn; the transfer itself knows nothing of terminals.
+//! Progress bar of a transfer, and the summary at its end.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use crate::output::Output;
 use quire_client::transfer::Transfer;
 
-/// Awaits `work` while a bar on standard error shows how far `transfer` is, if a person is there
-/// to see it.
+/// Awaits `work` while a bar on standard error shows the progress of `transfer`, if that is a
+/// terminal.
 pub(crate) async fn watch<T>(
     output: &Output,
     transfer: &Transfer,
@@ -40,14 +40,14 @@ pub(crate) async fn watch<T>(
 /// A bar for any number of files, hidden until it is watched.
 pub(crate) fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    // The template is ours and tested; without it the bar would still be one.
+    // The template is a constant, and a test checks it.
     if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
         bar.set_style(style);
     }
     bar
 }
 
-/// One line about a transfer that is over.
+/// Summary of a finished transfer, in one line.
 pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> String {
     let mut text = format!(
         "{}, {} in {:.2} s ({}/s, {digest})",
@@ -67,7 +67,7 @@ pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> S
     text
 }
 
-/// So many files, in words.
+/// A number of files, in words.
 pub(crate) fn files_text(files: u64) -> String {
     match files {
         1 => "1 file".to_owned(),
@@ -81,10 +81,10 @@ fn rate(bytes: u64, elapsed: Duration) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// What was moved of what is known, the rate, the time that is left, and a file being moved.
+/// Bytes moved, bytes known so far, rate, time left, and the name of a file in transfer.
 const TEMPLATE: &str = "{prefix}{bytes}/{total_bytes} [{wide_bar}] {bytes_per_sec} {eta} {msg:30!}";
 
-/// Often enough to look alive, seldom enough to cost nothing.
+/// Interval of drawing: smooth for the eye, and cheap.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_tells_bytes_time_rate_digest_and_what_was_left_out() {
+    fn a_summary_has_bytes_time_rate_and_digest() {
         let transfer = Transfer::new(|_| {});
         transfer
             .counter()

@@ -1,7 +1,7 @@
-//! One run of the program: its settings, its output, and a connection to each server.
+//! Session of one run of the program: its options, its output, and a connection to each server.
 //!
-//! The user is asked here about a server whose key is unknown. The handshake has failed by then, and
-//! is repeated with exactly the key that was shown.
+//! The session asks the user about a server whose key is unknown. That handshake has failed by then,
+//! so it is repeated, pinned to exactly the key that the user has seen.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, IsTerminal};
@@ -24,12 +24,12 @@ use crate::output::Output;
 pub struct CliSession {
     /// The user's settings.
     pub(crate) config: Config,
-    /// Where everything is printed.
+    /// The output of the program.
     pub output: Arc<Output>,
     links: Arc<Mutex<HashMap<ServerId, ServerLink>>>,
 }
 
-/// The connection to a server, and the means to make it again.
+/// The connection to a server, and the connector to repeat it.
 #[derive(Debug)]
 struct ServerLink {
     connector: Connector,
@@ -46,7 +46,7 @@ impl CliSession {
         }
     }
 
-    /// The connection to `server`, made now unless it is open.
+    /// The connection to `server`, opened now unless it is open.
     ///
     /// # Errors
     /// Why connecting failed, or why the server isn't trusted.
@@ -74,7 +74,7 @@ impl CliSession {
         }
     }
 
-    /// The connection to `server` if it is open, for what isn't worth connecting for.
+    /// The connection to `server` if it is open.
     pub(crate) async fn open_client(&self, server: &ServerId) -> Option<Client> {
         let links = self.links.lock().await;
         let client = &links.get(server)?.client;
@@ -89,7 +89,7 @@ impl CliSession {
         }
     }
 
-    /// This client's own identity, generated now unless it exists.
+    /// This client's identity, generated now unless it exists.
     ///
     /// # Errors
     /// Names the file that can't be used.
@@ -103,12 +103,16 @@ impl CliSession {
         Ok(Arc::new(identity.await?))
     }
 
-    /// Registers this client with `server` by a pairing code. The server proves by the same code
-    /// that it is the right one, and its key is trusted from then on.
+    /// Registers this client with `server` by a pairing code. The server proves knowledge of the code
+    /// as well, and its key is trusted from then on.
     ///
     /// # Errors
     /// If the code isn't accepted, or the server can't be reached.
-    pub(crate) async fn pair(&self, server: &ServerId, code: &PairingCode) -> Result<(), ClientError> {
+    pub(crate) async fn pair(
+        &self,
+        server: &ServerId,
+        code: &PairingCode,
+    ) -> Result<(), ClientError> {
         let builder = self.builder(server, self.identity().await?);
         let (client, unknown) = match builder.connect().await {
             Ok(client) => (client, None),
@@ -180,7 +184,7 @@ impl CliSession {
         ));
         blocking(|| {
             let mut answer = String::new();
-            // Without an answer there is no consent.
+            // A failed read leaves the answer empty, which means no.
             let _ = io::stdin().lock().read_line(&mut answer);
             let answer = answer.trim().to_ascii_lowercase();
             answer == "y" || answer == "yes"

@@ -12,7 +12,7 @@ use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::CliSession;
 use quire_client::ClientError;
 
-/// Gives a file or directory a new name.
+/// Renames a file or directory.
 ///
 /// # Errors
 /// If it can't be renamed.
@@ -52,8 +52,7 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, 
 /// Deletes files and directories.
 ///
 /// # Errors
-/// If the operands make no sense or there is no connection; what is wrong with one of several is
-/// printed.
+/// If the operands are invalid or there is no connection. The error of a single operand is printed.
 pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
     let mut failure = FirstFailure::none(HintFlags::CHANGE);
     for remote in on_one_server(&args.operands)? {
@@ -77,7 +76,7 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Ex
     Ok(failure.exit())
 }
 
-/// Makes directories.
+/// Creates directories.
 ///
 /// # Errors
 /// As [`delete`].
@@ -126,7 +125,7 @@ fn target_precondition(force: bool) -> Precondition {
     }
 }
 
-/// Which of the two the server means, only it knows, so both are named.
+/// Names both paths, because the reply doesn't say which of the two the error is about.
 fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandError {
     CommandError::Of {
         name: format!("{from} -> {to}"),

@@ -1,4 +1,4 @@
-//! Commands that move no files: ping, hash, key, pair.
+//! Commands that transfer no files: ping, hash, key, pair.
 
 use std::io::BufRead as _;
 use std::time::Instant;
@@ -28,7 +28,7 @@ pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, 
     let round_trip = asked.elapsed();
     let path = client.path();
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-    // An answered request means that it is over.
+    // An answered request means that the handshake is complete.
     let handshake = client.handshake().unwrap_or_default();
     session.output.result(
         || {
@@ -60,11 +60,10 @@ pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Has the server compute digests.
+/// Computes digests on the server.
 ///
 /// # Errors
-/// If the operands make no sense or there is no connection; what is wrong with one of several is
-/// printed.
+/// If the operands are invalid or there is no connection. The error of a single operand is printed.
 pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, CommandError> {
     let digest = session.config.hash_digest();
     let mut failure = FirstFailure::none(HintFlags::NONE);
@@ -103,7 +102,7 @@ pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, 
 /// Shows this client's own fingerprint.
 ///
 /// # Errors
-/// If the key can't be read or made.
+/// If the key can't be read or generated.
 pub(super) async fn key(session: &CliSession) -> Result<Exit, CommandError> {
     let fingerprint = session.identity().await?.fingerprint();
     session.output.result(
@@ -116,12 +115,12 @@ pub(super) async fn key(session: &CliSession) -> Result<Exit, CommandError> {
 /// Registers this client with a server by a pairing code.
 ///
 /// # Errors
-/// If the code is none or no good, or there is no connection.
+/// If the code is malformed or not accepted, or there is no connection.
 pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let code = match &args.code {
         Some(code) => code.clone(),
-        // Other users can see the arguments of programs, so the code need not be one.
+        // Other users can see the arguments of a process, so the code can be typed instead.
         None => {
             session
                 .output
@@ -133,7 +132,7 @@ pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Ex
     };
     session.pair(&remote.server, &code.parse()?).await?;
     session.output.result(
-        || format!("{} lets this client in from now on", remote.server),
+        || format!("{} accepts this client from now on", remote.server),
         || json!({ "paired": remote.server.to_string() }),
     )?;
     Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! Commands that show what the server holds: list, stat, cache.
+//! Commands that show files and cache of the server: list, stat, cache.
 
 use indicatif::HumanBytes;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat};
@@ -49,10 +49,10 @@ pub(super) async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Shows what is known of a file or directory.
+/// Shows the metadata of a file or directory.
 ///
 /// # Errors
-/// If nothing can be known.
+/// If there is no such path, or it can't be read.
 pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
@@ -83,17 +83,18 @@ pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Shows what the server holds in memory.
+/// Lists the files in the server's memory cache.
 ///
 /// # Errors
-/// If the server doesn't tell.
+/// If the server refuses, or there is no connection.
 pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit, CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let mut listing = client.cache().await?;
     let output = &session.output;
     let is_for_people = output.is_for_people();
-    let (mut files, mut bytes) = (0_u64, 0_u64);
+    let mut files = 0_u64;
+    let mut bytes = 0_u64;
     while let Some(entry) = listing.next().await? {
         files += 1;
         bytes = bytes.saturating_add(entry.bytes);
@@ -141,7 +142,7 @@ fn long_line(entry: &Entry, is_for_people: bool) -> String {
     )
 }
 
-/// A size for people to grasp, or for programs to read.
+/// Formats a size for people, or in bytes for programs.
 fn size_text(bytes: u64, is_for_people: bool) -> String {
     match is_for_people {
         true => HumanBytes(bytes).to_string(),

@@ -1,4 +1,4 @@
-//! Commands that move content: get, put, cat.
+//! Commands that transfer content: get, put, cat.
 
 use std::fs::File;
 use std::io;
@@ -31,11 +31,10 @@ use quire_client::transfer::{
 };
 use quire_client::upload::UploadBody;
 
-/// Fetches files and directories.
+/// Downloads files and directories.
 ///
 /// # Errors
-/// If the operands make no sense or there is no connection; what is wrong with one of several
-/// files is printed.
+/// If the operands are invalid or there is no connection. The error of a single file is printed.
 pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandError> {
     let operands = get_operands(&args.operands)?;
     let target = match operands.target {
@@ -130,7 +129,7 @@ fn stdout() -> io::Result<File> {
     Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
 }
 
-/// Stores files and directories.
+/// Uploads files and directories.
 ///
 /// # Errors
 /// As [`get`].
@@ -216,14 +215,14 @@ async fn put_stdin(
     transfer.end(path.to_string(), stored);
 }
 
-/// Whether `path` is a directory on the server, so that what is put goes inside.
+/// Whether `path` is a directory on the server, so that an upload goes inside.
 async fn is_directory(client: &Client, path: &RemotePath) -> Result<bool, ClientError> {
     if path.is_root() {
         return Ok(true);
     }
     match client.stat(Stat { path: path.clone() }).await {
         Ok(attributes) => Ok(attributes.kind == EntryKind::Directory),
-        // What is wrong with the path will be said of the file that is put there.
+        // The upload itself reports what is wrong with the path.
         Err(error) => match error.code() {
             Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY) => Ok(false),
             _ => Err(error),
@@ -231,20 +230,20 @@ async fn is_directory(client: &Client, path: &RemotePath) -> Result<bool, Client
     }
 }
 
-/// The name on the server of a local operand, as `cp` would choose it.
+/// The path on the server for a local operand, chosen as by `cp`.
 fn remote_path_for(
     local: &Path,
     target: &RemotePath,
     goes_inside: bool,
 ) -> Result<RemotePath, ClientError> {
-    // Without a name of its own, as `.` and `/` are, its content goes into the target.
+    // `.` and `/` have no name of their own, so their content goes into the target.
     let Some(name) = local.file_name().filter(|_| goes_inside) else {
         return Ok(target.clone());
     };
     let Some(name) = name.to_str() else {
         return Err(ClientError::Unsuitable {
             path: local.to_owned(),
-            reason: "has a name that isn't UTF-8, which can't travel",
+            reason: "has a name that isn't UTF-8, which can't be sent",
         });
     };
     Name::new(name)
@@ -255,7 +254,7 @@ fn remote_path_for(
         })
 }
 
-/// Where fetched files go.
+/// Local target of a download.
 struct LocalTarget {
     path: PathBuf,
     is_directory: bool,
@@ -265,7 +264,7 @@ impl LocalTarget {
     async fn find(path: PathBuf, sources: usize) -> Result<Self, ClientError> {
         blocking(move || {
             let is_directory = path.is_dir();
-            // A slash at the end, or several sources, can only mean a directory.
+            // With a slash at the end, or with several sources, the target must be a directory.
             let must_be_directory =
                 sources > 1 || path.as_os_str().as_encoded_bytes().ends_with(b"/");
             if must_be_directory && !is_directory {
@@ -279,7 +278,7 @@ impl LocalTarget {
         .await
     }
 
-    /// The local name of `from`, as `cp` would choose it.
+    /// The local path for `from`, chosen as by `cp`.
     fn path_for(&self, from: &RemotePath, recursive: bool) -> Result<PathBuf, ClientError> {
         match from.name() {
             Some(name) if self.is_directory => transfer::local_entry(&self.path, name),
@@ -291,7 +290,7 @@ impl LocalTarget {
     }
 }
 
-/// The sources of each server, in the order in which they were named.
+/// Groups sources by server, in the order of the operands.
 fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<RemotePath>)> {
     let mut groups: Vec<(ServerId, Vec<RemotePath>)> = Vec::new();
     for source in sources {
@@ -331,7 +330,7 @@ impl<'a> TransferDisplay<'a> {
         progress::watch(&self.session.output, &self.transfer, &self.bar, work).await;
     }
 
-    /// Says what limited the transfer, to those who want to know.
+    /// Prints what limited the transfer, if --verbose was given.
     fn judge(&self, meter: &Meter) {
         if self.session.config.verdicts && self.transfer.moved() > 0 {
             let (limit, counters) = meter.read();
@@ -340,10 +339,10 @@ impl<'a> TransferDisplay<'a> {
         }
     }
 
-    /// Says how it went.
+    /// Prints the summary, and returns the exit status.
     fn end(self, digest: DigestKind) -> Exit {
         let elapsed = self.started.elapsed();
-        // A single file's failure has been told, and there is nothing to sum up.
+        // Without a success there is nothing to sum up; each failure has been printed.
         if self.transfer.files() > 0 || self.transfer.directories() > 0 {
             let text = progress::summary(&self.transfer, digest.name(), elapsed);
             self.session.output.note(&text);
@@ -356,7 +355,7 @@ fn observe(output: &Output, bar: &ProgressBar, flags: HintFlags, event: &Transfe
     match event {
         TransferEvent::Started { name } => bar.set_message(name.clone()),
         TransferEvent::Moved(moved) => {
-            // A reader that went away is noticed when the results are flushed.
+            // A closed pipe is reported when the results are flushed.
             let _ = output.json_only(|| {
                 json!({
                     "local": moved.local.to_string_lossy(),
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_goes_inside_a_directory_or_becomes_the_target() {
+    fn an_upload_goes_inside_a_directory_or_becomes_the_target() {
         let to = |local: &str, inside| {
             remote_path_for(Path::new(local), &path("t"), inside)
                 .unwrap()
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_fetched_goes_inside_a_directory_or_becomes_the_target() {
+    async fn a_download_goes_inside_a_directory_or_becomes_the_target() {
         let base = tempfile::tempdir().unwrap();
         let directory = LocalTarget::find(base.path().to_owned(), 2).await.unwrap();
         let inside = directory.path_for(&path("a/b"), false).unwrap();

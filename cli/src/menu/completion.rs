@@ -1,7 +1,7 @@
-//! Completes what is typed: commands, flags, names on the server and local names.
+//! Tab completion of commands, flags, names on the server and local names.
 //!
-//! Names on the server are asked for through a channel, since this runs in the thread that edits
-//! the line; they are kept until the next line, so that only the first Tab in a directory asks.
+//! Names on the server are requested through a channel, because this runs in the thread that edits
+//! the line. They are cached until the next line, so that only the first Tab in a directory asks.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -53,15 +53,15 @@ impl LineHelper {
         }
     }
 
-    /// Makes ready for a line, whose commands may have changed what is where.
+    /// Prepares for a new line. Drops the cached names, which commands may have changed.
     pub(super) fn prepare(&mut self, cwd: WorkingDir, kind: PromptKind) {
         self.cwd = Some(cwd);
         self.kind = kind;
         self.known.take();
     }
 
-    /// Where the completed part of `typed`, what stands before the cursor, begins, and what may
-    /// stand there.
+    /// Finds the candidates for `typed`, the text before the cursor, and the byte where the
+    /// completed part begins.
     fn candidates(&self, typed: &str) -> (usize, Vec<Completion>) {
         let unquoted = |kind| (0, self.of_kind(kind, typed));
         match self.kind {
@@ -134,11 +134,11 @@ impl LineHelper {
         if path.as_os_str().is_empty() {
             path = ".".into();
         }
-        // What can't be read has no names to offer.
+        // A directory that can't be read has no candidates.
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         let names: EntryNames = entries
             .filter_map(|entry| {
-                // Unlike the entry's own kind, this one is that of what a link leads to.
+                // Unlike the kind of the entry, this follows symbolic links.
                 let is_directory = entry.path().is_dir();
                 Some((entry.file_name().into_string().ok()?, is_directory))
             })
@@ -201,18 +201,18 @@ impl rustyline::validate::Validator for LineHelper {}
 
 impl rustyline::Helper for LineHelper {}
 
-/// Something that may stand at the cursor.
+/// A candidate at the cursor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Completion {
-    /// What is shown where there is a choice.
+    /// The text in a list of candidates.
     shown: String,
     text: String,
-    /// What follows it: a slash, a space, or nothing.
+    /// The end that is added: a slash, a space, or nothing.
     end: &'static str,
 }
 
 impl Completion {
-    /// A word of ours, after which another one follows.
+    /// A command or flag, with a space for the next word.
     fn word(text: &str) -> Self {
         Self {
             shown: text.to_owned(),
@@ -221,7 +221,7 @@ impl Completion {
         }
     }
 
-    /// The candidate as it stands in a line of words.
+    /// Quotes the candidate for a command line.
     fn quoted(self) -> Self {
         let mut text = shell_split::quote(&self.text);
         if self.end == " " {
@@ -231,7 +231,7 @@ impl Completion {
     }
 }
 
-/// What an operand is.
+/// Kind of an operand, which decides how it is completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OperandKind {
     Nothing,
@@ -240,12 +240,12 @@ enum OperandKind {
     LocalDirectory,
     Remote,
     RemoteDirectory,
-    /// Only the next operand would tell.
+    /// A path on the server or a local one: only the next operand would decide.
     Either,
 }
 
 impl OperandKind {
-    /// What the operand of `command` is that has `before` others before it.
+    /// The kind of the operand of `command` that has `before` others before it.
     fn of_operand(command: &str, before: usize) -> Self {
         match (command, before) {
             ("get", 0) => Self::Remote,
@@ -271,15 +271,15 @@ fn flags(command: &clap::Command, text: &str) -> Vec<Completion> {
         .collect()
 }
 
-/// The names that `text` may become.
+/// The names that begin with `text`.
 fn matching(text: &str, names: &EntryNames) -> Vec<Completion> {
     let (directory, prefix) = divide(text);
     names
         .iter()
         .filter(|(name, _)| name.starts_with(prefix))
-        // Names that begin with a dot want to be asked for.
+        // Hidden names are offered only after a dot, as in shells.
         .filter(|(name, _)| !prefix.is_empty() || !name.starts_with('.'))
-        // What would have to be shown escaped can't be typed either.
+        // A name with control characters can't be typed.
         .filter(|(name, _)| Escaped(name).to_string() == *name)
         .map(|(name, is_directory)| {
             let end = if *is_directory { "/" } else { "" };
@@ -297,7 +297,7 @@ fn only_directories(mut candidates: Vec<Completion>) -> Vec<Completion> {
     candidates
 }
 
-/// Divides a path into the directory, with its slash, and the beginning of a name.
+/// Splits a path into the directory, with its slash, and the beginning of a name.
 fn divide(text: &str) -> (&str, &str) {
     text.split_at(text.rfind('/').map_or(0, |slash| slash + 1))
 }

@@ -1,8 +1,8 @@
-//! Where the user is, on the server and here, and what paths mean from there.
+//! Current directories of a session, on the server and local, and resolution of relative paths.
 //!
-//! `..` never travels: it is resolved here, by dropping a component. Local paths are joined to a
-//! directory kept here rather than to the process's own, which options such as `--state-dir`
-//! are relative to.
+//! `..` is never sent: it is resolved here, by removal of a component. Local paths are joined to a
+//! directory of the session. The one of the process stays, because paths such as `--state-dir` are
+//! relative to it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -17,12 +17,12 @@ use crate::args::ClientCommand;
 use crate::operand::DASH;
 use quire_client::ServerId;
 
-/// A directory on the server and one here.
+/// Current directory on the server, and the local one.
 #[derive(Debug, Clone)]
 pub(super) struct WorkingDir {
     server: ServerId,
     remote: RemotePath,
-    /// Empty while it is the process's own.
+    /// Empty until `lcd`, which means the directory of the process.
     local: PathBuf,
 }
 
@@ -52,7 +52,7 @@ impl WorkingDir {
         self.local = path;
     }
 
-    /// What a remote path means here.
+    /// Resolves a path on the server.
     ///
     /// # Errors
     /// The rule that it breaks.
@@ -77,19 +77,19 @@ impl WorkingDir {
         RemotePath::from_names(names).map_err(error)
     }
 
-    /// A remote path as the command line has it.
+    /// Resolves a path on the server into an operand of the command line.
     fn operand(&self, typed: &str) -> Result<String, WorkingDirError> {
         let path = self.remote_path(typed)?;
         let names: Vec<_> = path.names().iter().map(Name::as_str).collect();
         let mut operand = format!("{}/{}", self.server, names.join("/"));
-        // Where only a directory can be meant, that has to survive.
+        // A slash at the end says that the path must be a directory.
         if matches!(typed.rsplit('/').next(), Some("" | "." | "..")) && !path.is_root() {
             operand.push('/');
         }
         Ok(operand)
     }
 
-    /// What a local path means here.
+    /// Resolves a local path; `~` is the home directory.
     pub(super) fn local_path(&self, typed: &OsStr) -> PathBuf {
         let typed = Path::new(typed);
         match (typed.strip_prefix("~"), env::home_dir()) {
@@ -107,11 +107,11 @@ impl WorkingDir {
         }
     }
 
-    /// Puts server and directory before the paths of `command`, so that it means the same as on
-    /// the command line.
+    /// Adds server and directory to the paths of `command`, so that it means the same as on the
+    /// command line.
     ///
     /// # Errors
-    /// The path that makes no sense.
+    /// The path that is invalid.
     pub(super) fn qualify(&self, command: &mut ClientCommand) -> Result<(), WorkingDirError> {
         match command {
             ClientCommand::Get(args) => self.qualify_get(&mut args.operands)?,
@@ -145,7 +145,7 @@ impl WorkingDir {
         Ok(())
     }
 
-    /// The last of several operands is local, as all look alike without a host.
+    /// Resolves operands of `get`. Without a host all look alike, so the last of several is local.
     fn qualify_get(&self, operands: &mut Vec<OsString>) -> Result<(), WorkingDirError> {
         let target = match operands.len() {
             0 | 1 => self.local_operand(),
@@ -162,7 +162,8 @@ impl WorkingDir {
         Ok(())
     }
 
-    /// The last of several operands is on the server; without it, the current directory is meant.
+    /// Resolves operands of `put`. The last of several is on the server; the default is the current
+    /// directory.
     fn qualify_put(&self, operands: &mut Vec<OsString>) -> Result<(), WorkingDirError> {
         let target = match operands.len() {
             0 | 1 => self.operand(".")?,
@@ -181,7 +182,7 @@ impl WorkingDir {
         Ok(())
     }
 
-    /// Keeps a local path from being taken for one on the server.
+    /// Adds `./` to a local path that looks like one on the server.
     fn unlike_remote(&self, path: PathBuf) -> OsString {
         match path.starts_with(self.server.to_string()) {
             true => Path::new(".").join(path).into(),
@@ -204,7 +205,7 @@ fn utf8(operand: &OsStr) -> Result<&str, WorkingDirError> {
     operand.to_str().ok_or(WorkingDirError::NotUtf8)
 }
 
-/// Why a path can't be meant.
+/// Why a path is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WorkingDirError {
     /// The path breaks a rule.
@@ -218,7 +219,7 @@ pub(super) enum WorkingDirError {
     /// Paths on a server are UTF-8.
     #[error("a path on the server must be UTF-8")]
     NotUtf8,
-    /// The commands come from there.
+    /// Standard input carries the commands.
     #[error("standard input carries the commands here, so it can't be stored")]
     StandardInput,
 }

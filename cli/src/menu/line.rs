@@ -1,7 +1,7 @@
-//! Commands of the interactive client.
+//! Command lines of the interactive client.
 //!
-//! They are the definitions of the command line without the host, so that both have the same flags
-//! and the same help.
+//! Their definitions are those of the program's command line without the host, so that both have the
+//! same flags and the same help.
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -19,7 +19,7 @@ pub(super) enum ParsedLine {
 }
 
 impl ParsedLine {
-    /// Reads the words of a line, of which there is at least one.
+    /// Parses the words of a line, at least one.
     ///
     /// # Errors
     /// What is wrong, in one line that is safe to show.
@@ -78,15 +78,15 @@ struct LineArgs {
     command: LineCommand,
 }
 
-/// What can be typed, as clap has it; for completion as well.
+/// The definition of all commands, also for completion.
 pub(super) fn definition() -> clap::Command {
     LineArgs::command()
         .subcommand_help_heading("Commands")
         .mut_subcommands(without_host)
 }
 
-/// A command whose operands are shown without the host, and need not be given where the current
-/// directory is an obvious choice.
+/// Removes the host from the operands of a command, and makes those optional for which the current
+/// directory is an obvious default.
 fn without_host(command: clap::Command) -> clap::Command {
     let name = command.get_name().to_owned();
     let command = command.mut_args(|arg| {
@@ -118,7 +118,7 @@ fn without_host(command: clap::Command) -> clap::Command {
                 .default_value(".")
                 .hide_default_value(true)
         }),
-        // Nothing is left of their operand. An empty list of values can't be typed.
+        // Their operand was only the host. The one allowed value is empty, so nothing can be typed.
         "cache" | "ping" => command.mut_arg(OPERAND, |arg| {
             arg.required(false)
                 .default_value("")
@@ -129,7 +129,7 @@ fn without_host(command: clap::Command) -> clap::Command {
     }
 }
 
-/// The first paragraph of an error, without what introduces it.
+/// The first paragraph of an error, without `error:`.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
@@ -139,10 +139,10 @@ fn one_line(error: &clap::Error) -> String {
     Escaped(&line.replace("unrecognized subcommand", "unknown command")).to_string()
 }
 
-/// What paths are called in help, after the host.
+/// Names of paths in help texts, after the host.
 const PATHS: [&str; 4] = ["/PATH", "/DIR", "/FROM", "/TO"];
 
-/// As the fields of the operands' structs are called.
+/// Names of the fields in the structs of the operands.
 const OPERAND: &str = "operand";
 const OPERANDS: &str = "operands";
 

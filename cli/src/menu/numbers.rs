@@ -1,25 +1,24 @@
-//! Common operations by number, for users who don't know the commands yet.
+//! Numbered menu of common operations, for users who don't know the commands yet.
 //!
-//! A number stands for a command. The answers to its questions become the words of a line, which
-//! runs like a typed one.
+//! Each number is a command. The answers to its questions become the words of a command line.
 
 use super::reader::PromptKind;
 
-/// An operation that has a number, which is its place in [`CHOICES`].
+/// An operation. Its number is its index in [`CHOICES`].
 #[derive(Debug)]
 pub(super) struct Choice {
     pub(super) command: &'static str,
     title: &'static str,
-    /// What to ask for, in the order of the operands.
+    /// Questions, in the order of the operands.
     pub(super) questions: &'static [(&'static str, PromptKind)],
-    /// Where the first operand is, if the command has to be told that it is a directory.
+    /// Where the first operand is, if the command needs `-r` for a directory.
     pub(super) recursive: Option<PromptKind>,
     /// Whether the command takes `--force`.
     pub(super) force: bool,
 }
 
 impl Choice {
-    /// The operation for a line that is a number; nothing for any other line.
+    /// The operation for a line that is a number; `None` for any other line.
     ///
     /// # Errors
     /// If no operation has that number.
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_choice_becomes_a_command_whatever_the_answers() {
+    fn every_choice_becomes_a_command_for_any_answers() {
         for choice in CHOICES {
             let answers = vec!["-r x'".to_owned(); choice.questions.len()];
             let recursive = choice.recursive.map(|_| "--recursive");

@@ -1,9 +1,8 @@
-//! Where lines come from: a person at a terminal, with editing, or a pipe.
+//! Reading of command lines, from a terminal with editing, or from a pipe.
 //!
-//! Reading blocks, so it has a thread of its own, which reads one line when it is asked for one.
-//! The thread isn't waited for: it may be in the middle of a read that nothing ends. While a line
-//! is edited, the thread asks back for the names in a directory on the server, to complete what
-//! is typed, and waits for them no longer than people do.
+//! Reading blocks, so it has a thread of its own, which reads one line per request. The thread is not
+//! joined at the end, because nothing can interrupt its read. While a line is edited, the thread
+//! requests the names in a directory on the server for completion, with a short time limit.
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -21,12 +20,12 @@ use super::completion::{EntryNames, EntryNamesRequest, LineHelper};
 use super::cwd::WorkingDir;
 use crate::session::CliSession;
 
-/// What became of the request for a line.
+/// Result of the request for a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Typed {
     /// A line, without its end.
     Line(String),
-    /// The user gave up this line.
+    /// The user cancelled this line.
     Interrupted,
     /// There are no more lines.
     End,
@@ -34,7 +33,7 @@ pub(super) enum Typed {
     Failed(String),
 }
 
-/// What a line is asked for, which decides how it is completed.
+/// Purpose of a line, which decides how it is completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PromptKind {
     /// A command, which also goes into the history.
@@ -71,7 +70,7 @@ impl Reader {
         Self::start(move |requests, names| edit_lines(&requests, names, history.as_deref()))
     }
 
-    /// Reads standard input as it is.
+    /// Reads standard input without editing.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -89,11 +88,11 @@ impl Reader {
         + Send
         + 'static,
     ) -> io::Result<Self> {
-        let (requests, wished) = blocking::channel();
+        let (requests, requested) = blocking::channel();
         let (ask_names, names) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("lines".to_owned())
-            .spawn(move || read(wished, ask_names))?;
+            .spawn(move || read(requested, ask_names))?;
         Ok(Self { requests, names })
     }
 
@@ -121,7 +120,7 @@ impl Reader {
                 Some(request) = self.names.recv() => {
                     let names = names_in(session, cwd, &request.directory);
                     let names = tokio::time::timeout(NAMES_TIMEOUT, names).await;
-                    // Who asked may have stopped waiting.
+                    // The editor may have stopped waiting.
                     let _ = request.answer.send(names.ok().flatten().unwrap_or_default());
                 }
             }
@@ -129,13 +128,13 @@ impl Reader {
     }
 }
 
-/// The names in a directory on the server; of a large one, the first.
+/// Lists the names in a directory on the server, up to [`NAMES_MAX`].
 async fn names_in(
     session: &CliSession,
     cwd: &WorkingDir,
     directory: &RemotePath,
 ) -> Option<EntryNames> {
-    // Connecting could ask the user something, in the middle of a line.
+    // Only an open connection: a new one could ask the user something in the middle of a line.
     let client = session.open_client(cwd.server()).await?;
     let list = List {
         path: directory.clone(),
@@ -204,7 +203,7 @@ fn editor(names: mpsc::Sender<EntryNamesRequest>) -> Result<LineEditor, Readline
     Ok(editor)
 }
 
-/// Adds a line to the history, and to its file at once, for a session needn't end well.
+/// Adds a line to the history, and to its file at once, because the program may be killed.
 fn remember(editor: &mut LineEditor, line: &str, file: Option<&Path>) {
     if line.trim().is_empty() || line.len() > HISTORY_LINE_BYTES_MAX {
         return;
@@ -236,19 +235,19 @@ fn plain_line(input: &mut impl BufRead) -> Typed {
     }
 }
 
-/// How long the names of a directory may take: longer, and Tab seems to do nothing.
+/// Time limit for the names of a directory. If it were longer, Tab would seem to hang.
 pub(super) const NAMES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// As many names as are looked at for completion: more than anybody chooses among.
+/// Most names that are read for completion: more than a user can choose from.
 const NAMES_MAX: usize = 10_000;
 
-/// What the history keeps: weeks of work, and no burden to load.
+/// Most lines in the history: weeks of work, and fast to load.
 const HISTORY_LINES_MAX: usize = 1000;
 
 /// Longer lines were pasted rather than typed, and would fill the history.
 const HISTORY_LINE_BYTES_MAX: usize = 4096;
 
-/// More than two paths of full length, quoted, so that what is longer is no command.
+/// Most bytes in a line: more than two quoted paths of full length.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 #[cfg(test)]
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_text_or_too_long_are_refused() {
+    fn lines_that_are_not_utf8_or_too_long_are_refused() {
         let failed = |bytes: &[u8]| matches!(plain_line(&mut &*bytes), Typed::Failed(_));
         assert!(failed(b"a\xff\n"));
         let limit = usize::try_from(LINE_BYTES_MAX).unwrap();

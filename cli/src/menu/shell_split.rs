@@ -1,10 +1,10 @@
-//! A typed line, divided into words as shells do.
+//! Splitting of a line into words, with the quoting rules of shells.
 //!
-//! Blanks divide words; `'…'` takes everything literally; within `"…"` a backslash protects `"`
-//! and `\`, elsewhere whatever follows; `#` at the start of a word begins a comment. Nothing is
-//! expanded. A line that is still being typed can be read as well, for completion.
+//! Blanks separate words; `'…'` is literal; a backslash escapes `"` and `\` within `"…"`, and any
+//! character elsewhere; `#` at the start of a word begins a comment. Nothing is expanded. An
+//! unfinished line can be parsed as well, for completion.
 
-/// Divides `line` into words.
+/// Splits `line` into words.
 ///
 /// # Errors
 /// If a quote isn't closed, or nothing follows the last backslash.
@@ -19,8 +19,8 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, SplitError> {
     }
 }
 
-/// Divides the part of a line that stands before the cursor into the finished words and the one
-/// that is being typed, which may be empty; nothing if that is a comment.
+/// Splits the part of a line before the cursor into the finished words and the one that is being
+/// typed, which may be empty. Returns `None` within a comment.
 pub(super) fn split_typed(line: &str) -> Option<(Vec<String>, Word)> {
     let mut scan = Scan::of(line);
     let typed = match scan.open {
@@ -36,7 +36,7 @@ pub(super) fn split_typed(line: &str) -> Option<(Vec<String>, Word)> {
     Some((finished, typed))
 }
 
-/// Writes `text` so that [`split`] makes one word of it.
+/// Quotes `text` so that [`split`] returns it as one word.
 pub(super) fn quote(text: &str) -> String {
     if text.is_empty() {
         return "''".to_owned();
@@ -51,25 +51,25 @@ pub(super) fn quote(text: &str) -> String {
     quoted
 }
 
-/// Why a line can't be divided.
+/// Why a line can't be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SplitError {
     /// A quote without its partner.
     #[error("the quote {0} isn't closed")]
     Unclosed(char),
-    /// The line ends where a character should be protected.
+    /// The line ends after a backslash.
     #[error("nothing follows the backslash at the end")]
     Backslash,
 }
 
-/// A word, and at which byte of the line it began.
+/// A word, and the byte of the line at which it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) start: usize,
     pub(super) text: String,
 }
 
-/// What the end of a line is within.
+/// State of the parser at the end of a line.
 #[derive(Debug, Clone, Copy)]
 enum LineEnd {
     Word,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_at_the_end_is_told() {
+    fn unclosed_quotes_and_a_last_backslash_are_errors() {
         assert_eq!(split("ls 'a b"), Err(SplitError::Unclosed('\'')));
         assert_eq!(split("ls \"a' b"), Err(SplitError::Unclosed('"')));
         assert_eq!(split("ls a\\"), Err(SplitError::Backslash));

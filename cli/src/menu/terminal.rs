@@ -1,16 +1,16 @@
-//! The settings of the terminal, given back however the session ends.
+//! Settings of the terminal, restored at the end of the session.
 //!
-//! While a line is edited they are altered, and a session that is told to end then doesn't wait
-//! for the thread that edits.
+//! Line editing changes them. When a signal ends the session, the thread that edits can't restore
+//! them, because the program doesn't wait for it.
 
-/// Puts the terminal's settings back to what they are now when dropped.
+/// Restores the settings of the terminal on drop.
 #[derive(Debug)]
 pub(super) struct Restored {
     #[cfg(unix)]
     settings: Option<rustix::termios::Termios>,
 }
 
-/// Remembers the settings of the terminal on standard input, if it is one.
+/// Saves the settings of the terminal on standard input, if it is one.
 pub(super) fn restored_when_dropped() -> Restored {
     Restored {
         #[cfg(unix)]
@@ -23,7 +23,7 @@ impl Drop for Restored {
     fn drop(&mut self) {
         use rustix::termios::{OptionalActions, tcsetattr};
         if let Some(settings) = &self.settings {
-            // A terminal that is gone needs no settings.
+            // Fails if the terminal is gone, and then nothing has to be restored.
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, settings);
         }
     }
