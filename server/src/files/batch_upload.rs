@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::commit::Pending;
 use super::error::Error;
 use super::quota::Reservation;
-use super::store::{self, Change, Committed, Destination, StagedFile, Stager};
+use super::store::{self, Change, Committed, Destination, Stager};
 
 /// Upload of many changes by one caller, batch after batch.
 #[derive(Debug)]
@@ -71,7 +71,8 @@ impl BatchUpload {
         items: Vec<BatchItem>,
     ) -> Result<Vec<Result<Committed, Error>>, Error> {
         let admitted = items.into_iter().map(|item| self.admit(item)).collect();
-        let pending = stage(admitted, &self.files).await?;
+        let store = self.files.store();
+        let pending = store.stage_all(admitted, prepare, Pending::staged).await?;
         let made: Vec<_> = pending.iter().map(made_by).collect();
         let results = self.files.commit_all(&self.caller, pending).await?;
         for (path, result) in made.into_iter().zip(&results) {
@@ -87,7 +88,7 @@ impl BatchUpload {
     }
 
     /// Checks the caller's rights and charges its quota, before anything is written.
-    fn admit(&mut self, item: BatchItem) -> Result<Prepared, Error> {
+    fn admit(&mut self, item: BatchItem) -> Result<Admitted, Error> {
         let Caller { access, quota, .. } = &self.caller;
         let target = |path: RemotePath, precondition, make_parents| Destination {
             parents: access.parents(&path, make_parents),
@@ -99,18 +100,18 @@ impl BatchUpload {
                 let precondition = access.create(&put.path, &put.precondition)?;
                 let reservation = quota.reserve(body.len() as u64, 1)?;
                 let target = target(put.path.clone(), precondition, put.make_parents);
-                Prepared::File(NewFile { put, body, digest }, target, reservation)
+                Admitted::File(put, body, digest, target, reservation)
             }
             BatchItem::Directory(make) => {
                 access.make_directory(&make.path)?;
                 let target = target(make.path, make.precondition, make.make_parents);
                 let pending = Pending::new(Change::Directory { target });
-                Prepared::Ready(pending.charged(quota.reserve(0, 1)?))
+                Admitted::Ready(pending.charged(quota.reserve(0, 1)?))
             }
             BatchItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
                 access.set_attributes(&set.path, is_own)?;
-                Prepared::Ready(Pending::new(Change::Attributes {
+                Admitted::Ready(Pending::new(Change::Attributes {
                     path: set.path,
                     modified: set.modified,
                     mode: set.mode,
@@ -121,59 +122,22 @@ impl BatchUpload {
 }
 
 /// Item that the caller has the right to, with its quota charged.
-enum Prepared {
-    /// A file that has to be staged first.
-    File(NewFile, Destination, Reservation),
+enum Admitted {
+    /// A file whose content has to be staged first.
+    File(Put, Bytes, Digest, Destination, Reservation),
     /// A change that can be committed as it is.
     Ready(Pending),
 }
 
-/// File of a batch, not written yet.
-struct NewFile {
-    put: Put,
-    body: Bytes,
-    digest: Digest,
-}
-
-/// Writes the files of a batch to disk, without publishing them.
-async fn stage(
-    admitted: Vec<Result<Prepared, Error>>,
-    files: &Files,
-) -> Result<Vec<Result<Pending, Error>>, Error> {
-    let mut contents = Vec::new();
-    let mut waiting = Vec::new();
-    for item in admitted {
-        waiting.push(item.map(|item| match item {
-            Prepared::File(file, target, reservation) => {
-                contents.push(file);
-                Err((target, reservation))
-            }
-            Prepared::Ready(pending) => Ok(pending),
-        }));
-    }
-    let mut staged = match contents.is_empty() {
-        true => Vec::new(),
-        false => files.store().stage_all(contents, write).await?,
-    }
-    .into_iter();
-    let mut finish = |item: Result<Pending, (Destination, Reservation)>| match item {
-        Ok(pending) => Ok(pending),
-        Err((target, reservation)) => {
-            let missing = store::Error::Internal("a batch with a file too few");
-            let staged = staged.next().unwrap_or(Err(missing.into()))?;
-            let pending = Pending::new(Change::File { target, staged });
-            Ok(pending.charged(reservation))
+/// Makes an item ready to be committed: writes the content of a file, without syncing it, because
+/// the sync comes with the whole batch. Blocks.
+fn prepare(item: Admitted, stager: &Stager<'_>) -> Result<Pending, Error> {
+    let (put, body, digest, target, reservation) = match item {
+        Admitted::File(put, body, digest, target, reservation) => {
+            (put, body, digest, target, reservation)
         }
+        Admitted::Ready(pending) => return Ok(pending),
     };
-    Ok(waiting
-        .into_iter()
-        .map(|item| item.and_then(&mut finish))
-        .collect())
-}
-
-/// Writes one file, without syncing it: the sync comes with the whole batch. Blocks.
-fn write(file: NewFile, stager: &Stager<'_>) -> Result<StagedFile, Error> {
-    let NewFile { put, body, digest } = file;
     if put.digest.of(&body) != digest {
         return Err(Error::Damaged);
     }
@@ -182,7 +146,7 @@ fn write(file: NewFile, stager: &Stager<'_>) -> Result<StagedFile, Error> {
         .write_all(&body)
         .map_err(store::Error::system("writing"))?;
     staged.set_attributes(put.modified, put.mode)?;
-    Ok(staged)
+    Ok(Pending::new(Change::File { target, staged }).charged(reservation))
 }
 
 /// Path of the directory that a change makes, if it makes one.

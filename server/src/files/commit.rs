@@ -9,7 +9,7 @@ use super::changes::ChangeNotice;
 use super::error::Error;
 use super::locks::LockGuard;
 use super::quota::Reservation;
-use super::store::{self, Change, Committed};
+use super::store::{self, Change, Committed, StagedFile};
 
 impl Files {
     /// Commits changes, and returns a result for each. If some of the locks aren't free, each
@@ -135,6 +135,14 @@ impl Pending {
         Self {
             reservation: Some(reservation),
             ..self
+        }
+    }
+
+    /// File that has to be durable before the change is committed, if there is one.
+    pub(super) fn staged(&self) -> Option<&StagedFile> {
+        match &self.change {
+            Change::File { staged, .. } => Some(staged),
+            _ => None,
         }
     }
 

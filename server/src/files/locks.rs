@@ -99,9 +99,8 @@ impl LockTable {
         let Split { outside, held } = self.split(owner, shared, exclusive);
         let taking = async {
             let mut guard = self.take(&outside.shared, &outside.exclusive).await;
-            // Locks within a hold come after those of the table itself: the order within one hold
-            // is fixed, too. Several holds are entered in the order of the request's paths, so two
-            // requests across the same holds may block each other until the timeout.
+            // Locks within holds come after those of the table itself, hold by hold in the order of
+            // their paths: again one global order, so that no two requests block each other.
             for (hold, paths) in held {
                 let within = hold.within.take(&paths.shared, &paths.exclusive).await;
                 guard.within.push((Arc::clone(&hold), within));
@@ -170,6 +169,7 @@ impl LockTable {
                 }
             }
         }
+        split.held.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
         split
     }
 

@@ -150,32 +150,39 @@ impl Store {
         .await
     }
 
-    /// Stages many files in one blocking task. `write` writes all of them before the first is
-    /// synced, so that they share the file system's journal commit.
-    pub(super) async fn stage_all<T, E>(
+    /// Prepares many changes in one blocking task. `prepare` writes the content of all of them
+    /// before the first of the files that `staged` finds is synced, so that they share the file
+    /// system's journal commit.
+    ///
+    /// # Errors
+    /// Only for a defect; each change has a result of its own.
+    pub(super) async fn stage_all<T, P, E>(
         &self,
-        contents: Vec<T>,
-        write: impl Fn(T, &Stager<'_>) -> Result<StagedFile, E> + Send + 'static,
-    ) -> Result<Vec<Result<StagedFile, E>>, Error>
+        items: Vec<Result<T, E>>,
+        prepare: impl Fn(T, &Stager<'_>) -> Result<P, E> + Send + 'static,
+        staged: impl Fn(&P) -> Option<&StagedFile> + Send + 'static,
+    ) -> Result<Vec<Result<P, E>>, Error>
     where
         T: Send + 'static,
+        P: Send + 'static,
         E: From<Error> + Send + 'static,
     {
         self.change(move |root| {
             let stager = Stager(root);
-            let contents = contents.into_iter();
-            let mut staged: Vec<_> = contents.map(|content| write(content, &stager)).collect();
-            for file in staged.iter().flatten() {
+            let items = items.into_iter();
+            let mut prepared: Vec<_> = items
+                .map(|item| item.and_then(|item| prepare(item, &stager)))
+                .collect();
+            for file in prepared.iter().flatten().filter_map(&staged) {
                 file.start_writing();
             }
-            for result in &mut staged {
-                if let Ok(file) = result
-                    && let Err(error) = file.sync()
-                {
+            for result in &mut prepared {
+                let file = result.as_ref().ok().and_then(&staged);
+                if let Some(Err(error)) = file.map(StagedFile::sync) {
                     *result = Err(error.into());
                 }
             }
-            Ok(staged)
+            Ok(prepared)
         })
         .await
     }
