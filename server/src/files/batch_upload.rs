@@ -88,7 +88,7 @@ impl BatchUpload {
     }
 
     /// Checks the caller's rights and charges its quota, before anything is written.
-    fn admit(&mut self, item: BatchItem) -> Result<Admitted, Error> {
+    fn admit(&mut self, item: BatchItem) -> Result<AdmittedItem, Error> {
         let Caller { access, quota, .. } = &self.caller;
         let target = |path: RemotePath, precondition, make_parents| Destination {
             parents: access.parents(&path, make_parents),
@@ -100,18 +100,18 @@ impl BatchUpload {
                 let precondition = access.create(&put.path, &put.precondition)?;
                 let reservation = quota.reserve(body.len() as u64, 1)?;
                 let target = target(put.path.clone(), precondition, put.make_parents);
-                Admitted::File(put, body, digest, target, reservation)
+                AdmittedItem::File(put, body, digest, target, reservation)
             }
             BatchItem::Directory(make) => {
                 access.make_directory(&make.path)?;
                 let target = target(make.path, make.precondition, make.make_parents);
                 let pending = Pending::new(Change::Directory { target });
-                Admitted::Ready(pending.charged(quota.reserve(0, 1)?))
+                AdmittedItem::Ready(pending.charged(quota.reserve(0, 1)?))
             }
             BatchItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
                 access.set_attributes(&set.path, is_own)?;
-                Admitted::Ready(Pending::new(Change::Attributes {
+                AdmittedItem::Ready(Pending::new(Change::Attributes {
                     path: set.path,
                     modified: set.modified,
                     mode: set.mode,
@@ -122,7 +122,7 @@ impl BatchUpload {
 }
 
 /// Item that the caller has the right to, with its quota charged.
-enum Admitted {
+enum AdmittedItem {
     /// A file whose content has to be staged first.
     File(Put, Bytes, Digest, Destination, Reservation),
     /// A change that can be committed as it is.
@@ -131,12 +131,12 @@ enum Admitted {
 
 /// Makes an item ready to be committed: writes the content of a file, without syncing it, because
 /// the sync comes with the whole batch. Blocks.
-fn prepare(item: Admitted, stager: &Stager<'_>) -> Result<Pending, Error> {
+fn prepare(item: AdmittedItem, stager: &Stager<'_>) -> Result<Pending, Error> {
     let (put, body, digest, target, reservation) = match item {
-        Admitted::File(put, body, digest, target, reservation) => {
+        AdmittedItem::File(put, body, digest, target, reservation) => {
             (put, body, digest, target, reservation)
         }
-        Admitted::Ready(pending) => return Ok(pending),
+        AdmittedItem::Ready(pending) => return Ok(pending),
     };
     if put.digest.of(&body) != digest {
         return Err(Error::Damaged);
