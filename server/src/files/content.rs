@@ -4,12 +4,11 @@ use bytes::Bytes;
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, Hasher};
 use quire_shared::protocol::{Attributes, Precondition};
-use quire_transport::body::ReadAhead;
 use tokio::task::JoinHandle;
 
 use super::cache::{Cache, CachedReader, FillGuard, Lookup};
 use super::error::Error;
-use super::store::{self, OpenFile, Range};
+use super::store::{self, FileReader, OpenFile};
 
 /// Byte range of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,7 +39,7 @@ pub struct Content {
 #[derive(Debug)]
 enum ByteSource {
     Cache(CachedReader, Hasher),
-    File(ReadAhead<Range>),
+    File(FileReader),
     /// None: placeholder while the source is replaced.
     Failed,
 }
@@ -69,7 +68,7 @@ impl Content {
                 reader.seek(range.offset);
                 ByteSource::Cache(reader, hasher)
             }
-            None => ByteSource::File(file.read(range.offset, length, hasher)),
+            None => ByteSource::File(file.read(range.offset, length, hasher)?),
         };
         Ok(Self {
             file,
@@ -115,7 +114,7 @@ impl Content {
             if let ByteSource::Cache(_, hasher) =
                 std::mem::replace(&mut self.source, ByteSource::Failed)
             {
-                self.source = ByteSource::File(self.file.read(self.position, self.rest, hasher));
+                self.source = ByteSource::File(self.file.read(self.position, self.rest, hasher)?);
             }
         }
         let ByteSource::File(reading) = &mut self.source else {

@@ -47,7 +47,7 @@ pub use trash::Trash;
 pub(super) use batch::Change;
 pub(super) use copy::{CopySource, StagedCopy};
 pub(super) use metadata::is_quiet;
-pub(super) use open_file::Range;
+pub(super) use open_file::FileReader;
 pub(super) use publish::Destination;
 pub(super) use staging::StagedFile;
 pub(super) use walk::{Visited, Walk, WalkStep};
