@@ -96,7 +96,10 @@ impl LockTable {
         shared: &[&RemotePath],
         exclusive: &[&RemotePath],
     ) -> Result<LockGuard, Busy> {
-        let Split { outside, held } = self.split(owner, shared, exclusive);
+        let Some(split) = self.split(owner, shared, exclusive) else {
+            return self.take_in_time(shared, exclusive).await;
+        };
+        let Split { outside, held } = split;
         let taking = async {
             let mut guard = self.take(&outside.shared, &outside.exclusive).await;
             // Locks within holds come after those of the table itself, hold by hold in the order of
@@ -116,7 +119,10 @@ impl LockTable {
         shared: &[&RemotePath],
         exclusive: &[&RemotePath],
     ) -> Option<LockGuard> {
-        let Split { outside, held } = self.split(owner, shared, exclusive);
+        let Some(split) = self.split(owner, shared, exclusive) else {
+            return self.try_take(shared, exclusive);
+        };
+        let Split { outside, held } = split;
         let mut guard = self.try_take(&outside.shared, &outside.exclusive)?;
         for (hold, paths) in held {
             let within = hold.within.try_take(&paths.shared, &paths.exclusive)?;
@@ -144,22 +150,23 @@ impl LockTable {
         Ok(Hold(held))
     }
 
-    /// Assigns each path to the hold of `owner` that contains it, or to none.
+    /// Assigns each path to the hold of `owner` that contains it, or to none. `None` if the owner holds
+    /// nothing, as almost all do.
     fn split<'path>(
         &self,
         owner: Owner,
         shared: &[&'path RemotePath],
         exclusive: &[&'path RemotePath],
-    ) -> Split<'path> {
-        let mut split = Split::default();
-        let mut holds: Vec<Arc<HeldPath>> = Vec::new();
-        {
+    ) -> Option<Split<'path>> {
+        let holds: Vec<Arc<HeldPath>> = {
             let all = self.holds.lock();
-            if !all.is_empty() {
-                let live = all.iter().filter_map(Weak::upgrade);
-                holds.extend(live.filter(|hold| hold.owner == owner));
-            }
+            let live = all.iter().filter_map(Weak::upgrade);
+            live.filter(|hold| hold.owner == owner).collect()
+        };
+        if holds.is_empty() {
+            return None;
         }
+        let mut split = Split::default();
         for (paths, is_shared) in [(shared, true), (exclusive, false)] {
             for path in paths {
                 let hold = holds.iter().find(|hold| hold.path.contains(path));
@@ -170,7 +177,22 @@ impl LockTable {
             }
         }
         split.held.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
-        split
+        Some(split)
+    }
+
+    /// Takes locks outside of holds; without a timer if all are free.
+    async fn take_in_time(
+        &self,
+        shared: &[&RemotePath],
+        exclusive: &[&RemotePath],
+    ) -> Result<LockGuard, Busy> {
+        let (mut guard, locks) = self.enter(shared, exclusive);
+        let taken = guard.take_free(&locks);
+        if taken < locks.len() {
+            let waiting = guard.take_waiting(&locks, taken);
+            timeout(self.wait_max, waiting).await.map_err(|_| Busy)?;
+        }
+        Ok(guard)
     }
 
     async fn take(&self, shared: &[&RemotePath], exclusive: &[&RemotePath]) -> LockGuard {
