@@ -32,8 +32,9 @@ use quire_certs::Fingerprint;
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::{Attributes, Copy, Delete, Get, List, MakeDirectory, Rename, Version};
-use tokio::sync::broadcast;
-use tracing::debug;
+use tokio::sync::{broadcast, oneshot};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, error};
 
 use crate::auth::access::Access;
 use crate::metrics::Metrics;
@@ -47,7 +48,7 @@ pub use error::Error;
 pub use locks::Hold;
 pub use store::{
     Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
-    Options, ReadOnlyReason, Trash,
+    Options, ReadOnlyReason,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
@@ -74,6 +75,8 @@ struct Parts {
     quotas: Quotas,
     changes: Changes,
     metrics: Arc<Metrics>,
+    /// Work that outlives the requests that began it.
+    background: TaskTracker,
 }
 
 /// Settings of the operations.
@@ -128,6 +131,7 @@ impl Files {
             quotas: Quotas::new(config.quota, Arc::clone(&metrics)),
             changes: Changes::new(),
             metrics,
+            background: TaskTracker::new(),
         })))
     }
 
@@ -315,12 +319,12 @@ impl Files {
         self.commit_version(Pending::new(change), guard).await
     }
 
-    /// Deletes a file or directory. A directory disappears at once; its space is freed by
-    /// [`remove`](Self::remove), which the front end calls after it has replied.
+    /// Deletes a file or directory. A directory disappears at once; its space is freed afterwards,
+    /// whether or not anybody waits for this future.
     ///
     /// # Errors
     /// If it is refused, or a precondition of the name isn't met.
-    pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<Option<Trash>, Error> {
+    pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<(), Error> {
         caller.access.delete(&request.path)?;
         let paths = [&request.path];
         let guard = self.locks().exclusive(caller.owner, &paths).await?;
@@ -329,15 +333,40 @@ impl Files {
             recursive: request.recursive,
             precondition: request.precondition,
         };
-        Ok(self.commit_one(Pending::new(change), guard).await?.trash)
+        let files = self.clone();
+        let (answer, answered) = oneshot::channel();
+        let deleting = async move {
+            let committed = files.commit_one(Pending::new(change), guard).await;
+            let (trash, result) = match committed {
+                Ok(committed) => (committed.trash, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Fails if the caller has gone.
+            let _ = answer.send(result);
+            let Some(trash) = trash else { return };
+            match files.store().remove(trash).await {
+                Ok(()) | Err(store::Error::Cancelled) => {}
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    error!(error, "could not remove a deleted directory from staging");
+                }
+            }
+        };
+        self.0.background.spawn(deleting.in_current_span());
+        let lost = |_| store::Error::Internal("a deletion ended without a result");
+        answered.await.map_err(lost)?
     }
 
-    /// Frees the space of a deleted directory.
-    ///
-    /// # Errors
-    /// If an entry can't be removed; all others are removed.
-    pub async fn remove(&self, trash: Trash) -> Result<(), Error> {
-        Ok(self.store().remove(trash).await?)
+    /// Ends the work that outlives its requests, because the server stops: commits run to their
+    /// end, and the next start removes the rest of deleted directories.
+    pub(crate) async fn finish(&self) {
+        let background = &self.0.background;
+        background.close();
+        let waited = tokio::time::timeout(REMOVALS_TIME, background.wait()).await;
+        if waited.is_err() {
+            self.store().end_removals();
+            background.wait().await;
+        }
     }
 
     /// Copies a file or directory on the server. The copy is made in staging, without a lock on the
@@ -394,3 +423,6 @@ impl Files {
         &self.0.cache
     }
 }
+
+/// Time for removals when the server stops: enough for some ten thousand files.
+const REMOVALS_TIME: Duration = Duration::from_millis(500);

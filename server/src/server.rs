@@ -130,10 +130,11 @@ impl Server {
         };
         tokio::join!(self.quic.accept(&stop, &connections), stopping);
         connections.close();
-        if tokio::time::timeout(self.drain, connections.wait())
-            .await
-            .is_err()
-        {
+        let drained = async {
+            connections.wait().await;
+            self.shared.files.finish().await;
+        };
+        if tokio::time::timeout(self.drain, drained).await.is_err() && !connections.is_empty() {
             warn!(
                 connections = connections.len(),
                 "closed connections that did not finish in time"

@@ -1,4 +1,5 @@
 //! What one client may take of the server, and what long runs take.
 
+mod departures;
 mod endurance;
 mod per_client;

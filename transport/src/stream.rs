@@ -184,10 +184,15 @@ impl Sender {
         }
     }
 
-    /// Waits until the peer stops this stream, or the connection is lost.
-    pub async fn given_up(&self) {
-        // Every result means that; the acknowledgement of all data can't come before `finish`.
-        let _ = self.stream.stopped().await;
+    /// Waits until the peer stops this stream, or the connection is lost. Never completes for a
+    /// stream that the peer has received completely.
+    pub fn given_up(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async move {
+            if let Ok(None) = stopped.await {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Resets the stream with `code`. Data that wasn't sent yet is dropped.

@@ -209,6 +209,14 @@ pub(crate) struct FillGuard {
 }
 
 impl FillGuard {
+    /// Whether a request still follows the fill. If all have gone, the rest needn't be read.
+    pub(crate) fn has_readers(&self) -> bool {
+        let mut state = self.store.lock();
+        let in_table = usize::from(state.entry_of(&self.content).is_some());
+        // Besides the guard and the table, only leases refer to the content.
+        Arc::strong_count(&self.content) > 1 + in_table
+    }
+
     /// Appends the next bytes of the file. Readers get them in the same pieces.
     ///
     /// # Errors

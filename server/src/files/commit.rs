@@ -57,7 +57,8 @@ impl Files {
     }
 
     /// Commits changes; every change becomes visible here. The blocking thread holds the locks
-    /// until the changes are durable and announced, even if the request is cancelled.
+    /// until the changes are durable and announced, even if the request is cancelled. A server that
+    /// stops waits for that.
     pub(super) async fn commit(
         &self,
         pending: Vec<Result<Pending, Error>>,
@@ -78,6 +79,7 @@ impl Files {
             ));
         }
         let files = self.clone();
+        let running = self.0.background.token();
         let done = move |results: Vec<Result<Committed, store::Error>>| {
             let mut results = results.into_iter();
             let results = notices.into_iter().map(|notice| {
@@ -93,6 +95,7 @@ impl Files {
             });
             let results: Vec<_> = results.collect();
             drop(guard);
+            drop(running);
             results
         };
         Ok(self.store().commit(changes, done).await?)

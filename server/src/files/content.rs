@@ -158,7 +158,7 @@ impl Content {
 /// Reads the whole file into the cache, in a task beside the request.
 fn fill(file: &OpenFile, guard: FillGuard) -> JoinHandle<()> {
     // If reading fails, dropping the guard makes the fill fail for all readers.
-    let push = |guard: &mut FillGuard, piece| guard.push(piece).is_ok();
+    let push = |guard: &mut FillGuard, piece| guard.has_readers() && guard.push(piece).is_ok();
     file.read_aside(guard, push, |guard, after| {
         guard.finish(&after.version);
     })

@@ -7,6 +7,7 @@
 //! The store knows paths, versions and attributes, but no protocol messages and no callers.
 
 mod batch;
+mod cancel;
 mod copy;
 mod error;
 pub(super) mod faults;
@@ -42,7 +43,6 @@ pub use faults::{Fault, Faults};
 pub use listing::{Listing, ListingPart};
 pub use open::{OpenError, Options, ReadOnlyReason};
 pub use open_file::OpenFile;
-pub use trash::Trash;
 
 pub(super) use batch::Change;
 pub(super) use copy::{CopySource, StagedCopy};
@@ -53,6 +53,7 @@ pub(super) use staging::StagedFile;
 pub(super) use walk::{Visited, Walk, WalkStep};
 
 use super::scope::{EntryFilter, Parents};
+use cancel::CancelOnDrop;
 use root::Root;
 
 /// Handle of the served directory; clones refer to the same one.
@@ -214,10 +215,7 @@ impl Store {
         source: CopySource,
         target: Destination,
     ) -> Result<StagedCopy, Error> {
-        // Lives as long as this future; its drop sets the flag that the blocking thread checks.
-        let guard = copy::CancelOnDrop::default();
-        let cancelled = guard.cancelled();
-        self.change(move |root| root.stage_copy(&source, &target, &cancelled))
+        self.change(move |root| root.stage_copy(&source, &target))
             .await
     }
 
@@ -239,8 +237,13 @@ impl Store {
     ///
     /// # Errors
     /// If an entry can't be removed; the others are removed all the same.
-    pub(super) async fn remove(&self, trash: Trash) -> Result<(), Error> {
+    pub(super) async fn remove(&self, trash: trash::Trash) -> Result<(), Error> {
         self.change(move |_| trash.remove()).await
+    }
+
+    /// Ends removals early, because the server stops. The next start removes the rest.
+    pub(super) fn end_removals(&self) {
+        self.root.end_removals();
     }
 
     /// Runs file work that only reads on a blocking thread.
@@ -270,14 +273,18 @@ impl Store {
     }
 }
 
-/// Runs file work on a blocking thread.
+/// Runs file work on a blocking thread. Dropping the future cancels the work at its next
+/// [`check`](cancel::check).
 ///
 /// # Errors
 /// The errors of `work`, and [`Error::Internal`] if it panics.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    spawn_blocking(work)
+    // Lives as long as this future.
+    let guard = CancelOnDrop::default();
+    let flag = guard.flag();
+    spawn_blocking(move || flag.run(work))
         .await
         .map_err(|_| Error::Internal("a blocking task ended without a result"))?
 }

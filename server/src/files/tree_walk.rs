@@ -105,7 +105,10 @@ impl TreeWalk {
             }
             None => None,
         };
+        // A lock may be held on that thread even after the request has gone.
+        let running = self.files.0.background.token();
         let walking = store::blocking(move || {
+            let _running = running;
             let walked = match waited {
                 Some((name, path, Ok(guard))) => self.visit(name, path, guard, &mut visitor),
                 Some((name, _, Err(busy))) => visitor.found(TreeEntry::Missed(name, busy.into())),
@@ -119,7 +122,7 @@ impl TreeWalk {
 
     fn walk_on(&mut self, visitor: &mut impl Visitor) -> Result<(), Error> {
         while !visitor.is_full() {
-            match self.walk.step() {
+            match self.walk.step()? {
                 WalkStep::Name(name, Ok(path)) => {
                     match self.files.locks().try_shared(self.caller.owner, &path) {
                         Some(guard) => self.visit(name, path, guard, visitor)?,

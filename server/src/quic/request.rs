@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Copy, Delete, Done, Hashed, Pong, Request};
+use quire_shared::protocol::{Changed, Done, Hashed, Pong, Request};
 use quire_transport::stream::{Receiver, Sender};
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::Shared;
 use super::error::RequestError;
@@ -28,7 +28,10 @@ pub(crate) enum RequestEnd {
     Cancelled,
 }
 
-/// Serves the request of one stream.
+/// Serves the request of one stream, until the client cancels it or is gone.
+///
+/// Whatever a request does or waits for is then dropped, which also stops its work on blocking
+/// threads. Only a commit that has begun runs to its end: it is owned by [`Files`].
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> RequestEnd {
     let flow = &session.flow;
     // 0-RTT data can be a replay by an attacker (RFC 9001, section 9.2).
@@ -37,15 +40,12 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
     let mut receiver = Receiver::new(recv, flow);
     sender.set_limits(session.limits.clone());
     receiver.set_limits(session.limits.clone());
-    if let Some(requests) = &session.requests {
-        requests.take(1).await;
-    }
-    let served = match read(&mut receiver, &session.shared, is_early).await {
-        Ok(request) => {
-            debug!(?request, "asked");
-            dispatch(request, &session, &mut sender, &mut receiver).await
-        }
-        Err(error) => Err(error),
+    let given_up = sender.given_up();
+    let served = tokio::select! {
+        // In this order, so that a request that is done counts as done.
+        biased;
+        served = read_and_dispatch(&session, &mut sender, &mut receiver, is_early) => served,
+        () = given_up => Err(RequestError::Cancelled),
     };
     let Err(error) = served else {
         debug!("answered");
@@ -61,6 +61,20 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
         }
         _ => RequestEnd::Answered,
     }
+}
+
+async fn read_and_dispatch(
+    session: &Session,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+    is_early: bool,
+) -> Result<(), RequestError> {
+    if let Some(requests) = &session.requests {
+        requests.take(1).await;
+    }
+    let request = read(receiver, &session.shared, is_early).await?;
+    debug!(?request, "asked");
+    dispatch(request, session, sender, receiver).await
 }
 
 async fn read(
@@ -99,11 +113,14 @@ async fn dispatch(
         Request::Rename(rename) => {
             answer(sender, changed(files.rename(caller, rename).await?)).await
         }
-        Request::Delete(delete) => serve_delete(delete, files, caller, sender).await,
+        Request::Delete(delete) => {
+            files.delete(caller, delete).await?;
+            answer(sender, Done {}).await
+        }
         Request::MakeDirectory(make) => {
             answer(sender, changed(files.make_directory(caller, make).await?)).await
         }
-        Request::Copy(copy) => serve_copy(copy, files, caller, sender).await,
+        Request::Copy(copy) => answer(sender, changed(files.copy(caller, copy).await?)).await,
         Request::Hash(hash) => {
             let hashed = files.hash(caller, &hash.path, hash.digest).await?;
             let hashed = Hashed {
@@ -134,37 +151,4 @@ fn pong(files: &Files, caller: &Caller) -> Result<Pong, RequestError> {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
         writable: files.is_writable(caller)?,
     })
-}
-
-/// Replies as soon as the name is gone, then frees the space of a deleted directory, which clients
-/// can't see any more.
-async fn serve_delete(
-    request: Delete,
-    files: &Files,
-    caller: &Caller,
-    sender: &mut Sender,
-) -> Result<(), RequestError> {
-    let trash = files.delete(caller, request).await?;
-    let answered = answer(sender, Done {}).await;
-    if let Some(trash) = trash
-        && let Err(error) = files.remove(trash).await
-    {
-        let error: &dyn std::error::Error = &error;
-        error!(error, "could not remove a deleted directory from staging");
-    }
-    answered
-}
-
-/// Copies, until the client cancels the request.
-async fn serve_copy(
-    request: Copy,
-    files: &Files,
-    caller: &Caller,
-    sender: &mut Sender,
-) -> Result<(), RequestError> {
-    let version = tokio::select! {
-        version = files.copy(caller, request) => version?,
-        () = sender.given_up() => return Err(RequestError::Cancelled),
-    };
-    answer(sender, Changed { version }).await
 }

@@ -201,9 +201,7 @@ async fn carry_out(files: &Files, caller: &Caller, request: Request) {
                 recursive: true,
                 ..delete
             };
-            if let Ok(Some(trash)) = files.delete(caller, delete).await {
-                files.remove(trash).await.unwrap();
-            }
+            drop(files.delete(caller, delete).await);
         }
         Request::MakeDirectory(make) => {
             let make = MakeDirectory {

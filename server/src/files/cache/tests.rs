@@ -293,6 +293,22 @@ fn a_fill_that_fails_tells_its_readers_and_leaves_nothing() {
 }
 
 #[test]
+fn a_fill_knows_whether_anybody_still_reads_it() {
+    let cache = cache();
+    for is_invalidated in [false, true] {
+        let (guard, reader) = fill(&cache, 1, 10, "a");
+        let follower = hit(&cache, 1, 10, "a");
+        if is_invalidated {
+            cache.invalidate(&path("a"));
+        }
+        drop(reader);
+        assert!(guard.has_readers());
+        drop(follower);
+        assert!(!guard.has_readers());
+    }
+}
+
+#[test]
 fn a_file_that_is_invalidated_during_its_fill_serves_its_readers_only() {
     let cache = cache();
     let (guard, mut reader) = fill(&cache, 1, 10, "a");

@@ -90,7 +90,7 @@ pub struct Committed {
     /// Whether the change asked for a directory that existed already.
     pub existed: bool,
     /// Deleted directory whose content still takes up space.
-    pub trash: Option<Trash>,
+    pub(in crate::files) trash: Option<Trash>,
 }
 
 impl Root {

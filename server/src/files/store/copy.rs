@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quire_shared::RemotePath;
 use quire_shared::path::RESERVED_PREFIX;
@@ -20,6 +19,7 @@ use rustix::io::Errno;
 
 use super::Error;
 use super::batch::{Applied, Commit, Visible};
+use super::cancel;
 use super::faults::{Fault, Faults};
 use super::metadata::Metadata;
 use super::open_file::OpenFile;
@@ -37,23 +37,6 @@ pub(in crate::files) struct CopySource {
     pub recursive: bool,
     /// Precondition for the name.
     pub precondition: Precondition,
-}
-
-/// Guard that cancels a copy on a blocking thread when the future that waits for it is dropped.
-#[derive(Debug, Default)]
-pub(super) struct CancelOnDrop(Arc<AtomicBool>);
-
-impl CancelOnDrop {
-    /// Flag that becomes `true` when the guard is dropped.
-    pub(super) fn cancelled(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Staged copy that isn't published yet. It is removed when dropped, unless it was published.
@@ -77,7 +60,7 @@ enum CopyContent {
 
 impl Root {
     /// Copies what `source` names into the staging directory, to be published as `target`. Modes
-    /// and modification times are kept. `cancelled` is checked between steps.
+    /// and modification times are kept. The copy can be cancelled between its steps.
     ///
     /// # Errors
     /// If a precondition doesn't hold, or the source is a directory and the copy isn't recursive.
@@ -86,7 +69,6 @@ impl Root {
         &self,
         source: &CopySource,
         target: &Destination,
-        cancelled: &AtomicBool,
     ) -> Result<StagedCopy, Error> {
         let staging = self.inner.writable()?;
         let CopySource {
@@ -108,7 +90,6 @@ impl Root {
         let mut copier = Copier {
             staging,
             root_device: self.inner.id.device,
-            cancelled,
             skipped: 0,
             bytes: 0,
             entries: 1,
@@ -190,10 +171,9 @@ impl StagedCopy {
 }
 
 /// Copy in progress.
-struct Copier<'a> {
+struct Copier {
     staging: Arc<Staging>,
     root_device: u64,
-    cancelled: &'a AtomicBool,
     skipped: u64,
     bytes: u64,
     entries: u64,
@@ -207,12 +187,12 @@ struct CopyLevel {
     target: OwnedFd,
 }
 
-impl Copier<'_> {
+impl Copier {
     /// Copies one file into the staging directory and makes it durable.
     fn stage_file(&mut self, source: &OpenFile) -> Result<CopyContent, Error> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
-        self.copy_content(&source.file, &mut staged.file, attributes.size)?;
+        Self::copy_content(&source.file, &mut staged.file, attributes.size)?;
         require_unchanged(source)?;
         staged.seal(Some(attributes.modified), Some(attributes.mode))?;
         self.bytes = attributes.size;
@@ -259,6 +239,7 @@ impl Copier<'_> {
     /// Copies entries up to the next directory, which is created empty and returned as a level.
     fn copy_entries(&mut self, level: &mut CopyLevel) -> Result<Option<CopyLevel>, Error> {
         while let Some(entry) = level.entries.read() {
+            cancel::check()?;
             let entry = entry.map_err(Error::system("reading a directory"))?;
             let name = entry.file_name();
             let bytes = name.to_bytes();
@@ -297,7 +278,7 @@ impl Copier<'_> {
             .map_err(Error::system("creating a staged file"))?
             .into();
         let attributes = &source.attributes;
-        self.copy_content(&source.file, &mut target, attributes.size)?;
+        Self::copy_content(&source.file, &mut target, attributes.size)?;
         require_unchanged(&source)?;
         fchmod(&target, Mode::from_raw_mode(attributes.mode))
             .map_err(Error::system("setting permissions"))?;
@@ -310,8 +291,8 @@ impl Copier<'_> {
 
     /// Copies `size` bytes: by sharing blocks, else within the kernel, else with read and write.
     /// The caller checks afterwards that the source didn't change.
-    fn copy_content(&self, mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
-        self.check_cancelled()?;
+    fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
+        cancel::check()?;
         // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
         // takes no size. After any error the content is copied instead.
         if ioctl_ficlone(&*target, source).is_ok() {
@@ -319,7 +300,7 @@ impl Copier<'_> {
         }
         let mut left = size;
         while left > 0 {
-            self.check_cancelled()?;
+            cancel::check()?;
             let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
             match copy_file_range(source, None, &*target, None, step) {
                 // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
@@ -332,19 +313,12 @@ impl Copier<'_> {
         }
         // The cursors of both files are where copy_file_range left them.
         while left > 0 {
-            self.check_cancelled()?;
+            cancel::check()?;
             let mut step = source.by_ref().take(left.min(STEP_BYTES as u64));
             match io::copy(&mut step, target).map_err(Error::system("copying"))? {
                 0 => return Err(Error::Changed),
                 copied => left -= copied,
             }
-        }
-        Ok(())
-    }
-
-    fn check_cancelled(&self) -> Result<(), Error> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use quire_shared::{ErrorCode, RemotePath};
 use tempfile::TempDir;
 
 use super::batch::{Change, Committed};
+use super::cancel::CancelOnDrop;
 use super::copy::{CopySource, StagedCopy};
 use super::open::Options;
 use super::publish::Destination;
@@ -210,7 +211,10 @@ impl Root {
             precondition: source.clone(),
         };
         let target = target(to, &Precondition::Any, Parents::MustExist);
-        self.stage_copy(&source, &target, &cancelled.into())
+        let guard = CancelOnDrop::default();
+        let flag = guard.flag();
+        let _guard = (!cancelled).then_some(guard);
+        flag.run(|| self.stage_copy(&source, &target))
     }
 }
 

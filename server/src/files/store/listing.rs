@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use super::metadata::Metadata;
 use super::read_dir::ReadDir;
 use super::root::{Inner, Root};
-use super::{EntryFilter, Error, blocking};
+use super::{EntryFilter, Error, blocking, cancel};
 
 /// Listing in progress. It keeps the directory open, so that it continues even if that is renamed.
 #[derive(Debug)]
@@ -96,6 +96,7 @@ impl Listing {
     ) -> Result<ListingPart, Error> {
         let mut entries = Vec::new();
         while let Some(name) = self.names.next_if(&self.directory, &mut *fits)? {
+            cancel::check()?;
             let metadata = Metadata::at(&self.directory, name.as_str(), self.root_device)
                 .map_err(Error::system("reading the metadata of an entry"))?;
             // `None` if the name was removed since it was read.

@@ -15,6 +15,7 @@ use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Error;
+use super::cancel::CancelFlag;
 use super::faults::Faults;
 use super::group_commit::GroupCommit;
 use super::metadata::Metadata;
@@ -68,6 +69,7 @@ impl Root {
             commits: GroupCommit::default(),
             pending_syncs: PendingSyncs::default(),
             faults: options.faults,
+            ending: CancelFlag::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::metadata::Metadata;
 use super::resolve::open_beneath;
-use super::{Error, blocking};
+use super::{Error, blocking, cancel};
 
 /// Regular file that is open for reading; clones share the handle and its cursor.
 #[derive(Debug, Clone)]
@@ -110,7 +110,7 @@ impl OpenFile {
     }
 
     /// Computes the digest of the whole file, and returns it with the attributes afterwards.
-    /// Dropping the future cancels the work after the current step.
+    /// Dropping the future cancels the work after the current piece.
     ///
     /// # Errors
     /// If reading fails, or the file changed while it was read.
@@ -119,7 +119,7 @@ impl OpenFile {
         kind: DigestKind,
     ) -> Result<(Digest, Attributes), Error> {
         let mut hasher = kind.hasher();
-        // A blocking task can't be cancelled, so the work is split into short ones.
+        // Split, so that long files don't keep threads from other requests.
         loop {
             let file = Arc::clone(&self.file);
             let hashing = blocking(move || {
@@ -175,6 +175,7 @@ pub(in crate::files) type FileReader = ReadAhead<File>;
 fn hash_pieces(mut file: &File, hasher: &mut Hasher) -> Result<bool, Error> {
     let mut buffer = vec![0; PIECE];
     for _ in 0..PIECES_PER_STEP {
+        cancel::check()?;
         let read = file.read(&mut buffer).map_err(Error::system("reading"))?;
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
             return Ok(true);
@@ -187,5 +188,5 @@ fn hash_pieces(mut file: &File, hasher: &mut Hasher) -> Result<bool, Error> {
 /// Bytes per read: as large as the pieces of a body, and enough to run every digest at full speed.
 const PIECE: usize = 512 * 1024;
 
-/// Reads per step of a digest, after which it can be cancelled: some tens of milliseconds of work.
+/// Reads per step of a digest, after which others get the thread: some tens of milliseconds of work.
 const PIECES_PER_STEP: usize = 64;

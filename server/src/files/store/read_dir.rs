@@ -13,6 +13,7 @@ use rustix::fs::Dir;
 
 use super::EntryFilter;
 use super::Error;
+use super::cancel;
 use super::metadata::Metadata;
 
 /// Iterator over the names in a directory. The caller keeps the directory open, and passes the same
@@ -117,6 +118,7 @@ impl ReadDir {
         self.unnameable = 0;
         let reading = || Error::system("reading a directory");
         for entry in Dir::read_from(directory).map_err(reading())? {
+            cancel::check()?;
             let entry = entry.map_err(reading())?;
             let name = match entry.file_name().to_str().map(Name::new) {
                 Ok(Ok(name)) => name,

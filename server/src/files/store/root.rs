@@ -19,6 +19,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Error;
+use super::cancel::CancelFlag;
 use super::faults::{Fault, Faults};
 use super::group_commit::GroupCommit;
 use super::metadata::{FileId, Metadata};
@@ -46,6 +47,8 @@ pub(super) struct Inner {
     pub(super) commits: GroupCommit,
     pub(super) pending_syncs: PendingSyncs,
     pub(super) faults: Faults,
+    /// Set when the server stops: the next start removes what is left in the staging directory.
+    pub(super) ending: CancelFlag,
 }
 
 impl Root {
@@ -55,6 +58,11 @@ impl Root {
             return Some(ReadOnlyReason::NotDurable);
         }
         self.inner.read_only
+    }
+
+    /// Ends removals early.
+    pub(super) fn end_removals(&self) {
+        self.inner.ending.set();
     }
 
     /// Reads the attributes of `path`. A symbolic link is described, not followed.
@@ -93,6 +101,7 @@ impl Inner {
         }
         let mut staging = Staging::make(&self.directory, self.id.device)?;
         staging.faults = self.faults;
+        staging.ending = self.ending.clone();
         let staging = Arc::new(staging);
         *current = Some(Arc::clone(&staging));
         Ok(staging)

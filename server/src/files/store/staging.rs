@@ -19,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::cancel::CancelFlag;
 use super::faults::{Fault, Faults};
 use super::metadata::{FileId, MODE_MASK, Metadata, NANOSECONDS_MAX};
 use super::resolve::{Slot, open_beneath};
@@ -35,6 +36,8 @@ pub(super) struct Staging {
     /// Permissions of a file whose request gives none.
     file_mode: Mode,
     pub(super) faults: Faults,
+    /// Set when the server stops, so that removals end early.
+    pub(super) ending: CancelFlag,
 }
 
 impl Staging {
@@ -96,6 +99,7 @@ impl Staging {
             root_device,
             file_mode,
             faults: Faults::default(),
+            ending: CancelFlag::default(),
         }))
     }
 
@@ -281,11 +285,12 @@ impl Drop for StagedEntry {
         let Staging {
             directory,
             root_device,
+            ending,
             ..
         } = &*self.staging;
         // What can't be removed now is removed at the next start.
         if let Err(Errno::ISDIR) = unlinkat(directory, &self.name, AtFlags::empty()) {
-            let _ = trash::remove_tree(directory, *root_device, &self.name);
+            let _ = ending.run(|| trash::remove_tree(directory, *root_device, &self.name));
         }
     }
 }

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fchmod, renameat_with,
 use rustix::io::Errno;
 
 use super::Error;
+use super::cancel;
 use super::metadata::Metadata;
 use super::resolve::{Slot, open_beneath};
 use super::staging::{Staging, random_name};
@@ -21,7 +22,7 @@ use super::staging::{Staging, random_name};
 /// stays until the next server starts on this root.
 #[derive(Debug)]
 #[must_use = "the content still takes up space"]
-pub struct Trash {
+pub(in crate::files) struct Trash {
     staging: Arc<Staging>,
     name: String,
 }
@@ -39,13 +40,16 @@ impl Trash {
     /// Removes the directory and its content.
     ///
     /// # Errors
-    /// If an entry can't be removed; the others are removed all the same.
+    /// If an entry can't be removed; the others are removed all the same. If the server stops, the
+    /// rest stays until the next start.
     pub(super) fn remove(self) -> Result<(), Error> {
-        remove_tree(
-            &self.staging.directory,
-            self.staging.root_device,
-            &self.name,
-        )
+        let Staging {
+            directory,
+            root_device,
+            ending,
+            ..
+        } = &*self.staging;
+        ending.run(|| remove_tree(directory, *root_device, &self.name))
     }
 }
 
@@ -95,10 +99,12 @@ impl<'a> Trees<'a> {
     /// Removes the queued directories, and those that they add to the queue.
     fn finish(mut self) -> Result<(), Error> {
         while self.removed < self.queued {
+            cancel::check()?;
             let name = self.numbered(self.removed);
             self.removed += 1;
             self.remove(&name);
         }
+        cancel::check()?;
         match self.failed {
             Some(errno) => Err(Error::system("removing a directory")(errno)),
             None => Ok(()),
@@ -125,6 +131,10 @@ impl<'a> Trees<'a> {
         for _ in 0..PASSES_MAX {
             let mut is_changed = false;
             for entry in Dir::read_from(directory)? {
+                // The caller asks again, and returns the error.
+                if cancel::check().is_err() {
+                    return Ok(());
+                }
                 let entry = entry?;
                 let name = entry.file_name();
                 // In the staging directory itself, the queued directories are entries as well.

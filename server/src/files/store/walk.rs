@@ -15,7 +15,7 @@ use super::metadata::{FileId, Metadata};
 use super::open_file::OpenFile;
 use super::read_dir::ReadDir;
 use super::root::{Inner, Root};
-use super::{EntryFilter, Error};
+use super::{EntryFilter, Error, cancel};
 
 /// Walk in progress.
 #[derive(Debug)]
@@ -89,9 +89,13 @@ impl Root {
 
 impl Walk {
     /// Advances to the next name.
-    pub(in crate::files) fn step(&mut self) -> WalkStep {
+    ///
+    /// # Errors
+    /// Only if nobody waits for the walk any more.
+    pub(in crate::files) fn step(&mut self) -> Result<WalkStep, Error> {
+        cancel::check()?;
         let Some(level) = self.levels.last_mut() else {
-            return WalkStep::End;
+            return Ok(WalkStep::End);
         };
         let name = match &mut self.here {
             Some(here) => level.names.next_if(here, |_| true),
@@ -100,14 +104,14 @@ impl Walk {
                 level.names.next_if(here, |_| true)
             }),
         };
-        match name {
+        Ok(match name {
             Ok(Some(name)) => {
                 let path = level.path.join(name.clone());
                 WalkStep::Name(name, path)
             }
             Ok(None) => self.leave(None),
             Err(error) => self.leave(Some(error)),
-        }
+        })
     }
 
     /// Visits `name` in the current directory, and enters it if it is a directory; `filter` returns

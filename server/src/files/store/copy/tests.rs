@@ -60,18 +60,10 @@ fn content_is_copied_with_read_and_write_where_the_kernel_copies_nothing() {
     let content = std::fs::read_to_string("/proc/self/limits").unwrap();
     let source = File::open("/proc/self/limits").unwrap();
     let mut target = File::create(fixture.local("a")).unwrap();
-    let copier = Copier {
-        staging: fixture.root.inner.writable().unwrap(),
-        root_device: 0,
-        cancelled: &AtomicBool::new(false),
-        skipped: 0,
-        bytes: 0,
-        entries: 1,
-    };
     let size = content.len() as u64;
-    copier.copy_content(&source, &mut target, size).unwrap();
+    Copier::copy_content(&source, &mut target, size).unwrap();
     assert_eq!(fixture.read("a"), content);
-    let more = copier.copy_content(&source, &mut target, 1);
+    let more = Copier::copy_content(&source, &mut target, 1);
     assert_eq!(code(more), ErrorCode::CHANGED);
 }
 
