@@ -13,7 +13,7 @@ use std::time::Duration;
 use quinn::{ClientConfig, ConnectError, Connecting, Endpoint};
 use quire_certs::{Fingerprint, Identity};
 use quire_transport::congestion::CongestionControl;
-use quire_transport::socket::{self, AmplificationLimit};
+use quire_transport::socket::{self, Probe};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -44,6 +44,7 @@ pub struct Connector {
 #[derive(Debug)]
 struct Connected {
     endpoint: Endpoint,
+    probe: Probe,
     quic: quinn::Connection,
     took: Duration,
 }
@@ -93,7 +94,7 @@ impl Connector {
 
     /// Resumes a session if there is one. The connection can be used before its handshake is complete.
     fn resume(&self, address: SocketAddr) -> Result<Option<Connection>, ClientError> {
-        let endpoint = endpoint_for(address)?;
+        let (endpoint, probe) = endpoint_for(address)?;
         let begun = Instant::now();
         let connecting = self.begin(&endpoint, address);
         let Some(Ok((quic, accepted))) = connecting.ok().map(Connecting::into_0rtt) else {
@@ -111,6 +112,7 @@ impl Connector {
         Ok(Some(Connection::new(
             endpoint,
             quic,
+            probe,
             handshake,
             self.fingerprint,
         )))
@@ -135,6 +137,7 @@ impl Connector {
         Ok(Connection::new(
             connected.endpoint,
             connected.quic,
+            connected.probe,
             handshake,
             self.fingerprint,
         ))
@@ -206,7 +209,7 @@ impl Race<'_> {
     }
 
     fn start(&mut self, address: SocketAddr) -> Result<(), ClientError> {
-        let endpoint = endpoint_for(address)?;
+        let (endpoint, probe) = endpoint_for(address)?;
         self.started.push(address);
         let connecting = match self.connector.begin(&endpoint, address) {
             Ok(connecting) => connecting,
@@ -224,6 +227,7 @@ impl Race<'_> {
             };
             let result = result.map(|quic| Connected {
                 endpoint,
+                probe,
                 quic,
                 took: start.elapsed(),
             });
@@ -257,15 +261,14 @@ impl Race<'_> {
 }
 
 /// Creates an endpoint for one attempt, so that an error of its socket can't affect the others.
-fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
+fn endpoint_for(address: SocketAddr) -> Result<(Endpoint, Probe), ClientError> {
     let bound = socket::bind(socket::any_local_addr_for(address))
         .map_err(|error| ClientError::Socket(error.into()))?;
     for shortfall in bound.shortfalls() {
         // Most users can't change the limits of the kernel, so this is no warning.
         tracing::info!("{shortfall}");
     }
-    socket::endpoint(bound, None, &AmplificationLimit::default())
-        .map_err(|error| ClientError::Socket(error.into()))
+    socket::client(bound).map_err(|error| ClientError::Socket(error.into()))
 }
 
 /// Interleaves IPv6 and IPv4 addresses (RFC 8305, §4), beginning with the family that the resolver

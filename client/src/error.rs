@@ -84,7 +84,7 @@ pub enum ClientError {
     #[error("{}", Escaped(.0.phrase()))]
     Refused(Failure),
     /// The connection broke.
-    #[error("connection lost: {}", Escaped(&.0.to_string()))]
+    #[error("connection lost: {}", lost(.0))]
     Lost(ConnectionError),
     /// The server closed the connection with this code.
     #[error("the server closed the connection: {0}")]
@@ -256,6 +256,17 @@ impl ErrorKind {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Refused,
             _ => Self::Other,
         }
+    }
+}
+
+/// What the end of a connection means to a user.
+fn lost(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Reset => "the server doesn't know it any more: it was restarted, or this \
+                                   machine was asleep"
+            .to_owned(),
+        ConnectionError::TimedOut => "the server doesn't answer any more".to_owned(),
+        error => Escaped(&error.to_string()).to_string(),
     }
 }
 

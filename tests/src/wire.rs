@@ -4,3 +4,4 @@ mod early_data;
 mod errors;
 mod fuzz_corpus;
 mod messages;
+mod restart;

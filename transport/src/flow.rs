@@ -27,6 +27,7 @@ use self::windows::{
 };
 use crate::bottleneck::{self, TransferStats};
 use crate::close;
+use crate::socket::{Probe, WaitingRequest};
 use quire_shared::Side;
 
 /// State that the streams of one connection share. Clones refer to the same connection.
@@ -41,6 +42,8 @@ struct FlowShared {
     sending: Waits,
     receiving: Waits,
     acknowledged: Arc<AtomicU64>,
+    /// Probes the peer while requests wait for it.
+    probe: Probe,
 }
 
 /// Time that the bodies of one direction have waited, in microseconds.
@@ -76,12 +79,24 @@ impl ConnectionFlow {
     /// Creates the flow of `connection`, of which this end is `side`. Its windows grow within
     /// `budget`.
     pub fn new(connection: Connection, side: Side, budget: &WindowBudget) -> Self {
+        Self::with_probe(connection, side, budget, Probe::default())
+    }
+
+    /// As [`new`](Self::new), with the probe of the client's socket. It is used as long as a stream
+    /// is being received.
+    pub fn with_probe(
+        connection: Connection,
+        side: Side,
+        budget: &WindowBudget,
+        probe: Probe,
+    ) -> Self {
         let now = Instant::now();
         let minimum = windows::minimum(side);
         Self(Arc::new(FlowShared {
             acknowledged: close::acknowledged(&connection),
             connection,
             side,
+            probe,
             sending: Waits::default(),
             receiving: Waits::default(),
             state: Mutex::new(FlowState {
@@ -98,6 +113,11 @@ impl ConnectionFlow {
                 next_update: now,
             }),
         }))
+    }
+
+    /// Counts a stream that is being received, until the guard is dropped.
+    pub(crate) fn wait(&self) -> WaitingRequest {
+        self.0.probe.wait()
     }
 
     /// Counts a body to send until the guard is dropped.

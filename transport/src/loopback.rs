@@ -131,5 +131,5 @@ async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
 
 fn bind() -> Endpoint {
     let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    socket::endpoint(socket, None, &socket::AmplificationLimit::default()).unwrap()
+    socket::client(socket).unwrap().0
 }

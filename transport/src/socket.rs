@@ -1,7 +1,7 @@
 //! The UDP socket of an endpoint.
 //!
-//! [`bind`] opens the socket and reports buffers that the kernel kept small. [`endpoint`] creates a
-//! [`quinn::Endpoint`] on it. Between quinn and the kernel, `gso` keeps every segmented send within
+//! [`bind`] opens the socket and reports buffers that the kernel kept small. [`server`] and
+//! [`client`] create a [`quinn::Endpoint`] on it. Between quinn and the kernel, `gso` keeps every segmented send within
 //! the size limit of UDP, and combines many sends into fewer, larger ones. Without the limit, a
 //! path with a large MTU silently loses everything. The combination saves a large part of the
 //! kernel's work. [`mtu_discovery`] configures the search for the largest datagram, and
@@ -11,6 +11,8 @@ mod amplification;
 mod gso;
 mod gso_batch;
 mod mtu;
+mod probe;
+mod reset;
 
 use std::fmt;
 use std::io;
@@ -23,6 +25,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub use self::amplification::{AmplificationLimit, Unvalidated};
 use self::gso::GsoSocket;
 pub(crate) use self::mtu::mtu_discovery;
+pub use self::probe::Probe;
+pub(crate) use self::probe::WaitingRequest;
+pub use self::reset::EndpointSecret;
 
 /// A bound socket that isn't in use yet.
 #[derive(Debug)]
@@ -175,25 +180,61 @@ pub fn any_local_addr_for(remote: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Creates an endpoint on a bound socket: a server with `Some` configuration, a client with `None`.
+/// Creates the endpoint of a server on a bound socket. `secret` lets clients of an earlier process
+/// know that their connections are gone.
 ///
 /// Must be called within a tokio runtime, which runs the tasks of the endpoint until the endpoint
 /// and all of its connections are dropped.
 ///
 /// # Errors
 /// [`SocketError::Setup`] if the system refuses an option that QUIC needs.
-pub fn endpoint(
+pub fn server(
     socket: BoundSocket,
-    server: Option<ServerConfig>,
+    server: ServerConfig,
     amplification: &AmplificationLimit,
+    secret: &EndpointSecret,
+) -> Result<Endpoint, SocketError> {
+    let mut config = endpoint_config();
+    secret.apply(socket.local_addr, &mut config);
+    endpoint(
+        socket,
+        config,
+        Some(server),
+        amplification.clone(),
+        Probe::default(),
+    )
+}
+
+/// Creates the endpoint of a client on a bound socket, for one connection. Must be called as
+/// [`server`].
+///
+/// # Errors
+/// [`SocketError::Setup`] if the system refuses an option that QUIC needs.
+pub fn client(socket: BoundSocket) -> Result<(Endpoint, Probe), SocketError> {
+    let probe = Probe::default();
+    let endpoint = endpoint(
+        socket,
+        endpoint_config(),
+        None,
+        AmplificationLimit::default(),
+        probe.clone(),
+    )?;
+    Ok((endpoint, probe))
+}
+
+fn endpoint(
+    socket: BoundSocket,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+    amplification: AmplificationLimit,
+    probe: Probe,
 ) -> Result<Endpoint, SocketError> {
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime
         .wrap_udp_socket(socket.socket)
         .map_err(SocketError::Setup)?;
-    let socket = Arc::new(GsoSocket::new(socket, amplification.clone()));
-    Endpoint::new_with_abstract_socket(endpoint_config(), server, socket, runtime)
-        .map_err(SocketError::Setup)
+    let socket = Arc::new(GsoSocket::new(socket, amplification, probe));
+    Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(SocketError::Setup)
 }
 
 /// Returns the endpoint configuration: this end accepts every datagram that UDP can carry.

@@ -19,6 +19,7 @@ use quinn::{RecvStream, SendStream, WriteError};
 use crate::error_code::to_quic;
 use crate::flow::stream_limits::{Stalled, StreamLimits};
 use crate::flow::{ActiveBody, ConnectionFlow, Direction};
+use crate::socket::WaitingRequest;
 use crate::stream::message_buffer::MessageBuffer;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::error_code::ErrorCode;
@@ -224,6 +225,8 @@ pub struct Receiver {
     has_gaps: bool,
     /// Bytes that were read but not reported to the flow yet.
     uncounted: usize,
+    /// Has a silent peer probed as long as this stream lasts.
+    _waiting: WaitingRequest,
 }
 
 impl Receiver {
@@ -236,6 +239,7 @@ impl Receiver {
             body: None,
             has_gaps: false,
             uncounted: 0,
+            _waiting: flow.wait(),
         }
     }
 

@@ -10,7 +10,7 @@ use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
 use quire_transport::congestion::CongestionControl;
 use quire_transport::error_code::to_quic;
-use quire_transport::socket::{self, AmplificationLimit, SocketError};
+use quire_transport::socket::{self, AmplificationLimit, EndpointSecret, SocketError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,10 +39,11 @@ impl Endpoints {
     pub(crate) fn bind(config: &Config, shared: Arc<Shared>) -> Result<Self, StartError> {
         let tls = tls::server_config(&config.identity).map_err(StartError::Tls)?;
         let server_config = server_config(tls);
+        let secret = EndpointSecret::derive(config.identity.private_key().secret_der());
         let amplification = AmplificationLimit::default();
         let mut endpoints = Vec::with_capacity(config.listen.len());
         for Listen { address, optional } in &config.listen {
-            match bind(*address, &server_config, &amplification) {
+            match bind(*address, &server_config, &amplification, &secret) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) if *optional && error.is_no_such_address() => {
                     info!("not listening on {address}: this machine has no such address");
@@ -120,12 +121,13 @@ fn bind(
     address: SocketAddr,
     config: &ServerConfig,
     amplification: &AmplificationLimit,
+    secret: &EndpointSecret,
 ) -> Result<Endpoint, SocketError> {
     let socket = socket::bind(address)?;
     for shortfall in socket.shortfalls() {
         warn!("{shortfall}");
     }
-    socket::endpoint(socket, Some(config.clone()), amplification)
+    socket::server(socket, config.clone(), amplification, secret)
 }
 
 /// Accepts or refuses incoming connections.

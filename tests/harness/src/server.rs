@@ -255,6 +255,21 @@ impl TestServer {
         self.stop.cancel();
     }
 
+    /// Ends it as `kill -9` does: its clients hear nothing of that.
+    pub async fn kill(mut self) {
+        let Some(RunningParts {
+            runtime,
+            server,
+            task,
+        }) = self.parts.take()
+        else {
+            return;
+        };
+        let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(STOP_LIMIT));
+        ending.await.unwrap();
+        drop((server, task));
+    }
+
     /// Waits until every client has gone, stops the server, and fails the test if any check of its end
     /// fails.
     pub async fn stop(self) {

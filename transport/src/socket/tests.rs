@@ -132,18 +132,14 @@ impl EndpointPair {
         let mut client_config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
         client_config.transport_config(transport());
 
-        let server = endpoint(
+        let server = super::server(
             bind(loopback_v4()).unwrap(),
-            Some(server),
+            server,
             &AmplificationLimit::default(),
+            &EndpointSecret::derive(b"key"),
         )
         .unwrap();
-        let client = endpoint(
-            bind(loopback_v4()).unwrap(),
-            None,
-            &AmplificationLimit::default(),
-        )
-        .unwrap();
+        let (client, _) = client(bind(loopback_v4()).unwrap()).unwrap();
         let connecting = client
             .connect_with(client_config, server.local_addr().unwrap(), "localhost")
             .unwrap();

@@ -49,6 +49,7 @@ impl Fake {
         let socket = GsoSocket::new(
             Arc::clone(&fake) as Arc<dyn AsyncUdpSocket>,
             AmplificationLimit::default(),
+            Probe::default(),
         );
         (fake, socket, receiver)
     }
