@@ -258,7 +258,7 @@ impl Menu<'_> {
         let mut answers = Vec::new();
         for (text, kind) in choice.questions {
             match self.ask(text, *kind).await {
-                Some(answer) => answers.push(answer),
+                Some(answer) => answers.push(as_name(answer, *kind)),
                 None => return self.nothing_done(),
             }
         }
@@ -390,6 +390,16 @@ impl Menu<'_> {
         let message = format!("quire: cannot read commands: {reason}");
         self.session.output.message(&message);
         Exit::Failed
+    }
+}
+
+/// The name that an answer stands for, which may be typed as it was printed. On Windows a backslash
+/// in a local path divides it.
+fn as_name(answer: String, kind: PromptKind) -> String {
+    match kind {
+        PromptKind::Local if cfg!(windows) => answer,
+        PromptKind::Remote | PromptKind::Local => shell_split::unescape(&answer),
+        PromptKind::Command | PromptKind::Answer => answer,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use quire_shared::path::PathError;
 use quire_shared::protocol;
-use quire_shared::{Escaped, RemotePath};
+use quire_shared::{Escaped, EscapedPath, RemotePath};
 
 use quire_client::known_servers::{ServerId, ServerIdError};
 
@@ -61,7 +61,7 @@ impl Remote {
         match text.to_str() {
             Some(text) => Self::parse(text),
             None => Err(OperandError::Remote {
-                operand: Escaped(&text.to_string_lossy()).to_string(),
+                operand: EscapedPath(text.as_ref()).to_string(),
                 reason: RemoteError::NotUtf8,
             }),
         }

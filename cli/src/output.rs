@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
-use quire_shared::Escaped;
+use quire_shared::EscapedPath;
 use serde_json::Value;
 
 use quire_client::ClientError;
@@ -159,7 +159,7 @@ impl Drop for ShownBar<'_> {
 
 /// A local path with control characters escaped.
 pub(crate) fn shown(path: &Path) -> String {
-    Escaped(&path.to_string_lossy()).to_string()
+    EscapedPath(path).to_string()
 }
 
 /// Locks `mutex`; its content stays valid after a panic.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use quinn::{ConnectionError, TransportErrorCode};
-use quire_shared::Escaped;
+use quire_shared::Printable;
 use quire_transport::socket;
 use tokio::net::UdpSocket;
 
@@ -68,7 +68,7 @@ impl fmt::Display for AttemptError {
             Self::NoAnswer => f.write_str("no answer"),
             Self::Refused => f.write_str("nothing listens there"),
             // The reason may be text from the other side.
-            Self::Failed(reason) => Escaped(reason).fmt(f),
+            Self::Failed(reason) => Printable(reason).fmt(f),
         }
     }
 }

@@ -12,7 +12,7 @@ use quire_certs::{CertsError, Fingerprint};
 use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
 use quire_shared::protocol::Failure;
-use quire_shared::{ErrorChain, ErrorCode, Escaped};
+use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedPath, Printable};
 
 use crate::attempt::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
@@ -81,7 +81,7 @@ pub enum ClientError {
         fingerprint: Fingerprint,
     },
     /// The server refused the request.
-    #[error("{}", Escaped(.0.phrase()))]
+    #[error("{}", Printable(.0.phrase()))]
     Refused(Failure),
     /// The connection broke.
     #[error("connection lost: {}", lost(.0))]
@@ -272,7 +272,7 @@ fn lost(error: &ConnectionError) -> String {
 
 /// A local path with control characters escaped.
 pub(crate) fn shown(path: &Path) -> String {
-    Escaped(&path.to_string_lossy()).to_string()
+    EscapedPath(path).to_string()
 }
 
 #[cfg(test)]

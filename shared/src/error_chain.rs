@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::Escaped;
+use crate::Printable;
 
-/// Shows an error and all its causes, joined by colons, in one line. Texts are [`Escaped`], because
-/// file names and messages of the other side can be part of them.
+/// Shows an error and all its causes, joined by colons, in one line. Texts are [`Printable`],
+/// because messages of the other side can be part of them; file names in them are escaped already.
 #[derive(Debug, Clone, Copy)]
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
@@ -15,7 +15,7 @@ impl fmt::Display for ErrorChain<'_> {
         let mut next = Some(self.0);
         let mut separator = "";
         while let Some(error) = next {
-            write!(f, "{separator}{}", Escaped(&error.to_string()))?;
+            write!(f, "{separator}{}", Printable(&error.to_string()))?;
             separator = ": ";
             next = error.source();
         }

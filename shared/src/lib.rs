@@ -33,6 +33,7 @@ pub mod codec;
 pub mod digest;
 pub mod error_chain;
 pub mod error_code;
+mod escaped;
 pub mod limits;
 mod octets;
 pub mod pairing;
@@ -42,5 +43,6 @@ mod side;
 
 pub use error_chain::ErrorChain;
 pub use error_code::ErrorCode;
-pub use path::{Escaped, Name, RemotePath};
+pub use escaped::{Escaped, EscapedPath, Printable};
+pub use path::{Name, RemotePath};
 pub use side::Side;

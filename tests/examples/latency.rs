@@ -23,7 +23,7 @@ use quire_client::download::Fetched;
 use quire_client::upload::{Links, LocalFile, Stored};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Delete, Get, List, Precondition, Put, Stat};
-use quire_shared::{Escaped, Name, RemotePath};
+use quire_shared::{Name, Printable, RemotePath};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -119,7 +119,7 @@ fn report(error: &dyn Error) {
         source = cause.source();
     }
     // There is nowhere left to say that standard error is closed.
-    let _ = writeln!(io::stderr(), "latency: {}", Escaped(&text));
+    let _ = writeln!(io::stderr(), "latency: {}", Printable(&text));
 }
 
 async fn run(session: &CliSession, command: &Measurement) -> Result<Value> {

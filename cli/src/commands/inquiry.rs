@@ -3,7 +3,7 @@
 use std::io::BufRead as _;
 use std::time::Instant;
 
-use quire_shared::Escaped;
+use quire_shared::Printable;
 use quire_shared::protocol::Hash;
 use serde_json::json;
 
@@ -36,7 +36,7 @@ pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, 
                 "{} at {}: {}; handshake {:.1} ms, round trip {:.2} ms; datagrams of {} bytes; you may {}",
                 remote.server,
                 client.remote_address(),
-                Escaped(&pong.software),
+                Printable(&pong.software),
                 milliseconds(handshake),
                 milliseconds(round_trip),
                 path.current_mtu,

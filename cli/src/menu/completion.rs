@@ -63,7 +63,10 @@ impl LineHelper {
     /// Finds the candidates for `typed`, the text before the cursor, and the byte where the
     /// completed part begins.
     fn candidates(&self, typed: &str) -> (usize, Vec<Completion>) {
-        let unquoted = |kind| (0, self.of_kind(kind, typed));
+        let unquoted = |kind| {
+            let candidates = self.of_kind(kind, &shell_split::unescape(typed));
+            (0, candidates.into_iter().map(Completion::escaped).collect())
+        };
         match self.kind {
             PromptKind::Command => match shell_split::split_typed(typed) {
                 Some((finished, word)) => {
@@ -221,6 +224,12 @@ impl Completion {
         }
     }
 
+    /// Escapes the candidate for an answer, which has no quotes.
+    fn escaped(self) -> Self {
+        let text = Escaped(&self.text).to_string();
+        Self { text, ..self }
+    }
+
     /// Quotes the candidate for a command line.
     fn quoted(self) -> Self {
         let mut text = shell_split::quote(&self.text);
@@ -279,12 +288,10 @@ fn matching(text: &str, names: &EntryNames) -> Vec<Completion> {
         .filter(|(name, _)| name.starts_with(prefix))
         // Hidden names are offered only after a dot, as in shells.
         .filter(|(name, _)| !prefix.is_empty() || !name.starts_with('.'))
-        // A name with control characters can't be typed.
-        .filter(|(name, _)| Escaped(name).to_string() == *name)
         .map(|(name, is_directory)| {
             let end = if *is_directory { "/" } else { "" };
             Completion {
-                shown: format!("{name}{end}"),
+                shown: format!("{}{end}", Escaped(name)),
                 text: format!("{directory}{name}{end}"),
                 end,
             }
@@ -367,7 +374,7 @@ mod tests {
         assert_eq!(texts(&helper, "stat 'a "), ["a\\ b"]);
         assert_eq!(texts(&helper, "cd "), ["sub/"]);
         assert_eq!(texts(&helper, "cat -- .x"), [".x"]);
-        assert_eq!(texts(&helper, "cat sub/"), ["sub/y"]);
+        assert_eq!(texts(&helper, "cat sub/"), [r"sub/x\u001b", "sub/y"]);
         assert_eq!(helper.candidates("rm ab 'su").0, 6);
         server.join().unwrap();
         // Without a receiver, the request fails at once.

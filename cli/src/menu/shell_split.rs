@@ -1,8 +1,14 @@
 //! Splitting of a line into words, with the quoting rules of shells.
 //!
-//! Blanks separate words; `'…'` is literal; a backslash escapes `"` and `\` within `"…"`, and any
-//! character elsewhere; `#` at the start of a word begins a comment. Nothing is expanded. An
-//! unfinished line can be parsed as well, for completion.
+//! Blanks separate words; `'…'` is literal; a backslash protects `"` and `\` within `"…"`, and any
+//! character elsewhere; `#` at the start of a word begins a comment. Nothing is expanded. Outside
+//! `'…'`, the escapes that stand for control characters in printed names are read as those, so that
+//! a name can be typed as it was printed. An unfinished line can be parsed as well, for completion.
+
+use std::iter::Peekable;
+use std::str::CharIndices;
+
+use quire_shared::Escaped;
 
 /// Splits `line` into words.
 ///
@@ -42,13 +48,34 @@ pub(super) fn quote(text: &str) -> String {
         return "''".to_owned();
     }
     let mut quoted = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_whitespace() || matches!(character, '\'' | '"' | '\\' | '#') {
+    // Backslashes and control characters are escaped by this.
+    for character in Escaped(text).to_string().chars() {
+        if character.is_whitespace() || matches!(character, '\'' | '"' | '#') {
             quoted.push('\\');
         }
         quoted.push(character);
     }
     quoted
+}
+
+/// Reads the escapes of a name as it was printed, without quotes and without words. A backslash
+/// before anything else stays.
+pub(super) fn unescape(printed: &str) -> String {
+    let mut name = String::with_capacity(printed.len());
+    let mut characters = printed.char_indices().peekable();
+    while let Some((_, character)) = characters.next() {
+        name.push(match character {
+            '\\' => match escaped(&mut characters) {
+                Some(character) => character,
+                None => {
+                    characters.next_if(|(_, next)| *next == '\\');
+                    '\\'
+                }
+            },
+            character => character,
+        });
+    }
+    name
 }
 
 /// Why a line can't be split.
@@ -111,14 +138,15 @@ impl Scan {
             match (quote, character) {
                 (None, '\'' | '"') => quote = Some(character),
                 (Some(closing), _) if character == closing => quote = None,
-                (None, '\\') => match characters.next() {
-                    Some((_, protected)) => text.push(protected),
-                    None => open = Some(LineEnd::Backslash),
+                (None | Some('"'), '\\') => match (escaped(&mut characters), characters.peek()) {
+                    (Some(character), _) => text.push(character),
+                    (None, Some((_, next))) if quote.is_none() || matches!(next, '"' | '\\') => {
+                        text.push(*next);
+                        characters.next();
+                    }
+                    (None, None) if quote.is_none() => open = Some(LineEnd::Backslash),
+                    (None, _) => text.push('\\'),
                 },
-                (Some('"'), '\\') => {
-                    let protected = characters.next_if(|(_, next)| matches!(next, '"' | '\\'));
-                    text.push(protected.map_or('\\', |(_, protected)| protected));
-                }
                 _ => text.push(character),
             }
         }
@@ -131,6 +159,30 @@ impl Scan {
         Self { words, open }
     }
 }
+
+/// Reads what follows a backslash if it is one of the escapes in printed names: `n`, `r`, `t`, or
+/// `u` with four hexadecimal digits.
+fn escaped(characters: &mut Peekable<CharIndices<'_>>) -> Option<char> {
+    let mut ahead = characters.clone().map(|(_, character)| character);
+    let (found, length) = match ahead.next()? {
+        'n' => ('\n', 1),
+        'r' => ('\r', 1),
+        't' => ('\t', 1),
+        'u' => {
+            let digits: String = ahead.take(UNICODE_DIGITS).collect();
+            let is_whole =
+                digits.len() == UNICODE_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let number = u32::from_str_radix(&digits, 16).ok().filter(|_| is_whole)?;
+            (char::from_u32(number)?, 1 + UNICODE_DIGITS)
+        }
+        _ => return None,
+    };
+    characters.by_ref().take(length).for_each(drop);
+    Some(found)
+}
+
+/// Digits after `\u`, as [`Escaped`] prints them.
+const UNICODE_DIGITS: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -150,12 +202,26 @@ mod tests {
         words("get a b", &["get", "a", "b"]);
         words("  get\ta  ", &["get", "a"]);
         words("get 'a  b' c", &["get", "a  b", "c"]);
-        words(r#"get "a \"b\" \\ \n $x""#, &["get", r#"a "b" \ \n $x"#]);
+        words(r#"get "a \"b\" \\ \m $x""#, &["get", r#"a "b" \ \m $x"#]);
         words(r"get 'a\b'", &["get", r"a\b"]);
         words(r"get a\ b\\c\'", &["get", r"a b\c'"]);
         words(r#"a'b'"c"d"#, &["abcd"]);
         words(r#"put '' """#, &["put", "", ""]);
         words("stat 'ä\u{2003}€'", &["stat", "ä\u{2003}€"]);
+    }
+
+    #[test]
+    fn names_are_accepted_as_they_are_printed() {
+        words(r"stat a\nb", &["stat", "a\nb"]);
+        words(r"stat a\\nb", &["stat", r"a\nb"]);
+        words(r#"stat "a b\tc\\n""#, &["stat", "a b\tc\\n"]);
+        words(r"stat \u001b[2J\u202e", &["stat", "\u{1b}[2J\u{202e}"]);
+        words(r"stat 'a\nb'", &["stat", r"a\nb"]);
+        words(r"stat \u12 \ud800 \ux", &["stat", "u12", "ud800", "ux"]);
+        for name in ["a\nb", "a\\nb", "\u{7}\u{feff}", "tab\t\\t"] {
+            let printed = Escaped(name).to_string();
+            words(&format!("stat {printed}"), &["stat", name]);
+        }
     }
 
     #[test]
@@ -195,6 +261,11 @@ mod tests {
         fn quoted_text_is_one_word(texts in proptest::collection::vec(".*", 0..4)) {
             let line: Vec<_> = texts.iter().map(|text| quote(text)).collect();
             prop_assert_eq!(split(&line.join(" ")).unwrap(), texts);
+        }
+
+        #[test]
+        fn a_printed_name_is_read_as_the_name(name in ".*") {
+            prop_assert_eq!(unescape(&Escaped(&name).to_string()), name);
         }
 
         #[test]
