@@ -160,12 +160,11 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// The system's own error: `tempfile` adds the temporary name.
+/// The error in the system's own words: `tempfile` adds the temporary name.
 fn without_path(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(
-        || io::Error::from(error.kind()),
-        io::Error::from_raw_os_error,
-    )
+    let text = error.to_string();
+    let words = text.split(" at path \"").next().unwrap_or_default();
+    io::Error::new(error.kind(), words)
 }
 
 #[cfg(unix)]

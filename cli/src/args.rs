@@ -13,9 +13,13 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-use quire_shared::Escaped;
 use quire_shared::digest::DigestKind;
+use quire_shared::{Escaped, Printable};
 use quire_transport::congestion::CongestionControl;
+
+use crate::exit::Exit;
+use crate::failure::CommandFailure;
+use crate::output::Output;
 
 /// The command line of `quire`.
 #[derive(Debug, Parser)]
@@ -99,7 +103,7 @@ pub struct GlobalArgs {
     /// Congestion control: quire (default), cubic or bbr
     #[arg(long, global = true, value_name = "CONTROL")]
     pub(crate) congestion: Option<CongestionControl>,
-    /// Log to standard error; repeat for more detail
+    /// Say what limited a transfer and what it left out; -vv logs to standard error, -vvv in full
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
@@ -126,7 +130,7 @@ pub enum ClientCommand {
     Get(GetArgs),
     /// Upload files, or whole directories with -r
     Put(PutArgs),
-    /// List a directory
+    /// List a directory, or show one file
     #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Show kind, size, time, mode and version of a file or directory
@@ -209,8 +213,8 @@ pub struct ListArgs {
     /// Otherwise only names are printed, one per line
     #[arg(short, long)]
     pub(crate) long: bool,
-    /// Directory to list
-    #[arg(value_name = "HOST[:PORT][/DIR]")]
+    /// Directory to list, or a file
+    #[arg(value_name = "HOST[:PORT][/PATH]")]
     pub(crate) operand: String,
 }
 
@@ -231,7 +235,7 @@ pub struct RenameArgs {
     /// Current path
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub(crate) from: String,
-    /// New path
+    /// New path; with a slash at its end, the directory to move into
     #[arg(value_name = "HOST[:PORT]/TO")]
     pub(crate) to: String,
 }
@@ -259,7 +263,7 @@ pub struct CopyArgs {
     /// File or directory to copy
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub(crate) from: String,
-    /// Path of the copy
+    /// Path of the copy; with a slash at its end, the directory to copy into
     #[arg(value_name = "HOST[:PORT]/TO")]
     pub(crate) to: String,
 }
@@ -267,6 +271,9 @@ pub struct CopyArgs {
 /// Operands of `mkdir`.
 #[derive(Debug, Clone, Args)]
 pub struct MkdirArgs {
+    /// Accept a directory that exists already. Missing parents are created in any case
+    #[arg(short, long)]
+    pub(crate) parents: bool,
     /// Directories to create
     #[arg(required = true, value_name = "HOST[:PORT]/DIR")]
     pub(crate) operands: Vec<String>,
@@ -302,6 +309,26 @@ pub struct HashArgs {
     /// Files
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
     pub(crate) operands: Vec<String>,
+}
+
+/// Prints an invalid command line as an object on standard output, for programs that asked for JSON.
+/// A text that the user asked for is no error.
+pub fn print_usage_event(error: &clap::Error) {
+    if error.use_stderr() {
+        let output = Output::new(true, true);
+        let failure = CommandFailure::of_command(Exit::Usage, one_line(error));
+        output.event(|| failure.event());
+        output.end();
+    }
+}
+
+/// The first paragraph of an error, without `error:`.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<_> = paragraph.lines().map(str::trim).collect();
+    let line = lines.join(" ");
+    Printable(line.strip_prefix("error: ").unwrap_or(&line)).to_string()
 }
 
 const EXAMPLES: &str = "\

@@ -1,9 +1,11 @@
 //! The commands, each a function of the [`CliSession`] and its arguments.
 //!
-//! A command prints its results and, for several operands, the errors of each. It returns the exit
-//! status. An error that it returns concerns the command as a whole, and [`run`] prints it.
+//! A command prints its results and, for several operands, the errors of each. An error that it
+//! returns concerns the command as a whole, and [`run`] prints it. The first failure that is printed
+//! decides the exit status.
 
 mod change;
+mod display;
 mod inquiry;
 mod listing;
 mod transfer;
@@ -11,17 +13,16 @@ mod transfer;
 use std::io;
 use std::ops::ControlFlow;
 
-use quire_shared::RemotePath;
 use quire_shared::pairing::CodeError;
-use quire_shared::protocol::{EntryKind, Time};
-use serde_json::{Value, json};
+use quire_shared::protocol::{EntryKind, Stat, Time};
+use quire_shared::{ErrorCode, RemotePath};
 
 use crate::args::ClientCommand;
 use crate::exit::Exit;
-use crate::hint::HintFlags;
-use crate::operand::OperandError;
+use crate::failure::{CommandFailure, HintFlags, Subject};
+use crate::operand::{OperandError, Remote};
 use crate::session::CliSession;
-use quire_client::ClientError;
+use quire_client::{Client, ClientError};
 
 use change::{copy, delete, make_directory, rename};
 use inquiry::{hash, key, pair, ping};
@@ -46,11 +47,10 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
         ClientCommand::Pair(args) => pair(session, args).await,
         ClientCommand::Hash(args) => hash(session, args).await,
     };
-    let result = result.and_then(|exit| Ok(session.output.flush().map(|()| exit)?));
-    match result {
-        Ok(exit) => exit,
-        Err(error) => error.report(session),
+    if let Err(error) = result {
+        error.report(session);
     }
+    session.output.end()
 }
 
 /// Why a command failed as a whole.
@@ -62,17 +62,9 @@ pub(crate) enum CommandError {
     /// The request, the transfer or the connection failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// As [`CommandError::Client`], of a command with one operand.
-    #[error("{name}: {error}")]
-    Of {
-        /// The operand, safe to show.
-        name: String,
-        /// The error about it.
-        #[source]
-        error: Box<ClientError>,
-        /// The flags that could have avoided it.
-        flags: HintFlags,
-    },
+    /// A failure that is ready to be printed.
+    #[error("{0}")]
+    Failed(Box<CommandFailure>),
     /// A text is not a pairing code.
     #[error(transparent)]
     Code(#[from] CodeError),
@@ -82,32 +74,22 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
-    /// Prints the error, and returns the exit status.
-    pub(crate) fn report(&self, session: &CliSession) -> Exit {
+    /// Prints the error.
+    pub(crate) fn report(&self, session: &CliSession) {
         let output = &session.output;
         match self {
             Self::Operand(error) => {
-                output.message(&format!("quire: {error}"));
-                Exit::Usage
+                output.fail(&CommandFailure::of_command(Exit::Usage, error.to_string()));
             }
             Self::Code(error) => {
-                output.message(&format!("quire: {error}"));
-                Exit::Usage
+                output.fail(&CommandFailure::of_command(Exit::Usage, error.to_string()));
             }
             Self::Client(error) => {
-                output.error("", error, HintFlags::NONE);
-                Exit::from(error)
+                let failure = CommandFailure::new(Subject::Command, error, HintFlags::NONE);
+                output.fail(&failure);
             }
-            Self::Of { name, error, flags } => {
-                output.error(name, error, *flags);
-                Exit::from(&**error)
-            }
-            // The reader of the results has closed the pipe, as `head` does.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-            Self::Output(error) => {
-                output.message(&format!("quire: cannot write to standard output: {error}"));
-                Exit::Failed
-            }
+            Self::Failed(failure) => output.fail(failure),
+            Self::Output(error) => output.unwritable(error),
         }
     }
 }
@@ -119,57 +101,46 @@ trait ErrorContext<T> {
 
 impl<T> ErrorContext<T> for Result<T, ClientError> {
     fn about(self, path: &RemotePath) -> Result<T, CommandError> {
-        self.map_err(|error| CommandError::Of {
-            name: path.to_string(),
-            error: Box::new(error),
-            flags: HintFlags::NONE,
+        self.map_err(|error| {
+            let subject = Subject::Item(path.into());
+            let failure = CommandFailure::new(subject, &error, HintFlags::NONE);
+            CommandError::Failed(Box::new(failure))
         })
     }
 }
 
-/// The exit status of several operands: that of the first failure.
-#[derive(Debug)]
-struct FirstFailure {
-    exit: Option<Exit>,
+/// Prints the error about the operand `path`; breaks if the others can't succeed either.
+async fn fail(
+    session: &CliSession,
+    client: &Client,
+    path: &RemotePath,
+    error: &ClientError,
     flags: HintFlags,
+) -> ControlFlow<()> {
+    let failure = CommandFailure::new(Subject::Item(path.into()), error, flags);
+    session.output.fail(&failure.explain(client).await);
+    match error.is_connection_lost() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
 
-impl FirstFailure {
-    /// No failure yet, of a command that takes `flags`.
-    fn none(flags: HintFlags) -> Self {
-        Self { exit: None, flags }
+/// Checks that an operand that was written with a slash at its end is a directory.
+async fn require_directory(client: &Client, remote: &Remote) -> Result<(), ClientError> {
+    if !remote.is_directory || remote.path.is_root() {
+        return Ok(());
     }
-
-    /// Prints the error about the operand `path`; breaks if the others can't succeed either.
-    fn note(
-        &mut self,
-        session: &CliSession,
-        path: &RemotePath,
-        error: &ClientError,
-    ) -> ControlFlow<()> {
-        session.output.error(&path.to_string(), error, self.flags);
-        self.exit.get_or_insert_with(|| Exit::from(error));
-        match error.is_connection_lost() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+    let path = remote.path.clone();
+    match client.stat(Stat { path }).await?.kind {
+        EntryKind::Directory => Ok(()),
+        EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
+            Err(ClientError::of_code(ErrorCode::NOT_DIRECTORY))
         }
     }
-
-    fn exit(self) -> Exit {
-        self.exit.unwrap_or(Exit::Done)
-    }
 }
 
-/// The JSON form of a path: exact, with a leading slash.
-pub(crate) fn json_path(path: &RemotePath) -> Value {
-    match path.is_root() {
-        true => json!("/"),
-        false => json!(format!("/{}", path.to_relative())),
-    }
-}
-
-/// The JSON form of a kind.
-fn json_kind(kind: EntryKind) -> &'static str {
+/// The name of a kind.
+fn kind_text(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::File => "file",
         EntryKind::Directory => "directory",

@@ -6,13 +6,16 @@
 pub mod args;
 pub mod commands;
 pub mod config;
+pub mod event;
 mod exit;
-mod hint;
+mod failure;
 pub mod menu;
 pub mod operand;
 pub mod output;
 mod progress;
 mod session;
+mod standard_input;
 
 pub use exit::Exit;
+pub use failure::CommandFailure;
 pub use session::CliSession;

@@ -3,22 +3,30 @@
 //! An interrupt drops the running command, which removes unfinished files and closes the connections.
 //! The interactive client handles interrupts itself.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use quire_cli::args::{Action, CliArgs};
+use quire_cli::args::{self, Action, CliArgs};
 use quire_cli::config::Config;
-use quire_cli::{CliSession, Exit, commands, menu};
+use quire_cli::{CliSession, CommandFailure, Exit, commands, menu};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let line = CliArgs::parse();
-    let action = line.action().unwrap_or_else(|error| error.exit());
+    let parsed = CliArgs::try_parse().and_then(|line| Ok((line.action()?, line)));
+    let (action, line) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            if std::env::args_os().any(|argument| argument == "--json") {
+                args::print_usage_event(&error);
+            }
+            error.exit()
+        }
+    };
     start_log(line.global.verbose);
     let session = CliSession::new(Config::from(line.global));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -27,16 +35,16 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            session
-                .output
-                .message(&format!("quire: cannot start threads: {error}"));
-            return Exit::Failed.into();
+            let text = format!("cannot start threads: {error}");
+            let failure = CommandFailure::of_command(Exit::Failed, text);
+            session.output.fail(&failure);
+            return session.output.end().into();
         }
     };
     let exit = runtime.block_on(async {
         let exit = tokio::select! {
             exit = act(&session, &action) => exit,
-            () = terminated() => Exit::Terminated,
+            () = terminated() => cut_off(&session, Exit::Terminated),
         };
         session.close().await;
         exit
@@ -51,9 +59,16 @@ async fn act(session: &CliSession, action: &Action) -> Exit {
         Action::Menu(args) => menu::run(session, args).await,
         Action::Command(command) => tokio::select! {
             exit = commands::run(session, command) => exit,
-            Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+            Ok(()) = tokio::signal::ctrl_c() => cut_off(session, Exit::Interrupted),
         },
     }
+}
+
+/// Tells programs that the command was cut off. People know.
+fn cut_off(session: &CliSession, exit: Exit) -> Exit {
+    let failure = CommandFailure::of_command(exit, "interrupted".to_owned());
+    session.output.event(|| failure.event());
+    exit
 }
 
 /// Completes when the system asks the program to end (SIGTERM).
@@ -76,11 +91,11 @@ async fn terminated() {
     std::future::pending::<()>().await;
 }
 
-/// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags.
+/// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags. One `-v` is for the
+/// messages of commands, which need no log.
 fn start_log(verbose: u8) {
     let level = match verbose {
-        0 => "error",
-        1 => "info",
+        0 | 1 => "error",
         2 => "debug",
         _ => "trace",
     };
@@ -88,7 +103,14 @@ fn start_log(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(has_colours())
         .init();
+}
+
+/// Whether standard error shows colours, and the user wants them (no-color.org).
+fn has_colours() -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !is_unwanted
 }
 
 /// Time limit for blocking threads to end: longer than the write of one batch on a slow disk.

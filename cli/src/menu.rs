@@ -19,17 +19,18 @@ use std::path::PathBuf;
 use quire_certs::{CertsError, StateDir};
 use quire_shared::ErrorCode;
 use quire_shared::RemotePath;
-use quire_shared::protocol::{EntryKind, Failure, Stat};
-use serde_json::json;
+use quire_shared::protocol::{EntryKind, Stat};
 
 use crate::args::{EachArgs, MenuArgs};
 use crate::commands::{self, CommandError};
+use crate::event::{Event, EventKind};
 use crate::exit::Exit;
-use crate::hint::HintFlags;
+use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::Remote;
 use crate::output::shown;
 use crate::session::CliSession;
 use crate::session::blocking;
+use crate::standard_input;
 use cwd::WorkingDir;
 use line::{LineCommand, ParsedLine};
 use numbers::Choice;
@@ -45,7 +46,10 @@ pub async fn run(session: &CliSession, args: &MenuArgs) -> Exit {
     };
     let mut menu = match started {
         Ok(menu) => menu,
-        Err(error) => return error.report(session),
+        Err(error) => {
+            error.report(session);
+            return session.output.end();
+        }
     };
     if menu.is_interactive {
         let _restored = terminal::restored_when_dropped();
@@ -60,6 +64,7 @@ pub async fn run(session: &CliSession, args: &MenuArgs) -> Exit {
 /// Connects, and checks the directory to start in.
 async fn start<'a>(session: &'a CliSession, args: &MenuArgs) -> Result<Menu<'a>, CommandError> {
     let remote = Remote::parse(&args.operand)?;
+    standard_input::require_open()?;
     let client = session.client(&remote.server).await?;
     // Whether the server grants access shows at the first request.
     client.ping().await?;
@@ -167,7 +172,10 @@ impl Menu<'_> {
             Ok(ParsedLine::Run(each, command)) => self.perform(&each, command).await,
             Ok(ParsedLine::Help(text)) => {
                 let output = &self.session.output;
-                let printed = output.result(|| text.clone(), || json!({ "help": text }));
+                let printed = output.result(
+                    || text.clone(),
+                    || Event::new(EventKind::Help).with("text", text.as_str()),
+                );
                 self.went(printed.map_err(CommandError::from))
             }
             Err(error) => self.usage(&error),
@@ -193,13 +201,15 @@ impl Menu<'_> {
             LineCommand::Lcd { directory } => self.change_local_directory(&directory).await,
             LineCommand::Pwd => {
                 let path = self.cwd.remote();
-                let json = || json!({ "path": commands::json_path(path) });
-                output.result(|| path.to_string(), json).map_err(Into::into)
+                let event = || Event::new(EventKind::Directory).remote("path", path);
+                output
+                    .result(|| path.to_string(), event)
+                    .map_err(Into::into)
             }
             LineCommand::Lpwd => std::path::absolute(self.cwd.local_path(".".as_ref()))
                 .and_then(|path| {
-                    let json = || json!({ "local": path.to_string_lossy() });
-                    output.result(|| shown(&path), json)
+                    let event = || Event::new(EventKind::LocalDirectory).local("local", &path);
+                    output.result(|| shown(&path), event)
                 })
                 .map_err(Into::into),
             LineCommand::Menu => {
@@ -212,21 +222,23 @@ impl Menu<'_> {
     }
 
     async fn change_directory(&mut self, path: RemotePath) -> Result<(), CommandError> {
-        let of = |error| CommandError::Of {
-            name: path.to_string(),
-            error: Box::new(error),
-            flags: HintFlags::NONE,
-        };
-        match self.remote_kind(&path).await.map_err(of)? {
-            EntryKind::Directory => {
+        let error = match self.remote_kind(&path).await {
+            Ok(EntryKind::Directory) => {
                 self.cwd.set_remote(path);
-                Ok(())
+                return Ok(());
             }
-            EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
-                let failure = Failure::new(ErrorCode::NOT_DIRECTORY);
-                Err(of(ClientError::Refused(failure)))
+            Ok(EntryKind::File | EntryKind::Symlink | EntryKind::Other) => {
+                ClientError::of_code(ErrorCode::NOT_DIRECTORY)
             }
-        }
+            Err(error) => error,
+        };
+        let subject = Subject::Item((&path).into());
+        let failure = CommandFailure::new(subject, &error, HintFlags::NONE);
+        let failure = match self.session.open_client(self.cwd.server()).await {
+            Some(client) => failure.explain(&client).await,
+            None => failure,
+        };
+        Err(CommandError::Failed(Box::new(failure)))
     }
 
     async fn change_local_directory(&mut self, typed: &str) -> Result<(), CommandError> {
@@ -364,21 +376,25 @@ impl Menu<'_> {
 
     /// Flushes the results, and prints the error if there is one.
     fn went(&self, result: Result<(), CommandError>) -> LineResult {
-        let result = result.and_then(|()| Ok(self.session.output.flush()?));
-        LineResult::Went(match result {
-            Ok(()) => Exit::Done,
-            Err(error) => error.report(self.session),
-        })
+        if let Err(error) = result {
+            error.report(self.session);
+        }
+        LineResult::Went(self.session.output.end())
     }
 
     fn usage(&self, error: &str) -> LineResult {
-        self.session.output.message(&format!("quire: {error}"));
-        LineResult::Went(Exit::Usage)
+        LineResult::Went(self.failed(Exit::Usage, error))
     }
 
     fn interrupted(&self) -> LineResult {
-        self.session.output.message("quire: interrupted");
-        LineResult::Went(Exit::Interrupted)
+        LineResult::Went(self.failed(Exit::Interrupted, "interrupted"))
+    }
+
+    /// Prints a failure that no command has printed.
+    fn failed(&self, exit: Exit, error: &str) -> Exit {
+        let output = &self.session.output;
+        output.fail(&CommandFailure::of_command(exit, error.to_owned()));
+        output.end()
     }
 
     fn nothing_done(&self) -> LineResult {
@@ -387,9 +403,7 @@ impl Menu<'_> {
     }
 
     fn unreadable(&self, reason: &str) -> Exit {
-        let message = format!("quire: cannot read commands: {reason}");
-        self.session.output.message(&message);
-        Exit::Failed
+        self.failed(Exit::Failed, &format!("cannot read commands: {reason}"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use quire_shared::path::PathError;
 use quire_shared::protocol;
-use quire_shared::{Escaped, EscapedPath, RemotePath};
+use quire_shared::{Escaped, EscapedPath, Name, RemotePath};
 
 use quire_client::known_servers::{ServerId, ServerIdError};
 
@@ -34,7 +34,7 @@ impl Remote {
         Ok(Self {
             server: parse_server(server).map_err(error)?,
             path: RemotePath::parse(path).map_err(|rule| error(RemoteError::Path(rule)))?,
-            is_directory: path.ends_with('/'),
+            is_directory: text.ends_with('/'),
         })
     }
 
@@ -51,6 +51,31 @@ impl Remote {
             });
         }
         Ok(remote)
+    }
+
+    /// Parses the target of a change: a path below the root, or `HOST[:PORT]/` for the root as the
+    /// directory to go into.
+    ///
+    /// # Errors
+    /// As [`Remote::parse_below_root`].
+    pub(crate) fn parse_target(text: &str) -> Result<Self, OperandError> {
+        let remote = Self::parse(text)?;
+        match remote.is_directory {
+            true => Ok(remote),
+            false => Self::parse_below_root(text),
+        }
+    }
+
+    /// The path of `name` in this directory.
+    ///
+    /// # Errors
+    /// If that path is over a limit.
+    pub(crate) fn join(&self, name: &Name) -> Result<RemotePath, OperandError> {
+        let path = self.path.join(name.clone());
+        path.map_err(|rule| OperandError::Remote {
+            operand: format!("{}{}", self.server, self.path),
+            reason: RemoteError::Path(rule),
+        })
     }
 
     /// As [`Remote::parse`], for text that may not be UTF-8.

@@ -1,7 +1,8 @@
 //! Output of the program: results to standard output, messages to standard error.
 //!
-//! No other module prints. So a progress bar can be suspended for a message, and a closed pipe is
-//! handled in one place. Callers pass text whose control characters are escaped; JSON has exact names.
+//! No other module prints. So a progress bar can be suspended for a message, a closed pipe is
+//! handled in one place, and the first failure that is printed decides the exit status. Callers
+//! pass text whose control characters are escaped; JSON has exact names.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::Path;
@@ -9,11 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
 use quire_shared::EscapedPath;
-use serde_json::Value;
 
-use quire_client::ClientError;
-
-use crate::hint::{HintFlags, with_hint};
+use crate::event::Event;
+use crate::exit::Exit;
+use crate::failure::CommandFailure;
 
 /// Destination and form of results and messages.
 #[derive(Debug)]
@@ -23,18 +23,24 @@ pub struct Output {
     is_stdout_terminal: bool,
     is_stderr_terminal: bool,
     results: Mutex<BufWriter<Stdout>>,
+    /// Why events can't be printed any more.
+    unprinted: Mutex<Option<io::Error>>,
+    /// The exit status of the first failure.
+    failure: Mutex<Option<Exit>>,
     bar: Mutex<Option<ProgressBar>>,
 }
 
 impl Output {
     /// Prints results as JSON if `json`, and no messages but errors if `quiet`.
-    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+    pub fn new(json: bool, quiet: bool) -> Self {
         Self {
             json,
             quiet,
             is_stdout_terminal: io::stdout().is_terminal(),
             is_stderr_terminal: io::stderr().is_terminal(),
             results: Mutex::new(BufWriter::new(io::stdout())),
+            unprinted: Mutex::new(None),
+            failure: Mutex::new(None),
             bar: Mutex::new(None),
         }
     }
@@ -57,14 +63,15 @@ impl Output {
     /// Prints a result: a line of text, or an object in JSON.
     ///
     /// # Errors
-    /// If standard output can't be written to, for example because its pipe is closed.
+    /// If standard output can't be written to, for example because its pipe is closed. A command
+    /// that only shows something ends then.
     pub(crate) fn result(
         &self,
         text: impl FnOnce() -> String,
-        json: impl FnOnce() -> Value,
+        event: impl FnOnce() -> Event,
     ) -> io::Result<()> {
         let line = match self.json {
-            true => json().to_string(),
+            true => event().to_string(),
             false => text(),
         };
         self.without_bar(|| {
@@ -77,23 +84,35 @@ impl Output {
         })
     }
 
-    /// Prints a result that has no form but JSON.
-    ///
-    /// # Errors
-    /// As [`Output::result`].
-    pub(crate) fn json_only(&self, json: impl FnOnce() -> Value) -> io::Result<()> {
-        match self.json {
-            true => self.result(String::new, json),
-            false => Ok(()),
+    /// Prints the outcome of a change or transfer, for which there is only JSON, at once. If that
+    /// fails, the command goes on, and [`end`](Self::end) says so.
+    pub fn event(&self, event: impl FnOnce() -> Event) {
+        if !self.json || lock(&self.unprinted).is_some() {
+            return;
+        }
+        let printed = self.result(String::new, event);
+        if let Err(error) = printed.and_then(|()| lock(&self.results).flush()) {
+            *lock(&self.unprinted) = Some(error);
         }
     }
 
-    /// Flushes the results.
-    ///
-    /// # Errors
-    /// As [`Output::result`].
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        lock(&self.results).flush()
+    /// Flushes the results, and returns the exit status: that of the first failure since the last
+    /// call. A closed pipe is none, because its reader wants no more, as `head` does.
+    pub fn end(&self) -> Exit {
+        let flushed = lock(&self.results).flush();
+        let unprinted = lock(&self.unprinted).take();
+        if let Some(error) = unprinted.or_else(|| flushed.err()) {
+            self.unwritable(&error);
+        }
+        lock(&self.failure).take().unwrap_or(Exit::Done)
+    }
+
+    /// Reports that results can't be printed, unless the pipe was closed.
+    pub(crate) fn unwritable(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            let text = format!("cannot write to standard output: {error}");
+            self.fail(&CommandFailure::of_command(Exit::Failed, text));
+        }
     }
 
     /// Prints a message that is not a result, unless --quiet was given.
@@ -103,25 +122,16 @@ impl Output {
         }
     }
 
-    /// Prints an error about `name`, which is escaped and may be empty, with a hint at the flag of the
-    /// command that helps.
-    pub(crate) fn error(&self, name: &str, error: &ClientError, flags: HintFlags) {
-        // These errors contain the name already, or are about the connection.
-        let names_itself = error.is_connection_lost()
-            || matches!(
-                error,
-                ClientError::Disk { .. }
-                    | ClientError::LocalExists(_)
-                    | ClientError::LocalDirectory(_)
-                    | ClientError::LocalName { .. }
-                    | ClientError::Unsuitable { .. }
-            );
-        let text = with_hint(error, flags);
-        if name.is_empty() || names_itself {
-            self.message(&format!("quire: {text}"));
-        } else {
-            self.message(&format!("quire: {name}: {text}"));
-        }
+    /// Notes the exit status of a failure that is printed later.
+    pub(crate) fn note_failure(&self, exit: Exit) {
+        lock(&self.failure).get_or_insert(exit);
+    }
+
+    /// Prints a failure as text, and in JSON as an object as well.
+    pub fn fail(&self, failure: &CommandFailure) {
+        self.note_failure(failure.exit);
+        self.event(|| failure.event());
+        self.message(&format!("quire: {failure}"));
     }
 
     /// Prints a line to standard error.
@@ -157,7 +167,7 @@ impl Drop for ShownBar<'_> {
     }
 }
 
-/// A local path with control characters escaped.
+/// A local path with control characters and backslashes escaped.
 pub(crate) fn shown(path: &Path) -> String {
     EscapedPath(path).to_string()
 }

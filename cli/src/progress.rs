@@ -37,8 +37,11 @@ pub(crate) async fn watch<T>(
     }
 }
 
-/// A bar for any number of files, hidden until it is watched.
-pub(crate) fn bar() -> ProgressBar {
+/// A bar for any number of files, which stays hidden where nobody wants to see it.
+pub(crate) fn bar(output: &Output) -> ProgressBar {
+    if !output.shows_progress() {
+        return ProgressBar::hidden();
+    }
     let bar = ProgressBar::new(0);
     // The template is a constant, and a test checks it.
     if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
@@ -51,7 +54,7 @@ pub(crate) fn bar() -> ProgressBar {
 pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> String {
     let mut text = format!(
         "{}, {} in {:.2} s ({}/s, {digest})",
-        files_text(transfer.files()),
+        counts_text(transfer),
         HumanBytes(transfer.moved()),
         elapsed.as_secs_f64(),
         HumanBytes(rate(transfer.moved(), elapsed)),
@@ -67,11 +70,23 @@ pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> S
     text
 }
 
-/// A number of files, in words.
-pub(crate) fn files_text(files: u64) -> String {
-    match files {
-        1 => "1 file".to_owned(),
-        files => format!("{files} files"),
+/// The numbers of files and directories, in words.
+fn counts_text(transfer: &Transfer) -> String {
+    let files = count_text(transfer.files(), "file", "files");
+    match transfer.directories() {
+        0 => files,
+        directories => {
+            let directories = count_text(directories, "directory", "directories");
+            format!("{files}, {directories}")
+        }
+    }
+}
+
+/// A number of things, in words.
+pub(crate) fn count_text(count: u64, one: &str, many: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
     }
 }
 

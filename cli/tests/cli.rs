@@ -107,7 +107,10 @@ fn key_prints_the_fingerprint_alone_and_always_the_same() {
     let json = quire.run(&["key", "--json"]).succeeds();
     assert_eq!(
         json.trim_end(),
-        format!("{{\"fingerprint\":\"{}\"}}", text.trim_end())
+        format!(
+            "{{\"event\":\"key\",\"fingerprint\":\"{}\"}}",
+            text.trim_end()
+        )
     );
     assert_ne!(Quire::new().run(&["key"]).succeeds(), text);
 }
@@ -171,9 +174,30 @@ fn nonsense_is_a_usage_error() {
     for line in lines {
         quire.run(line).fails(2);
     }
-    quire.run(&["cat", "--json", "h/a"]).fails(2);
     quire.run(&["hash", "--digest", "md5", "h/a"]).fails(2);
     quire.run(&["get", "--congestion", "reno", "h/a"]).fails(2);
+}
+
+#[test]
+fn with_json_a_usage_error_is_an_object_as_well() {
+    let quire = Quire::new();
+    for line in [
+        &["cat", "--json", "h/a"] as &[&str],
+        &["list", "--json", ":1/x"],
+        &["get", "--json"],
+        &["--json", "h", "key"],
+    ] {
+        let Ran { output, .. } = quire.run(line);
+        assert_eq!(output.status.code(), Some(2), "{line:?}\n{output:?}");
+        assert!(!output.stderr.is_empty(), "{line:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(object["event"], "failed", "{text}");
+        assert_eq!(object["kind"], "usage", "{text}");
+        assert_eq!(object["exit"], 2, "{text}");
+    }
+    let help = quire.run(&["--json", "--help"]).succeeds();
+    assert!(help.starts_with("Client for"), "{help}");
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Race<'_> {
             .map_err(unknown)?;
         let addresses = alternate_families(found);
         if addresses.is_empty() {
-            return Err(unknown(io::ErrorKind::NotFound.into()));
+            return Err(unknown(io::Error::other("it has no address")));
         }
         Ok(addresses)
     }
@@ -250,7 +250,7 @@ impl Race<'_> {
         if attempts.is_empty() {
             return ClientError::UnknownHost {
                 host: self.connector.server.host().to_owned(),
-                source: io::ErrorKind::TimedOut.into(),
+                source: io::Error::from(io::ErrorKind::TimedOut),
             };
         }
         ClientError::CannotConnect {

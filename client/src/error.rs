@@ -24,7 +24,7 @@ use crate::trust::{Refusal, TrustError};
 #[non_exhaustive]
 pub enum ClientError {
     /// The host has no address.
-    #[error("unknown host {}", Escaped(.host))]
+    #[error("unknown host {}: {}", Escaped(.host), ErrorChain(.source))]
     UnknownHost {
         /// The host as it was given.
         host: String,
@@ -118,6 +118,9 @@ pub enum ClientError {
     /// A local directory where a file was expected.
     #[error("{} is a directory", shown(.0))]
     LocalDirectory(PathBuf),
+    /// A local FIFO, socket or device where a file was expected.
+    #[error("{} is neither a file nor a directory", shown(.0))]
+    LocalSpecial(PathBuf),
     /// A local file or directory can't be used.
     #[error("{} {reason}", shown(.path))]
     Unsuitable {
@@ -169,6 +172,7 @@ impl ClientError {
             | Self::Socket(_)
             | Self::Unexpected(_)
             | Self::LocalDirectory(_)
+            | Self::LocalSpecial(_)
             | Self::Unsuitable { .. }
             | Self::LocalName { .. }
             | Self::ForeignName(_)
@@ -189,6 +193,19 @@ impl ClientError {
         match self {
             Self::Refused(failure) => Some(failure.code()),
             Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
+            _ => None,
+        }
+    }
+
+    /// The local file or directory that the message names, if it is about one.
+    pub fn local_path(&self) -> Option<&Path> {
+        match self {
+            Self::LocalExists(path)
+            | Self::LocalDirectory(path)
+            | Self::LocalSpecial(path)
+            | Self::Disk { path, .. }
+            | Self::Unsuitable { path, .. }
+            | Self::LocalName { path, .. } => Some(path),
             _ => None,
         }
     }
@@ -266,7 +283,7 @@ fn lost(error: &ConnectionError) -> String {
                                    machine was asleep"
             .to_owned(),
         ConnectionError::TimedOut => "the server doesn't answer any more".to_owned(),
-        error => Escaped(&error.to_string()).to_string(),
+        error => Printable(&error.to_string()).to_string(),
     }
 }
 

@@ -41,6 +41,7 @@
 mod deliver;
 mod engine;
 mod fetch;
+mod item_name;
 mod job;
 mod local_dir;
 mod pack;
@@ -50,5 +51,6 @@ mod unpack;
 
 pub use engine::{Moved, Transfer, TransferEvent, local_entry};
 pub use fetch::fetch;
+pub use item_name::ItemName;
 pub use job::{DownloadJob, FetchOptions, StoreOptions, UploadJob};
 pub use store::store;

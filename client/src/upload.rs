@@ -185,10 +185,7 @@ impl LocalFile {
             return Err(ClientError::LocalDirectory(path));
         }
         if !kind.is_file() {
-            return Err(ClientError::Unsuitable {
-                path,
-                reason: "is neither a file nor a directory",
-            });
+            return Err(ClientError::LocalSpecial(path));
         }
         Ok(Self {
             file: Arc::new(file),

@@ -109,10 +109,7 @@ mod tests {
     fn characters_that_turn_or_break_lines_are_escaped() {
         let text = "a\u{202e}b\u{2028}c\u{200f}d\u{feff}\r\u{7f}\u{85}é";
         let shown = Escaped(text).to_string();
-        assert_eq!(
-            shown,
-            "a\\u202eb\\u2028c\\u200fd\\ufeff\\r\\u007f\\u0085é"
-        );
+        assert_eq!(shown, "a\\u202eb\\u2028c\\u200fd\\ufeff\\r\\u007f\\u0085é");
     }
 
     #[cfg(unix)]

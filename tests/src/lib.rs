@@ -36,6 +36,8 @@ mod limits;
 #[cfg(test)]
 mod namespace;
 #[cfg(test)]
+mod outcomes;
+#[cfg(test)]
 mod project;
 #[cfg(test)]
 mod transfer;

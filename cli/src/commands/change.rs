@@ -1,60 +1,74 @@
 //! Commands that change names on the server: rename, delete, copy, mkdir.
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Copy, Delete, MakeDirectory, Precondition, Rename, Version};
-use serde_json::json;
+use quire_shared::protocol::{Copy, Delete, MakeDirectory, Precondition, Rename};
 
-use super::{CommandError, FirstFailure, json_path};
+use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
-use crate::exit::Exit;
-use crate::hint::HintFlags;
+use crate::event::{Event, EventKind};
+use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::CliSession;
-use quire_client::ClientError;
+use quire_client::{Client, ClientError};
 
 /// Renames a file or directory.
 ///
 /// # Errors
 /// If it can't be renamed.
-pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<Exit, CommandError> {
-    let (from, to) = two_paths(&args.from, &args.to)?;
-    let client = session.client(&from.server).await?;
+pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<(), CommandError> {
+    let two = TwoPaths::parse(&args.from, &args.to)?;
+    let client = session.client(&two.from.server).await?;
+    let is_right = require_directory(&client, &two.from).await;
+    is_right.about(&two.from.path)?;
     let rename = Rename {
-        from: from.path.clone(),
-        to: to.path.clone(),
+        from: two.from.path.clone(),
+        to: two.to.clone(),
         source: Precondition::Any,
         target: target_precondition(args.force),
     };
-    let changed = client.rename(rename).await;
-    let changed = changed.map_err(|error| of_two(&from.path, &to.path, error))?;
-    print_two(session, &from.path, &to.path, &changed.version)
+    let renamed = match client.rename(rename).await {
+        Ok(renamed) => renamed,
+        Err(error) => return Err(two.failed(&client, &error, args.force).await),
+    };
+    session.output.event(|| {
+        let version = renamed.version.to_string();
+        two.event(EventKind::Renamed).with("version", version)
+    });
+    Ok(())
 }
 
 /// Copies a file or directory on the server.
 ///
 /// # Errors
 /// If it can't be copied.
-pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<Exit, CommandError> {
-    let (from, to) = two_paths(&args.from, &args.to)?;
-    let client = session.client(&from.server).await?;
+pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), CommandError> {
+    let two = TwoPaths::parse(&args.from, &args.to)?;
+    let client = session.client(&two.from.server).await?;
+    let is_right = require_directory(&client, &two.from).await;
+    is_right.about(&two.from.path)?;
     let copy = Copy {
-        from: from.path.clone(),
-        to: to.path.clone(),
+        from: two.from.path.clone(),
+        to: two.to.clone(),
         recursive: args.recursive,
         source: Precondition::Any,
         target: target_precondition(args.force),
     };
-    let changed = client.copy(copy).await;
-    let changed = changed.map_err(|error| of_two(&from.path, &to.path, error))?;
-    print_two(session, &from.path, &to.path, &changed.version)
+    let copied = match client.copy(copy).await {
+        Ok(copied) => copied,
+        Err(error) => return Err(two.failed(&client, &error, args.force).await),
+    };
+    session.output.event(|| {
+        let version = copied.version.to_string();
+        two.event(EventKind::Copied).with("version", version)
+    });
+    Ok(())
 }
 
 /// Deletes files and directories.
 ///
 /// # Errors
 /// If the operands are invalid or there is no connection. The error of a single operand is printed.
-pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::none(HintFlags::CHANGE);
+pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<(), CommandError> {
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let delete = Delete {
@@ -62,18 +76,23 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Ex
             recursive: args.recursive,
             precondition: Precondition::Any,
         };
-        match client.delete(delete).await {
+        let deleted = match require_directory(&client, &remote).await {
+            Ok(()) => client.delete(delete).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
             Ok(_) => session
                 .output
-                .json_only(|| json!({ "deleted": json_path(&remote.path) }))?,
+                .event(|| Event::new(EventKind::Deleted).remote("path", &remote.path)),
             Err(error) => {
-                if failure.note(session, &remote.path, &error).is_break() {
+                let failed = fail(session, &client, &remote.path, &error, HintFlags::CHANGE).await;
+                if failed.is_break() {
                     break;
                 }
             }
         }
     }
-    Ok(failure.exit())
+    Ok(())
 }
 
 /// Creates directories.
@@ -83,69 +102,76 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<Ex
 pub(super) async fn make_directory(
     session: &CliSession,
     args: &MkdirArgs,
-) -> Result<Exit, CommandError> {
-    let mut failure = FirstFailure::none(HintFlags::NONE);
+) -> Result<(), CommandError> {
+    let flags = HintFlags {
+        parents: !args.parents,
+        is_target: true,
+        ..HintFlags::NONE
+    };
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let make = MakeDirectory {
             path: remote.path.clone(),
             make_parents: true,
-            precondition: Precondition::Absent,
+            precondition: target_precondition(args.parents),
         };
         match client.make_directory(make).await {
-            Ok(made) => session.output.json_only(|| {
-                json!({
-                    "path": json_path(&remote.path),
-                    "version": made.version.to_string(),
-                })
-            })?,
+            Ok(made) => session.output.event(|| {
+                Event::new(EventKind::Made)
+                    .remote("path", &remote.path)
+                    .with("version", made.version.to_string())
+            }),
             Err(error) => {
-                if failure.note(session, &remote.path, &error).is_break() {
+                let failed = fail(session, &client, &remote.path, &error, flags).await;
+                if failed.is_break() {
                     break;
                 }
             }
         }
     }
-    Ok(failure.exit())
+    Ok(())
 }
 
-fn two_paths(from: &str, to: &str) -> Result<(Remote, Remote), CommandError> {
-    let from = Remote::parse_below_root(from)?;
-    let to = Remote::parse_below_root(to)?;
-    if from.server != to.server {
-        return Err(OperandError::DifferentServers(from.server, to.server).into());
+/// The operands of a rename or copy.
+struct TwoPaths {
+    from: Remote,
+    to: RemotePath,
+}
+
+impl TwoPaths {
+    /// Parses two paths on one server. With a slash at its end, `to` is the directory to go into.
+    fn parse(from: &str, to: &str) -> Result<Self, OperandError> {
+        let from = Remote::parse_below_root(from)?;
+        let target = Remote::parse_target(to)?;
+        if from.server != target.server {
+            return Err(OperandError::DifferentServers(from.server, target.server));
+        }
+        let to = match (from.path.name(), target.is_directory) {
+            (Some(name), true) => target.join(name)?,
+            _ => target.path,
+        };
+        Ok(Self { from, to })
     }
-    Ok((from, to))
+
+    /// The failure of a change, with the path named that is to blame.
+    async fn failed(&self, client: &Client, error: &ClientError, force: bool) -> CommandError {
+        let subject = Subject::Two(self.from.path.clone(), self.to.clone());
+        let flags = HintFlags::CHANGE.force_given(force);
+        let failure = CommandFailure::new(subject, error, flags);
+        CommandError::Failed(Box::new(failure.explain(client).await))
+    }
+
+    fn event(&self, kind: EventKind) -> Event {
+        Event::new(kind)
+            .remote("from", &self.from.path)
+            .remote("to", &self.to)
+    }
 }
 
-fn target_precondition(force: bool) -> Precondition {
-    match force {
+/// The condition on what has the path of a change already.
+fn target_precondition(may_exist: bool) -> Precondition {
+    match may_exist {
         true => Precondition::Any,
         false => Precondition::Absent,
     }
-}
-
-/// Names both paths, because the reply doesn't say which of the two the error is about.
-fn of_two(from: &RemotePath, to: &RemotePath, error: ClientError) -> CommandError {
-    CommandError::Of {
-        name: format!("{from} -> {to}"),
-        error: Box::new(error),
-        flags: HintFlags::CHANGE,
-    }
-}
-
-fn print_two(
-    session: &CliSession,
-    from: &RemotePath,
-    to: &RemotePath,
-    version: &Version,
-) -> Result<Exit, CommandError> {
-    session.output.json_only(|| {
-        json!({
-            "from": json_path(from),
-            "to": json_path(to),
-            "version": version.to_string(),
-        })
-    })?;
-    Ok(Exit::Done)
 }

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use quire_shared::Printable;
 use quire_shared::protocol::Hash;
-use serde_json::json;
 
-use super::{CommandError, FirstFailure, json_path};
+use super::{CommandError, fail, require_directory};
 use crate::args::{HashArgs, PairCodeArgs, PingArgs};
-use crate::exit::Exit;
-use crate::hint::HintFlags;
+use crate::event::{Event, EventKind};
+use crate::failure::HintFlags;
 use crate::operand::{Remote, on_one_server};
 use crate::session::CliSession;
 
@@ -18,7 +17,7 @@ use crate::session::CliSession;
 ///
 /// # Errors
 /// If the server doesn't answer or refuses.
-pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, CommandError> {
+pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     // The first answer comes after the server has looked up this client's rights.
@@ -44,39 +43,42 @@ pub(super) async fn ping(session: &CliSession, args: &PingArgs) -> Result<Exit, 
             )
         },
         || {
-            json!({
-                "server": remote.server.to_string(),
-                "address": client.remote_address().to_string(),
-                "software": pong.software,
-                "writable": pong.writable,
-                "handshake_ms": milliseconds(handshake),
-                "round_trip_ms": milliseconds(round_trip),
-                "datagram_bytes": path.current_mtu,
-                "window_bytes": path.cwnd,
-                "lost_packets": path.lost_packets,
-            })
+            Event::new(EventKind::Ping)
+                .with("server", remote.server.to_string())
+                .with("address", client.remote_address().to_string())
+                .with("software", pong.software.as_str())
+                .with("writable", pong.writable)
+                .with("handshake_ms", milliseconds(handshake))
+                .with("round_trip_ms", milliseconds(round_trip))
+                .with("datagram_bytes", path.current_mtu)
+                .with("window_bytes", path.cwnd)
+                .with("lost_packets", path.lost_packets)
         },
     )?;
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Computes digests on the server.
 ///
 /// # Errors
 /// If the operands are invalid or there is no connection. The error of a single operand is printed.
-pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, CommandError> {
+pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<(), CommandError> {
     let digest = session.config.hash_digest();
-    let mut failure = FirstFailure::none(HintFlags::NONE);
     for remote in on_one_server(&args.operands)? {
         let client = session.client(&remote.server).await?;
         let hash = Hash {
             path: remote.path.clone(),
             digest,
         };
-        let hashed = match client.hash(hash).await {
+        let hashed = match require_directory(&client, &remote).await {
+            Ok(()) => client.hash(hash).await,
+            Err(error) => Err(error),
+        };
+        let hashed = match hashed {
             Ok(hashed) => hashed,
             Err(error) => {
-                if failure.note(session, &remote.path, &error).is_break() {
+                let failed = fail(session, &client, &remote.path, &error, HintFlags::NONE).await;
+                if failed.is_break() {
                     break;
                 }
                 continue;
@@ -86,37 +88,36 @@ pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<Exit, 
             // As sha256sum and b3sum print it.
             || format!("{}  {}", hashed.digest, remote.path),
             || {
-                json!({
-                    "path": json_path(&remote.path),
-                    "digest": digest.name(),
-                    "value": hashed.digest.to_string(),
-                    "bytes": hashed.size,
-                    "version": hashed.version.to_string(),
-                })
+                Event::new(EventKind::Hashed)
+                    .remote("path", &remote.path)
+                    .with("digest", digest.name())
+                    .with("value", hashed.digest.to_string())
+                    .with("bytes", hashed.size)
+                    .with("version", hashed.version.to_string())
             },
         )?;
     }
-    Ok(failure.exit())
+    Ok(())
 }
 
 /// Shows this client's own fingerprint.
 ///
 /// # Errors
 /// If the key can't be read or generated.
-pub(super) async fn key(session: &CliSession) -> Result<Exit, CommandError> {
+pub(super) async fn key(session: &CliSession) -> Result<(), CommandError> {
     let fingerprint = session.identity().await?.fingerprint();
     session.output.result(
         || fingerprint.to_string(),
-        || json!({ "fingerprint": fingerprint.to_string() }),
+        || Event::new(EventKind::Key).with("fingerprint", fingerprint.to_string()),
     )?;
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Registers this client with a server by a pairing code.
 ///
 /// # Errors
 /// If the code is malformed or not accepted, or there is no connection.
-pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Exit, CommandError> {
+pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let code = match &args.code {
         Some(code) => code.clone(),
@@ -133,7 +134,7 @@ pub(super) async fn pair(session: &CliSession, args: &PairCodeArgs) -> Result<Ex
     session.pair(&remote.server, &code.parse()?).await?;
     session.output.result(
         || format!("{} accepts this client from now on", remote.server),
-        || json!({ "paired": remote.server.to_string() }),
+        || Event::new(EventKind::Paired).with("server", remote.server.to_string()),
     )?;
-    Ok(Exit::Done)
+    Ok(())
 }

@@ -2,70 +2,109 @@
 
 use indicatif::HumanBytes;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat};
-use serde_json::{Value, json};
+use quire_shared::{ErrorCode, RemotePath};
 
-use super::{CommandError, ErrorContext, json_kind, json_path, mode_text, time_text};
+use super::{CommandError, ErrorContext, kind_text, mode_text, require_directory, time_text};
 use crate::args::{CacheArgs, ListArgs, StatArgs};
-use crate::exit::Exit;
-use crate::hint::HintFlags;
+use crate::event::{Event, EventKind};
+use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::ClientError;
+use quire_client::{Client, ClientError};
+use serde_json::json;
 
-/// Lists a directory.
+/// Lists a directory, or shows a single file as an entry.
 ///
 /// # Errors
 /// If it can't be listed.
-pub(super) async fn list(session: &CliSession, args: &ListArgs) -> Result<Exit, CommandError> {
+pub(super) async fn list(session: &CliSession, args: &ListArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let list = List {
         path: remote.path.clone(),
         after: None,
     };
-    let mut listing = client.list(list).await.about(&remote.path)?;
-    let output = &session.output;
-    let is_long = args.long || output.is_for_people();
+    let mut listing = match client.list(list).await {
+        Ok(listing) => listing,
+        Err(error) => {
+            let entry = no_directory(&client, &remote, error).await?;
+            return Ok(print_entry(session, args, &entry)?);
+        }
+    };
     while let Some(entry) = listing.next().await.about(&remote.path)? {
-        output.result(
-            || match is_long {
-                true => long_line(&entry, output.is_for_people()),
-                false => entry.name.to_string(),
-            },
-            || {
-                let mut object = json_attributes(&entry.attributes);
-                if let Value::Object(object) = &mut object {
-                    object.insert("name".to_owned(), json!(entry.name.as_str()));
-                }
-                object
-            },
-        )?;
+        print_entry(session, args, &entry)?;
     }
     if listing.unnameable() > 0 {
         let error = ClientError::Unnameable(listing.unnameable());
-        output.error(&remote.path.to_string(), &error, HintFlags::NONE);
+        return Err(error).about(&remote.path);
     }
-    Ok(Exit::Done)
+    Ok(())
+}
+
+/// The entry for a path that turned out to be no directory, unless only a directory was meant.
+async fn no_directory(
+    client: &Client,
+    remote: &Remote,
+    error: ClientError,
+) -> Result<Entry, CommandError> {
+    let path = &remote.path;
+    let codes = [ErrorCode::NOT_DIRECTORY, ErrorCode::SPECIAL_FILE];
+    let is_file = error.code().is_some_and(|code| codes.contains(&code));
+    if let (true, false, Some(name)) = (is_file, remote.is_directory, path.name())
+        && let Ok(attributes) = client.stat(Stat { path: path.clone() }).await
+    {
+        return Ok(Entry {
+            name: name.clone(),
+            attributes,
+        });
+    }
+    Err(explained(client, path, &error).await)
+}
+
+async fn explained(client: &Client, path: &RemotePath, error: &ClientError) -> CommandError {
+    let failure = CommandFailure::new(Subject::Item(path.into()), error, HintFlags::NONE);
+    CommandError::Failed(Box::new(failure.explain(client).await))
+}
+
+fn print_entry(session: &CliSession, args: &ListArgs, entry: &Entry) -> std::io::Result<()> {
+    let output = &session.output;
+    output.result(
+        || match args.long || output.is_for_people() {
+            true => long_line(entry, output.is_for_people()),
+            false => entry.name.to_string(),
+        },
+        || {
+            let event = Event::new(EventKind::Entry).with("name", entry.name.as_str());
+            with_attributes(event, &entry.attributes)
+        },
+    )
 }
 
 /// Shows the metadata of a file or directory.
 ///
 /// # Errors
 /// If there is no such path, or it can't be read.
-pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, CommandError> {
+pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let stat = Stat {
         path: remote.path.clone(),
     };
-    let attributes = client.stat(stat).await.about(&remote.path)?;
+    let found = match require_directory(&client, &remote).await {
+        Ok(()) => client.stat(stat).await,
+        Err(error) => Err(error),
+    };
+    let attributes = match found {
+        Ok(attributes) => attributes,
+        Err(error) => return Err(explained(&client, &remote.path, &error).await),
+    };
     session.output.result(
         || {
             format!(
                 "path      {}\nkind      {}\nsize      {}\nmodified  {}\nmode      {}\nversion   {}",
                 remote.path,
-                json_kind(attributes.kind),
+                kind_text(attributes.kind),
                 attributes.size,
                 time_text(attributes.modified),
                 mode_text(attributes.kind, attributes.mode),
@@ -73,21 +112,18 @@ pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<Exit, 
             )
         },
         || {
-            let mut object = json_attributes(&attributes);
-            if let Value::Object(object) = &mut object {
-                object.insert("path".to_owned(), json_path(&remote.path));
-            }
-            object
+            let event = Event::new(EventKind::Attributes).remote("path", &remote.path);
+            with_attributes(event, &attributes)
         },
     )?;
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Lists the files in the server's memory cache.
 ///
 /// # Errors
 /// If the server refuses, or there is no connection.
-pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit, CommandError> {
+pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
     let mut listing = client.cache().await?;
@@ -109,22 +145,30 @@ pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<Exit
                 )
             },
             || {
-                json!({
-                    "path": json_path(&entry.path),
-                    "bytes": entry.bytes,
-                    "hits": entry.hits,
-                    "readers": entry.readers,
-                })
+                Event::new(EventKind::Cached)
+                    .remote("path", &entry.path)
+                    .with("bytes", entry.bytes)
+                    .with("hits", entry.hits)
+                    .with("readers", entry.readers)
             },
         )?;
     }
-    output.note(&format!(
-        "{}, {} of {}",
-        progress::files_text(files),
-        HumanBytes(bytes),
-        HumanBytes(listing.limit())
-    ));
-    Ok(Exit::Done)
+    let limit = listing.limit();
+    output.event(|| {
+        Event::new(EventKind::Summary)
+            .with("files", files)
+            .with("bytes", bytes)
+            .with("limit", limit)
+    });
+    if !output.is_json() {
+        output.note(&format!(
+            "{}, {} of {}",
+            progress::count_text(files, "file", "files"),
+            HumanBytes(bytes),
+            HumanBytes(limit)
+        ));
+    }
+    Ok(())
 }
 
 fn long_line(entry: &Entry, is_for_people: bool) -> String {
@@ -150,15 +194,17 @@ fn size_text(bytes: u64, is_for_people: bool) -> String {
     }
 }
 
-fn json_attributes(attributes: &Attributes) -> Value {
-    json!({
-        "kind": json_kind(attributes.kind),
-        "size": attributes.size,
-        "modified": {
-            "seconds": attributes.modified.seconds,
-            "nanoseconds": attributes.modified.nanoseconds,
-        },
-        "mode": attributes.mode,
-        "version": attributes.version.to_string(),
-    })
+fn with_attributes(event: Event, attributes: &Attributes) -> Event {
+    event
+        .with("kind", kind_text(attributes.kind))
+        .with("size", attributes.size)
+        .with(
+            "modified",
+            json!({
+                "seconds": attributes.modified.seconds,
+                "nanoseconds": attributes.modified.nanoseconds,
+            }),
+        )
+        .with("mode", attributes.mode)
+        .with("version", attributes.version.to_string())
 }

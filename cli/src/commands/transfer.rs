@@ -4,30 +4,25 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
-use indicatif::ProgressBar;
-use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
 use quire_shared::{ErrorCode, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
-use serde_json::json;
 
-use super::{CommandError, ErrorContext, FirstFailure, json_path};
+use super::display::TransferDisplay;
+use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{CatArgs, GetArgs, PutArgs};
-use crate::exit::Exit;
-use crate::hint::HintFlags;
+use crate::event::EventKind;
+use crate::failure::HintFlags;
 use crate::operand::{DASH, OperandError, Remote, Target, get_operands, on_one_server};
-use crate::output::{Output, shown};
-use crate::progress;
-use crate::session::CliSession;
-use crate::session::blocking;
+use crate::session::{CliSession, blocking};
+use crate::standard_input::{self, StandardInput};
 use quire_client::Client;
 use quire_client::ClientError;
 use quire_client::ServerId;
 use quire_client::download::{SaveOptions, WriteToError};
 use quire_client::transfer::{
-    self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, TransferEvent, UploadJob,
+    self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, UploadJob,
 };
 use quire_client::upload::UploadBody;
 
@@ -35,7 +30,7 @@ use quire_client::upload::UploadBody;
 ///
 /// # Errors
 /// If the operands are invalid or there is no connection. The error of a single file is printed.
-pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, CommandError> {
+pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), CommandError> {
     let operands = get_operands(&args.operands)?;
     let target = match operands.target {
         Target::Stdout if args.recursive => {
@@ -53,38 +48,42 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<Exit, Co
             sync: args.fsync,
         },
     };
-    let progress = TransferDisplay::start(session, HintFlags::GET);
+    let flags = HintFlags::GET.force_given(args.force);
+    let mut progress = TransferDisplay::start(session, EventKind::Downloaded, flags);
     for (server, sources) in by_server(operands.sources) {
         let client = session.client(&server).await?;
         let mut items = Vec::new();
-        for from in sources {
-            match target.path_for(&from, args.recursive) {
+        for source in sources {
+            let is_right = require_directory(&client, &source).await;
+            let from = source.path;
+            match is_right.and_then(|()| target.path_for(&from, args.recursive)) {
                 Ok(to) => items.push(DownloadJob { from, to }),
-                Err(error) => progress.transfer.fail(from.to_string(), error),
+                Err(error) => progress.transfer.fail(from, error),
             }
         }
         let meter = Meter::receiving(client.flow());
-        let work = transfer::fetch(&client, items, options, &progress.transfer);
-        progress.watch(work).await;
+        let transfer = Arc::clone(&progress.transfer);
+        let work = transfer::fetch(&client, items, options, &transfer);
+        progress.watch(&client, work).await;
         progress.judge(&meter);
     }
-    Ok(progress.end(options.digest))
+    progress.end(options.digest);
+    Ok(())
 }
 
 /// Writes files to standard output.
 ///
 /// # Errors
 /// As [`get`].
-pub(super) async fn cat(session: &CliSession, args: &CatArgs) -> Result<Exit, CommandError> {
+pub(super) async fn cat(session: &CliSession, args: &CatArgs) -> Result<(), CommandError> {
     write_out(session, on_one_server(&args.operands)?).await
 }
 
-async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<Exit, CommandError> {
+async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<(), CommandError> {
     if session.output.is_json() {
         return Err(OperandError::JsonAndContent.into());
     }
     let digest = session.config.transfer_digest();
-    let mut failure = FirstFailure::none(HintFlags::NONE);
     let transfer = Transfer::new(|_| {});
     for remote in sources {
         let client = session.client(&remote.server).await?;
@@ -93,26 +92,25 @@ async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<Exit, C
             digest,
             ..Get::default()
         };
-        let download = match client.get(get).await {
-            Ok(download) => download,
-            Err(error) => {
-                if failure.note(session, &remote.path, &error).is_break() {
-                    break;
-                }
-                continue;
-            }
+        let written = match require_directory(&client, &remote).await {
+            Ok(()) => match client.get(get).await {
+                Ok(download) => download.write_to(stdout()?, transfer.counter()).await,
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
         };
-        match download.write_to(stdout()?, transfer.counter()).await {
+        match written {
             Ok(_) => {}
             Err(WriteToError::Sink(error)) => return Err(error.into()),
             Err(WriteToError::Client(error)) => {
-                if failure.note(session, &remote.path, &error).is_break() {
+                let failed = fail(session, &client, &remote.path, &error, HintFlags::NONE).await;
+                if failed.is_break() {
                     break;
                 }
             }
         }
     }
-    Ok(failure.exit())
+    Ok(())
 }
 
 /// Standard output without the buffer that cuts content into lines.
@@ -133,9 +131,10 @@ fn stdout() -> io::Result<File> {
 ///
 /// # Errors
 /// As [`get`].
-pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, CommandError> {
+pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), CommandError> {
     let Some((last, locals)) = args.operands.split_last() else {
-        return Ok(Exit::Usage);
+        // clap requires two of them.
+        return Ok(());
     };
     let remote = Remote::parse_os(last)?;
     let is_stdin = locals.iter().any(|local| local == DASH);
@@ -145,21 +144,31 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, Co
     if is_stdin && remote.path.is_root() {
         return Err(OperandError::Dash("a file without a name on the server").into());
     }
+    let input = match is_stdin {
+        true => Some(standard_input::open()?),
+        false => None,
+    };
     let client = session.client(&remote.server).await?;
     let meter = Meter::sending(client.flow());
-    let progress = TransferDisplay::start(session, HintFlags::CHANGE);
+    let flags = HintFlags::PUT.force_given(args.force);
+    let mut progress = TransferDisplay::start(session, EventKind::Uploaded, flags);
+    let transfer = Arc::clone(&progress.transfer);
     let digest = session.config.transfer_digest();
-    if is_stdin {
-        let work = put_stdin(
-            &client,
-            &remote.path,
-            args.force,
+    if let Some(input) = input {
+        let put = Put {
+            path: remote.path.clone(),
             digest,
-            &progress.transfer,
-        );
-        progress.watch(work).await;
+            precondition: match args.force {
+                true => Precondition::Any,
+                false => Precondition::Absent,
+            },
+            ..Put::default()
+        };
+        let work = put_stdin(&client, put, input, &transfer);
+        progress.watch(&client, work).await;
         progress.judge(&meter);
-        return Ok(progress.end(digest));
+        progress.end(digest);
+        return Ok(());
     }
     let goes_inside = locals.len() > 1
         || remote.is_directory
@@ -170,7 +179,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, Co
     for local in locals.iter().map(PathBuf::from) {
         match remote_path_for(&local, &remote.path, goes_inside) {
             Ok(to) => items.push(UploadJob { from: local, to }),
-            Err(error) => progress.transfer.fail(shown(&local), error),
+            Err(error) => transfer.fail(local, error),
         }
     }
     let options = StoreOptions {
@@ -178,30 +187,17 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<Exit, Co
         overwrite: args.force,
         digest,
     };
-    let work = transfer::store(&client, items, options, &progress.transfer);
-    progress.watch(work).await;
+    let work = transfer::store(&client, items, options, &transfer);
+    progress.watch(&client, work).await;
     progress.judge(&meter);
-    Ok(progress.end(digest))
+    progress.end(digest);
+    Ok(())
 }
 
-async fn put_stdin(
-    client: &Client,
-    path: &RemotePath,
-    overwrite: bool,
-    digest: DigestKind,
-    transfer: &Transfer,
-) {
+async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &Transfer) {
     transfer.start("standard input".to_owned());
-    let put = Put {
-        path: path.clone(),
-        digest,
-        precondition: match overwrite {
-            true => Precondition::Any,
-            false => Precondition::Absent,
-        },
-        ..Put::default()
-    };
-    let content = UploadBody::stream(io::stdin(), "standard input");
+    let path = put.path.clone();
+    let content = UploadBody::stream(input, "standard input");
     let stored = client.put(put, content, transfer.counter()).await;
     let stored = stored.map(|stored| Moved {
         name: "standard input".to_owned(),
@@ -212,7 +208,7 @@ async fn put_stdin(
         digest_kind: stored.digest_kind,
         version: stored.version,
     });
-    transfer.end(path.to_string(), stored);
+    transfer.end(&path, stored);
 }
 
 /// Whether `path` is a directory on the server, so that an upload goes inside.
@@ -291,87 +287,18 @@ impl LocalTarget {
 }
 
 /// Groups sources by server, in the order of the operands.
-fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<RemotePath>)> {
-    let mut groups: Vec<(ServerId, Vec<RemotePath>)> = Vec::new();
+fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<Remote>)> {
+    let mut groups: Vec<(ServerId, Vec<Remote>)> = Vec::new();
     for source in sources {
         match groups
             .iter_mut()
             .find(|(server, _)| *server == source.server)
         {
-            Some((_, paths)) => paths.push(source.path),
-            None => groups.push((source.server, vec![source.path])),
+            Some((_, sources)) => sources.push(source),
+            None => groups.push((source.server.clone(), vec![source])),
         }
     }
     groups
-}
-
-/// A transfer, how it is shown, and when it began.
-struct TransferDisplay<'a> {
-    session: &'a CliSession,
-    transfer: Arc<Transfer>,
-    bar: ProgressBar,
-    started: Instant,
-}
-
-impl<'a> TransferDisplay<'a> {
-    fn start(session: &'a CliSession, flags: HintFlags) -> Self {
-        let bar = progress::bar();
-        let output = Arc::clone(&session.output);
-        let shown = bar.clone();
-        Self {
-            session,
-            transfer: Transfer::new(move |event| observe(&output, &shown, flags, event)),
-            bar,
-            started: Instant::now(),
-        }
-    }
-
-    async fn watch(&self, work: impl Future<Output = ()>) {
-        progress::watch(&self.session.output, &self.transfer, &self.bar, work).await;
-    }
-
-    /// Prints what limited the transfer, if --verbose was given.
-    fn judge(&self, meter: &Meter) {
-        if self.session.config.verdicts && self.transfer.moved() > 0 {
-            let (limit, counters) = meter.read();
-            let text = format!("limited by {limit}: {counters}");
-            self.session.output.note(&text);
-        }
-    }
-
-    /// Prints the summary, and returns the exit status.
-    fn end(self, digest: DigestKind) -> Exit {
-        let elapsed = self.started.elapsed();
-        // Without a success there is nothing to sum up; each failure has been printed.
-        if self.transfer.files() > 0 || self.transfer.directories() > 0 {
-            let text = progress::summary(&self.transfer, digest.name(), elapsed);
-            self.session.output.note(&text);
-        }
-        self.transfer.first_failure().map_or(Exit::Done, Exit::from)
-    }
-}
-
-fn observe(output: &Output, bar: &ProgressBar, flags: HintFlags, event: &TransferEvent) {
-    match event {
-        TransferEvent::Started { name } => bar.set_message(name.clone()),
-        TransferEvent::Moved(moved) => {
-            // A closed pipe is reported when the results are flushed.
-            let _ = output.json_only(|| {
-                json!({
-                    "local": moved.local.to_string_lossy(),
-                    "path": json_path(&moved.remote),
-                    "bytes": moved.bytes,
-                    "digest": moved.digest_kind.name(),
-                    "value": moved.digest.to_string(),
-                    "version": moved.version.to_string(),
-                })
-            });
-        }
-        TransferEvent::Failed { name, error } => output.error(name, error, flags),
-        TransferEvent::Skipped { name } => {
-            tracing::info!("{name}: skipped, neither file nor directory");
-        }
-    }
 }
 
 #[cfg(test)]

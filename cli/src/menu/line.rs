@@ -5,9 +5,8 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use quire_shared::Escaped;
 
-use crate::args::{ClientCommand, EachArgs};
+use crate::args::{ClientCommand, EachArgs, one_line};
 
 /// A line after parsing.
 #[derive(Debug)]
@@ -35,7 +34,10 @@ impl ParsedLine {
                 | ErrorKind::DisplayVersion => {
                     Ok(Self::Help(error.render().to_string().trim_end().to_owned()))
                 }
-                _ => Err(one_line(&error)),
+                _ => {
+                    let error = one_line(&error);
+                    Err(error.replace("unrecognized subcommand", "unknown command"))
+                }
             },
         }
     }
@@ -127,16 +129,6 @@ fn without_host(command: clap::Command) -> clap::Command {
         }),
         _ => command,
     }
-}
-
-/// The first paragraph of an error, without `error:`.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let lines: Vec<_> = paragraph.lines().map(str::trim).collect();
-    let line = lines.join(" ");
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
-    Escaped(&line.replace("unrecognized subcommand", "unknown command")).to_string()
 }
 
 /// Names of paths in help texts, after the host.

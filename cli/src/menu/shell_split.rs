@@ -170,8 +170,8 @@ fn escaped(characters: &mut Peekable<CharIndices<'_>>) -> Option<char> {
         't' => ('\t', 1),
         'u' => {
             let digits: String = ahead.take(UNICODE_DIGITS).collect();
-            let is_whole =
-                digits.len() == UNICODE_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let is_whole = digits.len() == UNICODE_DIGITS
+                && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             let number = u32::from_str_radix(&digits, 16).ok().filter(|_| is_whole)?;
             (char::from_u32(number)?, 1 + UNICODE_DIGITS)
         }

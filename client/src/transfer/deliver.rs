@@ -202,12 +202,12 @@ impl Delivery<'_> {
                 match result {
                     Ok(_) => self.transfer.add_directory(),
                     Err(_) if directory.is_below_missing() => {}
-                    Err(error) => self.transfer.fail(directory.path().to_string(), error),
+                    Err(error) => self.transfer.fail(directory.path(), error),
                 }
             }
             SentItem::Attributes { path, .. } => {
                 if let Err(error) = result {
-                    self.transfer.fail(path.to_string(), error);
+                    self.transfer.fail(path, error);
                 }
             }
         }
@@ -219,7 +219,7 @@ impl Delivery<'_> {
         if result.is_err() && file.directory.is_missing() {
             return;
         }
-        let name = file.remote.to_string();
+        let name = file.remote.clone();
         let moved = result.map(|version| Moved {
             name: local_name(&file.local),
             local: file.local,

@@ -15,6 +15,7 @@ use quire_shared::{Name, RemotePath};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::item_name::ItemName;
 use crate::error::{ClientError, ErrorKind, shown};
 
 /// The transfer of any number of files: counters, and the observer of its events.
@@ -35,22 +36,22 @@ pub struct Transfer {
 pub enum TransferEvent {
     /// A file is being moved now.
     Started {
-        /// The file, by its name where it comes from, safe to show.
-        name: String,
+        /// The file, by its name where it comes from.
+        name: ItemName,
     },
     /// A file has arrived whole.
     Moved(Moved),
     /// A file or directory could not be moved, or only in part.
     Failed {
-        /// The file or directory, by its name where it comes from, safe to show.
-        name: String,
+        /// The file or directory.
+        name: ItemName,
         /// Why.
         error: ClientError,
     },
     /// A symbolic link or special file was left out.
     Skipped {
-        /// Its name where it comes from, safe to show.
-        name: String,
+        /// Its name where it comes from.
+        name: ItemName,
     },
 }
 
@@ -135,12 +136,13 @@ impl Transfer {
     }
 
     /// Announces that a file is being moved now.
-    pub fn start(&self, name: String) {
+    pub fn start(&self, name: impl Into<ItemName>) {
+        let name = name.into();
         (self.observer)(&TransferEvent::Started { name });
     }
 
     /// Reports how the transfer of a file ended.
-    pub fn end(&self, name: String, result: Result<Moved, ClientError>) {
+    pub fn end(&self, name: impl Into<ItemName>, result: Result<Moved, ClientError>) {
         match result {
             Ok(moved) => {
                 self.files.fetch_add(1, Ordering::Relaxed);
@@ -151,17 +153,19 @@ impl Transfer {
     }
 
     /// Reports a failure. The loss of the connection is reported once, not for every file.
-    pub fn fail(&self, name: String, error: ClientError) {
+    pub fn fail(&self, name: impl Into<ItemName>, error: ClientError) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.first_failure.get_or_init(|| error.kind());
         if error.is_connection_lost() && self.lost.set(()).is_err() {
             return;
         }
+        let name = name.into();
         (self.observer)(&TransferEvent::Failed { name, error });
     }
 
-    pub(super) fn skip(&self, name: String) {
+    pub(super) fn skip(&self, name: impl Into<ItemName>) {
         self.skipped.fetch_add(1, Ordering::Relaxed);
+        let name = name.into();
         (self.observer)(&TransferEvent::Skipped { name });
     }
 
@@ -308,17 +312,17 @@ mod tests {
         let log = Arc::clone(&seen);
         let transfer = Transfer::new(move |event| {
             if let TransferEvent::Failed { name, .. } = event {
-                log.lock().unwrap().push(name.clone());
+                log.lock().unwrap().push(name.to_string());
             }
         });
         assert_eq!(transfer.first_failure(), None);
-        transfer.fail("a".into(), ClientError::of_code(ErrorCode::NOT_FOUND));
+        transfer.fail("a".to_owned(), ClientError::of_code(ErrorCode::NOT_FOUND));
         transfer.fail(
-            "b".into(),
+            "b".to_owned(),
             ClientError::Lost(quinn::ConnectionError::TimedOut),
         );
         transfer.fail(
-            "c".into(),
+            "c".to_owned(),
             ClientError::Lost(quinn::ConnectionError::TimedOut),
         );
         assert_eq!(transfer.first_failure(), Some(ErrorKind::NotFound));

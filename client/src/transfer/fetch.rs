@@ -42,8 +42,8 @@ pub async fn fetch(
 
 impl FileDownload {
     async fn run(self, client: &Client, options: FetchOptions, transfer: &Arc<Transfer>) {
-        let name = self.from.to_string();
-        transfer.start(name.clone());
+        let name = self.from.clone();
+        transfer.start(&name);
         let result = self.fetch(client, options, transfer).await;
         transfer.end(name, result);
         if let Some(directory) = self.directory {
@@ -101,7 +101,7 @@ impl FetchWalk<'_> {
             if self.transfer.is_lost() {
                 return;
             }
-            let name = item.from.to_string();
+            let name = item.from.clone();
             if let Err(error) = self.item(item).await {
                 self.transfer.fail(name, error);
             }

@@ -90,7 +90,7 @@ pub(super) fn finish(directory: Arc<LocalDir>, transfer: &Transfer) {
     while let Some(mut directory) = next {
         next = directory.parent.take().and_then(Arc::into_inner);
         if let Err(error) = directory.set_attributes() {
-            transfer.fail(super::engine::local_name(&directory.path), error);
+            transfer.fail(&*directory.path, error);
         }
     }
 }

@@ -17,7 +17,7 @@ use quire_shared::protocol::{
 use quire_shared::{Name, RemotePath};
 use tokio::sync::mpsc;
 
-use super::engine::{Transfer, local_name};
+use super::engine::Transfer;
 use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use crate::attributes;
@@ -161,7 +161,7 @@ impl UploadPacker {
             Some(Ok(entry)) => entry,
             Some(Err(error)) => {
                 let error = ClientError::disk(&level.local, "list", error);
-                self.transfer.fail(local_name(&level.local), error);
+                self.transfer.fail(&*level.local, error);
                 return Ok(Descent::End);
             }
         };
@@ -169,7 +169,7 @@ impl UploadPacker {
         match self.found(level, &entry, &path) {
             Ok(progress) => progress,
             Err(error) => {
-                self.transfer.fail(local_name(&path), error);
+                self.transfer.fail(path, error);
                 Ok(Descent::Same)
             }
         }
@@ -191,7 +191,7 @@ impl UploadPacker {
             return Ok(below.map(|below| below.map_or(Descent::Same, Descent::Deeper)));
         }
         if !kind.is_file() {
-            self.transfer.skip(local_name(path));
+            self.transfer.skip(path);
             return Ok(Ok(Descent::Same));
         }
         let to = remote_entry(level, entry)?;
@@ -211,7 +211,7 @@ impl UploadPacker {
             Ok(entries) => entries,
             Err(error) => {
                 let error = ClientError::disk(&from, "list", error);
-                self.transfer.fail(local_name(&from), error);
+                self.transfer.fail(&*from, error);
                 return Ok(None);
             }
         };
@@ -255,7 +255,7 @@ impl UploadPacker {
         let file = match LocalFile::open_now(from.clone(), Links::Refuse) {
             Ok(file) => file,
             Err(error) => {
-                self.transfer.fail(to.to_string(), error);
+                self.transfer.fail(to, error);
                 return Ok(());
             }
         };
@@ -267,7 +267,7 @@ impl UploadPacker {
                 directory: Some(Arc::clone(directory)),
             });
         }
-        self.transfer.start(local_name(&from));
+        self.transfer.start(&*from);
         self.transfer.expect(file.size());
         match self.pack(&file, &to) {
             Ok(digest) => {
@@ -280,7 +280,7 @@ impl UploadPacker {
                     directory: Arc::clone(directory),
                 }));
             }
-            Err(error) => self.transfer.fail(to.to_string(), error),
+            Err(error) => self.transfer.fail(to, error),
         }
         self.flush_if_full()
     }

@@ -25,7 +25,7 @@ pub async fn store(
     options: StoreOptions,
     transfer: &Arc<Transfer>,
 ) {
-    let Some(name) = items.first().map(|item| item.to.to_string()) else {
+    let Some(name) = items.first().map(|item| item.to.clone()) else {
         return;
     };
     let (queue, jobs) = job_queue();
@@ -79,10 +79,10 @@ impl FileUpload {
     }
 
     async fn run(&self, client: &Client, options: StoreOptions, transfer: &Transfer) {
-        transfer.start(local_name(&self.from));
+        transfer.start(&*self.from);
         let stored = self.put(client, options, transfer).await;
         // Errors that concern the local file name it themselves; the rest come from the server.
-        transfer.end(self.to.to_string(), stored);
+        transfer.end(&self.to, stored);
     }
 
     async fn put(

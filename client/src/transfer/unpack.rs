@@ -187,7 +187,7 @@ impl Unpacker {
                 let (from, level) = self.entry_path(&missed.name)?;
                 if level.local.is_some() {
                     let error = ClientError::of_failure(missed.failure);
-                    self.transfer.fail(from.to_string(), error);
+                    self.transfer.fail(from, error);
                 }
                 Ok(())
             }
@@ -208,14 +208,14 @@ impl Unpacker {
             EntryKind::File => {}
             EntryKind::Directory => return Err(MALFORMED),
             EntryKind::Symlink | EntryKind::Other => {
-                self.transfer.skip(from.to_string());
+                self.transfer.skip(from);
                 return Ok(());
             }
         }
         let to = match local_entry(&directory.path, &entry.name) {
             Ok(to) => to,
             Err(error) => {
-                self.transfer.fail(from.to_string(), error);
+                self.transfer.fail(from, error);
                 return Ok(());
             }
         };
@@ -247,7 +247,7 @@ impl Unpacker {
                     Some(Arc::new(directory))
                 }
                 Err(error) => {
-                    self.transfer.fail(remote.to_string(), error);
+                    self.transfer.fail(&remote, error);
                     None
                 }
             }
@@ -265,13 +265,13 @@ impl Unpacker {
             return;
         };
         let Some(directory) = level.local else { return };
-        let name = || level.remote.to_string();
+        let name = &level.remote;
         if let Some(failure) = left.failure {
-            self.transfer.fail(name(), ClientError::of_failure(failure));
+            self.transfer.fail(name, ClientError::of_failure(failure));
         }
         if left.unnameable > 0 {
             self.transfer
-                .fail(name(), ClientError::Unnameable(left.unnameable));
+                .fail(name, ClientError::Unnameable(left.unnameable));
         }
         finish(directory, &self.transfer);
     }
@@ -291,14 +291,14 @@ impl Unpacker {
         let Some(directory) = directory else {
             return Ok(());
         };
-        let name = remote.to_string();
-        self.transfer.start(name.clone());
+        let name = remote.clone();
+        self.transfer.start(&name);
         let saved = local_entry(&directory.path, &entry.name).and_then(|local| {
             let digest = self.save(&local, &entry.attributes, body, trailer)?;
             Ok((local, digest))
         });
         let moved = saved.map(|(local, digest)| Moved {
-            name: name.clone(),
+            name: name.to_string(),
             local,
             remote,
             bytes,

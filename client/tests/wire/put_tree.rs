@@ -58,7 +58,9 @@ async fn store<F: Future<Output = ()>>(
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
         if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.clone(), error.to_string()));
+            log.lock()
+                .unwrap()
+                .push((name.to_string(), error.to_string()));
         }
     });
     let items = vec![UploadJob {

@@ -104,7 +104,7 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
     let log = Arc::clone(&errors);
     let transfer = Transfer::new(move |event| {
         if let TransferEvent::Failed { name, error } = event {
-            let error = (name.clone(), error.code(), error.to_string());
+            let error = (name.to_string(), error.code(), error.to_string());
             log.lock().unwrap().push(error);
         }
     });

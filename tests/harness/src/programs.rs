@@ -131,6 +131,29 @@ impl Programs {
         self.command(arguments).output().unwrap()
     }
 
+    /// Runs the client with `stdout` as its standard output.
+    pub fn quire_into(&self, arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
+        let mut command = self.command(arguments);
+        command.stdout(stdout).stderr(Stdio::piped());
+        command.spawn().unwrap().wait_with_output().unwrap()
+    }
+
+    /// Runs a shell script in which `quire` is the client and `$HOST` is `server`.
+    pub fn shell(&self, server: &ServerProcess, script: &str) -> Output {
+        let function = r#"quire() { "$QUIRE" "$@" --state-dir "$STATE"; }"#;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{function}\n{script}")])
+            .env("QUIRE", self.directory.join("quire"))
+            .env("STATE", self.state_dir())
+            .env("HOST", server.host());
+        command
+            .current_dir(self.state.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.directory.join("quire"));
         command

@@ -42,7 +42,7 @@ pub(crate) async fn fetch_tree(
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
         if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.clone(), error.code()));
+            log.lock().unwrap().push((name.to_string(), error.code()));
         }
     });
     let item = DownloadJob {

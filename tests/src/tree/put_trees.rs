@@ -35,7 +35,7 @@ pub(crate) async fn store_tree(
     let log = Arc::clone(&failed);
     let transfer = Transfer::new(move |event| {
         if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.clone(), error.code()));
+            log.lock().unwrap().push((name.to_string(), error.code()));
         }
     });
     let item = UploadJob {

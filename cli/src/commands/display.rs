@@ -1,0 +1,161 @@
+//! How a transfer is shown: its events, its progress, and its summary.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use quire_shared::digest::DigestKind;
+use quire_transport::bottleneck::Meter;
+use tokio::sync::mpsc;
+
+use crate::event::{Event, EventKind};
+use crate::failure::{CommandFailure, HintFlags, Subject};
+use crate::output::Output;
+use crate::progress;
+use crate::session::CliSession;
+use quire_client::Client;
+use quire_client::transfer::{Transfer, TransferEvent};
+
+/// A transfer, how it is shown, and when it began.
+pub(super) struct TransferDisplay<'a> {
+    session: &'a CliSession,
+    pub(super) transfer: Arc<Transfer>,
+    bar: ProgressBar,
+    unexplained: mpsc::UnboundedReceiver<CommandFailure>,
+    started: Instant,
+}
+
+impl<'a> TransferDisplay<'a> {
+    /// Starts the display of a transfer, each of whose files becomes a `moved` event.
+    pub(super) fn start(session: &'a CliSession, moved: EventKind, flags: HintFlags) -> Self {
+        let bar = progress::bar(&session.output);
+        let (to_explain, unexplained) = mpsc::unbounded_channel();
+        let observer = Observer {
+            output: Arc::clone(&session.output),
+            bar: bar.clone(),
+            names_skipped: session.config.verdicts,
+            moved,
+            flags,
+            to_explain,
+            explained: AtomicUsize::new(0),
+        };
+        Self {
+            session,
+            transfer: Transfer::new(move |event| observer.observe(event)),
+            bar,
+            unexplained,
+            started: Instant::now(),
+        }
+    }
+
+    /// Awaits `work` over `client`, and shows meanwhile how it goes on.
+    pub(super) async fn watch(&mut self, client: &Client, work: impl Future<Output = ()>) {
+        let output = &self.session.output;
+        let unexplained = &mut self.unexplained;
+        let work = progress::watch(output, &self.transfer, &self.bar, work);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(failure) = unexplained.recv() => output.fail(&failure.explain(client).await),
+                () = &mut work => break,
+            }
+        }
+        while let Ok(failure) = unexplained.try_recv() {
+            output.fail(&failure.explain(client).await);
+        }
+    }
+
+    /// Prints what limited the transfer, if --verbose was given.
+    pub(super) fn judge(&self, meter: &Meter) {
+        if self.session.config.verdicts && self.transfer.moved() > 0 {
+            let (limit, counters) = meter.read();
+            let text = format!("limited by {limit}: {counters}");
+            self.session.output.note(&text);
+        }
+    }
+
+    /// Prints the summary.
+    pub(super) fn end(self, digest: DigestKind) {
+        let elapsed = self.started.elapsed();
+        let transfer = &self.transfer;
+        let output = &self.session.output;
+        output.event(|| {
+            Event::new(EventKind::Summary)
+                .with("files", transfer.files())
+                .with("directories", transfer.directories())
+                .with("bytes", transfer.moved())
+                .with("skipped", transfer.skipped())
+                .with("failed", transfer.failed())
+                .with("seconds", elapsed.as_secs_f64())
+        });
+        // Without a success there is nothing to sum up; each failure has been printed.
+        if !output.is_json() && (transfer.files() > 0 || transfer.directories() > 0) {
+            output.note(&progress::summary(transfer, digest.name(), elapsed));
+        }
+    }
+}
+
+/// Prints events as they happen, from any thread.
+struct Observer {
+    output: Arc<Output>,
+    bar: ProgressBar,
+    names_skipped: bool,
+    moved: EventKind,
+    flags: HintFlags,
+    to_explain: mpsc::UnboundedSender<CommandFailure>,
+    /// How many failures were passed on to be explained.
+    explained: AtomicUsize,
+}
+
+impl Observer {
+    fn observe(&self, event: &TransferEvent) {
+        match event {
+            TransferEvent::Started { name } => {
+                if !self.bar.is_hidden() {
+                    self.bar.set_message(name.to_string());
+                }
+            }
+            TransferEvent::Moved(moved) => self.output.event(|| {
+                Event::new(self.moved)
+                    .local("local", &moved.local)
+                    .remote("path", &moved.remote)
+                    .with("bytes", moved.bytes)
+                    .with("digest", moved.digest_kind.name())
+                    .with("value", moved.digest.to_string())
+                    .with("version", moved.version.to_string())
+            }),
+            TransferEvent::Failed { name, error } => {
+                let subject = Subject::Item(name.clone());
+                self.fail(CommandFailure::new(subject, error, self.flags));
+            }
+            TransferEvent::Skipped { name } => {
+                self.output
+                    .event(|| Event::new(EventKind::Skipped).item(name));
+                if self.names_skipped {
+                    let text = format!("{name}: skipped, neither file nor directory");
+                    self.output.note(&text);
+                }
+            }
+        }
+    }
+
+    /// Prints a failure, or lets it be explained first, which takes requests and so has a bound.
+    fn fail(&self, failure: CommandFailure) {
+        self.output.note_failure(failure.exit);
+        let goes_on = failure.may_be_explained()
+            && self.explained.fetch_add(1, Ordering::Relaxed) < EXPLAINED_MAX;
+        match goes_on {
+            true => {
+                if let Err(unsent) = self.to_explain.send(failure) {
+                    self.output.fail(&unsent.0);
+                }
+            }
+            false => self.output.fail(&failure),
+        }
+    }
+}
+
+/// Failures of a transfer that are looked into: as many as a person reads.
+const EXPLAINED_MAX: usize = 8;

@@ -1,0 +1,5 @@
+//! What users and other programs hear of a command's outcome: text, JSON, and the exit status.
+
+mod json;
+mod streams;
+mod words;
