@@ -1,7 +1,8 @@
 //! State directory: private directory for a program's keys and the keys that it trusts.
 //!
 //! Owner and permissions are checked, because another user who could write there could decide which
-//! keys are trusted. Files in it are created and replaced atomically.
+//! keys are trusted. Others may list the directory, as systemd's `StateDirectory=` lets them by
+//! default, but they can't read the private files in it. Files are created and replaced atomically.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -13,7 +14,7 @@ use etcetera::BaseStrategy as _;
 
 use crate::{CertsError, FileLock, pem::io_error, replace_file};
 
-/// A directory that exists, belongs to this user and is closed to others.
+/// A directory that exists, belongs to this user and can't be changed by others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir {
     path: PathBuf,
@@ -24,7 +25,8 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// Names the directory when it can't be made, belongs to another user or is open to others.
+    /// Names the directory when it can't be made, belongs to another user or can be changed by
+    /// others.
     pub fn open(path: Option<&Path>) -> Result<Self, CertsError> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -35,7 +37,7 @@ impl StateDir {
         if !metadata.is_dir() {
             return Err(CertsError::NotADirectory { path });
         }
-        check_private(&path, &metadata, DIR_MODE)?;
+        check_private(&path, &metadata, OTHERS_WRITE_BITS, DIR_MODE)?;
         Ok(Self { path })
     }
 
@@ -80,7 +82,7 @@ impl StateDir {
         let metadata = file
             .metadata()
             .map_err(|error| io_error(&path, "look at it", error))?;
-        check_private(&path, &metadata, FILE_MODE)?;
+        check_private(&path, &metadata, OTHERS_BITS, FILE_MODE)?;
         Ok(Some(file))
     }
 
@@ -134,9 +136,14 @@ fn create_private(path: &Path) -> Result<(), CertsError> {
     }
 }
 
-/// Refuses a file or directory of another user, or with permission bits beyond `wanted`.
+/// Refuses a file or directory of another user, or with any of the permission bits `refused`.
 #[cfg(unix)]
-fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<(), CertsError> {
+fn check_private(
+    path: &Path,
+    metadata: &fs::Metadata,
+    refused: u32,
+    wanted: u32,
+) -> Result<(), CertsError> {
     use std::os::unix::fs::MetadataExt as _;
 
     let expected = rustix::process::geteuid().as_raw();
@@ -147,7 +154,7 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
             expected,
         });
     }
-    if metadata.mode() & OTHERS_BITS != 0 {
+    if metadata.mode() & refused != 0 {
         return Err(CertsError::LooseMode {
             path: path.to_owned(),
             mode: metadata.mode() & PERMISSION_BITS,
@@ -159,7 +166,7 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
 
 /// Accepts everything: on Windows the inherited access list denies other users.
 #[cfg(not(unix))]
-fn check_private(_: &Path, _: &fs::Metadata, _: u32) -> Result<(), CertsError> {
+fn check_private(_: &Path, _: &fs::Metadata, _: u32, _: u32) -> Result<(), CertsError> {
     Ok(())
 }
 
@@ -173,8 +180,10 @@ const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// Permission bits of group and others.
-#[cfg(unix)]
 const OTHERS_BITS: u32 = 0o077;
+
+/// The bits among them with which a directory can be changed.
+const OTHERS_WRITE_BITS: u32 = 0o022;
 
 /// The part of `st_mode` that `chmod` sets.
 #[cfg(unix)]
@@ -284,10 +293,10 @@ mod tests {
         }
 
         #[test]
-        fn a_directory_open_to_others_is_refused_by_name() {
+        fn a_directory_that_others_can_change_is_refused_by_name() {
             let base = TempDir::new().unwrap();
             let path = state_dir(&base).path().to_owned();
-            for loose in [0o755, 0o710, 0o701, 0o770, 0o707] {
+            for loose in [0o775, 0o720, 0o702, 0o770, 0o707] {
                 set_mode(&path, loose);
                 let error = StateDir::open(Some(&path)).unwrap_err();
                 assert!(matches!(error, CertsError::LooseMode { mode, .. } if mode == loose));
@@ -297,8 +306,10 @@ mod tests {
                     "{text}"
                 );
             }
-            set_mode(&path, 0o500);
-            StateDir::open(Some(&path)).unwrap();
+            for accepted in [0o500, 0o755, 0o750, 0o711] {
+                set_mode(&path, accepted);
+                StateDir::open(Some(&path)).unwrap();
+            }
         }
 
         #[test]

@@ -109,14 +109,17 @@ fn serve(settings: &Settings) -> Result<(), StartError> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Runtime)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Runtime)?;
-        let server = Server::bind(config)?;
-        announce(&server, sandbox)?;
         let mut signalled = async || {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
         };
+        let server = tokio::select! {
+            server = Server::bind_when_free(config) => server?,
+            () = signalled() => return Ok(()),
+        };
+        announce(&server, sandbox)?;
         let (asked, ask) = tokio::sync::oneshot::channel();
         let again = async {
             signalled().await;

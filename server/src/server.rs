@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quire_certs::Fingerprint;
 use quire_transport::flow::windows::WindowBudget;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -16,9 +17,9 @@ use tracing::{info, warn};
 use crate::auth::gate::Gate;
 use crate::config::Config;
 use crate::config::start_error::StartError;
-use crate::files::{Files, ReadOnlyReason};
+use crate::files::{self, Files, ReadOnlyReason};
 use crate::quic::Shared;
-use crate::quic::endpoint::Endpoints;
+use crate::quic::endpoint::{Endpoints, Sockets};
 
 /// A server that is bound to its addresses.
 #[derive(Debug)]
@@ -41,16 +42,41 @@ pub struct Status {
 }
 
 impl Server {
-    /// Opens the root and binds every address, without accepting connections yet. A caller that
+    /// Binds every address and opens the root, without accepting connections yet. A caller that
     /// asked for port 0 can then read the port. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// If the operator has to correct something: the root, an address, the identity.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let sockets = Sockets::bind(&config.listen).map_err(StartError::Listen)?;
+        Self::new(sockets, config)
+    }
+
+    /// As [`bind`](Self::bind), but waits for addresses that an earlier server still has, because its
+    /// last requests have to finish.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub async fn bind_when_free(config: Config) -> Result<Self, StartError> {
+        // Mistakes are told before the wait.
+        files::check_root(&config.root)?;
+        // The earlier server has probably the same limit.
+        let limit = config.drain + HAND_OVER_TIME;
+        let sockets = Sockets::bind_when_free(&config.listen, limit).await;
+        let server = Self::new(sockets.map_err(StartError::Listen)?, config)?;
+        // An earlier server gives up its addresses and the root one after the other.
+        let deadline = Instant::now() + HAND_OVER_TIME;
+        while server.read_only() == Some(ReadOnlyReason::OtherServer) && Instant::now() < deadline {
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+        Ok(server)
+    }
+
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a configuration contains an identity, and is for one server"
     )]
-    pub fn bind(config: Config) -> Result<Self, StartError> {
+    fn new(sockets: Sockets, config: Config) -> Result<Self, StartError> {
         let limits = Arc::new(config.limits.clone());
         let files = Files::open(&config.files())?;
         require_outside(&files, &config)?;
@@ -63,7 +89,7 @@ impl Server {
             limits,
         });
         Ok(Self {
-            quic: Endpoints::bind(&config, Arc::clone(&shared))?,
+            quic: Endpoints::new(sockets, &config, Arc::clone(&shared))?,
             shared,
             fingerprint: config.identity.fingerprint(),
             drain: config.drain,
@@ -120,6 +146,7 @@ impl Server {
     async fn serve(&self, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
+        let acceptor = self.quic.acceptor(&stop, &connections);
         let stopping = async {
             shutdown.await;
             info!(
@@ -127,19 +154,25 @@ impl Server {
                 self.drain.as_secs()
             );
             stop.cancel();
+            connections.close();
+            let drained = async {
+                connections.wait().await;
+                self.shared.files.finish().await;
+            };
+            let drained = tokio::time::timeout(self.drain, drained).await;
+            if drained.is_err() && !connections.is_empty() {
+                warn!(
+                    connections = connections.len(),
+                    "closed connections that did not finish in time"
+                );
+            }
         };
-        tokio::join!(self.quic.accept(&stop, &connections), stopping);
-        connections.close();
-        let drained = async {
-            connections.wait().await;
-            self.shared.files.finish().await;
-        };
-        if tokio::time::timeout(self.drain, drained).await.is_err() && !connections.is_empty() {
-            warn!(
-                connections = connections.len(),
-                "closed connections that did not finish in time"
-            );
+        // Also while the last requests finish: newcomers are told that the server stops.
+        tokio::select! {
+            () = self.quic.accept(&acceptor) => {}
+            () = stopping => {}
         }
+        acceptor.newcomers_gone().await;
         self.quic.close().await;
     }
 }
@@ -157,3 +190,9 @@ fn require_outside(files: &Files, config: &Config) -> Result<(), StartError> {
     }
     Ok(())
 }
+
+/// Time that a server which ends takes beyond its drain limit, at most.
+const HAND_OVER_TIME: Duration = Duration::from_secs(2);
+
+/// Interval at which the lock of the root is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);

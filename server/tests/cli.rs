@@ -90,13 +90,17 @@ struct RunningServer {
 impl RunningServer {
     /// Sends a signal and waits for the end: its status, and what was logged.
     fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        kill_process(pid, signal).unwrap();
-        let status = self.child.wait().unwrap();
-        let mut log = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
+        let status = self.end_without_log(signal);
+        let mut log = String::new();
         stderr.read_to_string(&mut log).unwrap();
         (status, log)
+    }
+
+    fn end_without_log(&mut self, signal: Signal) -> std::process::ExitStatus {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        self.child.wait().unwrap()
     }
 }
 
@@ -178,12 +182,69 @@ fn a_root_that_is_missing_or_a_file_is_told() {
 }
 
 #[test]
-fn a_port_in_use_is_told() {
+fn a_port_that_stays_in_use_is_told_at_once_and_after_the_wait_for_it() {
     let operator = Operator::new();
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let said = operator.fail(&["root", "--listen", &address, "--state-dir", "state"]);
-    assert!(said.contains(&address), "{said}");
+    let arguments = [SERVE, &["--listen", &address, "--drain", "0"]].concat();
+    let output = operator.run(&arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    let [waiting, failed] = lines.as_slice() else {
+        panic!("{said}");
+    };
+    assert!(
+        waiting.contains(&address) && waiting.contains("waiting up to 2 s"),
+        "{said}"
+    );
+    assert!(
+        failed.starts_with("quire-server: ") && failed.contains(&address),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_server_takes_over_the_port_and_the_root_of_one_that_ends() {
+    let operator = Operator::new();
+    let first = operator.start(SERVE);
+    let listening = first.said.last().unwrap().clone();
+    let address = listening.strip_prefix("listening on ").unwrap();
+    let arguments = ["root", "--listen", address, "--state-dir", "state"];
+    let mut command = operator.command(&arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut second = command.spawn().unwrap();
+    let mut log = BufReader::new(second.stderr.take().unwrap()).lines();
+    let waiting = log.next().unwrap().unwrap();
+    assert!(
+        waiting.contains(address) && waiting.contains("in use"),
+        "{waiting}"
+    );
+    first.end(Signal::TERM);
+    let said = BufReader::new(second.stdout.take().unwrap()).lines();
+    let mut said = said.map(Result::unwrap);
+    let mut second = RunningServer {
+        child: second,
+        said: Vec::new(),
+    };
+    assert!(said.any(|line| line == listening));
+    let status = second.end_without_log(Signal::TERM);
+    assert!(status.success(), "{status}");
+    let rest: Vec<_> = log.map(Result::unwrap).collect();
+    let is_read_only = rest.iter().any(|line| line.contains("read-only"));
+    assert!(!is_read_only, "{rest:?}");
+}
+
+#[test]
+fn a_second_server_of_a_root_says_at_its_start_that_it_is_read_only() {
+    let operator = Operator::new();
+    let _first = operator.start(SERVE);
+    let second = operator.start(SERVE);
+    let (_, log) = second.end(Signal::TERM);
+    assert!(
+        log.contains("read-only: another server writes to the directory"),
+        "{log}"
+    );
 }
 
 #[test]

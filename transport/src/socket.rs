@@ -112,6 +112,11 @@ pub enum SocketError {
 }
 
 impl SocketError {
+    /// Whether another socket has the address.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
     /// Whether the machine has no such address, or no addresses of that family.
     pub fn is_no_such_address(&self) -> bool {
         let (Self::Bind { source, .. } | Self::Setup(source)) = self;

@@ -37,6 +37,13 @@ pub(crate) async fn serve(
     let begun = ServerHandshake::begin(connecting, admitted, &shared, &stop).await;
     let Some(mut handshake) = begun else { return };
     let connection = handshake.connection().clone();
+    if stop.is_cancelled() {
+        // Not earlier: before the end of the handshake a close can't have this code.
+        if handshake.completes().await {
+            close(&connection, ErrorCode::SHUTTING_DOWN).await;
+        }
+        return handshake.close(&stop).await;
+    }
     let peer = shared.gate.peer(&connection);
     let shown = peer
         .key

@@ -10,8 +10,9 @@ use quire_shared::ErrorCode;
 use quire_shared::limits::STREAMS_MAX;
 use quire_transport::congestion::CongestionControl;
 use quire_transport::error_code::to_quic;
-use quire_transport::socket::{self, AmplificationLimit, EndpointSecret, SocketError};
+use quire_transport::socket::{self, AmplificationLimit, BoundSocket, EndpointSecret, SocketError};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -31,28 +32,83 @@ pub(crate) struct Endpoints {
     shared: Arc<Shared>,
 }
 
-impl Endpoints {
-    /// Binds every address of the configuration, without accepting connections yet.
+/// Sockets that are bound, but not served yet.
+#[derive(Debug)]
+pub(crate) struct Sockets(Vec<BoundSocket>);
+
+impl Sockets {
+    /// Binds every address of `listen`.
     ///
     /// # Errors
-    /// If an address can't be bound, or the identity can't be used.
-    pub(crate) fn bind(config: &Config, shared: Arc<Shared>) -> Result<Self, StartError> {
+    /// If an address can't be bound.
+    pub(crate) fn bind(listen: &[Listen]) -> Result<Self, SocketError> {
+        let mut sockets = Vec::with_capacity(listen.len());
+        for Listen { address, optional } in listen {
+            match socket::bind(*address) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) if *optional && error.is_no_such_address() => {
+                    info!("not listening on {address}: this machine has no such address");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(sockets))
+    }
+
+    /// As [`bind`](Self::bind), but waits up to `limit` for an address that is in use. An earlier
+    /// server keeps its address while its last requests finish.
+    ///
+    /// # Errors
+    /// If an address can't be bound, or is still in use.
+    pub(crate) async fn bind_when_free(
+        listen: &[Listen],
+        limit: Duration,
+    ) -> Result<Self, SocketError> {
+        let deadline = Instant::now() + limit;
+        let mut is_logged = false;
+        loop {
+            match Self::bind(listen) {
+                Err(error) if error.is_in_use() && Instant::now() < deadline => {
+                    if !is_logged {
+                        warn!(
+                            "{error}, because it is in use; waiting up to {} s for an earlier \
+                             server to end",
+                            limit.as_secs()
+                        );
+                        is_logged = true;
+                    }
+                    tokio::time::sleep(BIND_INTERVAL).await;
+                }
+                bound => return bound,
+            }
+        }
+    }
+}
+
+impl Endpoints {
+    /// Makes the endpoints on bound sockets, without accepting connections yet.
+    ///
+    /// # Errors
+    /// If a socket or the identity can't be used.
+    pub(crate) fn new(
+        sockets: Sockets,
+        config: &Config,
+        shared: Arc<Shared>,
+    ) -> Result<Self, StartError> {
         let tls = tls::server_config(&config.identity).map_err(StartError::Tls)?;
         let server_config = server_config(tls);
         let secret = EndpointSecret::derive(config.identity.private_key().secret_der());
         let amplification = AmplificationLimit::default();
-        let mut endpoints = Vec::with_capacity(config.listen.len());
-        for Listen { address, optional } in &config.listen {
-            match bind(*address, &server_config, &amplification, &secret) {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(error) if *optional && error.is_no_such_address() => {
-                    info!("not listening on {address}: this machine has no such address");
-                }
-                Err(error) => return Err(StartError::Listen(error)),
+        let endpoints = sockets.0.into_iter().map(|socket| {
+            for shortfall in socket.shortfalls() {
+                warn!("{shortfall}");
             }
-        }
+            socket::server(socket, server_config.clone(), &amplification, &secret)
+        });
         Ok(Self {
-            endpoints,
+            endpoints: endpoints
+                .collect::<Result<_, _>>()
+                .map_err(StartError::Listen)?,
             server_config,
             congestion: config.congestion,
             amplification,
@@ -75,10 +131,10 @@ impl Endpoints {
         }
     }
 
-    /// Admits connections until `stop` is cancelled, and then no more. Each connection is a task of
-    /// `connections`.
-    pub(crate) async fn accept(&self, stop: &CancellationToken, connections: &TaskTracker) {
-        let acceptor = Acceptor {
+    /// Makes what accepts connections: each becomes a task of `connections`, and is asked to end when
+    /// `stop` is cancelled.
+    pub(crate) fn acceptor(&self, stop: &CancellationToken, connections: &TaskTracker) -> Acceptor {
+        Acceptor {
             admission: Admission::new(
                 Arc::clone(&self.shared.limits),
                 Arc::clone(&self.shared.metrics),
@@ -89,7 +145,12 @@ impl Endpoints {
             shared: Arc::clone(&self.shared),
             stop: stop.clone(),
             connections: connections.clone(),
-        };
+            newcomers: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts connections on all endpoints. Never completes.
+    pub(crate) async fn accept(&self, acceptor: &Acceptor) {
         let mut accepting = JoinSet::new();
         for endpoint in &self.endpoints {
             accepting.spawn(accept(endpoint.clone(), acceptor.clone()));
@@ -117,43 +178,34 @@ fn server_config(tls: QuicServerConfig) -> ServerConfig {
     config
 }
 
-fn bind(
-    address: SocketAddr,
-    config: &ServerConfig,
-    amplification: &AmplificationLimit,
-    secret: &EndpointSecret,
-) -> Result<Endpoint, SocketError> {
-    let socket = socket::bind(address)?;
-    for shortfall in socket.shortfalls() {
-        warn!("{shortfall}");
-    }
-    socket::server(socket, config.clone(), amplification, secret)
-}
-
 /// Accepts or refuses incoming connections.
 #[derive(Debug, Clone)]
-struct Acceptor {
+pub(crate) struct Acceptor {
     admission: Admission,
     server_config: ServerConfig,
     congestion: CongestionControl,
     shared: Arc<Shared>,
     stop: CancellationToken,
     connections: TaskTracker,
+    /// Connections that came after the stop began. They are told so, and the stop doesn't wait for
+    /// them.
+    newcomers: TaskTracker,
 }
 
-/// Accepts connections on one endpoint until the server stops.
+/// Accepts connections on one endpoint.
 async fn accept(endpoint: Endpoint, acceptor: Acceptor) {
-    loop {
-        let incoming = tokio::select! {
-            incoming = endpoint.accept() => incoming,
-            () = acceptor.stop.cancelled() => break,
-        };
-        let Some(incoming) = incoming else { break };
+    while let Some(incoming) = endpoint.accept().await {
         acceptor.admit(incoming);
     }
 }
 
 impl Acceptor {
+    /// Waits until the clients that came after the stop began have been told.
+    pub(crate) async fn newcomers_gone(&self) {
+        self.newcomers.close();
+        let _ = tokio::time::timeout(CLOSE_LIMIT, self.newcomers.wait()).await;
+    }
+
     fn admit(&self, incoming: Incoming) {
         let remote = incoming.remote_address();
         let is_validated = incoming.remote_address_validated();
@@ -181,9 +233,12 @@ impl Acceptor {
         match incoming.accept_with(Arc::new(config)) {
             Ok(connecting) => {
                 let shared = Arc::clone(&self.shared);
+                let tasks = match self.stop.is_cancelled() {
+                    true => &self.newcomers,
+                    false => &self.connections,
+                };
                 let served = connection::serve(connecting, admitted, shared, self.stop.clone());
-                self.connections
-                    .spawn(served.instrument(info_span!("connection", %remote)));
+                tasks.spawn(served.instrument(info_span!("connection", %remote)));
             }
             Err(error) => debug!(%remote, %error, "could not accept the connection"),
         }
@@ -213,3 +268,6 @@ const INCOMING_BUFFER_BYTES_TOTAL: u64 = 8 * 1024 * 1024;
 
 /// Time limit for the close packets to leave.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Interval at which an address that is in use is tried again.
+const BIND_INTERVAL: Duration = Duration::from_millis(100);

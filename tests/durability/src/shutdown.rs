@@ -10,7 +10,7 @@ use quire_transport::error_code::to_quic;
 use quire_test_harness::client::{fetch, get, list_names, put, receive, refusal, store};
 use quire_test_harness::raw::reply;
 use quire_test_harness::server::STAGING;
-use quire_test_harness::{LARGE, Raw, TestServer, Tree, assert_same, content, within};
+use quire_test_harness::{LARGE, TestServer, Tree, assert_same, content, within};
 
 #[tokio::test]
 async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
@@ -34,17 +34,11 @@ async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
     // A connection without requests is closed first, which shows that the shutdown is in progress.
     let gone = async { while idle.ping().await.is_ok() {} };
     within("the stop", gone).await;
-    let (stranger, keys) = (server.address(), server.keys().writer.clone());
-    let refused = tokio::select! {
-        biased;
-        connected = Raw::try_connect(&server, Some(&keys), b"quire/1") => connected.map(drop),
-        // A server that sends nothing accepts nothing either.
-        () = receive_rest(download, &old) => Ok(()),
-    };
-    assert!(
-        refused.is_ok() || matches!(refused, Err(ConnectionError::ConnectionClosed(_))),
-        "{stranger}: {refused:?}"
-    );
+    // One that comes now is told the same, and at once.
+    let late = server.connect(&server.keys().writer).await.unwrap();
+    assert_eq!(refusal(late.ping().await), ErrorCode::SHUTTING_DOWN);
+    late.close().await;
+    receive_rest(download, &old).await;
     send.write_all(&new[1000..]).await.unwrap();
     let mut hasher = DigestKind::Xxh3.hasher();
     hasher.update(&new);
@@ -106,6 +100,8 @@ async fn a_second_server_on_the_same_root_serves_but_does_not_write() {
         TestServer::start(&tree).await,
     );
     let (writer, late) = (one.client().await, other.client().await);
+    assert!(writer.ping().await.unwrap().writable);
+    assert!(!late.ping().await.unwrap().writable);
     store(&writer, "f", b"new").await.unwrap();
     assert_eq!(
         refusal(store(&late, "f", b"other").await),
@@ -121,6 +117,7 @@ async fn a_second_server_on_the_same_root_serves_but_does_not_write() {
     store(&writer, "f", b"newer").await.unwrap();
     writer.close().await;
     one.stop().await;
+    assert!(late.ping().await.unwrap().writable);
     store(&late, "g", b"other").await.unwrap();
     assert_same(tree.read("g"), "other");
     late.close().await;

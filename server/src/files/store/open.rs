@@ -65,15 +65,20 @@ impl Root {
             id,
             read_only,
             failed: AtomicBool::new(false),
+            is_locked: AtomicBool::new(false),
+            is_refusal_logged: AtomicBool::new(false),
             staging: Mutex::new(None),
             commits: GroupCommit::default(),
             pending_syncs: PendingSyncs::default(),
             faults: options.faults,
             ending: CancelFlag::default(),
         };
-        Ok(Self {
+        let root = Self {
             inner: Arc::new(inner),
-        })
+        };
+        // Locks the root, so that a server that starts later knows of this one.
+        root.read_only();
+        Ok(root)
     }
 
     /// Checks whether `path` lies in the served directory, or would if it were created. Files with
@@ -106,6 +111,8 @@ pub enum ReadOnlyReason {
     NotWritable,
     /// A change could not be made durable.
     NotDurable,
+    /// Another server writes to the directory. This one may once that has ended.
+    OtherServer,
 }
 
 impl ReadOnlyReason {
@@ -129,6 +136,9 @@ impl std::fmt::Display for ReadOnlyReason {
             Self::Asked => "requested by the configuration",
             Self::NotWritable => "no write access to the directory",
             Self::NotDurable => "a change could not be made durable",
+            Self::OtherServer => {
+                "another server writes to the directory; changes are possible once it has ended"
+            }
         })
     }
 }

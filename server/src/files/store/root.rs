@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 
 use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, Version};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use tracing::{info, warn};
 
 use super::Error;
 use super::cancel::CancelFlag;
@@ -42,6 +43,10 @@ pub(super) struct Inner {
     pub(super) read_only: Option<ReadOnlyReason>,
     /// Set, and never reset, once a change became visible that may not be durable.
     pub(super) failed: AtomicBool,
+    /// Set once this server has locked the root against others that write.
+    pub(super) is_locked: AtomicBool,
+    /// Set once the log says that another server writes to the root.
+    pub(super) is_refusal_logged: AtomicBool,
     /// Created at the first change, so that a root without changes stays untouched.
     pub(super) staging: Mutex<Option<Arc<Staging>>>,
     pub(super) commits: GroupCommit,
@@ -57,7 +62,10 @@ impl Root {
         if self.inner.failed.load(Ordering::Relaxed) {
             return Some(ReadOnlyReason::NotDurable);
         }
-        self.inner.read_only
+        if self.inner.read_only.is_some() {
+            return self.inner.read_only;
+        }
+        (!self.inner.is_only_writer()).then_some(ReadOnlyReason::OtherServer)
     }
 
     /// Ends removals early.
@@ -95,6 +103,15 @@ impl Inner {
         if self.read_only.is_some() || self.failed.load(Ordering::Relaxed) {
             return Err(Error::ReadOnly);
         }
+        if !self.is_only_writer() {
+            if !self.is_refusal_logged.swap(true, Ordering::Relaxed) {
+                warn!(
+                    "refused a change: another server writes to this directory; changes are \
+                     possible here once it has ended"
+                );
+            }
+            return Err(Error::OtherServer);
+        }
         let mut current = self.staging.lock();
         if let Some(staging) = &*current {
             return Ok(Arc::clone(staging));
@@ -105,6 +122,23 @@ impl Inner {
         let staging = Arc::new(staging);
         *current = Some(Arc::clone(&staging));
         Ok(staging)
+    }
+
+    /// Locks the root against other servers that write, unless that is done, and returns whether it
+    /// is locked. The lock lasts as long as the root is open.
+    fn is_only_writer(&self) -> bool {
+        if self.is_locked.load(Ordering::Relaxed) {
+            return true;
+        }
+        match flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return false,
+            // File systems without this lock may still lock the staging directory.
+            Ok(()) | Err(_) => self.is_locked.store(true, Ordering::Relaxed),
+        }
+        if self.is_refusal_logged.load(Ordering::Relaxed) {
+            info!("the other server has ended: changes are possible now");
+        }
+        true
     }
 
     /// Makes the changes in `directory` durable, together with those of other requests. If the sync

@@ -374,6 +374,7 @@ mod tests {
 
     use quire_shared::ErrorCode;
 
+    use super::super::ReadOnlyReason;
     use super::super::fixture::{StoreFixture, code, path};
     use super::*;
 
@@ -432,14 +433,20 @@ mod tests {
             )),
             ErrorCode::READ_ONLY
         );
-        assert_eq!(
-            other.read_only(),
-            None,
-            "it may write once the first is gone"
-        );
+        assert_eq!(other.read_only(), Some(ReadOnlyReason::OtherServer));
         drop(staged);
         drop(fixture.root);
+        assert_eq!(other.read_only(), None);
         other.stage(None).unwrap();
+    }
+
+    #[test]
+    fn a_server_knows_of_another_that_has_written_nothing_yet() {
+        let fixture = StoreFixture::new();
+        let other = fixture.another_server();
+        assert_eq!(fixture.root.read_only(), None);
+        assert_eq!(other.read_only(), Some(ReadOnlyReason::OtherServer));
+        assert_eq!(code(other.stage(None)), ErrorCode::READ_ONLY);
     }
 
     #[test]
