@@ -35,6 +35,26 @@ impl PendingFile {
         })
     }
 
+    /// Creates the file `name` in the directory of `target` by `open`; with `is_random`, a random end
+    /// is added to the name, and `open` is called again while the name is taken.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] if the name is taken; an error of the system.
+    pub fn create_with(
+        target: &Path,
+        name: &str,
+        is_random: bool,
+        open: impl FnMut(&Path) -> io::Result<File>,
+    ) -> io::Result<Self> {
+        let created = tempfile::Builder::new()
+            .prefix(name)
+            .rand_bytes(if is_random { RANDOM_CHARACTERS } else { 0 })
+            .make_in(parent(target), open);
+        Ok(Self {
+            file: created.map_err(|error| without_path(&error))?,
+        })
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         self.file.as_file()
@@ -153,7 +173,7 @@ impl FileLock {
 }
 
 /// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
+pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

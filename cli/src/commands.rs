@@ -8,6 +8,7 @@ mod change;
 mod display;
 mod inquiry;
 mod listing;
+mod targets;
 mod transfer;
 
 use std::io;

@@ -22,8 +22,12 @@ pub enum Exit {
     Unreachable = 6,
     /// Content was damaged, or changed during the transfer.
     Damaged = 7,
+    /// The terminal was closed: 128 plus the number of SIGHUP, as in shells.
+    HungUp = 129,
     /// Interrupted by the user: 128 plus the number of SIGINT, as in shells.
     Interrupted = 130,
+    /// Ended by the user with SIGQUIT: 128 plus its number.
+    Quit = 131,
     /// Ended by the system: 128 plus the number of SIGTERM.
     Terminated = 143,
 }

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let exit = runtime.block_on(async {
         let exit = tokio::select! {
             exit = act(&session, &action) => exit,
-            () = terminated() => cut_off(&session, Exit::Terminated),
+            exit = terminated() => cut_off(&session, exit),
         };
         session.close().await;
         exit
@@ -71,24 +71,44 @@ fn cut_off(session: &CliSession, exit: Exit) -> Exit {
     exit
 }
 
-/// Completes when the system asks the program to end (SIGTERM).
+/// Completes when the program is asked to end by SIGTERM, SIGHUP or SIGQUIT.
 #[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => {
-            signal.recv().await;
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot listen for SIGTERM");
-            std::future::pending::<()>().await;
-        }
+async fn terminated() -> Exit {
+    use tokio::signal::unix::SignalKind;
+    tokio::select! {
+        () = received(SignalKind::terminate()) => Exit::Terminated,
+        () = received(SignalKind::hangup()) => Exit::HungUp,
+        () = received(SignalKind::quit()) => Exit::Quit,
     }
 }
 
-#[cfg(not(unix))]
-async fn terminated() {
+/// Completes when `kind` is received, unless this process was started to ignore it, as by nohup.
+#[cfg(unix)]
+async fn received(kind: tokio::signal::unix::SignalKind) {
+    if !is_ignored(kind.as_raw_value()) {
+        match tokio::signal::unix::signal(kind) {
+            Ok(mut signal) => {
+                signal.recv().await;
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "cannot listen for a signal"),
+        }
+    }
     std::future::pending::<()>().await;
+}
+
+/// Whether the system says that this process ignores a signal.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.unwrap_or(0) >> (signal - 1) & 1 == 1
+}
+
+#[cfg(not(unix))]
+async fn terminated() -> Exit {
+    std::future::pending().await
 }
 
 /// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags. One `-v` is for the

@@ -18,6 +18,9 @@ pub struct Remote {
     pub path: RemotePath,
     /// Whether the path was written with a slash at its end, so that only a directory can be meant.
     pub(crate) is_directory: bool,
+    /// Whether it was written with `/.` at its end, so that only the content of the directory is
+    /// meant.
+    pub(crate) contents: bool,
 }
 
 impl Remote {
@@ -35,6 +38,7 @@ impl Remote {
             server: parse_server(server).map_err(error)?,
             path: RemotePath::parse(path).map_err(|rule| error(RemoteError::Path(rule)))?,
             is_directory: text.ends_with('/'),
+            contents: false,
         })
     }
 
@@ -78,13 +82,31 @@ impl Remote {
         })
     }
 
-    /// As [`Remote::parse`], for text that may not be UTF-8.
+    /// As [`Remote::parse`]; the path may end in `/.`, which means the content of the directory.
+    ///
+    /// # Errors
+    /// As [`Remote::parse`].
+    pub(crate) fn parse_source(text: &str) -> Result<Self, OperandError> {
+        let mut directory = text;
+        while let Some(rest) = directory.trim_end_matches('/').strip_suffix("/.") {
+            directory = rest;
+        }
+        let is_contents = directory.len() < text.len();
+        let remote = Self::parse(directory)?;
+        Ok(Self {
+            is_directory: remote.is_directory || is_contents,
+            contents: is_contents,
+            ..remote
+        })
+    }
+
+    /// As [`Remote::parse_source`], for text that may not be UTF-8.
     ///
     /// # Errors
     /// As [`Remote::parse`].
     pub(crate) fn parse_os(text: &OsStr) -> Result<Self, OperandError> {
         match text.to_str() {
-            Some(text) => Self::parse(text),
+            Some(text) => Self::parse_source(text),
             None => Err(OperandError::Remote {
                 operand: EscapedPath(text.as_ref()).to_string(),
                 reason: RemoteError::NotUtf8,
@@ -142,6 +164,16 @@ pub enum OperandError {
     /// Standard input or output can be one file only.
     #[error("`-` can't stand for {0}")]
     Dash(&'static str),
+    /// Only one of them would be left.
+    #[error("{first} and {second} would both become {target}")]
+    SameTarget {
+        /// A source, safe to show.
+        first: String,
+        /// Another source, safe to show.
+        second: String,
+        /// Their target, safe to show.
+        target: String,
+    },
     /// Standard output is for either.
     #[error("--json and content can't both go to standard output")]
     JsonAndContent,
@@ -193,7 +225,8 @@ pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, Operand
     let (sources, target) = match operands {
         [first, .., last] if !is_on_server_of(last, first) => {
             let sources = operands.split_last().map_or(operands, |(_, rest)| rest);
-            let target = match last.as_os_str() == OsStr::new(DASH) {
+            let is_stdout = STDOUT_NAMES.iter().any(|name| last == name);
+            let target = match is_stdout {
                 true => Target::Stdout,
                 false => Target::Local(last.into()),
             };
@@ -206,6 +239,15 @@ pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, Operand
         .map(|operand| Remote::parse_os(operand))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(GetOperands { sources, target })
+}
+
+/// Whether a local operand means the content of a directory, as `.`, `..` and what ends in `/.`.
+pub(crate) fn is_contents(operand: &OsStr) -> bool {
+    let bytes = operand.as_encoded_bytes();
+    let end = bytes.iter().rposition(|byte| *byte != b'/');
+    let trimmed = end.and_then(|end| bytes.get(..=end)).unwrap_or_default();
+    let last = trimmed.rsplit(|byte| *byte == b'/').next();
+    matches!(last, Some(b"." | b".."))
 }
 
 /// Whether `operand` begins with the same `HOST[:PORT]/` as `first`.
@@ -235,6 +277,9 @@ pub(crate) fn on_one_server<'a>(
     }
     Ok(remotes)
 }
+
+/// Names of standard output. As a file, what it leads to would be opened anew, from its start.
+const STDOUT_NAMES: [&str; 4] = [DASH, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// Stands for standard input or output.
 pub(crate) const DASH: &str = "-";
@@ -271,6 +316,23 @@ mod tests {
         assert!(remote.is_directory);
         let remote = Remote::parse("h").unwrap();
         assert!(remote.path.is_root() && !remote.is_directory);
+    }
+
+    #[test]
+    fn a_dot_at_the_end_means_the_content() {
+        let source = |text: &str| {
+            let remote = Remote::parse_source(text).unwrap();
+            (remote.path.to_string(), remote.contents)
+        };
+        for text in ["h/m/.", "h/m/./", "h/m/././/", "h//m//."] {
+            assert_eq!(source(text), ("/m".to_owned(), true), "{text}");
+        }
+        assert_eq!(source("h/."), ("/".to_owned(), true));
+        assert_eq!(source("h/m."), ("/m.".to_owned(), false));
+        assert_eq!(source("h/m./"), ("/m.".to_owned(), false));
+        Remote::parse("h/m/.").unwrap_err();
+        Remote::parse_source("h/m/..").unwrap_err();
+        Remote::parse_source("h/./m").unwrap_err();
     }
 
     #[test]

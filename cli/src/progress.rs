@@ -55,11 +55,12 @@ pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> S
     let mut text = format!(
         "{}, {} in {:.2} s ({}/s, {digest})",
         counts_text(transfer),
-        HumanBytes(transfer.moved()),
+        HumanBytes(transfer.arrived()),
         elapsed.as_secs_f64(),
-        HumanBytes(rate(transfer.moved(), elapsed)),
+        HumanBytes(rate(transfer.arrived(), elapsed)),
     );
     for (count, what) in [
+        (transfer.present(), "there already"),
         (transfer.skipped(), "skipped: neither file nor directory"),
         (transfer.failed(), "failed"),
     ] {
@@ -104,6 +105,11 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use quire_client::transfer::Moved;
+    use quire_shared::RemotePath;
+    use quire_shared::digest::DigestKind;
+    use quire_shared::protocol::Version;
+
     use super::*;
 
     #[test]
@@ -114,10 +120,22 @@ mod tests {
     #[test]
     fn a_summary_has_bytes_time_rate_and_digest() {
         let transfer = Transfer::new(|_| {});
+        // Bytes of a file that fails are moved, and don't arrive.
         transfer
             .counter()
-            .fetch_add(2048, std::sync::atomic::Ordering::Relaxed);
+            .fetch_add(5000, std::sync::atomic::Ordering::Relaxed);
+        let moved = Moved {
+            name: "f".to_owned(),
+            local: "f".into(),
+            remote: RemotePath::ROOT,
+            bytes: 2048,
+            digest: DigestKind::Xxh3.of(b""),
+            digest_kind: DigestKind::Xxh3,
+            version: Version::new(b"").unwrap(),
+            grew: false,
+        };
+        transfer.end("f".to_owned(), Ok(moved));
         let text = summary(&transfer, "xxh3", Duration::from_millis(500));
-        assert_eq!(text, "0 files, 2.00 KiB in 0.50 s (4.00 KiB/s, xxh3)");
+        assert_eq!(text, "1 file, 2.00 KiB in 0.50 s (4.00 KiB/s, xxh3)");
     }
 }

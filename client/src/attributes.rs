@@ -1,7 +1,11 @@
-//! Conversion of modification times and permission bits between protocol and local file system.
+//! Modification times, permission bits and ACLs of local files, and their form in the protocol.
+
+#[cfg(unix)]
+mod acl;
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quire_shared::protocol::Time;
@@ -34,35 +38,106 @@ pub(crate) fn set_modified(file: &File, time: Time) -> io::Result<()> {
     }
 }
 
-/// Sets the permission bits that the server reported, without those that the umask denies. A
-/// server must not open this user's files to others. Setuid, setgid and sticky are never set.
+/// What stays of a file that is replaced: permission bits, ACL and group. Nothing on systems that
+/// have none of them.
+#[derive(Debug)]
+pub(crate) struct KeptAttributes {
+    #[cfg(unix)]
+    mode: u32,
+    #[cfg(unix)]
+    owner: u32,
+    #[cfg(unix)]
+    group: u32,
+    #[cfg(unix)]
+    acl: Option<Vec<u8>>,
+}
+
+#[cfg(unix)]
+impl KeptAttributes {
+    /// Reads them from the file `path`.
+    pub(crate) fn of(path: &Path, metadata: &Metadata) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(Self {
+            mode: metadata.mode() & PERMISSION_BITS,
+            owner: metadata.uid(),
+            group: metadata.gid(),
+            acl: acl::read(path)?,
+        })
+    }
+
+    /// Gives them to the file that replaces it. The owner changes only if the system permits that;
+    /// without its group, the old file's group must not open the new one to another group.
+    pub(crate) fn apply(&self, file: &File) -> io::Result<()> {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let metadata = file.metadata()?;
+        if metadata.uid() != self.owner {
+            // Only a privileged user may; else the file belongs to who wrote it.
+            let _ = fchown(file, Some(self.owner), None);
+        }
+        let has_group =
+            metadata.gid() == self.group || fchown(file, None, Some(self.group)).is_ok();
+        if has_group {
+            acl::write(file, self.acl.as_deref())?;
+        } else {
+            acl::write(file, None)?;
+        }
+        let others = self.mode & 0o007;
+        let mode = match has_group {
+            true => self.mode,
+            false => self.mode & (0o707 | others << 3),
+        };
+        set_mode(file, mode)
+    }
+}
+
+#[cfg(not(unix))]
+impl KeptAttributes {
+    pub(crate) fn of(_: &Path, _: &Metadata) -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    pub(crate) fn apply(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sets these permission bits. Setuid, setgid and sticky are never set, and stay on a directory.
 #[cfg(unix)]
 pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = mode & PERMISSION_BITS & !umask();
-    file.set_permissions(std::fs::Permissions::from_mode(mode))
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let before = file.metadata()?;
+    let special = match before.is_dir() {
+        true => before.mode() & SPECIAL_BITS,
+        false => 0,
+    };
+    let mode = special | mode & PERMISSION_BITS;
+    match before.mode() & (SPECIAL_BITS | PERMISSION_BITS) == mode {
+        true => Ok(()),
+        false => file.set_permissions(std::fs::Permissions::from_mode(mode)),
+    }
+}
+
+/// Takes from a directory those permissions of its owner that `mode` hasn't.
+#[cfg(unix)]
+pub(crate) fn restrict_owner(directory: &File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let missing = OWNER_BITS & !mode;
+    match missing {
+        0 => Ok(()),
+        missing => set_mode(directory, directory.metadata()?.mode() & !missing),
+    }
+}
+
+/// Does nothing, because other systems have no such bits.
+#[cfg(not(unix))]
+pub(crate) fn restrict_owner(_: &File, _: u32) -> io::Result<()> {
+    Ok(())
 }
 
 /// Does nothing, because other systems have no such bits.
 #[cfg(not(unix))]
 pub(crate) fn set_mode(_: &File, _: u32) -> io::Result<()> {
     Ok(())
-}
-
-/// Reads the umask, once. POSIX can read it only by setting it. It is set to a strict value for that
-/// moment, so that a file that another thread creates is not more open than intended.
-#[cfg(unix)]
-fn umask() -> u32 {
-    use std::sync::OnceLock;
-
-    use rustix::fs::Mode;
-    use rustix::process::umask;
-    static UMASK: OnceLock<u32> = OnceLock::new();
-    *UMASK.get_or_init(|| {
-        let current = umask(Mode::RWXG | Mode::RWXO);
-        umask(current);
-        current.as_raw_mode()
-    })
 }
 
 /// Converts a time of the protocol, if this system can express it.
@@ -103,7 +178,15 @@ fn to_wire(time: SystemTime) -> Time {
 
 /// The bits that `chmod` takes, without setuid, setgid and sticky.
 #[cfg(unix)]
-const PERMISSION_BITS: u32 = 0o777;
+pub(crate) const PERMISSION_BITS: u32 = 0o777;
+
+/// What its owner needs to fill a directory.
+#[cfg(unix)]
+pub(crate) const OWNER_BITS: u32 = 0o700;
+
+/// Setuid, setgid and sticky.
+#[cfg(unix)]
+const SPECIAL_BITS: u32 = 0o7000;
 
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
 

@@ -172,7 +172,7 @@ impl Client {
     /// Uploads `body` as the content of a file; `moved` counts the bytes that were sent.
     ///
     /// # Errors
-    /// The server's refusal, [`ClientError::Changed`] when a file changed while it was read, or a
+    /// The server's refusal, [`ClientError::LocalChanged`] if a file changed while it was read, or a
     /// broken connection. Nothing is published then.
     pub async fn put<R: Read + Send + 'static>(
         &self,

@@ -1,28 +1,27 @@
 //! Downloads of single files.
 //!
-//! A file is received under a temporary name beside its target. It gets its own name once length
-//! and digest have been verified; a failure before that leaves nothing behind. No local path comes
-//! from the server. See PROTOCOL.md, "Get".
+//! A file gets its name once length and digest have been verified; a failure before that leaves
+//! nothing behind. No local path comes from the server. See PROTOCOL.md, "Get".
 
-use std::fs;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::ops::{Bound, RangeBounds};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::path::RESERVED_PREFIX;
-use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
+use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
-use crate::attributes;
 use crate::blocking::blocking;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
+use crate::save::SaveTarget;
+use crate::upload::Links;
+
+pub use crate::save::SaveOptions;
 
 /// A download that is being prepared; see [`Client::download`](crate::Client::download).
 #[derive(Debug)]
@@ -101,17 +100,17 @@ impl<'a> DownloadRequest<'a> {
         self
     }
 
-    /// Downloads into the file `target`, with the modification time and permission bits of the file
-    /// on the server. The umask applies to the permission bits.
+    /// Downloads into the file `target`, as [`Download::save`] does.
     ///
     /// # Errors
     /// The server's refusal, a broken connection, or why writing failed. Then no part of the content
     /// stays on disk.
     pub async fn to_file(self, target: impl AsRef<Path>) -> Result<Fetched, ClientError> {
+        let save = open_target(target.as_ref(), self.options, Links::Follow).await?;
         let download = get(self.connection, self.get).await?;
         let uncounted = AtomicU64::new(0);
         let moved = self.moved.unwrap_or(&uncounted);
-        download.save(target.as_ref(), self.options, moved).await
+        download.save_to(save, target.as_ref(), moved).await
     }
 
     /// Downloads into memory.
@@ -186,15 +185,6 @@ pub struct Fetched {
     pub version: Version,
 }
 
-/// How a downloaded file is written.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SaveOptions {
-    /// Whether a local file of that name is replaced.
-    pub overwrite: bool,
-    /// Whether content and name are synced to disk before the end is reported.
-    pub sync: bool,
-}
-
 impl Download {
     /// Size, version and attributes of the file, which come before the content.
     pub fn header(&self) -> &GetHeader {
@@ -238,8 +228,10 @@ impl Download {
         Ok((received.sink, fetched))
     }
 
-    /// Receives the content into the file `target`, with the modification time and permission bits
-    /// of the file on the server. The umask applies to the permission bits.
+    /// Receives the content into the file `target`, with the modification time of the file on the
+    /// server. A new file gets its permission bits, as far as the umask lets it; a file that is
+    /// replaced keeps its own. If `target` is a symbolic link, the file that it leads to is
+    /// replaced. If it is a FIFO or a device, the content goes into it, before verification.
     ///
     /// # Errors
     /// As [`Download::write_to`]; [`ClientError::LocalExists`] if `target` exists and is not to be
@@ -250,25 +242,42 @@ impl Download {
         options: SaveOptions,
         moved: &AtomicU64,
     ) -> Result<Fetched, ClientError> {
-        let header = self.header.clone();
-        let target = target.to_owned();
-        let unfinished = {
-            let target = target.clone();
-            blocking(move || Unfinished::create(&target, options)).await?
-        };
+        let save = open_target(target, options, Links::Follow).await?;
+        self.save_to(save, target, moved).await
+    }
+
+    /// Receives the content into a target that was opened as `target`.
+    pub(crate) async fn save_to(
+        self,
+        save: SaveTarget,
+        target: &Path,
+        moved: &AtomicU64,
+    ) -> Result<Fetched, ClientError> {
+        let (modified, mode) = (self.header.modified, self.header.mode);
+        let unfinished = blocking(move || save.create(mode)).await?;
         let (unfinished, fetched) = match self.write_to(unfinished, moved).await {
             Ok(written) => written,
             Err(WriteToError::Client(error)) => return Err(error),
             Err(WriteToError::Sink(error)) => {
-                return Err(ClientError::disk(&target, "write", error));
+                return Err(ClientError::disk(target, "write", error));
             }
         };
-        blocking(move || unfinished.publish(header.modified, header.mode)).await?;
+        blocking(move || unfinished.publish(modified)).await?;
         Ok(fetched)
     }
 }
 
-/// Writes the file `target` from content that is verified and in memory. Blocks.
+/// Looks at the target of a download before it is asked for.
+pub(crate) async fn open_target(
+    target: &Path,
+    options: SaveOptions,
+    links: Links,
+) -> Result<SaveTarget, ClientError> {
+    let target = target.to_owned();
+    blocking(move || SaveTarget::open(&target, options, links)).await
+}
+
+/// Writes a file inside a tree from content that is verified and in memory. Blocks.
 ///
 /// # Errors
 /// As [`Download::save`].
@@ -278,11 +287,12 @@ pub(crate) fn save_whole(
     attributes: &Attributes,
     options: SaveOptions,
 ) -> Result<(), ClientError> {
-    let mut unfinished = Unfinished::create(target, options)?;
+    let save = SaveTarget::open(target, options, Links::Refuse)?;
+    let mut unfinished = save.create(attributes.mode)?;
     unfinished
         .write_all(content)
         .map_err(|error| ClientError::disk(target, "write", error))?;
-    unfinished.publish(attributes.modified, attributes.mode)
+    unfinished.publish(attributes.modified)
 }
 
 /// Why content was not received.
@@ -294,167 +304,4 @@ pub enum WriteToError {
     /// Receiving failed, or the content wasn't verified.
     #[error(transparent)]
     Client(#[from] ClientError),
-}
-
-/// Temporary file of a download, removed on drop. The blocking thread that writes to it owns it, so
-/// that it is removed only after the last write.
-#[derive(Debug)]
-struct Unfinished {
-    file: PendingFile,
-    target: PathBuf,
-    options: SaveOptions,
-}
-
-impl Unfinished {
-    fn create(target: &Path, options: SaveOptions) -> Result<Self, ClientError> {
-        // This check only avoids a useless transfer; `publish` checks again, without a race.
-        match fs::symlink_metadata(target) {
-            Ok(found) if found.is_dir() => {
-                return Err(ClientError::Unsuitable {
-                    path: target.to_owned(),
-                    reason: "is a directory",
-                });
-            }
-            Ok(_) if !options.overwrite => {
-                return Err(ClientError::LocalExists(target.to_owned()));
-            }
-            Ok(_) | Err(_) => {}
-        }
-        let file = PendingFile::create(target, RESERVED_PREFIX)
-            .map_err(|error| ClientError::disk(target, "create", error))?;
-        Ok(Self {
-            file,
-            target: target.to_owned(),
-            options,
-        })
-    }
-
-    /// Sets the attributes, then renames the file to its target.
-    fn publish(self, modified: Time, mode: u32) -> Result<(), ClientError> {
-        let Self {
-            file,
-            target,
-            options,
-        } = self;
-        attributes::set_mode(file.file(), mode)
-            .and_then(|()| attributes::set_modified(file.file(), modified))
-            .map_err(|error| ClientError::disk(&target, "set the attributes of", error))?;
-        match file.publish(&target, options.overwrite, options.sync) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(ClientError::LocalExists(target))
-            }
-            Err(error) => Err(ClientError::disk(&target, "create", error)),
-        }
-    }
-}
-
-impl Write for Unfinished {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.file_mut().write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.file_mut().write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.file_mut().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MODIFIED: Time = Time {
-        seconds: 1_000_000_000,
-        nanoseconds: 500,
-    };
-
-    fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_whole_file_has_its_name_time_and_mode() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("f");
-        let mut file = Unfinished::create(&target, SaveOptions::default()).unwrap();
-        file.write_all(b"abc").unwrap();
-        assert!(!target.exists());
-        file.publish(MODIFIED, 0o4750).unwrap();
-        assert_eq!(names(directory.path()), ["f"]);
-        assert_eq!(fs::read(&target).unwrap(), b"abc");
-        let metadata = fs::metadata(&target).unwrap();
-        let since = metadata
-            .modified()
-            .unwrap()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
-        assert_eq!(since.as_secs(), 1_000_000_000);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = metadata.permissions().mode() & 0o7777;
-            assert_eq!(mode & !0o750, 0, "{mode:o}: no more than the server said");
-            assert_eq!(mode & 0o700, 0o700, "{mode:o}");
-        }
-    }
-
-    #[test]
-    fn an_unfinished_file_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("f");
-        let mut file = Unfinished::create(&target, SaveOptions::default()).unwrap();
-        file.write_all(b"abc").unwrap();
-        let [name] = names(directory.path()).try_into().unwrap();
-        assert!(name.starts_with(RESERVED_PREFIX));
-        drop(file);
-        assert!(names(directory.path()).is_empty());
-    }
-
-    #[test]
-    fn a_file_that_appears_meanwhile_is_replaced_only_with_overwrite() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("f");
-        let file = Unfinished::create(&target, SaveOptions::default()).unwrap();
-        fs::write(&target, "theirs").unwrap();
-        let error = file.publish(MODIFIED, 0o644).unwrap_err();
-        assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
-        let error = Unfinished::create(&target, SaveOptions::default()).unwrap_err();
-        assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
-        assert_eq!(fs::read(&target).unwrap(), b"theirs");
-        assert_eq!(names(directory.path()), ["f"]);
-        let options = SaveOptions {
-            overwrite: true,
-            sync: true,
-        };
-        let file = Unfinished::create(&target, options).unwrap();
-        file.publish(MODIFIED, 0o644).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"");
-    }
-
-    #[test]
-    fn a_directory_as_target_and_a_missing_parent_are_reported() {
-        let directory = tempfile::tempdir().unwrap();
-        let overwrite = SaveOptions {
-            overwrite: true,
-            sync: false,
-        };
-        let error = Unfinished::create(directory.path(), overwrite).unwrap_err();
-        assert!(error.to_string().ends_with("is a directory"), "{error}");
-        let missing = directory.path().join("missing/f");
-        let error = Unfinished::create(&missing, overwrite).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("missing/f") && !text.contains(RESERVED_PREFIX),
-            "{text}"
-        );
-    }
 }

@@ -95,9 +95,12 @@ pub enum ClientError {
     /// The server sent something that the protocol doesn't allow.
     #[error("the server sent something unexpected: {0}")]
     Unexpected(DecodeError),
-    /// The content changed at either end during the transfer.
-    #[error("changed while it was being sent")]
+    /// The content changed on the server during the transfer.
+    #[error("changed on the server while it was being sent")]
     Changed,
+    /// A local file changed during the transfer, otherwise than by growing.
+    #[error("{} changed here while it was being sent", shown(.0))]
+    LocalChanged(PathBuf),
     /// The digest doesn't match the content that arrived.
     #[error("arrived damaged: its digest doesn't match")]
     Damaged,
@@ -138,6 +141,17 @@ pub enum ClientError {
         #[source]
         source: PathError,
     },
+    /// A path on the server that no request can name.
+    #[error("{0}")]
+    RemotePath(PathError),
+    /// A directory that failed together with what is below it.
+    #[error("{error}, and with it {below} below it")]
+    WithBelow {
+        /// Why the directory failed.
+        error: Box<Self>,
+        /// How many files and directories are below it.
+        below: u64,
+    },
     /// A name on the server can't be one on this system.
     #[error("{}: this system can't have a file of that name", Escaped(.0))]
     ForeignName(String),
@@ -162,8 +176,11 @@ impl ClientError {
                 ErrorKind::Refused => ErrorKind::Refused,
                 _ => ErrorKind::Unreachable,
             },
-            Self::Truncated | Self::Changed | Self::Damaged => ErrorKind::Damaged,
+            Self::Truncated | Self::Changed | Self::LocalChanged(_) | Self::Damaged => {
+                ErrorKind::Damaged
+            }
             Self::LocalExists(_) => ErrorKind::Conflict,
+            Self::WithBelow { error, .. } => error.kind(),
             Self::Disk { source, .. } => ErrorKind::of_disk(source),
             Self::Trust(_)
             | Self::KnownServers(_)
@@ -175,6 +192,7 @@ impl ClientError {
             | Self::LocalSpecial(_)
             | Self::Unsuitable { .. }
             | Self::LocalName { .. }
+            | Self::RemotePath(_)
             | Self::ForeignName(_)
             | Self::Unnameable(_) => ErrorKind::Other,
         }
@@ -193,6 +211,7 @@ impl ClientError {
         match self {
             Self::Refused(failure) => Some(failure.code()),
             Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
+            Self::WithBelow { error, .. } => error.code(),
             _ => None,
         }
     }
@@ -201,11 +220,13 @@ impl ClientError {
     pub fn local_path(&self) -> Option<&Path> {
         match self {
             Self::LocalExists(path)
+            | Self::LocalChanged(path)
             | Self::LocalDirectory(path)
             | Self::LocalSpecial(path)
             | Self::Disk { path, .. }
             | Self::Unsuitable { path, .. }
             | Self::LocalName { path, .. } => Some(path),
+            Self::WithBelow { error, .. } => error.local_path(),
             _ => None,
         }
     }

@@ -24,7 +24,8 @@
 //!
 //! Each content travels with a digest of it and the version of the file. A download gets its name
 //! only once its digest is verified, and the server publishes an upload only as a whole. A file
-//! that changes during the transfer is an [error](ClientError::Changed), never a mixture.
+//! that changes during the transfer is an [error](ClientError::Changed), never a mixture. A local
+//! file that only grows is uploaded as it was at the beginning.
 //!
 //! # Errors
 //!
@@ -64,6 +65,8 @@ mod exchange;
 mod handshake;
 pub mod known_servers;
 mod listing;
+mod local_file;
+mod save;
 mod tls;
 pub mod transfer;
 pub mod trust;

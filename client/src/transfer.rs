@@ -24,6 +24,7 @@
 //! let job = DownloadJob {
 //!     from: RemotePath::parse("photos")?,
 //!     to: target,
+//!     contents: false,
 //! };
 //! let options = FetchOptions {
 //!     recursive: true,
@@ -39,6 +40,7 @@
 //! ```
 
 mod deliver;
+mod description;
 mod engine;
 mod fetch;
 mod item_name;
@@ -47,9 +49,10 @@ mod local_dir;
 mod pack;
 mod remote_dir;
 mod store;
+mod survey;
 mod unpack;
 
-pub use engine::{Moved, Transfer, TransferEvent, local_entry};
+pub use engine::{Moved, SkipReason, Transfer, TransferEvent, local_entry};
 pub use fetch::fetch;
 pub use item_name::ItemName;
 pub use job::{DownloadJob, FetchOptions, StoreOptions, UploadJob};

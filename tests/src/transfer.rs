@@ -8,4 +8,5 @@ mod cuts_at_random;
 mod files;
 mod flipped_bytes;
 mod network_paths;
+mod targets;
 mod versions;

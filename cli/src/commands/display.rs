@@ -15,7 +15,7 @@ use crate::output::Output;
 use crate::progress;
 use crate::session::CliSession;
 use quire_client::Client;
-use quire_client::transfer::{Transfer, TransferEvent};
+use quire_client::transfer::{Moved, Transfer, TransferEvent};
 
 /// A transfer, how it is shown, and when it began.
 pub(super) struct TransferDisplay<'a> {
@@ -77,15 +77,20 @@ impl<'a> TransferDisplay<'a> {
     }
 
     /// Prints the summary.
-    pub(super) fn end(self, digest: DigestKind) {
+    pub(super) fn end(mut self, digest: DigestKind) {
         let elapsed = self.started.elapsed();
+        // Those from before there was a client that could explain them.
+        while let Ok(failure) = self.unexplained.try_recv() {
+            self.session.output.fail(&failure);
+        }
         let transfer = &self.transfer;
         let output = &self.session.output;
         output.event(|| {
             Event::new(EventKind::Summary)
                 .with("files", transfer.files())
                 .with("directories", transfer.directories())
-                .with("bytes", transfer.moved())
+                .with("bytes", transfer.arrived())
+                .with("present", transfer.present())
                 .with("skipped", transfer.skipped())
                 .with("failed", transfer.failed())
                 .with("seconds", elapsed.as_secs_f64())
@@ -117,27 +122,43 @@ impl Observer {
                     self.bar.set_message(name.to_string());
                 }
             }
-            TransferEvent::Moved(moved) => self.output.event(|| {
-                Event::new(self.moved)
-                    .local("local", &moved.local)
-                    .remote("path", &moved.remote)
-                    .with("bytes", moved.bytes)
-                    .with("digest", moved.digest_kind.name())
-                    .with("value", moved.digest.to_string())
-                    .with("version", moved.version.to_string())
-            }),
+            TransferEvent::Moved(moved) => self.moved(moved),
             TransferEvent::Failed { name, error } => {
                 let subject = Subject::Item(name.clone());
                 self.fail(CommandFailure::new(subject, error, self.flags));
             }
-            TransferEvent::Skipped { name } => {
-                self.output
-                    .event(|| Event::new(EventKind::Skipped).item(name));
+            TransferEvent::Skipped { name, reason } => {
+                self.output.event(|| {
+                    Event::new(EventKind::Skipped)
+                        .item(name)
+                        .with("reason", reason.name())
+                });
                 if self.names_skipped {
-                    let text = format!("{name}: skipped, neither file nor directory");
-                    self.output.note(&text);
+                    self.output.note(&format!("{name}: skipped, {reason}"));
                 }
             }
+        }
+    }
+
+    fn moved(&self, moved: &Moved) {
+        self.output.event(|| {
+            let event = Event::new(self.moved)
+                .local("local", &moved.local)
+                .remote("path", &moved.remote)
+                .with("bytes", moved.bytes)
+                .with("digest", moved.digest_kind.name())
+                .with("value", moved.digest.to_string())
+                .with("version", moved.version.to_string());
+            match moved.grew {
+                true => event.with("grew", true),
+                false => event,
+            }
+        });
+        if moved.grew {
+            self.output.note(&format!(
+                "{}: grew while it was sent; these are its first {} bytes",
+                moved.name, moved.bytes
+            ));
         }
     }
 

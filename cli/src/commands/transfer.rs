@@ -1,25 +1,30 @@
 //! Commands that transfer content: get, put, cat.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
-use quire_shared::{ErrorCode, Name, RemotePath};
+use quire_shared::protocol::{Get, Precondition, Put};
+use quire_shared::{EscapedPath, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
+use super::targets::{
+    LocalTarget, UnfinishedTransfer, by_server, is_directory, local_text, remote_text,
+    require_distinct, upload_job,
+};
 use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{CatArgs, GetArgs, PutArgs};
 use crate::event::EventKind;
 use crate::failure::HintFlags;
-use crate::operand::{DASH, OperandError, Remote, Target, get_operands, on_one_server};
-use crate::session::{CliSession, blocking};
+use crate::operand::{
+    DASH, OperandError, Remote, Target, get_operands, is_contents, on_one_server,
+};
+use crate::session::CliSession;
 use crate::standard_input::{self, StandardInput};
 use quire_client::Client;
-use quire_client::ClientError;
-use quire_client::ServerId;
 use quire_client::download::{SaveOptions, WriteToError};
 use quire_client::transfer::{
     self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, UploadJob,
@@ -39,7 +44,11 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
         Target::Stdout => return write_out(session, operands.sources).await,
         Target::Local(target) => target,
     };
-    let target = LocalTarget::find(target, operands.sources.len()).await?;
+    let mut target = LocalTarget::find(target, operands.sources.len()).await?;
+    let record = match operands.sources.as_slice() {
+        [source] if args.recursive => unfinished_get(session, source, &mut target).await?,
+        _ => None,
+    };
     let options = FetchOptions {
         recursive: args.recursive,
         digest: session.config.transfer_digest(),
@@ -47,28 +56,92 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             overwrite: args.force,
             sync: args.fsync,
         },
+        resume: record.as_ref().is_some_and(|record| record.1),
+        survey: session.output.shows_progress(),
     };
     let flags = HintFlags::GET.force_given(args.force);
     let mut progress = TransferDisplay::start(session, EventKind::Downloaded, flags);
-    for (server, sources) in by_server(operands.sources) {
+    let transfer = Arc::clone(&progress.transfer);
+    let jobs = download_jobs(operands.sources, &target, args.recursive, &transfer)?;
+    for (server, jobs) in by_server(jobs, |(source, _)| source.server.clone()) {
         let client = session.client(&server).await?;
         let mut items = Vec::new();
-        for source in sources {
-            let is_right = require_directory(&client, &source).await;
-            let from = source.path;
-            match is_right.and_then(|()| target.path_for(&from, args.recursive)) {
-                Ok(to) => items.push(DownloadJob { from, to }),
-                Err(error) => progress.transfer.fail(from, error),
+        for (source, job) in jobs {
+            match require_directory(&client, &source).await {
+                Ok(()) => items.push(job),
+                Err(error) => transfer.fail(source.path, error),
             }
         }
         let meter = Meter::receiving(client.flow());
-        let transfer = Arc::clone(&progress.transfer);
         let work = transfer::fetch(&client, items, options, &transfer);
         progress.watch(&client, work).await;
         progress.judge(&meter);
     }
+    end_record(record, &transfer).await;
     progress.end(options.digest);
     Ok(())
+}
+
+/// What each source becomes here. One that can't be anything is reported.
+fn download_jobs(
+    sources: Vec<Remote>,
+    target: &LocalTarget,
+    recursive: bool,
+    transfer: &Transfer,
+) -> Result<Vec<(Remote, DownloadJob)>, CommandError> {
+    let mut jobs = Vec::new();
+    for source in sources {
+        match target.job(&source.path, source.contents, recursive) {
+            Ok(job) => jobs.push((source, job)),
+            Err(error) => transfer.fail(source.path, error),
+        }
+    }
+    let pairs = jobs
+        .iter()
+        .map(|(source, job)| (remote_text(source), &*job.to));
+    require_distinct(pairs, |to| EscapedPath(to).to_string())?;
+    Ok(jobs)
+}
+
+/// The record of a transfer that is begun or continued, and whether it is continued.
+type Record = (UnfinishedTransfer, bool);
+
+/// Looks whether an earlier `get -r` made the target directory and did not succeed. Then its
+/// repetition goes on there.
+async fn unfinished_get(
+    session: &CliSession,
+    source: &Remote,
+    target: &mut LocalTarget,
+) -> Result<Option<Record>, CommandError> {
+    if source.contents || source.path.is_root() {
+        return Ok(None);
+    }
+    let (from, to) = (remote_text(source), local_text(&target.path)?);
+    let record = UnfinishedTransfer::of(session, &from, &to).await?;
+    if !target.is_directory {
+        record.begin().await?;
+        return Ok(Some((record, false)));
+    }
+    if !record.is_there().await {
+        return Ok(None);
+    }
+    let text = format!(
+        "going on in {}, which an unfinished get has made",
+        EscapedPath(&target.path)
+    );
+    session.output.note(&text);
+    // The target is what the source becomes, and not the directory around that.
+    target.is_directory = false;
+    Ok(Some((record, true)))
+}
+
+/// Removes the record of a transfer that has succeeded.
+async fn end_record(record: Option<Record>, transfer: &Transfer) {
+    if let Some((record, _)) = record
+        && transfer.failed() == 0
+    {
+        record.end().await;
+    }
 }
 
 /// Writes files to standard output.
@@ -170,28 +243,80 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         progress.end(digest);
         return Ok(());
     }
-    let goes_inside = locals.len() > 1
-        || remote.is_directory
+    let must_go_inside = locals.len() > 1 || remote.is_directory;
+    let mut goes_inside = must_go_inside
         || is_directory(&client, &remote.path)
             .await
             .about(&remote.path)?;
-    let mut items = Vec::new();
-    for local in locals.iter().map(PathBuf::from) {
-        match remote_path_for(&local, &remote.path, goes_inside) {
-            Ok(to) => items.push(UploadJob { from: local, to }),
-            Err(error) => transfer.fail(local, error),
+    let record = match locals {
+        [local] if args.recursive && !must_go_inside => {
+            unfinished_put(session, Path::new(local), &remote, &mut goes_inside).await?
         }
-    }
+        _ => None,
+    };
+    let items = upload_jobs(locals, &remote.path, goes_inside, &transfer)?;
     let options = StoreOptions {
         recursive: args.recursive,
         overwrite: args.force,
         digest,
+        resume: record.as_ref().is_some_and(|record| record.1),
+        survey: session.output.shows_progress(),
     };
     let work = transfer::store(&client, items, options, &transfer);
     progress.watch(&client, work).await;
     progress.judge(&meter);
+    end_record(record, &transfer).await;
     progress.end(digest);
     Ok(())
+}
+
+/// What each local file becomes on the server. One that can't be anything is reported.
+fn upload_jobs(
+    locals: &[OsString],
+    target: &RemotePath,
+    goes_inside: bool,
+    transfer: &Transfer,
+) -> Result<Vec<UploadJob>, CommandError> {
+    let mut jobs = Vec::new();
+    for local in locals.iter().map(Path::new) {
+        match upload_job(local, target, goes_inside) {
+            Ok(job) => jobs.push(job),
+            Err(error) => transfer.fail(local, error),
+        }
+    }
+    let pairs = jobs
+        .iter()
+        .map(|job| (EscapedPath(&job.from).to_string(), &job.to));
+    require_distinct(pairs, |to| to.to_string())?;
+    Ok(jobs)
+}
+
+/// As [`unfinished_get`], for a `put -r`.
+async fn unfinished_put(
+    session: &CliSession,
+    local: &Path,
+    remote: &Remote,
+    goes_inside: &mut bool,
+) -> Result<Option<Record>, CommandError> {
+    if is_contents(local.as_os_str()) || remote.path.is_root() || !local.is_dir() {
+        return Ok(None);
+    }
+    let (from, to) = (local_text(local)?, remote_text(remote));
+    let record = UnfinishedTransfer::of(session, &from, &to).await?;
+    if !*goes_inside {
+        record.begin().await?;
+        return Ok(Some((record, false)));
+    }
+    if !record.is_there().await {
+        return Ok(None);
+    }
+    let text = format!(
+        "going on in {}, which an unfinished put has made",
+        remote.path
+    );
+    session.output.note(&text);
+    *goes_inside = false;
+    Ok(Some((record, true)))
 }
 
 async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &Transfer) {
@@ -203,153 +328,11 @@ async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &T
         name: "standard input".to_owned(),
         local: DASH.into(),
         remote: path.clone(),
-        bytes: transfer.moved(),
+        bytes: stored.bytes,
         digest: stored.digest,
         digest_kind: stored.digest_kind,
         version: stored.version,
+        grew: false,
     });
     transfer.end(&path, stored);
-}
-
-/// Whether `path` is a directory on the server, so that an upload goes inside.
-async fn is_directory(client: &Client, path: &RemotePath) -> Result<bool, ClientError> {
-    if path.is_root() {
-        return Ok(true);
-    }
-    match client.stat(Stat { path: path.clone() }).await {
-        Ok(attributes) => Ok(attributes.kind == EntryKind::Directory),
-        // The upload itself reports what is wrong with the path.
-        Err(error) => match error.code() {
-            Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY) => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
-
-/// The path on the server for a local operand, chosen as by `cp`.
-fn remote_path_for(
-    local: &Path,
-    target: &RemotePath,
-    goes_inside: bool,
-) -> Result<RemotePath, ClientError> {
-    // `.` and `/` have no name of their own, so their content goes into the target.
-    let Some(name) = local.file_name().filter(|_| goes_inside) else {
-        return Ok(target.clone());
-    };
-    let Some(name) = name.to_str() else {
-        return Err(ClientError::Unsuitable {
-            path: local.to_owned(),
-            reason: "has a name that isn't UTF-8, which can't be sent",
-        });
-    };
-    Name::new(name)
-        .and_then(|name| target.join(name))
-        .map_err(|source| ClientError::LocalName {
-            path: local.to_owned(),
-            source,
-        })
-}
-
-/// Local target of a download.
-struct LocalTarget {
-    path: PathBuf,
-    is_directory: bool,
-}
-
-impl LocalTarget {
-    async fn find(path: PathBuf, sources: usize) -> Result<Self, ClientError> {
-        blocking(move || {
-            let is_directory = path.is_dir();
-            // With a slash at the end, or with several sources, the target must be a directory.
-            let must_be_directory =
-                sources > 1 || path.as_os_str().as_encoded_bytes().ends_with(b"/");
-            if must_be_directory && !is_directory {
-                return Err(ClientError::Unsuitable {
-                    path,
-                    reason: "is not a directory",
-                });
-            }
-            Ok(Self { path, is_directory })
-        })
-        .await
-    }
-
-    /// The local path for `from`, chosen as by `cp`.
-    fn path_for(&self, from: &RemotePath, recursive: bool) -> Result<PathBuf, ClientError> {
-        match from.name() {
-            Some(name) if self.is_directory => transfer::local_entry(&self.path, name),
-            Some(_) => Ok(self.path.clone()),
-            // The root has no name, so its content goes into the target.
-            None if recursive => Ok(self.path.clone()),
-            None => Err(ClientError::of_code(ErrorCode::IS_DIRECTORY)),
-        }
-    }
-}
-
-/// Groups sources by server, in the order of the operands.
-fn by_server(sources: Vec<Remote>) -> Vec<(ServerId, Vec<Remote>)> {
-    let mut groups: Vec<(ServerId, Vec<Remote>)> = Vec::new();
-    for source in sources {
-        match groups
-            .iter_mut()
-            .find(|(server, _)| *server == source.server)
-        {
-            Some((_, sources)) => sources.push(source),
-            None => groups.push((source.server.clone(), vec![source])),
-        }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(text: &str) -> RemotePath {
-        RemotePath::parse(text).unwrap()
-    }
-
-    #[test]
-    fn an_upload_goes_inside_a_directory_or_becomes_the_target() {
-        let to = |local: &str, inside| {
-            remote_path_for(Path::new(local), &path("t"), inside)
-                .unwrap()
-                .to_string()
-        };
-        assert_eq!(to("a/b", true), "/t/b");
-        assert_eq!(to("a/b", false), "/t");
-        assert_eq!(to("a/b/", true), "/t/b");
-        assert_eq!(to(".", true), "/t");
-        assert_eq!(to("..", true), "/t");
-        remote_path_for(Path::new(".quire-x"), &path("t"), true).unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn a_download_goes_inside_a_directory_or_becomes_the_target() {
-        let base = tempfile::tempdir().unwrap();
-        let directory = LocalTarget::find(base.path().to_owned(), 2).await.unwrap();
-        let inside = directory.path_for(&path("a/b"), false).unwrap();
-        assert_eq!(inside, base.path().join("b"));
-        assert_eq!(
-            directory.path_for(&RemotePath::ROOT, true).unwrap(),
-            base.path()
-        );
-        assert!(directory.path_for(&RemotePath::ROOT, false).is_err());
-        let new = base.path().join("new");
-        let target = LocalTarget::find(new.clone(), 1).await.unwrap();
-        assert_eq!(target.path_for(&path("a/b"), false).unwrap(), new);
-        assert!(LocalTarget::find(new.clone(), 2).await.is_err());
-        assert!(LocalTarget::find(new.join(""), 1).await.is_err());
-    }
-
-    #[test]
-    fn sources_are_grouped_by_server_in_order() {
-        let sources = ["h/a", "g/b", "h:4433/c"].map(|text| Remote::parse(text).unwrap());
-        let groups = by_server(sources.into());
-        let shown: Vec<_> = groups
-            .iter()
-            .map(|(server, paths)| (server.host(), paths.len()))
-            .collect();
-        assert_eq!(shown, [("h", 2), ("g", 1)]);
-    }
 }

@@ -89,6 +89,15 @@ impl WorkingDir {
         Ok(operand)
     }
 
+    /// As [`operand`](Self::operand), for a source of which only the content may be meant.
+    fn source_operand(&self, typed: &str) -> Result<String, WorkingDirError> {
+        let operand = self.operand(typed)?;
+        match typed.trim_end_matches('/').ends_with("/.") {
+            true => Ok(format!("{}/.", operand.trim_end_matches('/'))),
+            false => Ok(operand),
+        }
+    }
+
     /// Resolves a local path; `~` is the home directory.
     pub(super) fn local_path(&self, typed: &OsStr) -> PathBuf {
         let typed = Path::new(typed);
@@ -156,7 +165,7 @@ impl WorkingDir {
             },
         };
         for operand in operands.iter_mut() {
-            *operand = self.operand(utf8(operand)?)?.into();
+            *operand = self.source_operand(utf8(operand)?)?.into();
         }
         operands.push(target);
         Ok(())

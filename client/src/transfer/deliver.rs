@@ -54,19 +54,26 @@ pub(super) async fn deliver(
     };
     let sending = delivery.send(&mut sender, first, packer_rx);
     let receiving = delivery.receive(&mut receiver);
-    tokio::pin!(sending, receiving);
-    tokio::select! {
-        biased;
-        received = &mut receiving => {
-            received?;
-            // All that was sent is answered, and the server takes no more.
-            Err(ClientError::Truncated)
+    let delivered = async {
+        tokio::pin!(sending, receiving);
+        tokio::select! {
+            biased;
+            received = &mut receiving => {
+                received?;
+                // All that was sent is answered, and the server takes no more.
+                Err(ClientError::Truncated)
+            }
+            sent = &mut sending => {
+                sent?;
+                receiving.await
+            }
         }
-        sent = &mut sending => {
-            sent?;
-            receiving.await
-        }
-    }
+    };
+    let result = delivered.await;
+    // Nobody knows what became of these.
+    let unanswered = delivery.items().waiting.len();
+    transfer.add_failed(unanswered as u64);
+    result
 }
 
 impl PackerRx {
@@ -194,15 +201,16 @@ impl Delivery<'_> {
             }
             SentItem::Directory(directory) => {
                 let keeps_own = outcome.existed && !self.options.overwrite;
-                directory.set_state(match result {
-                    Ok(_) if keeps_own => RemoteDirState::Kept,
-                    Ok(_) => RemoteDirState::Made,
-                    Err(_) => RemoteDirState::Missing,
-                });
                 match result {
-                    Ok(_) => self.transfer.add_directory(),
-                    Err(_) if directory.is_below_missing() => {}
-                    Err(error) => self.transfer.fail(directory.path(), error),
+                    Ok(_) => {
+                        directory.set_state(match keeps_own {
+                            true => RemoteDirState::Kept,
+                            false => RemoteDirState::Made,
+                        });
+                        self.transfer.add_directory();
+                    }
+                    // It is reported when it is known what is below it.
+                    Err(error) => directory.fail(error),
                 }
             }
             SentItem::Attributes { path, .. } => {
@@ -217,6 +225,7 @@ impl Delivery<'_> {
     fn end(&self, file: SentFile, result: Result<Version, ClientError>) {
         // What is below a directory that couldn't be made isn't reported one by one.
         if result.is_err() && file.directory.is_missing() {
+            file.directory.leave_out(1);
             return;
         }
         let name = file.remote.clone();
@@ -228,6 +237,7 @@ impl Delivery<'_> {
             digest: file.digest,
             digest_kind: self.options.digest,
             version,
+            grew: file.grew,
         });
         self.transfer.end(name, moved);
     }

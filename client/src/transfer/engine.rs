@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use quire_shared::digest::{Digest, DigestKind};
@@ -21,10 +21,14 @@ use crate::error::{ClientError, ErrorKind, shown};
 /// The transfer of any number of files: counters, and the observer of its events.
 pub struct Transfer {
     moved: AtomicU64,
+    arrived: AtomicU64,
     expected: AtomicU64,
+    foreseen: AtomicU64,
+    foresees_all: AtomicBool,
     files: AtomicU64,
     directories: AtomicU64,
     skipped: AtomicU64,
+    present: AtomicU64,
     failed: AtomicU64,
     first_failure: OnceLock<ErrorKind>,
     lost: OnceLock<()>,
@@ -48,11 +52,46 @@ pub enum TransferEvent {
         /// Why.
         error: ClientError,
     },
-    /// A symbolic link or special file was left out.
+    /// Something was left out that is no failure.
     Skipped {
         /// Its name where it comes from.
         name: ItemName,
+        /// Why.
+        reason: SkipReason,
     },
+}
+
+/// Why something in a directory is left out, without being a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// A symbolic link, which is not followed.
+    SymbolicLink,
+    /// A FIFO, socket or device, or something on another file system.
+    SpecialFile,
+    /// A temporary file or directory that quire has left.
+    LeftOver,
+}
+
+impl SkipReason {
+    /// A word for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SymbolicLink => "symlink",
+            Self::SpecialFile => "special",
+            Self::LeftOver => "left-over",
+        }
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SymbolicLink => "a symbolic link",
+            Self::SpecialFile => "neither a file nor a directory",
+            Self::LeftOver => "left by an unfinished transfer",
+        })
+    }
 }
 
 /// A file that was moved.
@@ -72,6 +111,8 @@ pub struct Moved {
     pub digest_kind: DigestKind,
     /// The version that it has on the server.
     pub version: Version,
+    /// Whether the file grew meanwhile, so that this is only the beginning of it.
+    pub grew: bool,
 }
 
 impl Transfer {
@@ -79,10 +120,14 @@ impl Transfer {
     pub fn new(observer: impl Fn(&TransferEvent) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             moved: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
             expected: AtomicU64::new(0),
+            foreseen: AtomicU64::new(0),
+            foresees_all: AtomicBool::new(false),
             files: AtomicU64::new(0),
             directories: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            present: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             first_failure: OnceLock::new(),
             lost: OnceLock::new(),
@@ -95,9 +140,22 @@ impl Transfer {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// Bytes of content in the files that have arrived.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
     /// Bytes of content in all the files found so far.
     pub fn expected(&self) -> u64 {
         self.expected.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of content in all that is to be moved, as far as a walk ahead has found it; and whether
+    /// that walk is complete. Without such a walk, what the transfer itself has found.
+    pub fn total(&self) -> (u64, bool) {
+        let foreseen = self.foreseen.load(Ordering::Relaxed);
+        let is_complete = self.foresees_all.load(Ordering::Relaxed);
+        (foreseen.max(self.expected()), is_complete)
     }
 
     /// Files that have arrived.
@@ -113,6 +171,11 @@ impl Transfer {
     /// Symbolic links and special files that were left out.
     pub fn skipped(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Files that an earlier transfer had moved, and that this one goes on from.
+    pub fn present(&self) -> u64 {
+        self.present.load(Ordering::Relaxed)
     }
 
     /// Files and directories that could not be moved.
@@ -135,6 +198,16 @@ impl Transfer {
         self.expected.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Announces that all that is to be moved has been announced.
+    pub fn foresee_no_more(&self) {
+        self.foresees_all.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that a walk ahead has found.
+    pub(super) fn foresee(&self, bytes: u64) {
+        self.foreseen.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Announces that a file is being moved now.
     pub fn start(&self, name: impl Into<ItemName>) {
         let name = name.into();
@@ -146,6 +219,7 @@ impl Transfer {
         match result {
             Ok(moved) => {
                 self.files.fetch_add(1, Ordering::Relaxed);
+                self.arrived.fetch_add(moved.bytes, Ordering::Relaxed);
                 (self.observer)(&TransferEvent::Moved(moved));
             }
             Err(error) => self.fail(name, error),
@@ -163,10 +237,40 @@ impl Transfer {
         (self.observer)(&TransferEvent::Failed { name, error });
     }
 
-    pub(super) fn skip(&self, name: impl Into<ItemName>) {
-        self.skipped.fetch_add(1, Ordering::Relaxed);
+    /// Reports the failure of a directory together with `below` files and directories below it.
+    pub(super) fn fail_with_below(
+        &self,
+        name: impl Into<ItemName>,
+        error: ClientError,
+        below: u64,
+    ) {
+        self.add_failed(below);
+        let error = match below {
+            0 => error,
+            below => ClientError::WithBelow {
+                error: Box::new(error),
+                below,
+            },
+        };
+        self.fail(name, error);
+    }
+
+    /// Counts what failed for a reason that is reported once for all.
+    pub(super) fn add_failed(&self, count: u64) {
+        self.failed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_present(&self) {
+        self.present.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn skip(&self, name: impl Into<ItemName>, reason: SkipReason) {
+        // What quire has left itself is nobody's loss.
+        if reason != SkipReason::LeftOver {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+        }
         let name = name.into();
-        (self.observer)(&TransferEvent::Skipped { name });
+        (self.observer)(&TransferEvent::Skipped { name, reason });
     }
 
     pub(super) fn add_directory(&self) {

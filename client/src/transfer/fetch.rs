@@ -5,19 +5,22 @@
 
 use std::sync::Arc;
 
-use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree};
+use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
+use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer, job_queue, run_jobs};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use super::unpack::{Unpacker, receive};
 use crate::blocking::blocking;
 use crate::client::Client;
+use crate::download::open_target;
 use crate::error::ClientError;
+use crate::upload::Links;
 
 /// Fetches all `items`, reporting to `transfer`.
 pub async fn fetch(
@@ -37,7 +40,35 @@ pub async fn fetch(
         let (client, transfer) = (client.clone(), Arc::clone(transfer));
         async move { job.run(&client, options, &transfer).await }
     };
-    tokio::join!(walk.run(items), run_jobs(jobs, transfer, work));
+    let ahead = items.iter().map(|item| item.from.clone()).collect();
+    let moving = async {
+        tokio::join!(walk.run(items), run_jobs(jobs, transfer, work));
+    };
+    tokio::select! {
+        () = moving => {}
+        // What it counts is only for those who watch the transfer, which outlasts it.
+        () = survey_all(client, ahead, options, transfer) => {}
+    }
+}
+
+/// Counts what there is to fetch, and then never ends.
+async fn survey_all(
+    client: &Client,
+    items: Vec<RemotePath>,
+    options: FetchOptions,
+    transfer: &Transfer,
+) {
+    if options.survey && options.recursive {
+        let mut is_complete = true;
+        for item in items {
+            // A file is announced when it is asked for.
+            is_complete &= survey(client.connection(), item, transfer).await.is_ok();
+        }
+        if is_complete {
+            transfer.foresee_no_more();
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 impl FileDownload {
@@ -68,12 +99,18 @@ impl FileDownload {
             digest: options.digest,
             ..Get::default()
         };
+        let links = match self.directory {
+            Some(_) => Links::Refuse,
+            None => Links::Follow,
+        };
+        // What can't be written isn't asked for.
+        let target = open_target(&self.to, options.save, links).await?;
         let download = client.get(get).await?;
         if self.described_size.is_none() {
             transfer.expect(download.header().length);
         }
         let fetched = download
-            .save(&self.to, options.save, transfer.counter())
+            .save_to(target, &self.to, transfer.counter())
             .await?;
         Ok(Moved {
             name: self.from.to_string(),
@@ -83,6 +120,7 @@ impl FileDownload {
             digest: fetched.digest,
             digest_kind: fetched.digest_kind,
             version: fetched.version,
+            grew: false,
         })
     }
 }
@@ -111,7 +149,7 @@ impl FetchWalk<'_> {
     async fn item(&self, item: DownloadJob) -> Result<(), ClientError> {
         if self.options.recursive {
             match self.tree(&item).await {
-                Err(error) if error.code() == Some(ErrorCode::NOT_DIRECTORY) => {}
+                Err(error) if error.code() == Some(ErrorCode::NOT_DIRECTORY) && !item.contents => {}
                 fetched => return fetched,
             }
         }
@@ -126,11 +164,34 @@ impl FetchWalk<'_> {
         Ok(())
     }
 
+    /// Whether contents would be sent only to be refused here.
+    async fn is_in_the_way(&self, item: &DownloadJob) -> Result<bool, ClientError> {
+        if self.options.save.overwrite {
+            return Ok(false);
+        }
+        let to = item.to.clone();
+        let looking = blocking(move || {
+            let is_empty = |mut entries: std::fs::ReadDir| entries.next().is_none();
+            Ok(std::fs::read_dir(to).is_ok_and(|entries| !is_empty(entries)))
+        });
+        match looking.await? {
+            true => {
+                let connection = self.client.connection();
+                is_in_the_way(connection, item.from.clone(), item.to.clone()).await
+            }
+            false => Ok(false),
+        }
+    }
+
     async fn tree(&self, item: &DownloadJob) -> Result<(), ClientError> {
         let get = GetTree {
             path: item.from.clone(),
             digest: self.options.digest,
-            enclose_max: ENCLOSED_BYTES_MAX as u64,
+            enclose_max: match self.is_in_the_way(item).await? {
+                // Each file is asked for only if nothing is in its place.
+                true => 0,
+                false => ENCLOSED_BYTES_MAX as u64,
+            },
         };
         let connection = self.client.connection();
         let mut receiver = connection.send(get).await?;
@@ -140,8 +201,12 @@ impl FetchWalk<'_> {
         }
         let (from, to, options) = (item.from.clone(), item.to.clone(), self.options);
         let (transfer, queue) = (Arc::clone(self.transfer), self.queue.clone());
+        let links = match item.contents {
+            true => Links::Follow,
+            false => Links::Refuse,
+        };
         let unpacker = blocking(move || {
-            let top = LocalDir::make(to, attributes, options.save.overwrite, None)?;
+            let top = LocalDir::make(to, attributes, options.save.overwrite, None, links)?;
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });

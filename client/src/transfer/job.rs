@@ -18,6 +18,9 @@ pub struct DownloadJob {
     pub from: RemotePath,
     /// Its name here.
     pub to: PathBuf,
+    /// Whether only the content of the directory `from` is meant, which goes into `to`. Then `to` was
+    /// named by itself, and may be a symbolic link to a directory.
+    pub contents: bool,
 }
 
 /// How files are fetched.
@@ -29,6 +32,11 @@ pub struct FetchOptions {
     pub digest: DigestKind,
     /// How files are put on disk.
     pub save: SaveOptions,
+    /// Whether an earlier transfer is continued: files that have the size and time of those on the
+    /// server are there already, and no failure.
+    pub resume: bool,
+    /// Whether a walk ahead counts what there is to fetch, for a display of the progress.
+    pub survey: bool,
 }
 
 /// Something local, and what it is to be on the server.
@@ -49,6 +57,11 @@ pub struct StoreOptions {
     pub overwrite: bool,
     /// The kind of digest that proves a content.
     pub digest: DigestKind,
+    /// Whether an earlier transfer is continued: files that have the size and time of those here
+    /// are there already, and no failure.
+    pub resume: bool,
+    /// Whether a walk ahead counts what there is to store, for a display of the progress.
+    pub survey: bool,
 }
 
 /// One file to be fetched by itself.

@@ -13,57 +13,85 @@ use quire_shared::protocol::Attributes;
 use super::engine::Transfer;
 use crate::attributes;
 use crate::error::ClientError;
+use crate::upload::Links;
 
 /// A local directory that is being filled. Every download into it holds a reference.
 #[derive(Debug)]
 pub(super) struct LocalDir {
     pub(super) path: PathBuf,
     attributes: Attributes,
-    /// One that was there before keeps its own attributes, unless it is to be overwritten.
-    keeps_own: bool,
+    /// Whether it was made here. One that was there before keeps its permissions.
+    is_new: bool,
+    /// One that was there before keeps its own time as well, unless it is to be overwritten.
+    keeps_time: bool,
     parent: Option<Arc<Self>>,
 }
 
 impl LocalDir {
-    /// Makes the directory here, or finds it.
+    /// Makes the directory here, or finds it. While it is being filled, its owner may write to it.
     pub(super) fn make(
         path: PathBuf,
         attributes: Attributes,
         overwrite: bool,
         parent: Option<Arc<Self>>,
+        links: Links,
     ) -> Result<Self, ClientError> {
-        let keeps_own = match fs::create_dir(&path) {
-            Ok(()) => false,
+        let is_new = match create_directory(&path, attributes.mode) {
+            Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !path.is_dir() {
-                    return Err(ClientError::Unsuitable {
-                        path,
-                        reason: "is in the way of a directory",
-                    });
-                }
-                !overwrite
+                require_directory(&path, links)?;
+                false
             }
             Err(error) => return Err(ClientError::disk(&path, "make the directory", error)),
         };
         Ok(Self {
             path,
             attributes,
-            keeps_own,
+            is_new,
+            keeps_time: !is_new && !overwrite,
             parent,
         })
     }
 
     fn set_attributes(&self) -> Result<(), ClientError> {
-        if self.keeps_own {
+        if self.keeps_time {
             return Ok(());
         }
         open_directory(&self.path)
             .and_then(|directory| {
                 attributes::set_modified(&directory, self.attributes.modified)?;
-                attributes::set_mode(&directory, self.attributes.mode)
+                match self.is_new {
+                    true => attributes::restrict_owner(&directory, self.attributes.mode),
+                    false => Ok(()),
+                }
             })
             .map_err(|error| ClientError::disk(&self.path, "set the attributes of", error))
     }
+}
+
+/// Checks what is in the place of a directory.
+fn require_directory(path: &Path, links: Links) -> Result<(), ClientError> {
+    let reason = match links {
+        Links::Refuse if path.is_symlink() => "is a symbolic link in the place of a directory",
+        _ if path.is_dir() => return Ok(()),
+        _ => "is in the way of a directory",
+    };
+    let path = path.to_owned();
+    Err(ClientError::Unsuitable { path, reason })
+}
+
+/// Creates a directory with these permission bits, as far as the umask or the default ACL of its
+/// parent lets it, and at first with those that its owner needs.
+#[cfg(unix)]
+fn create_directory(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mode = mode & attributes::PERMISSION_BITS | attributes::OWNER_BITS;
+    fs::DirBuilder::new().mode(mode).create(path)
+}
+
+#[cfg(not(unix))]
+fn create_directory(path: &Path, _: u32) -> io::Result<()> {
+    fs::create_dir(path)
 }
 
 #[cfg(not(windows))]
@@ -127,11 +155,21 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let transfer = Transfer::new(|_| {});
         let path = base.path().join("a");
-        let outer = Arc::new(LocalDir::make(path.clone(), attributes(0o500), false, None).unwrap());
+        let outer = Arc::new(
+            LocalDir::make(path.clone(), attributes(0o500), false, None, Links::Refuse).unwrap(),
+        );
         let parent = Some(Arc::clone(&outer));
         let below = path.join("b");
-        let inner =
-            Arc::new(LocalDir::make(below.clone(), attributes(0o700), false, parent).unwrap());
+        let inner = Arc::new(
+            LocalDir::make(
+                below.clone(),
+                attributes(0o700),
+                false,
+                parent,
+                Links::Refuse,
+            )
+            .unwrap(),
+        );
         let job = Arc::clone(&inner);
         finish(outer, &transfer);
         finish(inner, &transfer);
@@ -148,14 +186,16 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("a");
         fs::create_dir(&path).unwrap();
-        let there = LocalDir::make(path.clone(), attributes(0o700), false, None).unwrap();
+        let there =
+            LocalDir::make(path.clone(), attributes(0o700), false, None, Links::Refuse).unwrap();
         there.set_attributes().unwrap();
         assert_ne!(seconds(&path), 1_000_000_000);
-        let forced = LocalDir::make(path.clone(), attributes(0o700), true, None).unwrap();
+        let forced =
+            LocalDir::make(path.clone(), attributes(0o700), true, None, Links::Refuse).unwrap();
         forced.set_attributes().unwrap();
         assert_eq!(seconds(&path), 1_000_000_000);
         let file = base.path().join("f");
         fs::write(&file, "").unwrap();
-        LocalDir::make(file, attributes(0o700), true, None).unwrap_err();
+        LocalDir::make(file, attributes(0o700), true, None, Links::Refuse).unwrap_err();
     }
 }

@@ -4,24 +4,27 @@
 //! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
 //! nothing waits for the server to have made it.
 
+use std::collections::HashMap;
 use std::fs::{self, FileType, Metadata, ReadDir};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quire_shared::codec;
 use quire_shared::digest::Digest;
-use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
-    MakeDirectory, Message, Precondition, Put, PutItem, SetAttributes, Trailer,
+    Attributes, EntryKind, MakeDirectory, Message, Precondition, Put, PutItem, SetAttributes,
+    Trailer,
 };
-use quire_shared::{Name, RemotePath};
+use quire_shared::{ErrorCode, Name, RemotePath};
 use tokio::sync::mpsc;
 
-use super::engine::Transfer;
+use super::engine::{SkipReason, Transfer};
 use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use crate::attributes;
 use crate::error::ClientError;
+use crate::local_file::FileContent;
+use crate::save::is_left_over;
 use crate::upload::{Links, LocalFile};
 
 /// SentItems as they travel, and what is to be known when they are answered, in the same order.
@@ -53,6 +56,7 @@ pub(super) struct SentFile {
     pub(super) remote: RemotePath,
     pub(super) bytes: u64,
     pub(super) digest: Digest,
+    pub(super) grew: bool,
     pub(super) directory: Arc<RemoteDir>,
 }
 
@@ -83,7 +87,6 @@ pub(super) struct PackerTx {
 }
 
 /// Finds what is to be stored.
-#[derive(Debug)]
 pub(super) struct UploadPacker {
     options: StoreOptions,
     transfer: Arc<Transfer>,
@@ -91,13 +94,43 @@ pub(super) struct UploadPacker {
     batch: ItemBatch,
     /// The size of the batch at hand: small at first, so that the first bytes leave at once.
     batch_bytes: usize,
+    /// Lists a directory on the server.
+    look: Look,
 }
+
+/// Lists a directory on the server, from a blocking thread. Nothing is there if it can't be read.
+pub(super) type Look = Box<dyn Fn(&RemotePath) -> HashMap<Name, Attributes> + Send>;
 
 /// A local directory that is being walked.
 struct LocalLevel {
     local: PathBuf,
     entries: ReadDir,
     directory: Arc<RemoteDir>,
+    /// What the directory on the server has, if that was to be looked at.
+    there: HashMap<Name, Attributes>,
+}
+
+impl LocalLevel {
+    /// Whether the directory on the server has a directory of this name, as far as it was looked at.
+    fn has_directory(&self, name: &Name) -> bool {
+        let found = self.there.get(name);
+        found.is_some_and(|found| found.kind == EntryKind::Directory)
+    }
+}
+
+/// Where a local directory goes.
+struct RemotePlace {
+    path: RemotePath,
+    parent: Option<Arc<RemoteDir>>,
+    /// Whether there is a directory already, as far as it was looked at.
+    is_there: bool,
+}
+
+/// A job, and whether there is a directory in its place on the server.
+#[derive(Debug)]
+pub(super) struct WalkedJob {
+    pub(super) job: UploadJob,
+    pub(super) is_there: bool,
 }
 
 /// The receivers are gone, so the walk ends.
@@ -112,8 +145,14 @@ enum Descent {
 }
 
 impl UploadPacker {
-    pub(super) fn new(options: StoreOptions, transfer: Arc<Transfer>, packer_tx: PackerTx) -> Self {
+    pub(super) fn new(
+        options: StoreOptions,
+        transfer: Arc<Transfer>,
+        packer_tx: PackerTx,
+        look: Look,
+    ) -> Self {
         Self {
+            look,
             options,
             transfer,
             packer_tx,
@@ -123,12 +162,18 @@ impl UploadPacker {
     }
 
     /// Walks through `items`. Blocks.
-    pub(super) fn run(mut self, items: Vec<UploadJob>) -> Result<(), Stopped> {
-        for UploadJob { from, to } in items {
+    pub(super) fn run(mut self, items: Vec<WalkedJob>) -> Result<(), Stopped> {
+        for WalkedJob { job, is_there } in items {
+            let UploadJob { from, to } = job;
             // The user named it, so a link is followed.
             match fs::metadata(&from) {
                 Ok(metadata) if metadata.is_dir() && self.options.recursive => {
-                    let mut levels = Vec::from_iter(self.enter(from, to, &metadata, None)?);
+                    let place = RemotePlace {
+                        path: to,
+                        parent: None,
+                        is_there,
+                    };
+                    let mut levels = Vec::from_iter(self.enter(from, &metadata, place)?);
                     while let Some(level) = levels.last_mut() {
                         match self.entry(level)? {
                             Descent::Deeper(below) => levels.push(below),
@@ -153,9 +198,6 @@ impl UploadPacker {
 
     /// Takes one entry of a directory.
     fn entry(&mut self, level: &mut LocalLevel) -> Result<Descent, Stopped> {
-        if level.directory.is_missing() {
-            return Ok(Descent::End);
-        }
         let entry = match level.entries.next() {
             None => return Ok(Descent::End),
             Some(Ok(entry)) => entry,
@@ -183,30 +225,73 @@ impl UploadPacker {
     ) -> Result<Result<Descent, Stopped>, ClientError> {
         let looking = |error| ClientError::disk(path, "look at", error);
         let kind: FileType = entry.file_type().map_err(looking)?;
+        if entry.file_name().to_str().is_some_and(is_left_over) {
+            self.transfer.skip(path, SkipReason::LeftOver);
+            return Ok(Ok(Descent::Same));
+        }
         if kind.is_dir() {
             let to = remote_entry(level, entry)?;
             let metadata = entry.metadata().map_err(looking)?;
-            let parent = Some(Arc::clone(&level.directory));
-            let below = self.enter(path.to_owned(), to, &metadata, parent);
+            let place = RemotePlace {
+                is_there: to.name().is_some_and(|name| level.has_directory(name)),
+                path: to,
+                parent: Some(Arc::clone(&level.directory)),
+            };
+            let below = self.enter(path.to_owned(), &metadata, place);
             return Ok(below.map(|below| below.map_or(Descent::Same, Descent::Deeper)));
         }
         if !kind.is_file() {
-            self.transfer.skip(path);
+            let reason = match kind.is_symlink() {
+                true => SkipReason::SymbolicLink,
+                false => SkipReason::SpecialFile,
+            };
+            self.transfer.skip(path, reason);
+            return Ok(Ok(Descent::Same));
+        }
+        if level.directory.is_missing() {
+            level.directory.leave_out(1);
             return Ok(Ok(Descent::Same));
         }
         let to = remote_entry(level, entry)?;
-        let stored = self.file(path.to_owned(), to, &level.directory);
+        let found = to.name().and_then(|name| level.there.get(name));
+        let stored = match found {
+            Some(found) => {
+                self.present(path, &to, found);
+                Ok(())
+            }
+            None => self.file(path.to_owned(), to, &level.directory),
+        };
         Ok(stored.map(|()| Descent::Same))
+    }
+
+    /// A file that isn't sent, because something is in its place.
+    fn present(&self, path: &Path, to: &RemotePath, found: &Attributes) {
+        let is_same = |local: Metadata| {
+            found.kind == EntryKind::File
+                && found.size == local.len()
+                && attributes::modified(&local) == Some(found.modified)
+        };
+        match self.options.resume && fs::symlink_metadata(path).is_ok_and(is_same) {
+            true => self.transfer.add_present(),
+            false => {
+                let error = ClientError::of_code(ErrorCode::EXISTS);
+                self.transfer.fail(to, error);
+            }
+        }
     }
 
     /// Has a directory made on the server, and begins to list it here.
     fn enter(
         &mut self,
         from: PathBuf,
-        to: RemotePath,
         metadata: &Metadata,
-        parent: Option<Arc<RemoteDir>>,
+        place: RemotePlace,
     ) -> Result<Option<LocalLevel>, Stopped> {
+        let RemotePlace {
+            path: to,
+            parent,
+            is_there,
+        } = place;
         let entries = match fs::read_dir(&from) {
             Ok(entries) => entries,
             Err(error) => {
@@ -226,9 +311,18 @@ impl UploadPacker {
             make_parents: parent.is_none(),
             precondition: Precondition::Any,
         };
+        let there = match is_there && !self.options.overwrite {
+            true => (self.look)(&to),
+            false => HashMap::new(),
+        };
+        let is_missing = parent.as_deref().is_some_and(RemoteDir::is_missing);
         let complete = self.packer_tx.complete.clone();
-        let directory = RemoteDir::new(to, attributes, parent, complete);
-        if is_root {
+        let transfer = Arc::clone(&self.transfer);
+        let directory = RemoteDir::new(to, attributes, parent, complete, transfer);
+        if is_missing {
+            // Nothing of it is sent; what is in it is counted.
+            directory.set_state(RemoteDirState::Missing);
+        } else if is_root {
             // It always exists, and can't be created.
             directory.set_state(RemoteDirState::Kept);
             self.transfer.add_directory();
@@ -242,6 +336,7 @@ impl UploadPacker {
             local: from,
             entries,
             directory,
+            there,
         }))
     }
 
@@ -259,48 +354,43 @@ impl UploadPacker {
                 return Ok(());
             }
         };
-        if file.size() > ENCLOSED_BYTES_MAX as u64 {
+        let content = match file.read() {
+            Ok(content) => content,
+            Err(error) => {
+                self.transfer.fail(to, error);
+                return Ok(());
+            }
+        };
+        let FileContent::Whole { bytes, grew } = content else {
             return self.send_job(FileUpload {
                 from,
                 to,
                 links: Links::Refuse,
                 directory: Some(Arc::clone(directory)),
             });
-        }
+        };
         self.transfer.start(&*from);
-        self.transfer.expect(file.size());
-        match self.pack(&file, &to) {
-            Ok(digest) => {
-                self.batch.content += file.size();
-                self.batch.items.push(SentItem::File(SentFile {
-                    local: from,
-                    remote: to,
-                    bytes: file.size(),
-                    digest,
-                    directory: Arc::clone(directory),
-                }));
-            }
-            Err(error) => self.transfer.fail(to, error),
-        }
-        self.flush_if_full()
-    }
-
-    /// Adds a file as it travels. One that changes meanwhile is not sent.
-    fn pack(&mut self, file: &LocalFile, to: &RemotePath) -> Result<Digest, ClientError> {
-        let start = self.batch.bytes.len();
-        let put = self.options.put(file, to.clone(), false);
+        self.transfer.expect(bytes.len() as u64);
+        let put = Put {
+            size: Some(bytes.len() as u64),
+            ..self.options.put(&file, to.clone(), false)
+        };
+        let digest = self.options.digest.of(&bytes);
         self.batch.append(&PutItem::File(put));
-        let body = self.batch.bytes.len();
-        if let Err(error) = file.read_into(&mut self.batch.bytes) {
-            self.batch.bytes.truncate(start);
-            return Err(error);
-        }
-        let body = self.batch.bytes.get(body..).unwrap_or_default();
-        let digest = self.options.digest.of(body);
+        self.batch.bytes.extend_from_slice(&bytes);
         self.batch.append(&Trailer {
             digest: digest.clone(),
         });
-        Ok(digest)
+        self.batch.content += bytes.len() as u64;
+        self.batch.items.push(SentItem::File(SentFile {
+            local: from,
+            remote: to,
+            bytes: bytes.len() as u64,
+            digest,
+            grew,
+            directory: Arc::clone(directory),
+        }));
+        self.flush_if_full()
     }
 
     fn send_job(&self, job: FileUpload) -> Result<(), Stopped> {
@@ -327,11 +417,11 @@ impl UploadPacker {
 }
 
 impl StoreOptions {
-    /// The offer of a local file.
+    /// The offer of a local file, without its size.
     pub(super) fn put(&self, file: &LocalFile, path: RemotePath, make_parents: bool) -> Put {
         Put {
             path,
-            size: Some(file.size()),
+            size: None,
             modified: file.modified(),
             mode: file.mode(),
             digest: self.digest,

@@ -2,13 +2,18 @@
 //!
 //! Every upload into a directory holds a reference to it. When the last reference is dropped, all
 //! entries are there, and the directory gets its own modification time and mode. Earlier, a new
-//! entry would change the time, and the mode might forbid it.
+//! entry would change the time, and the mode might forbid it. A directory that couldn't be made is
+//! reported then as well, with the number of what is below it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use quire_shared::RemotePath;
 use quire_shared::protocol::SetAttributes;
 use tokio::sync::{mpsc, watch};
+
+use super::engine::Transfer;
+use crate::error::ClientError;
 
 /// A directory on the server.
 #[derive(Debug)]
@@ -19,6 +24,11 @@ pub(super) struct RemoteDir {
     state: watch::Sender<RemoteDirState>,
     parent: Option<Arc<Self>>,
     complete: mpsc::UnboundedSender<CompleteDir>,
+    /// Why it couldn't be made, unless that is the fault of its parent.
+    failure: OnceLock<ClientError>,
+    /// Files and directories below it that were not stored because it is missing.
+    below: AtomicU64,
+    transfer: Arc<Transfer>,
 }
 
 /// What became of a directory on the server.
@@ -48,6 +58,7 @@ impl RemoteDir {
         attributes: Option<SetAttributes>,
         parent: Option<Arc<Self>>,
         complete: mpsc::UnboundedSender<CompleteDir>,
+        transfer: Arc<Transfer>,
     ) -> Arc<Self> {
         Arc::new(Self {
             path,
@@ -55,6 +66,9 @@ impl RemoteDir {
             state: watch::Sender::new(RemoteDirState::Pending),
             parent,
             complete,
+            failure: OnceLock::new(),
+            below: AtomicU64::new(0),
+            transfer,
         })
     }
 
@@ -70,9 +84,18 @@ impl RemoteDir {
         *self.state.borrow() == RemoteDirState::Missing
     }
 
-    /// Whether the directory that it is in is missing, which has been told.
-    pub(super) fn is_below_missing(&self) -> bool {
-        self.parent.as_deref().is_some_and(Self::is_missing)
+    /// Notes that it couldn't be made.
+    pub(super) fn fail(&self, error: ClientError) {
+        if !self.parent.as_deref().is_some_and(Self::is_missing) {
+            // An item has one outcome.
+            let _ = self.failure.set(error);
+        }
+        self.set_state(RemoteDirState::Missing);
+    }
+
+    /// Counts what is not stored because the directory is missing.
+    pub(super) fn leave_out(&self, count: u64) {
+        self.below.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Waits until the server has answered, and says whether the directory is there.
@@ -86,10 +109,26 @@ impl RemoteDir {
     }
 }
 
+impl RemoteDir {
+    fn report(&mut self) {
+        let below = *self.below.get_mut();
+        match (self.failure.take(), &self.parent) {
+            (Some(error), _) => {
+                self.transfer.fail_with_below(&self.path, error, below);
+            }
+            (None, Some(parent)) => parent.leave_out(1 + below),
+            (None, None) => {}
+        }
+    }
+}
+
 impl Drop for RemoteDir {
     fn drop(&mut self) {
-        if *self.state.borrow() != RemoteDirState::Made {
-            return;
+        let state = *self.state.borrow();
+        match state {
+            RemoteDirState::Made => {}
+            RemoteDirState::Missing => return self.report(),
+            RemoteDirState::Pending | RemoteDirState::Kept => return,
         }
         if let Some(set) = self.attributes.take() {
             let parent = self.parent.take();
@@ -114,7 +153,8 @@ mod tests {
             modified: None,
             mode: Some(0o700),
         };
-        RemoteDir::new(path, Some(set), parent, complete.clone())
+        let transfer = Transfer::new(|_| {});
+        RemoteDir::new(path, Some(set), parent, complete.clone(), transfer)
     }
 
     #[test]
@@ -137,6 +177,20 @@ mod tests {
         assert_eq!(second.set.path.to_string(), "/a");
         drop(second);
         assert!(complete.is_closed() && complete.is_empty());
+    }
+
+    #[test]
+    fn a_missing_directory_is_reported_once_with_all_that_is_below_it() {
+        let (sender, _complete) = mpsc::unbounded_channel();
+        let outer = remote_dir("a", None, &sender);
+        let inner = remote_dir("a/b", Some(Arc::clone(&outer)), &sender);
+        let transfer = Arc::clone(&outer.transfer);
+        outer.fail(ClientError::of_code(quire_shared::ErrorCode::NOT_FOUND));
+        inner.fail(ClientError::of_code(quire_shared::ErrorCode::NOT_FOUND));
+        outer.leave_out(2);
+        inner.leave_out(3);
+        drop((inner, outer));
+        assert_eq!(transfer.failed(), 1 + 2 + 1 + 3);
     }
 
     #[test]

@@ -4,19 +4,24 @@
 //! stream that carries them all; what is too large for that, or was named by itself, is a job of
 //! its own.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use quire_shared::protocol::{EntryKind, List, Stat};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
 use super::engine::{Moved, Transfer, job_queue, local_name, run_jobs};
 use super::job::{FileUpload, StoreOptions, UploadJob};
-use super::pack::{PackerTx, UploadPacker};
+use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
+use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::upload::LocalFile;
+use crate::upload::{LocalFile, put_file};
 
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
@@ -28,6 +33,10 @@ pub async fn store(
     let Some(name) = items.first().map(|item| item.to.clone()) else {
         return;
     };
+    let _survey = options.survey.then(|| {
+        let paths = items.iter().map(|item| item.from.clone()).collect();
+        Survey::start(paths, Arc::clone(transfer))
+    });
     let (queue, jobs) = job_queue();
     let (batches, packed) = mpsc::channel(BATCHES_AHEAD);
     let (complete_tx, complete_rx) = mpsc::unbounded_channel();
@@ -36,12 +45,17 @@ pub async fn store(
         complete: complete_tx,
         jobs: queue,
     };
-    let packer = UploadPacker::new(options, Arc::clone(transfer), packer_tx);
-    let walk = blocking(move || {
-        // A walk that was stopped has been told why by others.
-        let _ = packer.run(items);
-        Ok(())
-    });
+    let packer = UploadPacker::new(options, Arc::clone(transfer), packer_tx, look_from(client));
+    let walk = async {
+        let items = with_what_is_there(client, items, options).await;
+        let walking = blocking(move || {
+            // A walk that was stopped has been told why by others.
+            let _ = packer.run(items);
+            Ok(())
+        });
+        // It reports its failures itself.
+        let _ = walking.await;
+    };
     // What waits for a directory waits in vain once the stream is broken that has it made.
     let broken = CancellationToken::new();
     let delivery = async {
@@ -62,20 +76,84 @@ pub async fn store(
                 is_there = job.is_wanted() => if is_there {
                     job.run(&client, options, &transfer).await;
                 },
-                () = broken.cancelled() => {}
+                () = broken.cancelled() => transfer.add_failed(1),
             }
         }
     };
-    let (_, (), ()) = tokio::join!(walk, delivery, run_jobs(jobs, transfer, work));
+    tokio::join!(walk, delivery, run_jobs(jobs, transfer, work));
+}
+
+/// Lists a directory of the server from the thread of a walk.
+fn look_from(client: &Client) -> Look {
+    let client = client.clone();
+    let runtime = Handle::current();
+    Box::new(move |path| {
+        let mut there = HashMap::new();
+        let listing = async {
+            let list = List {
+                path: path.clone(),
+                after: None,
+            };
+            let mut listing = client.list(list).await?;
+            while let Some(entry) = listing.next().await? {
+                there.insert(entry.name, entry.attributes);
+            }
+            Ok::<_, ClientError>(())
+        };
+        // What it doesn't show is sent, and the server decides.
+        let _ = runtime.block_on(listing);
+        there
+    })
+}
+
+/// Asks for each of `items` whether there is a directory in its place, some at once.
+async fn with_what_is_there(
+    client: &Client,
+    items: Vec<UploadJob>,
+    options: StoreOptions,
+) -> Vec<WalkedJob> {
+    let asks = options.recursive && !options.overwrite;
+    let mut asking = JoinSet::new();
+    let mut answered: Vec<_> = items
+        .into_iter()
+        .map(|job| WalkedJob {
+            is_there: asks && job.to.is_root(),
+            job,
+        })
+        .collect();
+    let paths: Vec<_> = answered.iter().map(|item| item.job.to.clone()).collect();
+    let mut paths = paths.into_iter().enumerate().filter(|_| asks);
+    loop {
+        while asking.len() < STATS_AT_ONCE
+            && let Some((index, path)) = paths.next()
+        {
+            let client = client.clone();
+            asking.spawn(async move { (index, client.stat(Stat { path }).await) });
+        }
+        match asking.join_next().await {
+            None => return answered,
+            Some(Ok((index, Ok(found)))) => {
+                if let Some(item) = answered.get_mut(index) {
+                    item.is_there = found.kind == EntryKind::Directory;
+                }
+            }
+            // What is wrong shows when it is stored.
+            Some(Ok((_, Err(_))) | Err(_)) => {}
+        }
+    }
 }
 
 impl FileUpload {
-    /// Waits until its directory is there, or missing, which has been told.
+    /// Waits until its directory is there, or missing, which is reported for all that is in it.
     async fn is_wanted(&self) -> bool {
-        match &self.directory {
-            Some(directory) => directory.is_there().await,
-            None => true,
+        let Some(directory) = &self.directory else {
+            return true;
+        };
+        let is_there = directory.is_there().await;
+        if !is_there {
+            directory.leave_out(1);
         }
+        is_there
     }
 
     async fn run(&self, client: &Client, options: StoreOptions, transfer: &Transfer) {
@@ -92,24 +170,25 @@ impl FileUpload {
         transfer: &Transfer,
     ) -> Result<Moved, ClientError> {
         let file = LocalFile::open(&self.from, self.links).await?;
-        let bytes = file.size();
-        transfer.expect(bytes);
+        transfer.expect(file.size());
         let make_parents = options.recursive && self.directory.is_none();
         let put = options.put(&file, self.to.clone(), make_parents);
-        let stored = client
-            .put(put, file.into_content(), transfer.counter())
-            .await?;
+        let stored = put_file(client.connection(), put, file, transfer.counter()).await?;
         Ok(Moved {
             name: local_name(&self.from),
             local: self.from.clone(),
             remote: self.to.clone(),
-            bytes,
+            bytes: stored.bytes,
             digest: stored.digest,
             digest_kind: stored.digest_kind,
             version: stored.version,
+            grew: stored.grew,
         })
     }
 }
+
+/// Questions about targets at once.
+const STATS_AT_ONCE: usize = 32;
 
 /// Batches packed and not sent: one that waits, so that the network need not.
 const BATCHES_AHEAD: usize = 1;

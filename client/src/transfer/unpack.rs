@@ -6,12 +6,14 @@
 //! was asked for. A small file is in memory and proved right before anything of it is on disk. See
 //! PROTOCOL.md, "get-tree".
 
-use std::path::Path;
+use std::fs::{self, Metadata};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::Digest;
+use quire_shared::path::PathError;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
 use quire_transport::stream::Receiver;
@@ -20,13 +22,16 @@ use quire_transport::stream::message_buffer::MessageBuffer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::engine::{Moved, Transfer, local_entry};
+use super::engine::{Moved, SkipReason, Transfer, local_entry};
+use super::item_name::ItemName;
 use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
+use crate::attributes;
 use crate::blocking::joined;
 use crate::download::save_whole;
 use crate::error::ClientError;
 use crate::exchange::Connection;
+use crate::upload::Links;
 
 /// Receives a whole tree.
 ///
@@ -120,6 +125,22 @@ struct TreeLevel {
     last: Option<Name>,
     /// The directory here; none if it couldn't be made, and all below it is left out.
     local: Option<Arc<LocalDir>>,
+    /// Why it couldn't be made, unless that is the fault of the directory above.
+    failure: Option<(ItemName, ClientError)>,
+    /// Files and directories below it that are left out.
+    below: u64,
+}
+
+impl TreeLevel {
+    fn new(remote: RemotePath, local: Option<Arc<LocalDir>>) -> Self {
+        Self {
+            remote,
+            last: None,
+            local,
+            failure: None,
+            below: 0,
+        }
+    }
 }
 
 impl Unpacker {
@@ -131,13 +152,8 @@ impl Unpacker {
         transfer: Arc<Transfer>,
         queue: mpsc::Sender<FileDownload>,
     ) -> Self {
-        let level = TreeLevel {
-            remote,
-            last: None,
-            local: Some(Arc::new(top)),
-        };
         Self {
-            levels: vec![level],
+            levels: vec![TreeLevel::new(remote, Some(Arc::new(top)))],
             decoder: ItemDecoder::new(body_size),
             options,
             transfer,
@@ -153,8 +169,21 @@ impl Unpacker {
 
     fn leave_all(&mut self) {
         while let Some(level) = self.levels.pop() {
-            if let Some(directory) = level.local {
-                finish(directory, &self.transfer);
+            self.leave(level);
+        }
+    }
+
+    /// Ends a directory: sets its attributes, or reports that it is missing with all below it.
+    fn leave(&mut self, level: TreeLevel) {
+        match (level.local, level.failure) {
+            (Some(directory), _) => finish(directory, &self.transfer),
+            (None, Some((name, error))) => {
+                self.transfer.fail_with_below(name, error, level.below);
+            }
+            (None, None) => {
+                if let Some(above) = self.levels.last_mut() {
+                    above.below += 1 + level.below;
+                }
             }
         }
     }
@@ -184,8 +213,7 @@ impl Unpacker {
             }
             TreeItem::Entered(entry) => self.entered(entry),
             TreeItem::Missed(missed) => {
-                let (from, level) = self.entry_path(&missed.name)?;
-                if level.local.is_some() {
+                if let Some((from, _)) = self.wanted(&missed.name)? {
                     let error = ClientError::of_failure(missed.failure);
                     self.transfer.fail(from, error);
                 }
@@ -200,15 +228,18 @@ impl Unpacker {
 
     /// Something that is fetched by itself, or not at all.
     fn described(&mut self, entry: &Entry) -> Result<(), ClientError> {
-        let (from, level) = self.entry_path(&entry.name)?;
-        let Some(directory) = level.local.clone() else {
+        let Some((from, directory)) = self.wanted(&entry.name)? else {
             return Ok(());
         };
         match entry.attributes.kind {
             EntryKind::File => {}
             EntryKind::Directory => return Err(MALFORMED),
-            EntryKind::Symlink | EntryKind::Other => {
-                self.transfer.skip(from);
+            EntryKind::Symlink => {
+                self.transfer.skip(from, SkipReason::SymbolicLink);
+                return Ok(());
+            }
+            EntryKind::Other => {
+                self.transfer.skip(from, SkipReason::SpecialFile);
                 return Ok(());
             }
         }
@@ -219,6 +250,12 @@ impl Unpacker {
                 return Ok(());
             }
         };
+        if let Ok(found) = fs::symlink_metadata(&to)
+            && !self.options.save.overwrite
+        {
+            self.found(&from, to, &found, &entry.attributes);
+            return Ok(());
+        }
         self.transfer.expect(entry.attributes.size);
         let job = FileDownload {
             from,
@@ -231,49 +268,72 @@ impl Unpacker {
         Ok(())
     }
 
+    /// A file that isn't fetched, because something is in its place.
+    fn found(&self, from: &RemotePath, to: PathBuf, found: &Metadata, wanted: &Attributes) {
+        let is_same = found.is_file()
+            && found.len() == wanted.size
+            && attributes::modified(found) == Some(wanted.modified);
+        match is_same && self.options.resume {
+            true => self.transfer.add_present(),
+            false => {
+                let error = ClientError::LocalExists(to);
+                self.transfer.fail(from, error);
+            }
+        }
+    }
+
     fn entered(&mut self, entry: Entry) -> Result<(), ClientError> {
         if entry.attributes.kind != EntryKind::Directory {
             return Err(MALFORMED);
         }
-        let (remote, level) = self.entry_path(&entry.name)?;
-        let parent = level.local.clone();
-        let local = parent.and_then(|parent| {
-            let overwrite = self.options.save.overwrite;
-            let made = local_entry(&parent.path, &entry.name)
-                .and_then(|path| LocalDir::make(path, entry.attributes, overwrite, Some(parent)));
-            match made {
-                Ok(directory) => {
-                    self.transfer.add_directory();
-                    Some(Arc::new(directory))
-                }
-                Err(error) => {
-                    self.transfer.fail(&remote, error);
-                    None
+        let level = match self.entry_path(&entry.name)? {
+            (above, None, _) => TreeLevel::new(above, None),
+            (above, Some(_), Err(rule)) => {
+                let name = format!("{above}/{}", entry.name);
+                TreeLevel {
+                    failure: Some((name.into(), ClientError::RemotePath(rule))),
+                    ..TreeLevel::new(above, None)
                 }
             }
-        });
-        self.levels.push(TreeLevel {
-            remote,
-            last: None,
-            local,
-        });
+            (_, Some(parent), Ok(remote)) => self.make_directory(remote, entry, parent),
+        };
+        self.levels.push(level);
         Ok(())
+    }
+
+    fn make_directory(&self, remote: RemotePath, entry: Entry, parent: Arc<LocalDir>) -> TreeLevel {
+        let overwrite = self.options.save.overwrite;
+        let made = local_entry(&parent.path, &entry.name).and_then(|path| {
+            let (attributes, parent) = (entry.attributes, Some(parent));
+            LocalDir::make(path, attributes, overwrite, parent, Links::Refuse)
+        });
+        match made {
+            Ok(directory) => {
+                self.transfer.add_directory();
+                TreeLevel::new(remote, Some(Arc::new(directory)))
+            }
+            Err(error) => TreeLevel {
+                failure: Some(((&remote).into(), error)),
+                ..TreeLevel::new(remote, None)
+            },
+        }
     }
 
     fn left(&mut self, left: Left) {
         let Some(level) = self.levels.pop() else {
             return;
         };
-        let Some(directory) = level.local else { return };
-        let name = &level.remote;
-        if let Some(failure) = left.failure {
-            self.transfer.fail(name, ClientError::of_failure(failure));
+        if level.local.is_some() {
+            let name = || &level.remote;
+            if let Some(failure) = left.failure {
+                self.transfer.fail(name(), ClientError::of_failure(failure));
+            }
+            if left.unnameable > 0 {
+                let error = ClientError::Unnameable(left.unnameable);
+                self.transfer.fail(name(), error);
+            }
         }
-        if left.unnameable > 0 {
-            self.transfer
-                .fail(name, ClientError::Unnameable(left.unnameable));
-        }
-        finish(directory, &self.transfer);
+        self.leave(level);
     }
 
     /// A file that has arrived whole.
@@ -283,12 +343,10 @@ impl Unpacker {
         body: &[u8],
         trailer: Reply<Trailer>,
     ) -> Result<(), ClientError> {
-        let (remote, level) = self.entry_path(&entry.name)?;
-        let directory = level.local.clone();
         let bytes = body.len() as u64;
         self.transfer.expect(bytes);
         self.transfer.counter().fetch_add(bytes, Ordering::Relaxed);
-        let Some(directory) = directory else {
+        let Some((remote, directory)) = self.wanted(&entry.name)? else {
             return Ok(());
         };
         let name = remote.clone();
@@ -305,6 +363,7 @@ impl Unpacker {
             digest,
             digest_kind: self.options.digest,
             version: entry.attributes.version,
+            grew: false,
         });
         self.transfer.end(name, moved);
         Ok(())
@@ -325,22 +384,46 @@ impl Unpacker {
         Ok(digest)
     }
 
-    /// The whole path of `name` in the directory at hand, and that directory. A name is taken only
-    /// if it follows the last one, so that none comes twice.
-    fn entry_path(&mut self, name: &Name) -> Result<(RemotePath, &TreeLevel), ClientError> {
+    /// The path of `name` in the directory at hand, and the directory here; nothing if it is left
+    /// out together with its directory, or because no path can name it, which is reported.
+    fn wanted(&mut self, name: &Name) -> Result<Option<(RemotePath, Arc<LocalDir>)>, ClientError> {
+        match self.entry_path(name)? {
+            (_, Some(directory), Ok(path)) => Ok(Some((path, directory))),
+            (above, Some(_), Err(rule)) => {
+                let error = ClientError::RemotePath(rule);
+                self.transfer.fail(format!("{above}/{name}"), error);
+                Ok(None)
+            }
+            (_, None, _) => {
+                if let Some(level) = self.levels.last_mut() {
+                    level.below += 1;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The path of the directory at hand, the directory here, and the path of `name` in it. A name is
+    /// taken only if it follows the last one, so that none comes twice.
+    fn entry_path(&mut self, name: &Name) -> Result<EntryPath, ClientError> {
         let level = self.levels.last_mut().ok_or(MALFORMED)?;
         if level.last.as_ref().is_some_and(|last| last >= name) {
             return Err(MALFORMED);
         }
         level.last = Some(name.clone());
         let path = level.remote.join(name.clone());
-        let path = path.map_err(|rule| ClientError::Unexpected(DecodeError::InvalidPath(rule)))?;
-        Ok((path, level))
+        Ok((level.remote.clone(), level.local.clone(), path))
     }
 }
 
+type EntryPath = (
+    RemotePath,
+    Option<Arc<LocalDir>>,
+    Result<RemotePath, PathError>,
+);
+
 /// Returns the size of the body that follows `item`. Only a file has one.
-fn body_size(item: &TreeItem) -> Result<Option<u64>, DecodeError> {
+pub(super) fn body_size(item: &TreeItem) -> Result<Option<u64>, DecodeError> {
     match item {
         TreeItem::Enclosed(entry) if entry.attributes.kind == EntryKind::File => {
             Ok(Some(entry.attributes.size))

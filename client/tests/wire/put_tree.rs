@@ -7,7 +7,9 @@ use quire_client::ClientError;
 use quire_client::ErrorKind;
 use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer};
+use quire_shared::protocol::{
+    Attributes, Changed, Failure, Outcome, Put, PutItem, Reply, Request, Trailer,
+};
 use quire_transport::stream::{Receiver, Sender};
 
 use quire_test_harness::fake::FakeConnection;
@@ -72,6 +74,12 @@ async fn store<F: Future<Output = ()>>(
         ..StoreOptions::default()
     };
     let serve = async {
+        // What is there already is asked first.
+        let (request, mut sender, _receiver) = pair.request().await;
+        assert!(matches!(request, Request::Stat(_)), "{request:?}");
+        let nothing = Reply::<Attributes>::Failed(Failure::new(ErrorCode::NOT_FOUND));
+        sender.send(&nothing).await.unwrap();
+        let _ = sender.finish();
         let (request, sender, receiver) = pair.request().await;
         assert!(matches!(request, Request::PutMany(_)), "{request:?}");
         script(sender, receiver).await;
@@ -133,7 +141,8 @@ async fn what_goes_into_a_directory_that_is_refused_is_not_reported_one_by_one()
     .await;
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0].0, "/d");
-    assert_eq!(transfer.files(), 0);
+    assert!(failed[0].1.ends_with("3 below it"), "{failed:?}");
+    assert_eq!((transfer.files(), transfer.failed()), (0, 4));
 }
 
 // P6

@@ -117,6 +117,7 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
     let items = vec![DownloadJob {
         from: path("d"),
         to: fetched.target(),
+        contents: false,
     }];
     let options = FetchOptions {
         recursive: true,
@@ -132,15 +133,13 @@ async fn fetch_from(script: Script, piece: usize, prepare: impl FnOnce(&Path)) -
 /// Answers all requests: the tree as `script` says, `d/f` with `abc`, others not at all.
 async fn serve(pair: &FakeConnection, script: Script, piece: usize) {
     let mut streams = Vec::new();
-    let mut script = Some(script);
     loop {
         let (request, mut sender, receiver) = pair.request().await;
         match request {
             Request::GetTree(_) => {
-                let Script(bytes) = script.take().unwrap();
                 let top = Reply::Ok(attributes(EntryKind::Directory));
                 sender.send(&top).await.unwrap();
-                play(&mut sender, &bytes, piece).await;
+                play(&mut sender, &script.0, piece).await;
             }
             Request::Get(get) if get.path == path("d/f") => {
                 sender.send(&Reply::Ok(header(3))).await.unwrap();
@@ -346,6 +345,8 @@ async fn what_goes_into_a_directory_that_cannot_be_made_is_left_out() {
     let fetched = fetch_from(script, 4096, in_the_way).await;
     let failed: Vec<_> = fetched.errors().into_iter().map(|(name, _)| name).collect();
     assert_eq!(failed, ["/d/a", "/d/b"]);
+    assert!(fetched.errors()[0].1.ends_with("3 below it"));
+    assert_eq!(fetched.transfer.failed(), 5);
     for file in ["a", "b"] {
         assert_eq!(fs::read(fetched.target().join(file)).unwrap(), b"mine");
     }

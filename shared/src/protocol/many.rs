@@ -15,7 +15,7 @@ use crate::path::{Name, RemotePath};
 
 /// Downloads a directory with everything below it. Reply: [`Attributes`](super::Attributes) of the
 /// directory, then [`TreeItem`]s up to the [`Left`] of the directory itself.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct GetTree {
     /// The directory.

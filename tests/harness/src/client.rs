@@ -191,7 +191,7 @@ pub fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ErrorCode 
     match result {
         Ok(value) => panic!("expected a refusal, got {value:?}"),
         Err(ClientError::Refused(failure)) => failure.code(),
-        Err(ClientError::Changed) => ErrorCode::CHANGED,
+        Err(ClientError::Changed | ClientError::LocalChanged(_)) => ErrorCode::CHANGED,
         Err(ClientError::Damaged) => ErrorCode::DAMAGED,
         Err(ClientError::NotAuthorized { .. } | ClientError::NoRight { .. }) => {
             ErrorCode::NOT_AUTHORIZED

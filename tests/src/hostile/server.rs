@@ -189,6 +189,7 @@ async fn ask(client: &Client, to: &Path) {
     let item = DownloadJob {
         from: path("t"),
         to: to.to_owned(),
+        contents: false,
     };
     let options = FetchOptions {
         recursive: true,

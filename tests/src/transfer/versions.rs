@@ -167,28 +167,30 @@ async fn a_file_changed_in_place_while_it_is_hashed_is_told() {
 }
 
 #[tokio::test]
-async fn a_local_file_changed_since_it_was_opened_is_not_published() {
+async fn a_local_file_that_shrank_is_not_published_and_one_that_grew_as_it_was() {
     let tree = Tree::new().file("f", "old");
     let server = TestServer::start(&tree).await;
     let client = server.client().await;
-    let local = old_file(Tree::new(), "source", &content(1, 300_000));
-    let changes: [fn(&Tree); 3] = [
-        |local| local.overwrite("source", 5, b"!"),
-        |local| local.append("source", b"more"),
-        |local| local.truncate("source", 1000),
-    ];
-    for change in changes {
+    let bytes = content(1, 3 << 20);
+    let store_altered = async |alter: fn(&Tree)| {
+        let local = old_file(Tree::new(), "source", &bytes);
         let file = LocalFile::open(&local.path("source"), Links::Follow)
             .await
             .unwrap();
         let request = put("f", usize::try_from(file.size()).unwrap());
-        change(&local);
-        let result = client
+        alter(&local);
+        client
             .put(request, file.into_content(), &AtomicU64::new(0))
-            .await;
-        assert_eq!(refusal(result), ErrorCode::CHANGED);
-        assert_same(tree.read("f"), "old");
-    }
+            .await
+    };
+    let shrunk = store_altered(|local| local.truncate("source", 1000)).await;
+    assert_eq!(refusal(shrunk), ErrorCode::CHANGED);
+    assert_same(tree.read("f"), "old");
+    let grown = store_altered(|local| local.append("source", b"more")).await;
+    let grown = grown.unwrap();
+    assert!(grown.grew);
+    assert_eq!(grown.bytes, bytes.len() as u64);
+    assert_same(tree.read("f"), &bytes);
     client.close().await;
     server.stop().await;
 }

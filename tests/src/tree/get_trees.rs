@@ -48,6 +48,7 @@ pub(crate) async fn fetch_tree(
     let item = DownloadJob {
         from: path(from),
         to: to.to_owned(),
+        contents: false,
     };
     let options = FetchOptions {
         recursive: true,

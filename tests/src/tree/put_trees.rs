@@ -46,6 +46,7 @@ pub(crate) async fn store_tree(
         recursive: true,
         overwrite,
         digest: DigestKind::Xxh3,
+        ..StoreOptions::default()
     };
     let storing = transfer::store(client, vec![item], options, &transfer);
     within("a tree", storing).await;

@@ -1,0 +1,345 @@
+//! Local files to be uploaded: what is opened, how much of it is read, and whether it changed.
+//!
+//! The size of a file is a promise only on disk: files of `/proc` and `/sys` have any. So a small
+//! file is read to its end before its size is declared. A file that only grows while it is read
+//! is uploaded as it was at the beginning, if a second reading shows the same bytes.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::protocol::Time;
+
+use crate::attributes;
+use crate::blocking::blocking;
+use crate::error::ClientError;
+use crate::upload::UploadBody;
+
+/// A local file that was opened, and its metadata at that time.
+#[derive(Debug)]
+pub struct LocalFile {
+    file: Arc<File>,
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+impl LocalFile {
+    /// Opens the regular file `path`, without waiting for the other end of a FIFO.
+    ///
+    /// # Errors
+    /// Names `path` when it can't be opened or is no regular file.
+    pub async fn open(path: &Path, links: Links) -> Result<Self, ClientError> {
+        let path = path.to_owned();
+        blocking(move || Self::open_now(path, links)).await
+    }
+
+    /// [`open`](Self::open), in this thread.
+    pub(crate) fn open_now(path: PathBuf, links: Links) -> Result<Self, ClientError> {
+        let mut options = File::options();
+        options.read(true);
+        links.apply(&mut options);
+        let file = options
+            .open(&path)
+            .map_err(|error| ClientError::disk(&path, "open", error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| ClientError::disk(&path, "look at", error))?;
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return Err(ClientError::LocalDirectory(path));
+        }
+        if !kind.is_file() {
+            return Err(ClientError::LocalSpecial(path));
+        }
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            metadata,
+        })
+    }
+
+    /// The size when it was opened, in bytes.
+    pub fn size(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// The modification time when it was opened.
+    pub fn modified(&self) -> Option<Time> {
+        attributes::modified(&self.metadata)
+    }
+
+    /// The permission bits when it was opened.
+    pub fn mode(&self) -> Option<u32> {
+        attributes::mode(&self.metadata)
+    }
+
+    /// Its name here.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a small file to its end, and decides how another one is to be sent. Blocks.
+    ///
+    /// # Errors
+    /// If it can't be read, or has changed since it was opened otherwise than by growing.
+    pub(crate) fn read(&self) -> Result<FileContent, ClientError> {
+        let size = self.size();
+        if size > ENCLOSED_BYTES_MAX as u64 {
+            return Ok(FileContent::Declared);
+        }
+        let reading = |error| ClientError::disk(&self.path, "read", error);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        (&*self.file)
+            .take(ENCLOSED_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(reading)?;
+        let snapshot = self.snapshot();
+        let holds = snapshot.holds().map_err(reading)?;
+        match (holds, bytes.len() > ENCLOSED_BYTES_MAX) {
+            (true, false) => Ok(FileContent::Whole { bytes, grew: false }),
+            (true, true) => Ok(FileContent::Undeclared),
+            (false, true) => Ok(FileContent::Declared),
+            (false, false) => {
+                bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+                let grew = snapshot.verify(&DigestKind::Xxh3.of(&bytes), DigestKind::Xxh3)?;
+                Ok(FileContent::Whole { bytes, grew })
+            }
+        }
+    }
+
+    fn snapshot(&self) -> FileSnapshot {
+        FileSnapshot {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            size: self.metadata.len(),
+            modified: self.metadata.modified().ok(),
+        }
+    }
+
+    /// The file as content of a put that declares [`LocalFile::size`].
+    pub fn into_content(self) -> UploadBody<FromStart> {
+        let snapshot = Some(self.snapshot());
+        UploadBody {
+            snapshot,
+            ..self.into_stream()
+        }
+    }
+
+    /// The file as content of a put that declares no size, up to its end.
+    pub(crate) fn into_stream(self) -> UploadBody<FromStart> {
+        UploadBody {
+            source: FromStart {
+                file: self.file,
+                position: 0,
+            },
+            path: self.path,
+            snapshot: None,
+        }
+    }
+}
+
+/// How a local file is sent.
+#[derive(Debug)]
+pub(crate) enum FileContent {
+    /// It was read to its end, or to its former end if it grew.
+    Whole { bytes: Vec<u8>, grew: bool },
+    /// It has the size that it had when it was opened.
+    Declared,
+    /// It has more than its size says, as files of `/proc`.
+    Undeclared,
+}
+
+/// A file that is read from its start, wherever it was read to before.
+#[derive(Debug)]
+pub struct FromStart {
+    file: Arc<File>,
+    position: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.file).seek(SeekFrom::Start(self.position))?;
+        let read = (&*self.file).read(buffer)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+/// Treatment of a symbolic link where a file is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Open its target, because the user named the link.
+    Follow,
+    /// Refuse it. In a directory walk, a link may have replaced a file since the listing.
+    Refuse,
+}
+
+impl Links {
+    #[cfg(unix)]
+    pub(crate) fn apply(self, options: &mut std::fs::OpenOptions) {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::OFlags;
+        // Without NONBLOCK, opening a FIFO waits until another process writes to it.
+        let flags = match self {
+            Self::Follow => OFlags::NONBLOCK,
+            Self::Refuse => OFlags::NONBLOCK | OFlags::NOFOLLOW,
+        };
+        options.custom_flags(flags.bits().cast_signed());
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn apply(self, _: &mut std::fs::OpenOptions) {}
+}
+
+/// Size and modification time when the file was opened, compared again after the last read.
+#[derive(Debug)]
+pub(crate) struct FileSnapshot {
+    file: Arc<File>,
+    path: PathBuf,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileSnapshot {
+    fn holds(&self) -> io::Result<bool> {
+        let now = self.file.metadata()?;
+        Ok(now.len() == self.size && now.modified().ok() == self.modified)
+    }
+
+    /// Checks that the bytes with this digest were those of the file when it was opened. Returns
+    /// whether it has grown since. Blocks.
+    ///
+    /// # Errors
+    /// [`ClientError::LocalChanged`] if they may be a mixture of old and new.
+    pub(crate) fn verify(&self, digest: &Digest, kind: DigestKind) -> Result<bool, ClientError> {
+        let reading = |error| ClientError::disk(&self.path, "read", error);
+        if self.holds().map_err(reading)? {
+            return Ok(false);
+        }
+        let again = self.digest_again(kind).map_err(reading)?;
+        match again.as_ref() == Some(digest) {
+            true => Ok(self.file.metadata().map_err(reading)?.len() > self.size),
+            false => Err(ClientError::LocalChanged(self.path.clone())),
+        }
+    }
+
+    /// The digest of as many bytes as there were at the beginning, if there still are.
+    fn digest_again(&self, kind: DigestKind) -> io::Result<Option<Digest>> {
+        let mut hasher = kind.hasher();
+        let mut buffer = vec![0; READ_BYTES];
+        let mut rest = self.size;
+        (&*self.file).seek(SeekFrom::Start(0))?;
+        while rest > 0 {
+            let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
+            let room = buffer.get_mut(..limit).unwrap_or_default();
+            match (&*self.file).read(room) {
+                Ok(0) => return Ok(None),
+                Ok(read) => {
+                    hasher.update(room.get(..read).unwrap_or_default());
+                    rest -= read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(hasher.finish()))
+    }
+}
+
+/// Bytes per read when a file is read again.
+const READ_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    /// Opens a file with the content `content`, alters it, and reads it.
+    fn read_altered(alter: impl FnOnce(&Path)) -> Result<FileContent, ClientError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "content").unwrap();
+        let file = LocalFile::open_now(path.clone(), Links::Refuse).unwrap();
+        alter(&path);
+        file.read()
+    }
+
+    fn append(path: &Path, bytes: &[u8]) {
+        let mut file = File::options().append(true).open(path).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_only_grew_or_was_touched_is_what_it_was_at_the_beginning() {
+        let touch = |path: &Path| {
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        for (content, has_grown) in [
+            (read_altered(|path| append(path, b"more")), true),
+            (read_altered(touch), false),
+            (read_altered(|_| ()), false),
+        ] {
+            let FileContent::Whole { bytes, grew } = content.unwrap() else {
+                panic!("not read");
+            };
+            assert_eq!((&*bytes, grew), (&b"content"[..], has_grown));
+        }
+        let much = vec![0; ENCLOSED_BYTES_MAX];
+        let content = read_altered(|path| append(path, &much)).unwrap();
+        assert!(matches!(content, FileContent::Declared), "{content:?}");
+    }
+
+    #[test]
+    fn a_file_that_shrinks_or_is_written_over_has_changed() {
+        let error = read_altered(|path| fs::write(path, "cont").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("changed"), "{error}");
+        // What a second reading shows is not what was sent.
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "content").unwrap();
+        let file = LocalFile::open_now(path.clone(), Links::Refuse).unwrap();
+        let snapshot = file.snapshot();
+        fs::write(&path, "CONTENT and more").unwrap();
+        let sent = DigestKind::Xxh3.of(b"content");
+        let error = snapshot.verify(&sent, DigestKind::Xxh3).unwrap_err();
+        assert!(error.to_string().contains("changed"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_or_replaced_has_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "content").unwrap();
+        let file = LocalFile::open_now(path.clone(), Links::Refuse).unwrap();
+        fs::rename(&path, directory.path().join("g")).unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(file.snapshot().holds().unwrap());
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = LocalFile::open_now(directory.path().to_owned(), Links::Follow).unwrap_err();
+        #[cfg(unix)]
+        {
+            assert!(error.to_string().contains("is a directory"), "{error}");
+            let error = LocalFile::open_now("/dev/null".into(), Links::Follow).unwrap_err();
+            assert!(error.to_string().contains("neither"), "{error}");
+            let file = directory.path().join("f");
+            let link = directory.path().join("l");
+            fs::write(&file, "").unwrap();
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            LocalFile::open_now(link.clone(), Links::Follow).unwrap();
+            LocalFile::open_now(link, Links::Refuse).unwrap_err();
+        }
+        drop(error);
+    }
+}

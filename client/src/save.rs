@@ -1,0 +1,254 @@
+//! Where a download is written: the target that a user named, or a file inside a tree.
+//!
+//! A file is written under a temporary name beside its target, and renamed once its content is
+//! verified. That name is derived from the target and locked, so what a killed process has left is
+//! recognized by the next download to the same place. A FIFO or device is no file to replace: the
+//! content goes into it.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+
+use quire_certs::replace_file::PendingFile;
+use quire_shared::protocol::Time;
+
+use crate::attributes::{self, KeptAttributes};
+use crate::error::ClientError;
+use crate::upload::Links;
+
+mod staged;
+
+pub(crate) use staged::is_left_over;
+
+/// How a downloaded file is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SaveOptions {
+    /// Whether a local file of that name is replaced.
+    pub overwrite: bool,
+    /// Whether content and name are synced to disk before the end is reported.
+    pub sync: bool,
+}
+
+/// A target that was looked at and can be written to.
+#[derive(Debug)]
+pub(crate) struct SaveTarget {
+    /// The name in errors.
+    path: PathBuf,
+    options: SaveOptions,
+    kind: TargetKind,
+}
+
+#[derive(Debug)]
+enum TargetKind {
+    /// A FIFO or device, open for writing.
+    Device(File),
+    /// Nothing yet, or a file to be replaced: its path without links, and what stays of it.
+    File(PathBuf, Option<KeptAttributes>),
+}
+
+impl SaveTarget {
+    /// Looks at `path`, before anything is asked for that it couldn't take. A FIFO that was named
+    /// is opened, which waits for a reader. Blocks.
+    ///
+    /// # Errors
+    /// Names `path` if nothing may be written there.
+    pub(crate) fn open(
+        path: &Path,
+        options: SaveOptions,
+        links: Links,
+    ) -> Result<Self, ClientError> {
+        let kind = match links {
+            Links::Follow => named(path, options)?,
+            Links::Refuse => inside_tree(path, options)?,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            options,
+            kind,
+        })
+    }
+
+    /// Begins to write. `mode` has the permission bits of the file on the server. Blocks.
+    pub(crate) fn create(self, mode: u32) -> Result<Unfinished, ClientError> {
+        let Self {
+            path,
+            options,
+            kind,
+        } = self;
+        let sink = match kind {
+            TargetKind::Device(file) => SaveSink::Device(file),
+            TargetKind::File(target, kept) => {
+                // Until it has the permissions of the file that it replaces, it is private.
+                let mode = match kept {
+                    Some(_) => PRIVATE,
+                    None => mode,
+                };
+                let file = staged::create(&target, mode)
+                    .map_err(|error| ClientError::disk(&path, "create", error))?;
+                SaveSink::Staged { file, target, kept }
+            }
+        };
+        Ok(Unfinished {
+            path,
+            options,
+            sink,
+        })
+    }
+}
+
+/// A target that the user named: a link is followed, and a device is written into.
+fn named(path: &Path, options: SaveOptions) -> Result<TargetKind, ClientError> {
+    let is_link = path.is_symlink();
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(_) if is_link => {
+            return Err(ClientError::Unsuitable {
+                path: path.to_owned(),
+                reason: "is a symbolic link that leads nowhere",
+            });
+        }
+        // Whatever is wrong with it shows when the file is created.
+        Err(_) => return Ok(TargetKind::File(path.to_owned(), None)),
+    };
+    if is_device(&metadata) {
+        let opened = File::options().write(true).open(path);
+        let opened = opened.map_err(|error| ClientError::disk(path, "open", error))?;
+        return Ok(TargetKind::Device(opened));
+    }
+    require_replaceable(path, &metadata, options)?;
+    let target = match is_link {
+        true => fs::canonicalize(path).map_err(|error| ClientError::disk(path, "open", error))?,
+        false => path.to_owned(),
+    };
+    let kept = KeptAttributes::of(&target, &metadata);
+    let kept = kept.map_err(|error| ClientError::disk(path, "look at", error))?;
+    Ok(TargetKind::File(target, Some(kept)))
+}
+
+/// A file in a directory that arrives as a tree: a link there is replaced, never followed.
+fn inside_tree(path: &Path, options: SaveOptions) -> Result<TargetKind, ClientError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(TargetKind::File(path.to_owned(), None));
+    };
+    if metadata.is_symlink() {
+        return match options.overwrite {
+            true => Ok(TargetKind::File(path.to_owned(), None)),
+            false => Err(ClientError::LocalExists(path.to_owned())),
+        };
+    }
+    require_replaceable(path, &metadata, options)?;
+    let kept = KeptAttributes::of(path, &metadata);
+    let kept = kept.map_err(|error| ClientError::disk(path, "look at", error))?;
+    Ok(TargetKind::File(path.to_owned(), Some(kept)))
+}
+
+/// Checks that what is there is a file, and may be replaced. It is checked again, without a race,
+/// when the new file gets its name.
+fn require_replaceable(
+    path: &Path,
+    metadata: &Metadata,
+    options: SaveOptions,
+) -> Result<(), ClientError> {
+    let path = path.to_owned();
+    if metadata.is_dir() {
+        let reason = "is a directory";
+        return Err(ClientError::Unsuitable { path, reason });
+    }
+    if !metadata.is_file() {
+        let reason = "is neither a file nor a directory, and isn't replaced";
+        return Err(ClientError::Unsuitable { path, reason });
+    }
+    match options.overwrite {
+        true => Ok(()),
+        false => Err(ClientError::LocalExists(path)),
+    }
+}
+
+/// Whether it takes what is written into it, without being a file that has it afterwards.
+#[cfg(unix)]
+fn is_device(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = metadata.file_type();
+    kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+}
+
+#[cfg(not(unix))]
+fn is_device(_: &Metadata) -> bool {
+    false
+}
+
+/// Content that is being written, without its name yet. The blocking thread that writes owns it, so
+/// that a temporary file is removed only after the last write.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    path: PathBuf,
+    options: SaveOptions,
+    sink: SaveSink,
+}
+
+#[derive(Debug)]
+enum SaveSink {
+    Device(File),
+    /// A temporary file, removed on drop.
+    Staged {
+        file: PendingFile,
+        target: PathBuf,
+        kept: Option<KeptAttributes>,
+    },
+}
+
+impl Unfinished {
+    /// Sets the attributes, then renames the file to its target. Blocks.
+    pub(crate) fn publish(self, modified: Time) -> Result<(), ClientError> {
+        let Self {
+            path,
+            options,
+            sink,
+        } = self;
+        let (file, target, kept) = match sink {
+            SaveSink::Device(_) => return Ok(()),
+            SaveSink::Staged { file, target, kept } => (file, target, kept),
+        };
+        let set = || {
+            if let Some(kept) = &kept {
+                kept.apply(file.file())?;
+            }
+            attributes::set_modified(file.file(), modified)
+        };
+        set().map_err(|error| ClientError::disk(&path, "set the attributes of", error))?;
+        match file.publish(&target, options.overwrite, options.sync) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(ClientError::LocalExists(path))
+            }
+            Err(error) => Err(ClientError::disk(&path, "create", error)),
+        }
+    }
+
+    fn file(&mut self) -> &mut File {
+        match &mut self.sink {
+            SaveSink::Device(file) => file,
+            SaveSink::Staged { file, .. } => file.file_mut(),
+        }
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file().write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.file().write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+/// Permission bits of a file that only its owner may read.
+const PRIVATE: u32 = 0o600;
+
+#[cfg(test)]
+mod tests;

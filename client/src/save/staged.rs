@@ -1,0 +1,160 @@
+//! Temporary files of downloads: their names, and what is left of them after a kill.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use quire_certs::replace_file::{PendingFile, parent};
+use quire_shared::digest::DigestKind;
+use quire_shared::path::RESERVED_PREFIX;
+
+/// Creates the temporary file for `target`, whose mode is `mode` as far as the umask or the default
+/// ACL of the directory lets it.
+///
+/// # Errors
+/// The error of the system, without the temporary name, which a user doesn't know.
+pub(super) fn create(target: &Path, mode: u32) -> io::Result<PendingFile> {
+    let open = |path: &Path| create_locked(path, mode);
+    if cfg!(unix)
+        && let Some(name) = target.file_name()
+    {
+        let digest = DigestKind::Xxh3.of(name.as_encoded_bytes());
+        let name = format!("{DOWNLOAD_PREFIX}{digest}");
+        for _ in 0..ATTEMPTS_MAX {
+            match PendingFile::create_with(target, &name, false, open) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+            if !is_removed(&parent(target).join(&name)) {
+                break;
+            }
+        }
+    }
+    PendingFile::create_with(target, DOWNLOAD_PREFIX, true, open)
+}
+
+/// Whether a local file has the name of something that quire has left: an unfinished download, or
+/// the directory in which a server stages files.
+pub(crate) fn is_left_over(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(RESERVED_PREFIX) else {
+        return false;
+    };
+    let is_random = rest.len() == RANDOM_CHARACTERS
+        && rest
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric());
+    name == STAGING_NAME || name.starts_with(DOWNLOAD_PREFIX) || is_random
+}
+
+/// Creates a file that nobody else has, and locks it as long as it is open.
+fn create_locked(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    set_mode(&mut options, mode);
+    let file = options.open(path)?;
+    match file.try_lock() {
+        // Another process may have taken it for a left-over before it was locked.
+        Ok(()) if is_at(&file, path) => Ok(file),
+        Ok(()) | Err(std::fs::TryLockError::WouldBlock) => Err(ErrorKind::AlreadyExists.into()),
+        // Without locks a left-over can't be told from a file in use, so both stay.
+        Err(std::fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Removes the file `path` if no process has it locked. Returns whether the name may be free now.
+fn is_removed(path: &Path) -> bool {
+    let mut options = File::options();
+    options.read(true);
+    crate::upload::Links::Refuse.apply(&mut options);
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) => return error.kind() == ErrorKind::NotFound,
+    };
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if !is_file || file.try_lock().is_err() {
+        return false;
+    }
+    // Otherwise it has been published under its own name since it was opened.
+    !is_at(&file, path) || std::fs::remove_file(path).is_ok()
+}
+
+/// Whether `path` is the name of the open `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let opened = file.metadata().map(identity);
+    let found = std::fs::symlink_metadata(path).map(identity);
+    matches!((opened, found), (Ok(opened), Ok(found)) if opened == found)
+}
+
+/// Other systems have only random names, which no other process looks for.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+#[cfg(unix)]
+fn set_mode(options: &mut std::fs::OpenOptions, mode: u32) {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(mode & crate::attributes::PERMISSION_BITS);
+}
+
+#[cfg(not(unix))]
+fn set_mode(_: &mut std::fs::OpenOptions, _: u32) {}
+
+/// Prefix of the names of unfinished downloads.
+const DOWNLOAD_PREFIX: &str = ".quire-get-";
+
+/// The directory in which a server stages files.
+const STAGING_NAME: &str = ".quire-staging";
+
+/// Random characters after the prefix in names of former versions.
+const RANDOM_CHARACTERS: usize = 16;
+
+/// Attempts to get the name that belongs to the target; then another name will do.
+const ATTEMPTS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(directory).unwrap();
+        names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_left_is_removed_and_what_is_in_use_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("f");
+        let first = create(&target, 0o644).unwrap();
+        let second = create(&target, 0o644).unwrap();
+        assert_eq!(names(directory.path()).len(), 2);
+        drop(second);
+        let [left] = names(directory.path()).try_into().unwrap();
+        drop(first);
+        std::fs::write(directory.path().join(&left), "left").unwrap();
+        let third = create(&target, 0o644).unwrap();
+        assert_eq!(names(directory.path()), [left]);
+        assert_eq!(third.file().metadata().unwrap().len(), 0);
+        third.publish(&target, false, false).unwrap();
+        assert_eq!(names(directory.path()), ["f"]);
+    }
+
+    #[test]
+    fn names_that_quire_gives_are_told_from_others() {
+        for name in [
+            ".quire-staging",
+            ".quire-0123456789abcdEF",
+            ".quire-get-0123456789abcdEF",
+        ] {
+            assert!(is_left_over(name), "{name}");
+        }
+        for name in [".quire-x", ".quire-", "f", ".quire-0123456789abcdE-"] {
+            assert!(!is_left_over(name), "{name}");
+        }
+    }
+}
