@@ -46,6 +46,7 @@ pub use changes::ChangeNotice;
 pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
+pub(crate) use store::PART_TARGETS_BYTES_MAX;
 pub use store::{
     Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
     Options, ReadOnlyReason,

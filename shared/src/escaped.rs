@@ -39,7 +39,17 @@ pub struct EscapedPath<'a>(pub &'a Path);
 
 impl fmt::Display for EscapedPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
+        EscapedBytes(self.0.as_os_str().as_encoded_bytes()).fmt(f)
+    }
+}
+
+/// Bytes of a name or path that need not be UTF-8, as [`EscapedPath`].
+#[derive(Debug, Clone, Copy)]
+pub struct EscapedBytes<'a>(pub &'a [u8]);
+
+impl fmt::Display for EscapedBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
             write!(f, "{}", Escaped(chunk.valid()))?;
             for byte in chunk.invalid() {
                 write!(f, "\\x{byte:02x}")?;

@@ -43,6 +43,6 @@ mod side;
 
 pub use error_chain::ErrorChain;
 pub use error_code::ErrorCode;
-pub use escaped::{Escaped, EscapedPath, Printable};
+pub use escaped::{Escaped, EscapedBytes, EscapedPath, Printable};
 pub use path::{Name, RemotePath};
 pub use side::Side;

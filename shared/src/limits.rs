@@ -26,6 +26,10 @@ pub const PAGE_BYTES_MAX: usize = 64 * 1024;
 /// Longest version token, in bytes.
 pub const VERSION_BYTES_MAX: usize = 64;
 
+/// Longest target of a symbolic link that is told, in bytes: a reply with it stays within
+/// [`REPLY_BYTES_MAX`].
+pub const LINK_TARGET_BYTES_MAX: usize = 2048;
+
 /// Longest digest, in bytes: room for a 512-bit digest in a later version.
 pub const DIGEST_BYTES_MAX: usize = 64;
 

@@ -18,7 +18,7 @@ mod tagged;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::digest::DigestKind;
-use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::limits::{LINK_TARGET_BYTES_MAX, REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::octets::octets;
 use crate::pairing::{Pair, Paired};
 use crate::path::{Name, RemotePath};
@@ -351,6 +351,18 @@ impl Version {
     /// Makes a token of these bytes; `None` if there are more than [`VERSION_BYTES_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= VERSION_BYTES_MAX).then(|| Self(bytes.into()))
+    }
+}
+
+octets! {
+    /// The target of a symbolic link, as it is stored: for display only, and never a path to follow.
+    pub struct LinkTarget, max: LINK_TARGET_BYTES_MAX, too_long: "target of a link over its limit"
+}
+
+impl LinkTarget {
+    /// Makes a target of these bytes; `None` if there are more than [`LINK_TARGET_BYTES_MAX`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() <= LINK_TARGET_BYTES_MAX).then(|| Self(bytes.into()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use indicatif::HumanBytes;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat};
-use quire_shared::{ErrorCode, RemotePath};
+use quire_shared::{ErrorCode, EscapedBytes, RemotePath};
 
 use super::{CommandError, ErrorContext, kind_text, mode_text, require_directory, time_text};
 use crate::args::{CacheArgs, ListArgs, StatArgs};
@@ -102,9 +102,11 @@ pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<(), Co
     session.output.result(
         || {
             format!(
-                "path      {}\nkind      {}\nsize      {}\nmodified  {}\nmode      {}\nversion   {}",
+                "path      {}\nkind      {}{}\nsize      {}\nmodified  {}\nmode      {}\nversion   {}",
                 remote.path,
                 kind_text(attributes.kind),
+                target_text(&attributes)
+                    .map_or_else(String::new, |target| format!("\ntarget    {target}")),
                 attributes.size,
                 time_text(attributes.modified),
                 mode_text(attributes.kind, attributes.mode),
@@ -174,10 +176,13 @@ pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<(), 
 fn long_line(entry: &Entry, is_for_people: bool) -> String {
     let Entry { name, attributes } = entry;
     let (size, mark) = match attributes.kind {
-        EntryKind::File => (size_text(attributes.size, is_for_people), ""),
-        EntryKind::Directory => ("-".to_owned(), "/"),
-        EntryKind::Symlink => ("-".to_owned(), "@"),
-        EntryKind::Other => ("-".to_owned(), ""),
+        EntryKind::File => (size_text(attributes.size, is_for_people), String::new()),
+        EntryKind::Directory => ("-".to_owned(), "/".to_owned()),
+        EntryKind::Symlink => match target_text(attributes) {
+            Some(target) => ("-".to_owned(), format!(" -> {target}")),
+            None => ("-".to_owned(), "@".to_owned()),
+        },
+        EntryKind::Other => ("-".to_owned(), String::new()),
     };
     format!(
         "{} {size:>12} {} {name}{mark}",
@@ -194,7 +199,17 @@ fn size_text(bytes: u64, is_for_people: bool) -> String {
     }
 }
 
+/// The target of a symbolic link, safe to show, if the server tells it.
+fn target_text(attributes: &Attributes) -> Option<String> {
+    let target = attributes.target.as_ref()?;
+    Some(EscapedBytes(target.as_bytes()).to_string())
+}
+
 fn with_attributes(event: Event, attributes: &Attributes) -> Event {
+    let event = match &attributes.target {
+        Some(target) => event.bytes("target", target.as_bytes()),
+        None => event,
+    };
     event
         .with("kind", kind_text(attributes.kind))
         .with("size", attributes.size)

@@ -139,6 +139,7 @@ mod tests {
             },
             mode,
             version: Version::new(b"").unwrap(),
+            target: None,
         }
     }
 

@@ -92,6 +92,7 @@ fn attributes(kind: EntryKind) -> Attributes {
         },
         mode: 0o750,
         version: version(),
+        target: None,
     }
 }
 

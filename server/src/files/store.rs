@@ -40,6 +40,7 @@ use tokio::task::spawn_blocking;
 pub use batch::Committed;
 pub use error::Error;
 pub use faults::{Fault, Faults};
+pub(crate) use listing::PART_TARGETS_BYTES_MAX;
 pub use listing::{Listing, ListingPart};
 pub use open::{OpenError, Options, ReadOnlyReason};
 pub use open_file::OpenFile;

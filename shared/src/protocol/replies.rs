@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::{Message, Time, Version};
+use super::{LinkTarget, Message, Time, Version};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
 use crate::limits::{PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
@@ -213,6 +213,9 @@ pub struct Attributes {
     /// The current version.
     #[n(4)]
     pub version: Version,
+    /// The target of a symbolic link, in listings and for `stat`.
+    #[n(5)]
+    pub target: Option<LinkTarget>,
 }
 
 /// An entry of a directory.

@@ -355,6 +355,7 @@ fn the_largest_legal_messages_fit_their_limits() {
         },
         mode: u32::MAX,
         version,
+        target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
     };
     for path in longest_paths() {
         let copy = Copy {

@@ -106,6 +106,7 @@ impl Hostile {
                 },
                 mode: 0o7777,
                 version: Version::new(b"1").unwrap(),
+                target: None,
             },
         }
     }

@@ -207,6 +207,30 @@ async fn links_and_special_files_are_listed_as_what_they_are() {
 
 // P33
 #[tokio::test]
+async fn links_come_with_their_targets_in_as_many_pages_as_it_takes() {
+    const LINKS: usize = 200;
+    let tree = Tree::new().directory("d");
+    let target = |link: usize| format!("{link}/{}", "x/".repeat(700));
+    for link in 0..LINKS {
+        std::os::unix::fs::symlink(target(link), tree.path(&format!("d/{link:03}"))).unwrap();
+    }
+    let tree = tree.link("d/too long", "y".repeat(3000));
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    let entries = list(&client, "d").await.unwrap();
+    assert_eq!(entries.len(), LINKS + 1);
+    for (link, entry) in entries.iter().take(LINKS).enumerate() {
+        let told = entry.attributes.target.as_ref().unwrap();
+        assert_eq!(told.as_bytes(), target(link).as_bytes());
+    }
+    assert_eq!(entries[LINKS].attributes.target, None);
+    let attributes = client.stat(stat("d/007")).await.unwrap();
+    assert_eq!(attributes, entries[7].attributes);
+    client.close().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn names_of_quire_itself_are_hidden() {
     let tree = Tree::new()
         .file(".quire-mine", "")

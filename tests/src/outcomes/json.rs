@@ -140,6 +140,13 @@ fn failures_skips_and_the_summary_are_objects_with_exact_paths() {
     ] {
         assert_eq!(summary[field], count, "{summary}");
     }
+    let found = events(&programs, &server, "quire --json list $HOST/d");
+    let target = |name: &str| {
+        let entry = found.iter().find(|entry| entry["name"] == name).unwrap();
+        entry.get("target").cloned()
+    };
+    assert_eq!(target("l\n"), Some("x".into()));
+    assert_eq!(target("a\nb"), None);
     let script = r"echo x > $(printf 'n\377') && quire --json put $(printf 'n\377') $HOST/n";
     let found = events(&programs, &server, script);
     assert_eq!(found[0]["event"], "uploaded", "{found:?}");

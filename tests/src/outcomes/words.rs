@@ -6,12 +6,12 @@ use quire_test_harness::programs::{Programs, ServerProcess};
 use quire_test_harness::{Tree, assert_same};
 
 /// A server, and lines of a shell that it is asked with.
-struct Asked<'a> {
+struct ShellUser<'a> {
     programs: &'a Programs,
     server: &'a ServerProcess,
 }
 
-impl Asked<'_> {
+impl ShellUser<'_> {
     /// Runs the client, and checks exit status and the message.
     #[track_caller]
     fn says(&self, line: &str, status: i32, expected: &str) {
@@ -40,7 +40,7 @@ fn force_is_offered_only_where_it_would_replace_something() {
     let server = programs.serve(&tree.root());
     std::fs::write(programs.state.path().join("x"), "").unwrap();
     let (programs, server) = (&programs, &server);
-    let asked = Asked { programs, server };
+    let asked = ShellUser { programs, server };
     let can = "already exists (--force replaces it)";
     asked.says("put x $HOST/f", 4, &format!("/f: {can}"));
     asked.says("get $HOST/f x", 4, &format!("x {can}"));
@@ -80,7 +80,7 @@ fn a_slash_at_the_end_means_a_directory() {
     let tree = Tree::new().file("f", "f").file("d/g", "g");
     let server = programs.serve(&tree.root());
     let (programs, server) = (&programs, &server);
-    let asked = Asked { programs, server };
+    let asked = ShellUser { programs, server };
     for line in [
         "delete $HOST/f/",
         "delete -r $HOST/f/",
@@ -126,7 +126,7 @@ fn the_path_that_is_to_blame_is_named() {
     let here = programs.state.path();
     std::fs::write(here.join("x"), "").unwrap();
     let (programs, server) = (&programs, &server);
-    let asked = Asked { programs, server };
+    let asked = ShellUser { programs, server };
     let missing = "there is no directory /new (`quire mkdir` creates it)";
     asked.says("put x $HOST/new/", 3, &format!("/new/x: {missing}"));
     asked.says("put x $HOST/new/y/z", 3, &format!("/new/y/z: {missing}"));
@@ -170,9 +170,22 @@ fn a_file_is_listed_as_ls_does() {
     let tree = Tree::new().file("d/f", "content");
     let server = programs.serve(&tree.root());
     let (programs, server) = (&programs, &server);
-    let asked = Asked { programs, server };
+    let asked = ShellUser { programs, server };
     asked.prints("quire list $HOST/d/f", "f\n");
     asked.prints("echo ls d/f | quire menu $HOST", "f\n");
+}
+
+#[test]
+fn a_symbolic_link_is_shown_with_its_target() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new().link("l", "to\nwhere");
+    let server = programs.serve(&tree.root());
+    let ran = programs.shell(&server, "quire list -l $HOST; quire stat $HOST/l");
+    let text = String::from_utf8(ran.stdout).unwrap();
+    assert!(text.contains("Z l -> to\\nwhere\n"), "{text}");
+    assert!(text.contains("\ntarget    to\\nwhere\n"), "{text}");
 }
 
 #[test]
@@ -186,7 +199,7 @@ fn names_that_differ_look_different_and_can_be_typed_as_printed() {
         .file("x\u{1b} y", "escape");
     let server = programs.serve(&tree.root());
     let (programs, server) = (&programs, &server);
-    let asked = Asked { programs, server };
+    let asked = ShellUser { programs, server };
     asked.prints("quire list $HOST", "a\\nb\na\\\\nb\nx\\u001b y\n");
     for (printed, content) in [
         ("a\\nb", "newline"),

@@ -339,6 +339,7 @@ async fn names_that_break_a_rule_or_their_order_are_not_taken_from_a_server() {
         },
         mode: 0o644,
         version: Version::new(b"1").unwrap(),
+        target: None,
     };
     let entry = |text: &str| Entry {
         name: name(text),

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
+use quire_shared::limits::LINK_TARGET_BYTES_MAX;
 use quire_shared::protocol::{Entry, EntryKind};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::OFlags;
@@ -95,17 +96,24 @@ impl Listing {
         fits: &mut dyn FnMut(&Name) -> bool,
     ) -> Result<ListingPart, Error> {
         let mut entries = Vec::new();
-        while let Some(name) = self.names.next_if(&self.directory, &mut *fits)? {
+        let mut targets = 0;
+        let mut is_last = false;
+        while targets < TARGETS_BYTES {
+            let Some(name) = self.names.next_if(&self.directory, &mut *fits)? else {
+                is_last = self.names.is_at_end();
+                break;
+            };
             cancel::check()?;
             let metadata = Metadata::at(&self.directory, name.as_str(), self.root_device)
                 .map_err(Error::system("reading the metadata of an entry"))?;
             // `None` if the name was removed since it was read.
             if let Some(metadata) = metadata {
-                let attributes = metadata.attributes();
+                let attributes = metadata.attributes_at(&self.directory, name.as_str());
+                let target = attributes.target.as_ref();
+                targets += target.map_or(0, |target| target.as_bytes().len() + TARGET_FRAME_BYTES);
                 entries.push(Entry { name, attributes });
             }
         }
-        let is_last = self.names.is_at_end();
         let unnameable = if is_last { self.names.unnameable() } else { 0 };
         Ok(ListingPart {
             entries,
@@ -114,6 +122,16 @@ impl Listing {
         })
     }
 }
+
+/// Targets of symbolic links that end a part, in bytes. A part exceeds it by one target at most.
+const TARGETS_BYTES: usize = 16 * 1024;
+
+/// Bytes that a target takes besides its own, at most: a key and the head of a byte string.
+const TARGET_FRAME_BYTES: usize = 6;
+
+/// Most bytes that the targets of symbolic links take in a part, which the names leave free.
+pub(crate) const PART_TARGETS_BYTES_MAX: usize =
+    TARGETS_BYTES + LINK_TARGET_BYTES_MAX + TARGET_FRAME_BYTES;
 
 #[cfg(test)]
 mod tests {

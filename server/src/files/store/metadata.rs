@@ -7,8 +7,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use quire_shared::limits::VERSION_BYTES_MAX;
-use quire_shared::protocol::{Attributes, EntryKind, Time, Version};
-use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
+use quire_shared::protocol::{Attributes, EntryKind, LinkTarget, Time, Version};
+use rustix::fs::{
+    AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, readlinkat, statx,
+};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -123,7 +125,19 @@ impl Metadata {
             modified: self.modified,
             mode: self.mode,
             version: self.version(),
+            target: None,
         }
+    }
+
+    /// As [`attributes`](Self::attributes), of `name` in `directory`: with its target if it is a
+    /// symbolic link. A target that is gone meanwhile, or too long to be sent, is left out.
+    pub(super) fn attributes_at(&self, directory: impl AsFd, name: impl Arg) -> Attributes {
+        let mut attributes = self.attributes();
+        if attributes.kind == EntryKind::Symlink {
+            let target = readlinkat(directory, name, Vec::new()).ok();
+            attributes.target = target.and_then(|target| LinkTarget::new(target.to_bytes()));
+        }
+        attributes
     }
 
     /// Checks that this is a regular file on the root's own file system.

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use quire_shared::protocol::Precondition;
+use quire_shared::protocol::{Attributes, Precondition};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -32,6 +32,12 @@ impl Slot<'_> {
     pub(super) fn metadata(&self) -> Result<Option<Metadata>, Error> {
         Metadata::at(&self.directory, self.name, self.root_device)
             .map_err(Error::system("reading the metadata of a name"))
+    }
+
+    /// Reads the attributes of what has the name now, with the target if that is a symbolic link.
+    pub(super) fn attributes(&self) -> Result<Option<Attributes>, Error> {
+        let metadata = self.metadata()?;
+        Ok(metadata.map(|metadata| metadata.attributes_at(&self.directory, self.name)))
     }
 }
 

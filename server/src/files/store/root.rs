@@ -78,7 +78,11 @@ impl Root {
     /// # Errors
     /// If nothing has the name, or a component above it isn't a directory of this file system.
     pub(super) fn stat(&self, path: &RemotePath) -> Result<Attributes, Error> {
-        Ok(self.inner.metadata(path)?.attributes())
+        if path.is_root() {
+            return Ok(self.inner.metadata(path)?.attributes());
+        }
+        let slot = self.inner.slot(path, OFlags::PATH)?;
+        slot.attributes()?.ok_or(Error::NotFound)
     }
 
     /// Opens the regular file at `path` for reading.

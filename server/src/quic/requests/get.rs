@@ -36,6 +36,7 @@ fn header(content: &Content) -> GetHeader {
         modified,
         mode,
         kind: _,
+        target: _,
     } = content.attributes();
     GetHeader {
         version: version.clone(),

@@ -5,7 +5,7 @@ use quire_shared::limits::PAGE_BYTES_MAX;
 use quire_shared::protocol::{List, Page, Reply};
 use quire_transport::stream::Sender;
 
-use crate::files::{Caller, Error, Files};
+use crate::files::{Caller, Error, Files, PART_TARGETS_BYTES_MAX};
 use crate::quic::error::RequestError;
 
 /// Sends page after page; reads the next page only when the client has flow-control credit for it.
@@ -20,7 +20,7 @@ pub(crate) async fn serve(
         let mut bytes = PAGE_FRAME_BYTES;
         let fits = move |name: &Name| {
             bytes += entry_bytes(name);
-            bytes <= PAGE_BYTES_MAX
+            bytes <= PAGE_BYTES_MAX - PART_TARGETS_BYTES_MAX
         };
         let (part, rest) = listing.next(fits).await.map_err(Error::from)?;
         listing = rest;
@@ -79,6 +79,7 @@ mod tests {
                 },
                 mode: u32::MAX,
                 version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
+                target: None,
             },
         });
         let full = codec::encode(&Reply::Ok(page)).unwrap().len();

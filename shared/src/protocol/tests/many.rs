@@ -131,6 +131,7 @@ fn the_largest_items_fit_their_limits() {
         },
         mode: u32::MAX,
         version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
+        target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
     };
     encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
     for path in super::longest_paths() {

@@ -170,13 +170,16 @@ pub(super) fn reply<T: Debug + Clone>(
 pub(super) fn attributes() -> impl Strategy<Value = Attributes> {
     use EntryKind::{Directory, File, Other, Symlink};
     let kinds = proptest::sample::select(vec![File, Directory, Symlink, Other]);
-    let fields = (kinds, any::<u64>(), time(), any::<u32>(), version());
-    fields.prop_map(|(kind, size, modified, mode, version)| Attributes {
+    let target = option::of(vec(any::<u8>(), 0..=LINK_TARGET_BYTES_MAX));
+    let target = target.prop_map(|bytes| bytes.and_then(|bytes| LinkTarget::new(&bytes)));
+    let fields = (kinds, any::<u64>(), time(), any::<u32>(), version(), target);
+    fields.prop_map(|(kind, size, modified, mode, version, target)| Attributes {
         kind,
         size,
         modified,
         mode,
         version,
+        target,
     })
 }
 
