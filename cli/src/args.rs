@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use quire_shared::digest::DigestKind;
+use quire_shared::protocol::Preserve;
 use quire_shared::{Escaped, Printable};
 use quire_transport::congestion::CongestionControl;
 
@@ -146,6 +147,8 @@ pub enum ClientCommand {
     Copy(CopyArgs),
     /// Create directories, and missing parents
     Mkdir(MkdirArgs),
+    /// Change the permissions of files and directories
+    Chmod(ChmodArgs),
     /// Print files to standard output
     Cat(CatArgs),
     /// List the files in the server's memory cache
@@ -172,6 +175,8 @@ pub struct GetArgs {
     /// Sync each file and its name to disk before it counts as done
     #[arg(long)]
     pub(crate) fsync: bool,
+    #[command(flatten)]
+    pub(crate) preserve: PreserveArgs,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it begins
     /// with the same HOST[:PORT]/ as the first
@@ -189,10 +194,54 @@ pub struct PutArgs {
     /// Replace existing files on the server
     #[arg(short, long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) preserve: PreserveArgs,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
     /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
     pub(crate) operands: Vec<OsString>,
+}
+
+/// Which attributes of an original its copy gets. By default a new file gets the permissions that the
+/// umask leaves of them and the modification time, and a replaced one keeps its permissions.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct PreserveArgs {
+    /// Set exactly the permissions of the original, whatever the umask or the replaced file says
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Set neither permissions nor modification time of the original
+    #[arg(long, conflicts_with = "preserve")]
+    no_preserve: bool,
+}
+
+impl PreserveArgs {
+    /// What the flags say.
+    pub(crate) fn choice(self) -> Preserve {
+        match (self.preserve, self.no_preserve) {
+            (true, _) => Preserve::Exact,
+            (false, true) => Preserve::Nothing,
+            (false, false) => Preserve::Usual,
+        }
+    }
+}
+
+/// Operands of `chmod`.
+#[derive(Debug, Clone, Args)]
+pub struct ChmodArgs {
+    /// Permissions in octal, such as 644 or 755
+    #[arg(value_name = "MODE", value_parser = octal_mode)]
+    pub(crate) mode: u32,
+    /// Files and directories
+    #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
+    pub(crate) operands: Vec<String>,
+}
+
+/// Parses permission bits in octal.
+fn octal_mode(text: &str) -> Result<u32, String> {
+    let is_octal = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    mode.filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "expected permissions in octal, from 0 to 777".to_owned())
 }
 
 /// Operands of `pair`.
@@ -260,6 +309,8 @@ pub struct CopyArgs {
     /// Replace an existing file of the copy's name
     #[arg(short, long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) preserve: PreserveArgs,
     /// File or directory to copy
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub(crate) from: String,

@@ -25,7 +25,7 @@ use crate::operand::{OperandError, Remote};
 use crate::session::CliSession;
 use quire_client::{Client, ClientError};
 
-use change::{copy, delete, make_directory, rename};
+use change::{chmod, copy, delete, make_directory, rename};
 use inquiry::{hash, key, pair, ping};
 use listing::{cache, list, stat};
 use transfer::{cat, get, put};
@@ -41,6 +41,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
         ClientCommand::Delete(args) => delete(session, args).await,
         ClientCommand::Copy(args) => copy(session, args).await,
         ClientCommand::Mkdir(args) => make_directory(session, args).await,
+        ClientCommand::Chmod(args) => chmod(session, args).await,
         ClientCommand::Cat(args) => cat(session, args).await,
         ClientCommand::Cache(args) => cache(session, args).await,
         ClientCommand::Ping(args) => ping(session, args).await,

@@ -35,6 +35,7 @@ macro_rules! event_kinds {
 event_kinds! {
     Attributes "attributes";
     Cached "cached";
+    Chmod "chmod";
     Copied "copied";
     Deleted "deleted";
     Directory "directory";

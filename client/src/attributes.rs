@@ -117,6 +117,19 @@ pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     }
 }
 
+/// Sets exactly these permission bits, without an ACL.
+#[cfg(unix)]
+pub(crate) fn set_exact_mode(file: &File, mode: u32) -> io::Result<()> {
+    acl::write(file, None)?;
+    set_mode(file, mode)
+}
+
+/// Does nothing, because other systems have no such bits.
+#[cfg(not(unix))]
+pub(crate) fn set_exact_mode(_: &File, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
 /// Takes from a directory those permissions of its owner that `mode` hasn't.
 #[cfg(unix)]
 pub(crate) fn restrict_owner(directory: &File, mode: u32) -> io::Result<()> {

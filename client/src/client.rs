@@ -8,8 +8,8 @@ use std::time::Duration;
 use quire_certs::Identity;
 use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
-    Attributes, Changed, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory, Ping, Pong,
-    Put, Rename, Stat,
+    Attributes, Changed, Chmod, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory, Ping,
+    Pong, Put, Rename, Stat,
 };
 use quire_shared::{RemotePath, Side};
 use quire_transport::congestion::CongestionControl;
@@ -245,6 +245,14 @@ impl Client {
     /// The server's refusal, or a broken connection.
     pub async fn cache(&self) -> Result<CacheListing, ClientError> {
         CacheListing::open(self.connection.clone()).await
+    }
+
+    /// Changes the permission bits of a file or directory.
+    ///
+    /// # Errors
+    /// The server's refusal, or a broken connection.
+    pub async fn chmod(&self, chmod: Chmod) -> Result<Changed, ClientError> {
+        self.connection.ask(chmod).await
     }
 
     /// Registers this client's key with the server by a pairing code, and verifies that the server

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
-use quire_shared::protocol::Time;
+use quire_shared::protocol::{Preserve, Time};
 
 use crate::attributes::{self, KeptAttributes};
 use crate::error::ClientError;
@@ -27,6 +27,8 @@ pub struct SaveOptions {
     pub overwrite: bool,
     /// Whether content and name are synced to disk before the end is reported.
     pub sync: bool,
+    /// Which attributes of the files on the server they get here.
+    pub preserve: Preserve,
 }
 
 /// A target that was looked at and can be written to.
@@ -79,11 +81,12 @@ impl SaveTarget {
             TargetKind::Device(file) => SaveSink::Device(file),
             TargetKind::File(target, kept) => {
                 // Until it has the permissions of the file that it replaces, it is private.
-                let mode = match kept {
-                    Some(_) => PRIVATE,
-                    None => mode,
+                let mode_at_first = match (&kept, options.preserve) {
+                    (Some(_), _) => PRIVATE,
+                    (None, Preserve::Nothing) => NEW_FILE,
+                    (None, Preserve::Usual | Preserve::Exact) => mode,
                 };
-                let file = staged::create(&target, mode)
+                let file = staged::create(&target, mode_at_first)
                     .map_err(|error| ClientError::disk(&path, "create", error))?;
                 SaveSink::Staged { file, target, kept }
             }
@@ -92,6 +95,7 @@ impl SaveTarget {
             path,
             options,
             sink,
+            mode,
         })
     }
 }
@@ -184,6 +188,8 @@ pub(crate) struct Unfinished {
     path: PathBuf,
     options: SaveOptions,
     sink: SaveSink,
+    /// Permission bits of the file on the server.
+    mode: u32,
 }
 
 #[derive(Debug)]
@@ -204,6 +210,7 @@ impl Unfinished {
             path,
             options,
             sink,
+            mode,
         } = self;
         let (file, target, kept) = match sink {
             SaveSink::Device(_) => return Ok(()),
@@ -212,6 +219,11 @@ impl Unfinished {
         let set = || {
             if let Some(kept) = &kept {
                 kept.apply(file.file())?;
+            }
+            match options.preserve {
+                Preserve::Nothing => return Ok(()),
+                Preserve::Usual => {}
+                Preserve::Exact => attributes::set_exact_mode(file.file(), mode)?,
             }
             attributes::set_modified(file.file(), modified)
         };
@@ -249,6 +261,9 @@ impl Write for Unfinished {
 
 /// Permission bits of a file that only its owner may read.
 const PRIVATE: u32 = 0o600;
+
+/// Permission bits of a new file without others, before the umask is applied.
+const NEW_FILE: u32 = 0o666;
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quinn::WriteError;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::{Changed, Precondition, Put, Request, Trailer, Version};
+use quire_shared::protocol::{Changed, Precondition, Preserve, Put, Request, Trailer, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use quire_transport::body::{self, SendBodyError};
 use quire_transport::stream::{Priority, SendError, Sender};
@@ -76,6 +76,13 @@ impl<'a> UploadRequest<'a> {
     #[must_use]
     pub fn make_parents(mut self, make_parents: bool) -> Self {
         self.put.make_parents = make_parents;
+        self
+    }
+
+    /// Which attributes of a local file the server sets.
+    #[must_use]
+    pub fn preserve(mut self, preserve: Preserve) -> Self {
+        self.put.preserve = preserve;
         self
     }
 

@@ -31,7 +31,9 @@ use std::time::Duration;
 use quire_certs::Fingerprint;
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::{Attributes, Copy, Delete, Get, List, MakeDirectory, Rename, Version};
+use quire_shared::protocol::{
+    Attributes, Chmod, Copy, Delete, Get, List, MakeDirectory, Rename, Version,
+};
 use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, error};
@@ -370,6 +372,22 @@ impl Files {
         }
     }
 
+    /// Changes the permission bits of a file or directory.
+    ///
+    /// # Errors
+    /// If it is refused, or the precondition of the name isn't met.
+    pub async fn chmod(&self, caller: &Caller, request: Chmod) -> Result<Version, Error> {
+        caller.access.chmod(&request.path)?;
+        let paths = [&request.path];
+        let guard = self.locks().exclusive(caller.owner, &paths).await?;
+        let change = Change::Chmod {
+            path: request.path,
+            mode: request.mode,
+            precondition: request.precondition,
+        };
+        self.commit_version(Pending::new(change), guard).await
+    }
+
     /// Copies a file or directory on the server. The copy is made in staging, without a lock on the
     /// target: that lock is taken only to publish the copy. Dropping the future stops the work.
     ///
@@ -382,6 +400,7 @@ impl Files {
             recursive,
             source,
             target,
+            preserve,
         } = request;
         let precondition = caller.access.copy(&from, &to, recursive, &target)?;
         let target = Destination {
@@ -395,6 +414,7 @@ impl Files {
                 path: from,
                 recursive,
                 precondition: source,
+                preserve,
             };
             self.store().stage_copy(source, target.clone()).await?
         };

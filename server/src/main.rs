@@ -13,6 +13,7 @@ use quire_server::config::args::{
 use quire_server::config::resolve::{ConfigError, Resolved};
 use quire_server::config::sandbox::Sandbox;
 use quire_server::config::settings::Settings;
+use quire_server::config::value::Umask;
 use quire_server::{Config, Server, StartError};
 use quire_shared::protocol::PORT;
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,6 +81,10 @@ fn pair(args: &OfferArgs) -> Result<(), StartError> {
 
 fn serve(settings: &Settings) -> Result<(), StartError> {
     start_logging(settings.verbose);
+    // Before there are other threads, because they share it.
+    if let Some(Umask(bits)) = settings.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(bits));
+    }
     let config = Config::from_settings(settings)?;
     // Before the sandbox, which makes the files with the number of processors unreachable.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -109,6 +109,7 @@ requests! {
     11 ListCache -> CachePage, early: true, "Lists the memory cache of the server.";
     12 GetTree -> Attributes, early: false, "Downloads a directory with everything below it.";
     13 PutMany -> Outcome, early: false, "Uploads many files and directories.";
+    14 Chmod -> Changed, early: false, "Changes the permission bits of a file or directory.";
     22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 
@@ -160,7 +161,7 @@ pub struct Put {
     /// The modification time to set; the time of the request if absent.
     #[n(2)]
     pub modified: Option<Time>,
-    /// The permission bits to set; the server's default if absent.
+    /// The permission bits to set, as far as `preserve` says; those of an empty new file if absent.
     #[n(3)]
     pub mode: Option<u32>,
     /// The kind of digest in the trailer of the client.
@@ -175,6 +176,10 @@ pub struct Put {
     #[n(6)]
     #[cbor(default)]
     pub make_parents: bool,
+    /// Which of the given attributes the file gets.
+    #[n(7)]
+    #[cbor(default)]
+    pub preserve: Preserve,
 }
 
 /// Lists a directory in the order of the names' bytes. Reply: [`Page`]s up to the last.
@@ -276,6 +281,10 @@ pub struct Copy {
     #[n(4)]
     #[cbor(default)]
     pub target: Precondition,
+    /// Which attributes of the original the copy gets.
+    #[n(5)]
+    #[cbor(default)]
+    pub preserve: Preserve,
 }
 
 /// Computes the digest of a file on the server. Reply: [`Hashed`].
@@ -295,6 +304,39 @@ pub struct Hash {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct ListCache {}
+
+/// Changes the permission bits of a file or directory. Reply: [`Changed`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Chmod {
+    /// The file or directory.
+    #[n(0)]
+    pub path: RemotePath,
+    /// The permission bits to set, whatever the umask.
+    #[n(1)]
+    pub mode: u32,
+    /// Condition on the file or directory.
+    #[n(2)]
+    #[cbor(default)]
+    pub precondition: Precondition,
+}
+
+/// Which attributes of an original a file or directory gets that is made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Preserve {
+    /// The modification time. What is new also gets the permission bits, as far as the umask or the
+    /// default ACL of its directory lets it; what is replaced keeps its own.
+    #[default]
+    #[n(0)]
+    Usual,
+    /// The modification time, and exactly these permission bits, as `cp -p` does.
+    #[n(1)]
+    Exact,
+    /// None: the permission bits of an empty new file or directory, and the time of the request.
+    #[n(2)]
+    Nothing,
+}
 
 /// A condition on what has a path. The server checks it again while it holds the lock of the path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

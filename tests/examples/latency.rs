@@ -22,7 +22,7 @@ use quire_client::Client;
 use quire_client::download::Fetched;
 use quire_client::upload::{Links, LocalFile, Stored};
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{Delete, Get, List, Precondition, Put, Stat};
+use quire_shared::protocol::{Delete, Get, List, Precondition, Preserve, Put, Stat};
 use quire_shared::{Name, Printable, RemotePath};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -237,6 +237,7 @@ async fn put(
         digest: DigestKind::default(),
         precondition: Precondition::Absent,
         make_parents: false,
+        preserve: Preserve::Usual,
     };
     Ok(client.put(put, local.into_content(), &moved).await?)
 }

@@ -1,10 +1,10 @@
-//! Commands that change names on the server: rename, delete, copy, mkdir.
+//! Commands that change what is on the server: rename, delete, copy, mkdir, chmod.
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Copy, Delete, MakeDirectory, Precondition, Rename};
+use quire_shared::protocol::{Chmod, Copy, Delete, MakeDirectory, Precondition, Rename};
 
 use super::{CommandError, ErrorContext, fail, require_directory};
-use crate::args::{CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
+use crate::args::{ChmodArgs, CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote, on_one_server};
@@ -52,6 +52,7 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         recursive: args.recursive,
         source: Precondition::Any,
         target: target_precondition(args.force),
+        preserve: args.preserve.choice(),
     };
     let copied = match client.copy(copy).await {
         Ok(copied) => copied,
@@ -123,6 +124,40 @@ pub(super) async fn make_directory(
             }),
             Err(error) => {
                 let failed = fail(session, &client, &remote.path, &error, flags).await;
+                if failed.is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Changes the permissions of files and directories.
+///
+/// # Errors
+/// As [`delete`].
+pub(super) async fn chmod(session: &CliSession, args: &ChmodArgs) -> Result<(), CommandError> {
+    for remote in on_one_server(&args.operands)? {
+        let client = session.client(&remote.server).await?;
+        let chmod = Chmod {
+            path: remote.path.clone(),
+            mode: args.mode,
+            precondition: Precondition::Any,
+        };
+        let changed = match require_directory(&client, &remote).await {
+            Ok(()) => client.chmod(chmod).await,
+            Err(error) => Err(error),
+        };
+        match changed {
+            Ok(changed) => session.output.event(|| {
+                Event::new(EventKind::Chmod)
+                    .remote("path", &remote.path)
+                    .with("mode", args.mode)
+                    .with("version", changed.version.to_string())
+            }),
+            Err(error) => {
+                let failed = fail(session, &client, &remote.path, &error, HintFlags::NONE).await;
                 if failed.is_break() {
                     break;
                 }

@@ -55,6 +55,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
         save: SaveOptions {
             overwrite: args.force,
             sync: args.fsync,
+            preserve: args.preserve.choice(),
         },
         resume: record.as_ref().is_some_and(|record| record.1),
         survey: session.output.shows_progress(),
@@ -261,6 +262,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         digest,
         resume: record.as_ref().is_some_and(|record| record.1),
         survey: session.output.shows_progress(),
+        preserve: args.preserve.choice(),
     };
     let work = transfer::store(&client, items, options, &transfer);
     progress.watch(&client, work).await;

@@ -137,6 +137,7 @@ impl WorkingDir {
             }
             ClientCommand::Delete(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Mkdir(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Chmod(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Cat(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Hash(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Cache(args) => args.operand = self.server.to_string(),
@@ -236,7 +237,7 @@ pub(super) enum WorkingDirError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{GetArgs, PutArgs};
+    use crate::args::{GetArgs, PreserveArgs, PutArgs};
 
     fn cwd(remote: &str) -> WorkingDir {
         WorkingDir::new(
@@ -279,6 +280,7 @@ mod tests {
             recursive: false,
             force: false,
             fsync: false,
+            preserve: PreserveArgs::default(),
             operands: typed.iter().map(OsString::from).collect(),
         });
         cwd.qualify(&mut command).unwrap();
@@ -308,6 +310,7 @@ mod tests {
             let mut command = ClientCommand::Put(PutArgs {
                 recursive: false,
                 force: false,
+                preserve: PreserveArgs::default(),
                 operands: typed.iter().map(OsString::from).collect(),
             });
             cwd.qualify(&mut command).map(|()| match command {

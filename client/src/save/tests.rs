@@ -12,6 +12,7 @@ const MODIFIED: Time = Time {
 const OVERWRITE: SaveOptions = SaveOptions {
     overwrite: true,
     sync: true,
+    preserve: Preserve::Usual,
 };
 
 fn create(target: &Path, options: SaveOptions, mode: u32) -> Result<Unfinished, ClientError> {

@@ -206,7 +206,7 @@ impl FetchWalk<'_> {
             false => Links::Refuse,
         };
         let unpacker = blocking(move || {
-            let top = LocalDir::make(to, attributes, options.save.overwrite, None, links)?;
+            let top = LocalDir::make(to, attributes, options.save, None, links)?;
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
+use quire_shared::protocol::Preserve;
 
 use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
@@ -62,6 +63,8 @@ pub struct StoreOptions {
     pub resume: bool,
     /// Whether a walk ahead counts what there is to store, for a display of the progress.
     pub survey: bool,
+    /// Which attributes of the local files the server sets.
+    pub preserve: Preserve,
 }
 
 /// One file to be fetched by itself.

@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quire_shared::protocol::Attributes;
+use quire_shared::protocol::{Attributes, Preserve};
 
 use super::engine::Transfer;
 use crate::attributes;
 use crate::error::ClientError;
+use crate::save::SaveOptions;
 use crate::upload::Links;
 
 /// A local directory that is being filled. Every download into it holds a reference.
@@ -24,6 +25,7 @@ pub(super) struct LocalDir {
     is_new: bool,
     /// One that was there before keeps its own time as well, unless it is to be overwritten.
     keeps_time: bool,
+    preserve: Preserve,
     parent: Option<Arc<Self>>,
 }
 
@@ -32,11 +34,15 @@ impl LocalDir {
     pub(super) fn make(
         path: PathBuf,
         attributes: Attributes,
-        overwrite: bool,
+        save: SaveOptions,
         parent: Option<Arc<Self>>,
         links: Links,
     ) -> Result<Self, ClientError> {
-        let is_new = match create_directory(&path, attributes.mode) {
+        let mode = match save.preserve {
+            Preserve::Nothing => attributes::PERMISSION_BITS,
+            Preserve::Usual | Preserve::Exact => attributes.mode,
+        };
+        let is_new = match create_directory(&path, mode) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 require_directory(&path, links)?;
@@ -48,21 +54,24 @@ impl LocalDir {
             path,
             attributes,
             is_new,
-            keeps_time: !is_new && !overwrite,
+            keeps_time: !is_new && !save.overwrite,
+            preserve: save.preserve,
             parent,
         })
     }
 
     fn set_attributes(&self) -> Result<(), ClientError> {
-        if self.keeps_time {
+        if self.keeps_time || self.preserve == Preserve::Nothing {
             return Ok(());
         }
+        let mode = self.attributes.mode;
         open_directory(&self.path)
             .and_then(|directory| {
                 attributes::set_modified(&directory, self.attributes.modified)?;
-                match self.is_new {
-                    true => attributes::restrict_owner(&directory, self.attributes.mode),
-                    false => Ok(()),
+                match (self.preserve, self.is_new) {
+                    (Preserve::Exact, _) => attributes::set_exact_mode(&directory, mode),
+                    (_, true) => attributes::restrict_owner(&directory, mode),
+                    (_, false) => Ok(()),
                 }
             })
             .map_err(|error| ClientError::disk(&self.path, "set the attributes of", error))
@@ -157,7 +166,14 @@ mod tests {
         let transfer = Transfer::new(|_| {});
         let path = base.path().join("a");
         let outer = Arc::new(
-            LocalDir::make(path.clone(), attributes(0o500), false, None, Links::Refuse).unwrap(),
+            LocalDir::make(
+                path.clone(),
+                attributes(0o500),
+                SaveOptions::default(),
+                None,
+                Links::Refuse,
+            )
+            .unwrap(),
         );
         let parent = Some(Arc::clone(&outer));
         let below = path.join("b");
@@ -165,7 +181,7 @@ mod tests {
             LocalDir::make(
                 below.clone(),
                 attributes(0o700),
-                false,
+                SaveOptions::default(),
                 parent,
                 Links::Refuse,
             )
@@ -187,16 +203,32 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("a");
         fs::create_dir(&path).unwrap();
-        let there =
-            LocalDir::make(path.clone(), attributes(0o700), false, None, Links::Refuse).unwrap();
+        let there = LocalDir::make(
+            path.clone(),
+            attributes(0o700),
+            SaveOptions::default(),
+            None,
+            Links::Refuse,
+        )
+        .unwrap();
         there.set_attributes().unwrap();
         assert_ne!(seconds(&path), 1_000_000_000);
-        let forced =
-            LocalDir::make(path.clone(), attributes(0o700), true, None, Links::Refuse).unwrap();
+        let overwrite = SaveOptions {
+            overwrite: true,
+            ..SaveOptions::default()
+        };
+        let forced = LocalDir::make(
+            path.clone(),
+            attributes(0o700),
+            overwrite,
+            None,
+            Links::Refuse,
+        )
+        .unwrap();
         forced.set_attributes().unwrap();
         assert_eq!(seconds(&path), 1_000_000_000);
         let file = base.path().join("f");
         fs::write(&file, "").unwrap();
-        LocalDir::make(file, attributes(0o700), true, None, Links::Refuse).unwrap_err();
+        LocalDir::make(file, attributes(0o700), overwrite, None, Links::Refuse).unwrap_err();
     }
 }

@@ -305,6 +305,7 @@ impl UploadPacker {
             path: to.clone(),
             modified: attributes::modified(metadata),
             mode: attributes::mode(metadata),
+            preserve: self.options.preserve,
         });
         let make = MakeDirectory {
             path: to.clone(),
@@ -430,6 +431,7 @@ impl StoreOptions {
                 false => Precondition::Absent,
             },
             make_parents,
+            preserve: self.preserve,
         }
     }
 }

@@ -152,6 +152,7 @@ mod tests {
             path: path.clone(),
             modified: None,
             mode: Some(0o700),
+            preserve: Default::default(),
         };
         let transfer = Transfer::new(|_| {});
         RemoteDir::new(path, Some(set), parent, complete.clone(), transfer)

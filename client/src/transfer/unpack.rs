@@ -302,10 +302,10 @@ impl Unpacker {
     }
 
     fn make_directory(&self, remote: RemotePath, entry: Entry, parent: Arc<LocalDir>) -> TreeLevel {
-        let overwrite = self.options.save.overwrite;
+        let save = self.options.save;
         let made = local_entry(&parent.path, &entry.name).and_then(|path| {
             let (attributes, parent) = (entry.attributes, Some(parent));
-            LocalDir::make(path, attributes, overwrite, parent, Links::Refuse)
+            LocalDir::make(path, attributes, save, parent, Links::Refuse)
         });
         match made {
             Ok(directory) => {

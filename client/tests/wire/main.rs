@@ -58,6 +58,7 @@ fn put(size: Option<u64>) -> Put {
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
         make_parents: false,
+        preserve: Default::default(),
     }
 }
 

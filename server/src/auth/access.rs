@@ -138,6 +138,17 @@ impl Access {
         }
     }
 
+    /// Allows changing the permissions of `path`, which may keep others from everything below it.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn chmod(&self, path: &RemotePath) -> Result<(), Denial> {
+        match self.rules.allows_below(path, Verbs::REPLACE) {
+            true => Ok(()),
+            false => Err(self.refusal(path)),
+        }
+    }
+
     /// Allows deleting `path` and everything below it. The name is an entry of its parent
     /// directory, so the right is needed there as well. A client that may delete in a directory
     /// therefore can't delete the directory itself.

@@ -10,7 +10,7 @@ use quire_transport::congestion::CongestionControl;
 
 use crate::auth::rules::Rules;
 use crate::config::limits::Limits;
-use crate::config::value::{ByteCount, ListenAddress, SettingValue};
+use crate::config::value::{ByteCount, ListenAddress, SettingValue, Umask};
 
 /// The settings as plain values; nothing has been opened or created yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Settings {
     pub(crate) cache_size: ByteCount,
     pub(crate) cache_file_max: Option<ByteCount>,
     pub(crate) drain: u64,
+    /// Umask of the process, if it isn't that of the program that started it.
+    pub umask: Option<Umask>,
     /// Whether the Landlock sandbox is disabled.
     pub no_landlock: bool,
     pub(crate) cert: Option<PathBuf>,
@@ -47,6 +49,7 @@ impl Default for Settings {
             cache_size: ByteCount(CACHE_BYTES),
             cache_file_max: None,
             drain: DRAIN_SECONDS,
+            umask: None,
             no_landlock: false,
             cert: None,
             key: None,
@@ -142,6 +145,7 @@ impl Settings {
                 FILE_MAX_HELP,
             ),
             row("drain", &mut self.drain, "SECONDS", DRAIN_HELP),
+            row("umask", &mut self.umask, "OCTAL", UMASK_HELP),
             row(
                 "no-landlock",
                 &mut self.no_landlock,
@@ -218,6 +222,9 @@ const CONGESTION_HELP: &str =
 
 const DRAIN_HELP: &str =
     "Time in seconds that running requests have to finish after SIGINT or SIGTERM";
+
+const UMASK_HELP: &str = "Permissions that new files and directories don't get, such as 027; \
+    a default ACL of their directory counts instead [default: that of the process]";
 
 const CERT_HELP: &str = "Certificate chain (PEM) to present instead of a generated certificate";
 

@@ -103,6 +103,18 @@ impl SettingValue for u32 {
     }
 }
 
+/// A text in TOML too, where numbers are decimal.
+impl SettingValue for Umask {
+    fn read(&mut self, texts: &[OsString]) -> Result<(), String> {
+        *self = parse(last(texts))?;
+        Ok(())
+    }
+
+    fn show(&self) -> Option<toml::Value> {
+        Some(self.to_string().into())
+    }
+}
+
 impl SettingValue for bool {
     fn form(&self) -> Form {
         Form::Switch
@@ -256,6 +268,29 @@ impl fmt::Display for ByteCount {
     }
 }
 
+/// Permission bits that new files and directories don't get, in octal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Umask(pub u32);
+
+impl FromStr for Umask {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The zero at the beginning tells it from a number of TOML, which would be decimal.
+        let is_octal = text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bits = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+        bits.filter(|bits| *bits <= 0o777)
+            .map(Self)
+            .ok_or("expected permission bits in octal with a leading zero, such as 022")
+    }
+}
+
+impl fmt::Display for Umask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0{:02o}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +310,21 @@ mod tests {
         for text in ["0", "1000", "1KiB", "64MiB", "3GiB", "1TiB"] {
             assert_eq!(text.parse::<ByteCount>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_umask_is_octal() {
+        let parse = |text: &str| text.parse::<Umask>().map(|umask| umask.0);
+        assert_eq!(parse("022"), Ok(0o22));
+        assert_eq!(parse("0"), Ok(0));
+        assert_eq!(parse("0177"), Ok(0o177));
+        for text in ["", "08", "22", "-1", "+1", "01000", "rwx"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        for text in ["002", "027", "0177", "000"] {
+            assert_eq!(text.parse::<Umask>().unwrap().to_string(), text);
+        }
+        assert_eq!(Umask(0o27).show(), Some("027".into()));
     }
 
     #[test]

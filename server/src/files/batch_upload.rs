@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::commit::Pending;
 use super::error::Error;
 use super::quota::Reservation;
-use super::store::{self, Change, Committed, Destination, Stager};
+use super::store::{self, Change, Committed, Destination, GivenAttributes, Stager};
 
 /// Upload of many changes by one caller, batch after batch.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct BatchUpload {
     files: Files,
     caller: Caller,
     /// Directories that this upload has made. It may set their attributes without the right to
-    /// replace.
+    /// replace; others keep their permissions.
     made: HashSet<RemotePath>,
 }
 
@@ -111,10 +111,11 @@ impl BatchUpload {
             BatchItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
                 access.set_attributes(&set.path, is_own)?;
+                let given = GivenAttributes::new(set.modified, set.mode, set.preserve);
                 AdmittedItem::Ready(Pending::new(Change::Attributes {
                     path: set.path,
-                    modified: set.modified,
-                    mode: set.mode,
+                    given,
+                    is_new: is_own,
                 }))
             }
         })
@@ -145,7 +146,8 @@ fn prepare(item: AdmittedItem, stager: &Stager<'_>) -> Result<Pending, Error> {
     staged
         .write_all(&body)
         .map_err(store::Error::system("writing"))?;
-    staged.set_attributes(put.modified, put.mode)?;
+    let given = GivenAttributes::new(put.modified, put.mode, put.preserve);
+    stager.set_attributes(&mut staged, &target, given)?;
     Ok(Pending::new(Change::File { target, staged }).charged(reservation))
 }
 
@@ -158,5 +160,6 @@ fn made_by(pending: &Result<Pending, Error>) -> Option<RemotePath> {
 }
 
 /// Maximum number of directories in [`BatchUpload::made`]: far more than are being filled at once.
-/// Attributes of a directory beyond it can be set only with the right to replace.
+/// Attributes of a directory beyond it can be set only with the right to replace, and its permissions
+/// stay those of an empty new directory.
 const MADE_MAX: usize = 4096;

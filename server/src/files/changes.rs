@@ -10,7 +10,7 @@ use super::store;
 pub enum ChangeNotice {
     /// The path has new content, or is a new directory.
     Written(RemotePath),
-    /// The directory has other attributes.
+    /// The file or directory has other attributes.
     Attributes(RemotePath),
     /// The first path was renamed to the second.
     Renamed(RemotePath, RemotePath),
@@ -26,7 +26,9 @@ impl ChangeNotice {
             Change::File { target, .. }
             | Change::Copy { target, .. }
             | Change::Directory { target } => Self::Written(target.path.clone()),
-            Change::Attributes { path, .. } => Self::Attributes(path.clone()),
+            Change::Attributes { path, .. } | Change::Chmod { path, .. } => {
+                Self::Attributes(path.clone())
+            }
             Change::Rename { from, to, .. } => Self::Renamed(from.clone(), to.clone()),
             Change::Delete { path, .. } => Self::Deleted(path.clone()),
         }

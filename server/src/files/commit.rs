@@ -155,7 +155,9 @@ impl Pending {
             Change::File { target, .. }
             | Change::Copy { target, .. }
             | Change::Directory { target } => &target.path,
-            Change::Attributes { path, .. } | Change::Delete { path, .. } => path,
+            Change::Attributes { path, .. }
+            | Change::Chmod { path, .. }
+            | Change::Delete { path, .. } => path,
             Change::Rename { to, .. } => to,
         }
     }

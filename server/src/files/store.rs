@@ -6,6 +6,8 @@
 //!
 //! The store knows paths, versions and attributes, but no protocol messages and no callers.
 
+mod acl;
+mod attributes;
 mod batch;
 mod cancel;
 mod copy;
@@ -20,6 +22,7 @@ mod namespace;
 mod new_directories;
 mod open;
 mod open_file;
+mod permissions;
 mod publish;
 mod read_dir;
 mod resolve;
@@ -28,11 +31,12 @@ mod staging;
 mod trash;
 mod walk;
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use quire_shared::protocol::{Attributes, Time};
+use quire_shared::protocol::Attributes;
 use quire_shared::{Name, RemotePath};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -49,12 +53,14 @@ pub(super) use batch::Change;
 pub(super) use copy::{CopySource, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;
+pub(super) use permissions::GivenAttributes;
 pub(super) use publish::Destination;
 pub(super) use staging::StagedFile;
 pub(super) use walk::{Visited, Walk, WalkStep};
 
 use super::scope::{EntryFilter, Parents};
 use cancel::CancelOnDrop;
+use permissions::TargetParent;
 use root::Root;
 
 /// Handle of the served directory; clones refer to the same one.
@@ -170,7 +176,10 @@ impl Store {
         E: From<Error> + Send + 'static,
     {
         self.change(move |root| {
-            let stager = Stager(root);
+            let stager = Stager {
+                root,
+                last_parent: RefCell::default(),
+            };
             let items = items.into_iter();
             let mut prepared: Vec<_> = items
                 .map(|item| item.and_then(|item| prepare(item, &stager)))
@@ -189,19 +198,20 @@ impl Store {
         .await
     }
 
-    /// Sets the modification time and permissions of a staged file, where given, and makes it
+    /// Sets the attributes of a staged file, which will be published as `target`, and makes it
     /// durable.
     ///
     /// # Errors
     /// If a system call fails. The content is lost then.
     pub(super) async fn seal(
         &self,
-        staged: StagedFile,
-        modified: Option<Time>,
-        mode: Option<u32>,
+        mut staged: StagedFile,
+        target: Destination,
+        given: GivenAttributes,
     ) -> Result<StagedFile, Error> {
-        self.change(move |_| {
-            staged.seal(modified, mode)?;
+        self.change(move |root| {
+            root.set_attributes(&mut staged, &target, given, &mut None)?;
+            staged.sync()?;
             Ok(staged)
         })
         .await
@@ -292,7 +302,10 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// Creates staged files on a blocking thread.
 #[derive(Debug)]
-pub(super) struct Stager<'root>(&'root Root);
+pub(super) struct Stager<'root> {
+    root: &'root Root,
+    last_parent: RefCell<Option<TargetParent>>,
+}
 
 impl Stager<'_> {
     /// Creates a private file for new content of `bytes` bytes.
@@ -300,7 +313,18 @@ impl Stager<'_> {
     /// # Errors
     /// If the root is read-only, or the space isn't available.
     pub(super) fn stage(&self, bytes: u64) -> Result<StagedFile, Error> {
-        self.0.stage(Some(bytes))
+        self.root.stage(Some(bytes))
+    }
+
+    /// See [`Root::set_attributes`].
+    pub(super) fn set_attributes(
+        &self,
+        staged: &mut StagedFile,
+        target: &Destination,
+        given: GivenAttributes,
+    ) -> Result<(), Error> {
+        let last = &mut *self.last_parent.borrow_mut();
+        self.root.set_attributes(staged, target, given, last)
     }
 }
 

@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::commit::Pending;
 use super::error::Error;
 use super::quota::Metered;
-use super::store::{self, Change, Destination, StagedFile};
+use super::store::{self, Change, Destination, GivenAttributes, StagedFile};
 
 /// Upload of new content for a file. Dropping it before [`commit`](Self::commit) discards the
 /// content.
@@ -89,8 +89,15 @@ impl Upload {
         let Metered {
             sink, reservation, ..
         } = metered;
-        let Put { modified, mode, .. } = self.request;
-        let staged = self.files.store().seal(sink, modified, mode).await?;
+        let Put {
+            modified,
+            mode,
+            preserve,
+            ..
+        } = self.request;
+        let given = GivenAttributes::new(modified, mode, preserve);
+        let target = self.target.clone();
+        let staged = self.files.store().seal(sink, target, given).await?;
         let paths = [&self.target.path];
         let guard = self
             .files

@@ -133,6 +133,7 @@ async fn dispatch(
         Request::ListCache(_) => list_cache::serve(files, caller, sender).await,
         Request::GetTree(get) => get_tree::serve(get, files, caller, sender).await,
         Request::PutMany(_) => put_many::serve(files, caller, sender, receiver).await,
+        Request::Chmod(chmod) => answer(sender, changed(files.chmod(caller, chmod).await?)).await,
         Request::Pair(pair) => {
             let Session {
                 shared,

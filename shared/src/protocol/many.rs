@@ -8,7 +8,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use super::replies::{Changed, Entry, Failure, Reply};
 use super::tagged::tagged;
-use super::{MakeDirectory, Message, Put, Time};
+use super::{MakeDirectory, Message, Preserve, Put, Time};
 use crate::digest::DigestKind;
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::path::{Name, RemotePath};
@@ -101,9 +101,13 @@ pub struct SetAttributes {
     /// The modification time to set; unchanged if absent.
     #[n(1)]
     pub modified: Option<Time>,
-    /// The permission bits to set; unchanged if absent.
+    /// The permission bits to set, as far as `preserve` says; unchanged if absent.
     #[n(2)]
     pub mode: Option<u32>,
+    /// Which of these attributes the directory gets.
+    #[n(3)]
+    #[cbor(default)]
+    pub preserve: Preserve,
 }
 
 /// Ends the items of a request.

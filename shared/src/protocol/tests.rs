@@ -199,6 +199,7 @@ fn missing_optional_keys_have_their_defaults() {
         digest,
         precondition: precondition.clone(),
         make_parents: false,
+        preserve: Preserve::Usual,
     };
     assert_eq!(minimal(3), Ok(put.into()));
     let list = List {
@@ -231,6 +232,7 @@ fn missing_optional_keys_have_their_defaults() {
         recursive: false,
         source: precondition.clone(),
         target: precondition,
+        preserve: Preserve::Usual,
     };
     assert_eq!(minimal_pair(9), Ok(copy.into()));
     assert_eq!(minimal(10), Ok(Hash { path: a, digest }.into()));
@@ -276,12 +278,14 @@ fn additions_of_a_later_version_are_unknown_and_not_malformed() {
         decode::<Request>(&[&head, value].concat())
     };
     let unknown = Err(DecodeError::UnknownKind);
-    for kind in [0, 14, 23] {
+    for kind in [0, 15, 23] {
         assert_eq!(minimal(kind), unknown, "a kind of request");
     }
     assert_eq!(get_with(3, &[4]), unknown, "a kind of digest");
     assert_eq!(get_with(3, &[0x19, 1, 0]), unknown, "a kind of digest");
     assert_eq!(get_with(4, &[0x81, 3]), unknown, "a precondition");
+    let put = [0x82, 3, 0xa2, 0x00, 0x81, 0x61, b'a', 7, 3];
+    assert_eq!(decode::<Request>(&put), unknown, "a value of `preserve`");
     assert_eq!(
         decode::<Reply<Done>>(&[0x82, 2, 0xa0]),
         Err(DecodeError::UnknownKind),
@@ -364,6 +368,7 @@ fn the_largest_legal_messages_fit_their_limits() {
             recursive: true,
             source: precondition.clone(),
             target: precondition.clone(),
+            preserve: Preserve::Nothing,
         };
         encode(&Request::from(copy)).unwrap();
         let entry = CacheEntry {

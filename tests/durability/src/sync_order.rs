@@ -17,7 +17,7 @@ use quire_test_harness::server::STAGING;
 
 /// Calls that change something or make it durable, and the one that a `stat` makes.
 const CALLS: &str = "trace=openat,write,writev,pwrite64,pwritev,copy_file_range,ftruncate,\
-                     fallocate,fchmod,utimensat,mkdirat,renameat,renameat2,linkat,unlinkat,fsync,\
+                     fallocate,fchmod,fchown,fsetxattr,utimensat,mkdirat,renameat,renameat2,linkat,unlinkat,fsync,\
                      fdatasync,syncfs,statx,newfstatat";
 
 /// Changes that aren't durable yet, by path.
@@ -50,7 +50,7 @@ impl PendingChanges {
             // Sockets and events have no path.
             (
                 "write" | "writev" | "pwrite64" | "pwritev" | "ftruncate" | "fallocate" | "fchmod"
-                | "utimensat",
+                | "fchown" | "fsetxattr" | "utimensat",
                 [path],
             ) if path.starts_with('/') => {
                 self.paths.insert(path.clone());

@@ -16,7 +16,7 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::Failure;
 
 use quire_test_harness::client::{
-    copy, delete, delete_all, make_directory, path, put, rename, store_as,
+    chmod, copy, delete, delete_all, make_directory, path, put, rename, store_as,
 };
 use quire_test_harness::content::{Random, content};
 use quire_test_harness::tree::scratch;
@@ -53,6 +53,8 @@ enum PlannedStep {
     MakeWithParents(String),
     Copy(String, String),
     StoreTree(String, Vec<(String, Node)>),
+    /// Changes only permissions, which leaves the state as it is.
+    Chmod(String),
 }
 
 impl Plan {
@@ -110,6 +112,7 @@ impl Plan {
             PlannedStep::MakeWithParents(name("w0/m/x/y")),
             PlannedStep::Copy(name("w0/old"), name("s/w0-old")),
             PlannedStep::Copy(name("w0/t"), name("w0/c")),
+            PlannedStep::Chmod(name("w0/old")),
             PlannedStep::StoreTree(
                 name("w0/r"),
                 vec![
@@ -281,6 +284,7 @@ impl PlannedStep {
                     state.remove(&format!("{name}{below}"));
                 }
             }
+            Self::Chmod(_) => {}
             Self::StoreTree(_, files) => {
                 for (name, node) in files {
                     make_parents(state, name);
@@ -308,6 +312,7 @@ impl PlannedStep {
                 client.copy(copy).await?;
             }
             Self::StoreTree(to, files) => store_tree(client, to, files).await?,
+            Self::Chmod(name) => drop(client.chmod(chmod(name, 0o640)).await?),
         }
         Ok(())
     }

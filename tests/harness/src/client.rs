@@ -8,8 +8,8 @@ use quire_client::upload::{Stored, UploadBody};
 use quire_client::{Client, ClientError};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
-    CacheEntry, Copy, Delete, Entry, Get, Hash, List, MakeDirectory, Precondition, Put, Rename,
-    Stat, Version,
+    CacheEntry, Chmod, Copy, Delete, Entry, Get, Hash, List, MakeDirectory, Precondition, Preserve,
+    Put, Rename, Stat, Version,
 };
 use quire_shared::{ErrorCode, Name, RemotePath};
 
@@ -48,6 +48,7 @@ pub fn put(file: &str, size: usize) -> Put {
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
         make_parents: false,
+        preserve: Preserve::Usual,
     }
 }
 
@@ -100,6 +101,16 @@ pub fn copy(from: &str, to: &str) -> Copy {
         recursive: false,
         source: Precondition::Any,
         target: Precondition::Any,
+        preserve: Preserve::Usual,
+    }
+}
+
+/// A chmod.
+pub fn chmod(file: &str, mode: u32) -> Chmod {
+    Chmod {
+        path: path(file),
+        mode,
+        precondition: Precondition::Any,
     }
 }
 

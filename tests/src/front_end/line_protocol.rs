@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quire_server::files::{Caller, Error, Files};
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{Get, List, Precondition, Put};
+use quire_shared::protocol::{Get, List, Precondition, Preserve, Put};
 use quire_test_harness::files;
 use quire_transport::body::BodySink;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -119,6 +119,7 @@ async fn put(
         digest: DigestKind::default(),
         precondition: Precondition::Any,
         make_parents: false,
+        preserve: Preserve::Usual,
     };
     let mut hasher = request.digest.hasher();
     hasher.update(&body);

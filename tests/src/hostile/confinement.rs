@@ -157,6 +157,7 @@ async fn put_a_byte(files: &Files, caller: &Caller, path: RemotePath) {
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
         make_parents: true,
+        preserve: Default::default(),
     };
     let Ok(mut upload) = files.put(caller, put).await else {
         return;

@@ -63,11 +63,13 @@ fn every_event_is_documented_with_its_fields() {
         quire --json put up/none $HOST/
         quire --json get -r $HOST/d down
         quire --json get $HOST/d/f down/f
+        quire --json get $HOST/d/f down/new
         quire --json list $HOST/d
         quire --json stat $HOST/d
         quire --json copy $HOST/d/f $HOST/g
         quire --json copy $HOST/d/f $HOST/g
         quire --json rename $HOST/g $HOST/h
+        quire --json chmod 640 $HOST/h
         quire --json hash $HOST/h
         quire --json cache $HOST
         quire --json delete $HOST/h

@@ -82,7 +82,7 @@ pub(crate) async fn save_over(client: &Client) -> Result<Vec<u8>, ClientError> {
     let saving = async {
         let options = SaveOptions {
             overwrite: true,
-            sync: false,
+            ..SaveOptions::default()
         };
         client
             .get(get("f"))

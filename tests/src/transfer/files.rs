@@ -8,7 +8,7 @@ use quire_client::download::SaveOptions;
 use quire_client::upload::{Links, LocalFile, UploadBody};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{Get, Precondition, Put, Time, Version};
+use quire_shared::protocol::{Get, Precondition, Preserve, Put, Time, Version};
 
 use quire_test_harness::client::{
     fetch, fetch_as, get, make_directory, put, receive, refusal, rename, stat, store, store_as,
@@ -206,6 +206,7 @@ async fn a_modification_time_and_a_mode_are_kept_both_ways() {
         let request = Put {
             mode: Some(mode),
             modified: Some(modified),
+            preserve: Preserve::Exact,
             ..put("f", 3)
         };
         store_as(&client, request, b"abc").await.unwrap();
@@ -235,6 +236,7 @@ async fn setuid_setgid_and_sticky_bits_are_never_kept() {
     for mode in [0o7777, 0o4755, u32::MAX] {
         let request = Put {
             mode: Some(mode),
+            preserve: Preserve::Exact,
             ..put("f", 3)
         };
         store_as(&client, request, b"abc").await.unwrap();
@@ -277,6 +279,7 @@ async fn a_download_is_saved_with_time_and_mode_and_replaces_nothing_unasked() {
     save(SaveOptions {
         overwrite: true,
         sync: true,
+        ..SaveOptions::default()
     })
     .await
     .unwrap();

@@ -15,8 +15,8 @@ use quire_shared::codec;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{
-    LastItem, MakeDirectory, Message, Outcome, Precondition, Put, PutItem, PutMany, Reply,
-    SetAttributes, Trailer,
+    LastItem, MakeDirectory, Message, Outcome, Precondition, Preserve, Put, PutItem, PutMany,
+    Reply, SetAttributes, Trailer,
 };
 
 use super::FailedEntry;
@@ -231,6 +231,7 @@ async fn each_item_is_answered_by_itself() {
             path: path(name),
             modified: None,
             mode: Some(0o700),
+            preserve: Preserve::Usual,
         })
     };
     let items = PutItems::default()
@@ -342,6 +343,7 @@ async fn rights_hold_for_each_item_and_a_drop_box_may_set_attributes_of_what_it_
             path: path(name),
             modified: None,
             mode: Some(0o711),
+            preserve: Preserve::Usual,
         }));
     }
     send.write_all(&rest.last().0).await.unwrap();

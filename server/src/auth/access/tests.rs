@@ -6,8 +6,8 @@ use proptest::sample::select;
 use quire_shared::Name;
 use quire_shared::pairing::Pair;
 use quire_shared::protocol::{
-    Copy, Delete, Get, Hash, List, ListCache, MakeDirectory, Ping, Put, Rename, Request, Stat,
-    Version,
+    Chmod, Copy, Delete, Get, Hash, List, ListCache, MakeDirectory, Ping, Put, Rename, Request,
+    Stat, Version,
 };
 
 use super::*;
@@ -57,6 +57,7 @@ fn put_if(path: &str, precondition: Precondition) -> Request {
         digest: Default::default(),
         precondition,
         make_parents: false,
+        preserve: Default::default(),
     })
 }
 
@@ -96,6 +97,15 @@ fn copy(from: &str, to: &str, recursive: bool) -> Request {
         recursive,
         source: Default::default(),
         target: Default::default(),
+        preserve: Default::default(),
+    })
+}
+
+fn chmod(path: &str) -> Request {
+    Request::Chmod(Chmod {
+        path: at(path),
+        mode: 0o755,
+        precondition: Default::default(),
     })
 }
 
@@ -128,6 +138,7 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
             let recursive = copy.recursive;
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
         }
+        Request::Chmod(chmod) => access.chmod(&chmod.path)?,
         Request::PutMany(_) if access.may_change() => {}
         Request::PutMany(_) => return Err(Denial::NotAuthorized),
     }
@@ -160,6 +171,7 @@ fn read_allows_inquiries_and_write_allows_everything() {
             delete("a"),
             make_directory("a"),
             copy("a", "b", true),
+            chmod("a"),
         ]
     };
     let inquiries = || {
@@ -198,6 +210,9 @@ fn a_drop_box_accepts_files_and_shows_nothing() {
         [
             (put("in/x"), Decision::Granted),
             (make_directory("in/d"), Decision::Granted),
+            (chmod("in/x"), Decision::Granted),
+            (chmod("in"), Decision::Granted),
+            (chmod("x"), Decision::Refused),
             (get("in/x"), Decision::Hidden),
             (stat("in/x"), Decision::Hidden),
             (hash("in/x"), Decision::Hidden),
@@ -227,6 +242,9 @@ fn one_directory_can_be_excluded_from_write() {
             (delete("a/private"), Decision::Hidden),
             (delete("a/private/x"), Decision::Hidden),
             (delete("a"), Decision::Refused),
+            (chmod("a"), Decision::Refused),
+            (chmod("a/x"), Decision::Granted),
+            (chmod("a/private"), Decision::Hidden),
             (rename("a", "b"), Decision::Refused),
             (rename("b", "a"), Decision::Refused),
             (copy("a", "b", true), Decision::Refused),
@@ -388,6 +406,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         Request::Get(get) => vec![(get.path.clone(), Verbs::GET)],
         Request::Hash(hash) => vec![(hash.path.clone(), Verbs::GET)],
         Request::Put(put) => all(&put.path, Verbs::CREATE),
+        Request::Chmod(chmod) => all(&chmod.path, Verbs::REPLACE),
         Request::MakeDirectory(make) => all(&make.path, Verbs::CREATE),
         Request::Delete(delete) => {
             let mut needs = all(&delete.path, Verbs::DELETE);
@@ -440,6 +459,7 @@ proptest! {
             put(&to),
             make_directory(&to),
             delete(&from),
+            chmod(&from),
             copy(&from, &to, false),
             copy(&from, &to, true),
             rename(&from, &to),
@@ -463,7 +483,7 @@ proptest! {
         let path = at(&from);
         let sees = tree(&path).iter().any(|path| access.rules.verbs(path) != Verbs::NONE);
         let sees_itself = access.rules.verbs(&path).intersects(Verbs::READ);
-        for request in [get(&from), hash(&from), list(&from), stat(&from), delete(&from)] {
+        for request in [get(&from), hash(&from), list(&from), stat(&from), delete(&from), chmod(&from)] {
             let shown = format!("{rules}: {request:?}");
             match decide(&access, request) {
                 Decision::Granted | Decision::Refused => prop_assert!(sees, "{}", shown),

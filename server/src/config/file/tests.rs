@@ -88,6 +88,7 @@ fn every_setting_can_stand_in_a_file_with_and_without_its_section() {
             (Form::Switch, _) => "true".to_owned(),
             (Form::List, _) => "[\"127.0.0.1:0\"]".to_owned(),
             (_, Some(default)) => default.to_string(),
+            (_, None) if key == "umask" => "\"027\"".to_owned(),
             (_, None) => "\"1\"".to_owned(),
         };
         // The two that need each other stand together.

@@ -4,18 +4,20 @@
 //! Each change is applied by itself, and fails alone. Then each changed directory is synced once,
 //! and only then does any change have a result. The caller holds the locks.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
-use quire_shared::protocol::{Precondition, Time, Version};
+use quire_shared::protocol::{Precondition, Version};
 use quire_shared::{Name, RemotePath};
 
 use super::copy::StagedCopy;
 use super::faults::Fault;
 use super::metadata::FileId;
 use super::new_directories::{NewDirectories, ParentSyncs};
+use super::permissions::{GivenAttributes, Inherited};
 use super::publish::Destination;
 use super::resolve::Slot;
 use super::root::{Inner, Root};
@@ -52,10 +54,20 @@ pub(in crate::files) enum Change {
     Attributes {
         /// The directory.
         path: RemotePath,
-        /// Its modification time.
-        modified: Option<Time>,
-        /// Its permissions.
-        mode: Option<u32>,
+        /// Its attributes.
+        given: GivenAttributes,
+        /// Whether it was made for this: only then it gets permissions that aren't exact. A
+        /// directory that was made earlier in the same batch counts as well.
+        is_new: bool,
+    },
+    /// Sets the permissions of a file or directory.
+    Chmod {
+        /// The name.
+        path: RemotePath,
+        /// The permission bits.
+        mode: u32,
+        /// Precondition for the name.
+        precondition: Precondition,
     },
     /// Renames a file or directory. A file replaces a file if `target` allows it; a directory
     /// replaces nothing, not even an empty directory. Symbolic links and special files are renamed
@@ -105,6 +117,7 @@ impl Root {
             inner: &self.inner,
             parent: None,
             changed: Vec::new(),
+            made: HashSet::new(),
         };
         let changes = changes.into_iter();
         let applied: Vec<_> = changes.map(|change| commit.apply(change)).collect();
@@ -120,6 +133,8 @@ pub(super) struct Commit<'root> {
     /// Directory of the last change, kept open because the next change is mostly in it too.
     parent: Option<OpenParent>,
     changed: Vec<ChangedDirectory>,
+    /// Directories made in this batch.
+    pub(super) made: HashSet<RemotePath>,
 }
 
 /// Directory that holds a changed name, open so that it can be synced.
@@ -130,6 +145,43 @@ pub(super) struct OpenParent {
     pub(super) id: FileId,
     /// Directories above it to sync as well.
     pub(super) parent_syncs: Arc<ParentSyncs>,
+    /// What it decides about new files in it, once that was asked for.
+    inherited: Arc<OnceLock<Inherited>>,
+}
+
+impl OpenParent {
+    pub(super) fn new(
+        names: Vec<Name>,
+        directory: Arc<OwnedFd>,
+        id: FileId,
+        parent_syncs: ParentSyncs,
+    ) -> Self {
+        Self {
+            names,
+            directory,
+            id,
+            parent_syncs: Arc::new(parent_syncs),
+            inherited: Arc::default(),
+        }
+    }
+
+    /// This directory for a change that removes a name from it. Unlike adding one, that needs no
+    /// sync of the directories above.
+    pub(super) fn for_removal(self) -> Self {
+        Self {
+            parent_syncs: Arc::default(),
+            ..self
+        }
+    }
+
+    /// Reads what the directory decides about new files in it.
+    pub(super) fn inherited(&self) -> Result<&Inherited, Error> {
+        if let Some(known) = self.inherited.get() {
+            return Ok(known);
+        }
+        let inherited = Inherited::of(&self.directory)?;
+        Ok(self.inherited.get_or_init(|| inherited))
+    }
 }
 
 /// Directory to sync, with the outcome of the sync.
@@ -192,9 +244,14 @@ impl<'root> Commit<'root> {
             Change::Directory { target } => self.make_directory(&target),
             Change::Attributes {
                 path,
-                modified,
+                given,
+                is_new,
+            } => self.set_attributes(&path, given, is_new),
+            Change::Chmod {
+                path,
                 mode,
-            } => self.set_attributes(&path, modified, mode),
+                precondition,
+            } => self.chmod(&path, mode, &precondition),
             Change::Rename {
                 from,
                 to,
@@ -255,12 +312,9 @@ impl<'root> Commit<'root> {
                 let slot =
                     self.inner
                         .slot_to_change(path, allowed, precondition, new_directories)?;
-                OpenParent {
-                    names: parents.to_vec(),
-                    directory: slot.directory,
-                    id: slot.directory_id,
-                    parent_syncs: Arc::new(self.inner.parent_syncs_on(parents)?),
-                }
+                let parent_syncs = self.inner.parent_syncs_on(parents)?;
+                let names = parents.to_vec();
+                OpenParent::new(names, slot.directory, slot.directory_id, parent_syncs)
             }
         };
         self.parent = Some(parent.clone());
@@ -290,10 +344,10 @@ impl<'root> Commit<'root> {
     fn sync(&mut self) {
         for changed in &mut self.changed {
             let OpenParent {
-                names: _,
                 directory,
                 id,
                 parent_syncs,
+                ..
             } = &changed.parent;
             let synced = self.inner.sync(changed.site, directory, *id);
             match synced.and_then(|()| parent_syncs.sync(self.inner)) {

@@ -13,20 +13,22 @@ use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::path::RESERVED_PREFIX;
-use quire_shared::protocol::{EntryKind, Precondition};
-use rustix::fs::{Dir, Mode, OFlags, copy_file_range, fchmod, ioctl_ficlone, mkdirat, openat};
+use quire_shared::protocol::{EntryKind, Precondition, Preserve, Time};
+use rustix::fs::{Dir, Mode, OFlags, copy_file_range, ioctl_ficlone, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::Error;
+use super::attributes::set_modified;
 use super::batch::{Applied, Commit, Visible};
 use super::cancel;
-use super::faults::{Fault, Faults};
+use super::faults::Fault;
 use super::metadata::Metadata;
 use super::open_file::OpenFile;
+use super::permissions::{GivenAttributes, Inherited, Permissions};
 use super::publish::{Destination, require, require_replaceable};
 use super::resolve::open_beneath;
 use super::root::Root;
-use super::staging::{StagedEntry, StagedFile, Staging, random_name, set_modified};
+use super::staging::{StagedEntry, StagedFile, Staging, random_name};
 
 /// Source of a copy.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub(in crate::files) struct CopySource {
     pub recursive: bool,
     /// Precondition for the name.
     pub precondition: Precondition,
+    /// Attributes that the copy keeps.
+    pub preserve: Preserve,
 }
 
 /// Staged copy that isn't published yet. It is removed when dropped, unless it was published.
@@ -54,13 +58,14 @@ enum CopyContent {
     Directory {
         entry: StagedEntry,
         directory: OwnedFd,
-        mode: Mode,
+        /// Permissions that are set when the directory has its name.
+        permissions: Permissions,
     },
 }
 
 impl Root {
-    /// Copies what `source` names into the staging directory, to be published as `target`. Modes
-    /// and modification times are kept. The copy can be cancelled between its steps.
+    /// Copies what `source` names into the staging directory, to be published as `target`. The copy
+    /// can be cancelled between its steps.
     ///
     /// # Errors
     /// If a precondition doesn't hold, or the source is a directory and the copy isn't recursive.
@@ -75,6 +80,7 @@ impl Root {
             path: from,
             recursive,
             precondition,
+            preserve,
         } = source;
         let metadata = self.inner.metadata(from)?;
         // Checked again at the commit; checked here so that no long copy is wasted.
@@ -88,7 +94,10 @@ impl Root {
             return Err(Error::OtherFileSystem);
         }
         let mut copier = Copier {
+            root: self,
             staging,
+            preserve: *preserve,
+            inherited: self.inner.inherited_above(&target.path)?,
             root_device: self.inner.id.device,
             skipped: 0,
             bytes: 0,
@@ -108,7 +117,7 @@ impl Root {
                 {
                     return Err(Error::Conflict);
                 }
-                copier.stage_file(&file)?
+                copier.stage_file(&file, target)?
             }
             EntryKind::Symlink | EntryKind::Other => return Err(Error::SpecialFile),
         };
@@ -128,14 +137,15 @@ impl<'root> Commit<'root> {
         target: &Destination,
         staged: StagedCopy,
     ) -> Result<Applied<'root>, Error> {
-        let (entry, directory, mode) = match staged.content {
+        let (entry, directory, permissions) = match staged.content {
             CopyContent::File(staged) => return self.publish_file(target, staged),
             CopyContent::Directory {
                 entry,
                 directory,
-                mode,
-            } => (entry, directory, mode),
+                permissions,
+            } => (entry, directory, permissions),
         };
+        let defaults = entry.staging.defaults;
         let (slot, parent, mut new_directories) = self.target_slot(target)?;
         if slot.metadata()?.is_some() {
             return Err(Error::Exists);
@@ -143,8 +153,10 @@ impl<'root> Commit<'root> {
         require_replaceable(&target.precondition, None)?;
         entry.publish(&slot, &target.precondition)?;
         new_directories.keep();
-        // Not before the rename: moving a directory rewrites its `..`, which `mode` may forbid.
-        fchmod(&directory, mode).map_err(|errno| self.inner.not_durable(errno))?;
+        // Not before the rename: moving a directory rewrites its `..`, which its mode may forbid.
+        permissions
+            .apply_mode(&directory, Some(&defaults))
+            .map_err(|error| self.inner.visible_only(&error))?;
         let site = Fault::PublishedDirectorySync;
         let synced = self.inner.faults.sync(site, &directory);
         synced.map_err(|errno| self.inner.not_durable(errno))?;
@@ -171,8 +183,12 @@ impl StagedCopy {
 }
 
 /// Copy in progress.
-struct Copier {
+struct Copier<'a> {
+    root: &'a Root,
     staging: Arc<Staging>,
+    preserve: Preserve,
+    /// What the directory decides where the copy will be.
+    inherited: Inherited,
     root_device: u64,
     skipped: u64,
     bytes: u64,
@@ -187,14 +203,21 @@ struct CopyLevel {
     target: OwnedFd,
 }
 
-impl Copier {
+impl Copier<'_> {
     /// Copies one file into the staging directory and makes it durable.
-    fn stage_file(&mut self, source: &OpenFile) -> Result<CopyContent, Error> {
+    fn stage_file(
+        &mut self,
+        source: &OpenFile,
+        target: &Destination,
+    ) -> Result<CopyContent, Error> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
-        Self::copy_content(&source.file, &mut staged.file, attributes.size)?;
+        copy_content(&source.file, &mut staged.file, attributes.size)?;
         require_unchanged(source)?;
-        staged.seal(Some(attributes.modified), Some(attributes.mode))?;
+        let given = self.given(attributes.modified, attributes.mode);
+        self.root
+            .set_attributes(&mut staged, target, given, &mut None)?;
+        staged.sync()?;
         self.bytes = attributes.size;
         Ok(CopyContent::File(staged))
     }
@@ -208,7 +231,6 @@ impl Copier {
         let entry = StagedEntry::new(staging, name);
         let target = open_directory(&entry.staging.directory, &*entry.name)?;
         let top = CopyLevel::new(source, target)?;
-        let mode = Mode::from_raw_mode(top.metadata.mode);
         let mut levels = vec![top];
         loop {
             let Some(level) = levels.last_mut() else {
@@ -225,12 +247,12 @@ impl Copier {
             let Some(level) = levels.pop() else {
                 return Err(Error::Internal("a copy without its top directory"));
             };
-            let directory = level.finish(is_top, self.staging.faults)?;
+            let (directory, permissions) = self.finish(level, is_top)?;
             if is_top {
                 return Ok(CopyContent::Directory {
                     entry,
                     directory,
-                    mode,
+                    permissions,
                 });
             }
         }
@@ -278,49 +300,46 @@ impl Copier {
             .map_err(Error::system("creating a staged file"))?
             .into();
         let attributes = &source.attributes;
-        Self::copy_content(&source.file, &mut target, attributes.size)?;
+        copy_content(&source.file, &mut target, attributes.size)?;
         require_unchanged(&source)?;
-        fchmod(&target, Mode::from_raw_mode(attributes.mode))
-            .map_err(Error::system("setting permissions"))?;
-        set_modified(&target, attributes.modified)?;
+        let given = self.given(attributes.modified, attributes.mode);
+        let defaults = &self.staging.defaults;
+        Permissions::of_new_file(&self.inherited, &given, defaults)
+            .apply(&target, Some(defaults))?;
+        if let Some(modified) = given.modified {
+            set_modified(&target, modified)?;
+        }
         self.bytes = self.bytes.saturating_add(attributes.size);
         self.entries += 1;
         let synced = self.staging.faults.sync(Fault::CopiedFileSync, &target);
         synced.map_err(Error::system("syncing a file"))
     }
 
-    /// Copies `size` bytes: by sharing blocks, else within the kernel, else with read and write.
-    /// The caller checks afterwards that the source didn't change.
-    fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
-        cancel::check()?;
-        // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
-        // takes no size. After any error the content is copied instead.
-        if ioctl_ficlone(&*target, source).is_ok() {
-            return Ok(());
+    /// Completes the copy of a directory after its last entry. The top directory gets its
+    /// permission bits when it is published.
+    fn finish(&self, level: CopyLevel, is_top: bool) -> Result<(OwnedFd, Permissions), Error> {
+        let CopyLevel {
+            metadata, target, ..
+        } = level;
+        let given = self.given(metadata.modified, metadata.mode);
+        let defaults = &self.staging.defaults;
+        let permissions = Permissions::of_new_directory(&self.inherited, &given, defaults)
+            .apply_owners(&target, Some(defaults))?;
+        if !is_top {
+            permissions.apply_mode(&target, Some(defaults))?;
         }
-        let mut left = size;
-        while left > 0 {
-            cancel::check()?;
-            let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
-            match copy_file_range(source, None, &*target, None, step) {
-                // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
-                Ok(0) => break,
-                Ok(copied) => left = left.saturating_sub(copied as u64),
-                Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
-                Err(errno) => return Err(Error::system("copying")(errno)),
-            }
+        if let Some(modified) = given.modified {
+            set_modified(&target, modified)?;
         }
-        // The cursors of both files are where copy_file_range left them.
-        while left > 0 {
-            cancel::check()?;
-            let mut step = source.by_ref().take(left.min(STEP_BYTES as u64));
-            match io::copy(&mut step, target).map_err(Error::system("copying"))? {
-                0 => return Err(Error::Changed),
-                copied => left -= copied,
-            }
-        }
-        Ok(())
+        let faults = self.staging.faults;
+        let synced = faults.sync(Fault::CopiedDirectorySync, &target);
+        synced.map_err(Error::system("syncing a directory"))?;
+        Ok((target, permissions))
+    }
+
+    /// The attributes of an original, as far as its copy keeps them.
+    fn given(&self, modified: Time, mode: u32) -> GivenAttributes {
+        GivenAttributes::new(Some(modified), Some(mode), self.preserve)
     }
 }
 
@@ -336,19 +355,40 @@ impl CopyLevel {
             target,
         })
     }
+}
 
-    /// Completes the copy of a directory after its last entry. The top directory gets its
-    /// permissions when it is published.
-    fn finish(self, is_top: bool, faults: Faults) -> Result<OwnedFd, Error> {
-        if !is_top {
-            fchmod(&self.target, Mode::from_raw_mode(self.metadata.mode))
-                .map_err(Error::system("setting permissions"))?;
-        }
-        set_modified(&self.target, self.metadata.modified)?;
-        let synced = faults.sync(Fault::CopiedDirectorySync, &self.target);
-        synced.map_err(Error::system("syncing a directory"))?;
-        Ok(self.target)
+/// Copies `size` bytes: by sharing blocks, else within the kernel, else with read and write.
+/// The caller checks afterwards that the source didn't change.
+fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
+    cancel::check()?;
+    // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
+    // takes no size. After any error the content is copied instead.
+    if ioctl_ficlone(&*target, source).is_ok() {
+        return Ok(());
     }
+    let mut left = size;
+    while left > 0 {
+        cancel::check()?;
+        let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
+        match copy_file_range(source, None, &*target, None, step) {
+            // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
+            Ok(0) => break,
+            Ok(copied) => left = left.saturating_sub(copied as u64),
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
+            Err(errno) => return Err(Error::system("copying")(errno)),
+        }
+    }
+    // The cursors of both files are where copy_file_range left them.
+    while left > 0 {
+        cancel::check()?;
+        let mut step = source.by_ref().take(left.min(STEP_BYTES as u64));
+        match io::copy(&mut step, target).map_err(Error::system("copying"))? {
+            0 => return Err(Error::Changed),
+            copied => left -= copied,
+        }
+    }
+    Ok(())
 }
 
 /// Checks that the source didn't change during the copy, which could then mix two contents.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use quire_shared::protocol::{Precondition, Version};
+use quire_shared::protocol::{Precondition, Preserve, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use tempfile::TempDir;
 
@@ -11,6 +11,7 @@ use super::batch::{Change, Committed};
 use super::cancel::CancelOnDrop;
 use super::copy::{CopySource, StagedCopy};
 use super::open::Options;
+use super::permissions::GivenAttributes;
 use super::publish::Destination;
 use super::root::Root;
 use super::staging::StagedFile;
@@ -65,8 +66,72 @@ impl StoreFixture {
     pub(super) fn staged(&self, content: &str) -> StagedFile {
         let mut staged = self.root.stage(Some(content.len() as u64)).unwrap();
         staged.write_all(content.as_bytes()).unwrap();
-        staged.seal(None, None).unwrap();
+        staged.sync().unwrap();
         staged
+    }
+
+    /// Stages and seals a file for `at`.
+    pub(super) fn staged_for(&self, at: &str, given: GivenAttributes) -> StagedFile {
+        let mut staged = self.staged("content");
+        let target = target(&path(at), &Precondition::Any, Parents::MustExist);
+        let set = self
+            .root
+            .set_attributes(&mut staged, &target, given, &mut None);
+        set.unwrap();
+        staged
+    }
+
+    /// Publishes a file with these attributes at `at`.
+    pub(super) fn put_with(&self, at: &str, given: GivenAttributes) -> Result<Version, Error> {
+        let staged = self.staged_for(at, given);
+        let precondition = Precondition::Any;
+        self.root
+            .publish(staged, &path(at), &precondition, Parents::MustExist)
+    }
+
+    pub(super) fn set_attributes(
+        &self,
+        at: &str,
+        given: GivenAttributes,
+        is_new: bool,
+    ) -> Result<Version, Error> {
+        self.root.version_after(Change::Attributes {
+            path: path(at),
+            given,
+            is_new,
+        })
+    }
+
+    pub(super) fn chmod(
+        &self,
+        at: &str,
+        mode: u32,
+        precondition: &Precondition,
+    ) -> Result<Version, Error> {
+        let path = path(at);
+        let precondition = precondition.clone();
+        self.root.version_after(Change::Chmod {
+            path,
+            mode,
+            precondition,
+        })
+    }
+
+    /// Copies a file or directory, in place of a file.
+    pub(super) fn copy(
+        &self,
+        (from, to): (&str, &str),
+        preserve: Preserve,
+    ) -> Result<Version, Error> {
+        let source = CopySource {
+            path: path(from),
+            recursive: true,
+            precondition: Precondition::Any,
+            preserve,
+        };
+        let target = target(&path(to), &Precondition::Any, Parents::MustExist);
+        let staged = self.root.stage_copy(&source, &target)?;
+        self.root.version_after(Change::Copy { target, staged })
     }
 
     /// Publishes `content` at `at`.
@@ -209,6 +274,7 @@ impl Root {
             path: from.clone(),
             recursive,
             precondition: source.clone(),
+            preserve: Preserve::Usual,
         };
         let target = target(to, &Precondition::Any, Parents::MustExist);
         let guard = CancelOnDrop::default();

@@ -32,11 +32,14 @@ pub(super) struct Metadata {
     pub(super) is_foreign: bool,
     pub(super) id: FileId,
     pub(super) owner: u32,
+    pub(super) group: u32,
     pub(super) size: u64,
     pub(super) modified: Time,
     /// Last change of content, name or attributes.
     pub(super) changed: Time,
     pub(super) mode: u32,
+    /// Setuid, setgid and sticky, which clients neither see nor set.
+    pub(super) special_bits: u32,
 }
 
 impl Metadata {
@@ -82,10 +85,12 @@ impl Metadata {
                 inode: stat.stx_ino,
             },
             owner: stat.stx_uid,
+            group: stat.stx_gid,
             size: stat.stx_size,
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             mode: u32::from(stat.stx_mode) & MODE_MASK,
+            special_bits: u32::from(stat.stx_mode) & SPECIAL_MASK,
         }
     }
 
@@ -193,6 +198,8 @@ fn time(stamp: StatxTimestamp) -> Time {
 /// Permission bits that are sent and set: never setuid, setgid or sticky.
 pub(super) const MODE_MASK: u32 = 0o777;
 
+const SPECIAL_MASK: u32 = 0o7000;
+
 /// Largest count of nanoseconds within a second.
 pub(super) const NANOSECONDS_MAX: u32 = 999_999_999;
 
@@ -218,10 +225,12 @@ mod tests {
                 inode: 2,
             },
             owner: 0,
+            group: 0,
             size: 3,
             modified,
             changed,
             mode: 0o644,
+            special_bits: 0,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rename, delete and mkdir, and the attributes of directories.
+//! Rename, delete and mkdir.
 //!
 //! Each change is one system call on (directory, name) pairs. [`Commit`] syncs the directories
 //! afterwards.
@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{EntryKind, Precondition, Time, Version};
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, mkdirat, unlinkat};
+use quire_shared::protocol::{EntryKind, Precondition, Version};
+use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Error;
-use super::batch::{Applied, Commit, OpenParent, Visible};
+use super::batch::{Applied, Commit, Visible};
 use super::faults::Fault;
-use super::metadata::{MODE_MASK, Metadata};
+use super::metadata::Metadata;
 use super::publish::{Destination, require, require_replaceable};
-use super::resolve::{DIRECTORY_MODE, Slot};
-use super::staging::{rename, set_modified};
+use super::resolve::{DIRECTORY_MODE, Slot, require_writable};
+use super::staging::rename;
 use super::trash::Trash;
 
 impl<'root> Commit<'root> {
@@ -57,13 +57,8 @@ impl<'root> Commit<'root> {
         let visible = Visible::Named(Arc::clone(&new.directory), new.name.to_owned());
         let is_same_directory = old_parent.id == new_parent.id;
         let new_sync = self.touch(new_parent, Fault::PlaceSync);
-        // Removing a name needs no sync of the directories above, unlike adding one.
-        let old_parent = OpenParent {
-            parent_syncs: Arc::default(),
-            ..old_parent
-        };
-        let old_sync =
-            (!is_same_directory).then(|| self.touch(old_parent, Fault::OldDirectorySync));
+        let old_sync = (!is_same_directory)
+            .then(|| self.touch(old_parent.for_removal(), Fault::OldDirectorySync));
         Ok(Applied {
             visible,
             syncs: [Some(new_sync), old_sync],
@@ -85,19 +80,17 @@ impl<'root> Commit<'root> {
         require_movable(&metadata)?;
         let trash = match metadata.kind {
             EntryKind::Directory if !recursive => return Err(Error::NotEmpty),
-            EntryKind::Directory => Some(Trash::take(&slot, staging)?),
+            EntryKind::Directory => {
+                require_writable(&slot.directory)?;
+                Some(Trash::take(&slot, staging)?)
+            }
             EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
                 unlinkat(&slot.directory, slot.name, AtFlags::empty())
                     .map_err(Error::system("removing a name"))?;
                 None
             }
         };
-        // As in `rename`: removing a name needs no sync of the directories above.
-        let parent = OpenParent {
-            parent_syncs: Arc::default(),
-            ..parent
-        };
-        let sync = self.touch(parent, Fault::DeleteSync);
+        let sync = self.touch(parent.for_removal(), Fault::DeleteSync);
         Ok(Applied::new(Visible::Gone(trash), sync))
     }
 
@@ -117,42 +110,13 @@ impl<'root> Commit<'root> {
             Some(existing) => Visible::Existing(existing),
             None => {
                 new_directories.keep();
+                self.made.insert(target.path.clone());
                 Visible::Named(Arc::clone(&slot.directory), slot.name.to_owned())
             }
         };
         // Sync for an existing directory too: another request may have created it a moment ago.
         let sync = self.touch(parent, Fault::PlaceSync);
         Ok(Applied::new(visible, sync).with(new_directories))
-    }
-
-    /// Applies [`Change::Attributes`](super::batch::Change::Attributes).
-    pub(super) fn set_attributes(
-        &mut self,
-        path: &RemotePath,
-        modified: Option<Time>,
-        mode: Option<u32>,
-    ) -> Result<Applied<'root>, Error> {
-        if path.is_root() {
-            return Err(Error::RootItself);
-        }
-        self.inner.refuse_staging(path)?;
-        let (directory, id) = self.inner.directory(path, OFlags::RDONLY)?;
-        if let Some(mode) = mode {
-            fchmod(&directory, Mode::from_raw_mode(mode & MODE_MASK))
-                .map_err(Error::system("setting permissions"))?;
-        }
-        if let Some(modified) = modified {
-            set_modified(&directory, modified)?;
-        }
-        let directory = Arc::new(directory);
-        let itself = OpenParent {
-            names: path.names().to_vec(),
-            directory: Arc::clone(&directory),
-            id,
-            parent_syncs: Arc::new(self.inner.parent_syncs_on(path.names())?),
-        };
-        let sync = self.touch(itself, Fault::PlaceSync);
-        Ok(Applied::new(Visible::Open(directory), sync))
     }
 }
 

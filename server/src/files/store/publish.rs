@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use super::batch::{Applied, Commit, Visible};
 use super::faults::Fault;
 use super::metadata::Metadata;
+use super::permissions::permissions_of;
 use super::resolve::require_writable;
 use super::root::Root;
 use super::staging::StagedFile;
@@ -70,8 +71,14 @@ impl<'root> Commit<'root> {
             return Err(Error::IsDirectory);
         }
         let (slot, parent, mut new_directories) = self.target_slot(target)?;
-        require_replaceable(&target.precondition, slot.metadata()?.as_ref())?;
+        let replaced = slot.metadata()?;
+        require_replaceable(&target.precondition, replaced.as_ref())?;
         self.inner.faults.let_others_in();
+        let inherited = parent.inherited()?;
+        staged.settle_permissions(|given, defaults| {
+            let replaced = replaced.as_ref().map(|metadata| (&slot, metadata));
+            permissions_of(replaced, inherited, given, defaults)
+        })?;
         let file = staged.publish(&slot, &target.precondition)?;
         new_directories.keep();
         let sync = self.touch(parent, Fault::PlaceSync);

@@ -174,6 +174,14 @@ impl Inner {
         Ok(metadata.ok_or(Error::Conflict)?.version())
     }
 
+    /// Makes the root read-only, because a change became visible and then `error` happened.
+    pub(super) fn visible_only(&self, error: &Error) -> Error {
+        match error.errno() {
+            Some(errno) => self.not_durable(errno),
+            None => self.not_durable(Errno::IO),
+        }
+    }
+
     /// Makes the root read-only, because a change is visible but not durable.
     pub(super) fn not_durable(&self, errno: Errno) -> Error {
         self.failed.store(true, Ordering::Relaxed);

@@ -7,21 +7,24 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use quire_shared::protocol::{Precondition, Time};
+use quire_shared::protocol::Precondition;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec,
-    Timestamps, UTIME_OMIT, fadvise, fallocate, fchmod, flock, fstatvfs, futimens, mkdirat, openat,
-    renameat_with, unlinkat,
+    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fadvise, fallocate,
+    fchmod, flock, fstatvfs, mkdirat, openat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::acl::{self, Acl};
+use super::attributes::set_modified;
 use super::cancel::CancelFlag;
 use super::faults::{Fault, Faults};
-use super::metadata::{FileId, MODE_MASK, Metadata, NANOSECONDS_MAX};
+use super::metadata::{FileId, MODE_MASK, Metadata};
+use super::permissions::{GivenAttributes, Owners, Permissions, ProcessDefaults, TargetParent};
+use super::publish::Destination;
 use super::resolve::{Slot, open_beneath};
 use super::root::Root;
 use super::{Error, trash};
@@ -33,8 +36,8 @@ pub(super) struct Staging {
     pub(super) directory: OwnedFd,
     pub(super) id: FileId,
     pub(super) root_device: u64,
-    /// Permissions of a file whose request gives none.
-    file_mode: Mode,
+    /// What the server creates where nothing else decides, as in this directory.
+    pub(super) defaults: ProcessDefaults,
     pub(super) faults: Faults,
     /// Set when the server stops, so that removals end early.
     pub(super) ending: CancelFlag,
@@ -91,13 +94,14 @@ impl Staging {
             return Ok(None);
         }
         trash::clear(&directory, root_device)?;
-        let file_mode = default_file_mode(&directory)?;
+        hand_nothing_down(&directory, &metadata)?;
+        let defaults = process_defaults(&directory)?;
         Ok(Some(Self {
             root: Arc::clone(root),
             directory,
             id: metadata.id,
             root_device,
-            file_mode,
+            defaults,
             faults: Faults::default(),
             ending: CancelFlag::default(),
         }))
@@ -129,6 +133,9 @@ impl Drop for Staging {
 pub(in crate::files) struct StagedFile {
     pub(super) file: File,
     entry: StagedEntry,
+    given: GivenAttributes,
+    /// Permissions that were set; `None` if none were yet.
+    permissions: Option<Permissions>,
 }
 
 impl Root {
@@ -154,6 +161,29 @@ impl Root {
         }
         Ok(staged)
     }
+
+    /// Sets the attributes of a staged file: those that the request gives, and those that `target`
+    /// decides. `last` remembers the directory of `target` for the next call.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub(super) fn set_attributes(
+        &self,
+        staged: &mut StagedFile,
+        target: &Destination,
+        given: GivenAttributes,
+        last: &mut Option<TargetParent>,
+    ) -> Result<(), Error> {
+        let defaults = &staged.entry.staging.defaults;
+        let permissions = self.inner.permissions_at(target, &given, defaults, last)?;
+        permissions.apply(&staged.file, Some(defaults))?;
+        staged.permissions = Some(permissions);
+        staged.given = given;
+        match given.modified {
+            Some(modified) => set_modified(&staged.file, modified),
+            None => Ok(()),
+        }
+    }
 }
 
 impl StagedFile {
@@ -166,37 +196,9 @@ impl StagedFile {
         Ok(Self {
             file: file.into(),
             entry: StagedEntry::new(staging, name),
+            given: GivenAttributes::default(),
+            permissions: None,
         })
-    }
-
-    /// Sets the modification time and permissions, where given, and makes the content durable.
-    ///
-    /// # Errors
-    /// If a system call fails. The content is lost then: a repeated fsync may report success for
-    /// pages that were never written.
-    pub(super) fn seal(&self, modified: Option<Time>, mode: Option<u32>) -> Result<(), Error> {
-        self.set_attributes(modified, mode)?;
-        self.sync()
-    }
-
-    /// Sets the modification time and permissions: the first half of [`seal`](Self::seal).
-    ///
-    /// # Errors
-    /// If a system call fails.
-    pub(in crate::files) fn set_attributes(
-        &self,
-        modified: Option<Time>,
-        mode: Option<u32>,
-    ) -> Result<(), Error> {
-        let mode = match mode {
-            Some(mode) => Mode::from_raw_mode(mode & MODE_MASK),
-            None => self.entry.staging.file_mode,
-        };
-        fchmod(&self.file, mode).map_err(Error::system("setting permissions"))?;
-        match modified {
-            Some(modified) => set_modified(&self.file, modified),
-            None => Ok(()),
-        }
     }
 
     /// Starts writeback of the content without waiting for it, where the system takes such hints.
@@ -209,14 +211,33 @@ impl StagedFile {
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 
-    /// Makes the content durable: the second half of [`seal`](Self::seal).
+    /// Makes content and attributes durable.
     ///
     /// # Errors
-    /// If a system call fails.
+    /// If a system call fails. The content is lost then: a repeated fsync may report success for
+    /// pages that were never written.
     pub(super) fn sync(&self) -> Result<(), Error> {
         let faults = self.entry.staging.faults;
         let synced = faults.sync(Fault::FileSync, &self.file);
         synced.map_err(Error::system("syncing a file"))
+    }
+
+    /// Determines the permissions with which the content may be published now, and sets them if
+    /// others were set. The caller holds the lock of the path.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub(super) fn settle_permissions(
+        &self,
+        find: impl FnOnce(&GivenAttributes, &ProcessDefaults) -> Result<Permissions, Error>,
+    ) -> Result<(), Error> {
+        let wanted = find(&self.given, &self.entry.staging.defaults)?;
+        if self.permissions.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        // The replaced file or the directory has changed since the attributes were set.
+        wanted.apply(&self.file, None)?;
+        self.sync()
     }
 
     /// Publishes the content at `slot`. See [`StagedEntry::publish`].
@@ -320,21 +341,6 @@ pub(super) fn rename(
     }
 }
 
-/// Sets the modification time of an open file or directory.
-pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Error> {
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: modified.seconds,
-            tv_nsec: modified.nanoseconds.min(NANOSECONDS_MAX).into(),
-        },
-    };
-    futimens(file, &times).map_err(Error::system("setting a modification time"))
-}
-
 /// Creates a random name of 128 bits, which can't be guessed.
 pub(super) fn random_name() -> Result<String, Error> {
     let mut bytes = [0; size_of::<u128>()];
@@ -343,23 +349,38 @@ pub(super) fn random_name() -> Result<String, Error> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-/// Determines the permissions that the process's umask leaves of [`FILE_MODE`], by creating a file.
-/// umask(2) can't be read without being set, for all threads.
-fn default_file_mode(directory: &OwnedFd) -> Result<Mode, Error> {
+/// Makes sure that what is created in the staging directory inherits nothing from the root, which
+/// isn't the directory where it will be.
+fn hand_nothing_down(directory: &OwnedFd, metadata: &Metadata) -> Result<(), Error> {
+    let clearing = || Error::system("clearing what the staging directory inherits");
+    Acl::remove(directory, acl::DEFAULT).map_err(clearing())?;
+    if metadata.special_bits != 0 {
+        fchmod(directory, Mode::RWXU).map_err(clearing())?;
+    }
+    Ok(())
+}
+
+/// Determines what the process gives to new files and directories, by creating a file. umask(2)
+/// can't be read without being set, for all threads.
+fn process_defaults(directory: &OwnedFd) -> Result<ProcessDefaults, Error> {
     let name = random_name()?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let metadata = openat(directory, &name, flags, Mode::from_raw_mode(FILE_MODE))
+    let metadata = openat(directory, &name, flags, Mode::from_raw_mode(MODE_MASK))
         .and_then(Metadata::of)
         .map_err(Error::system("creating a file in the staging directory"));
     let _ = unlinkat(directory, &name, AtFlags::empty());
-    Ok(Mode::from_raw_mode(metadata?.mode))
+    let metadata = metadata?;
+    Ok(ProcessDefaults {
+        owners: Owners {
+            user: metadata.owner,
+            group: metadata.group,
+        },
+        umask: MODE_MASK & !metadata.mode,
+    })
 }
 
 /// Name of the staging directory. Its prefix is reserved, so no remote path names it.
 pub(super) const STAGING_NAME: &str = ".quire-staging";
-
-/// Permissions of a new file whose request gives none, before the umask is applied.
-const FILE_MODE: u32 = 0o666;
 
 /// Smallest size in bytes for which space is reserved. Below it, the first write fails as early if
 /// there is no space.
@@ -475,30 +496,5 @@ mod tests {
         let fixture = StoreFixture::new();
         let staged = fixture.root.stage(Some(RESERVED_BYTES_MIN)).unwrap();
         assert_eq!(staged.file.metadata().unwrap().len(), 0);
-    }
-
-    #[test]
-    fn sealing_sets_time_and_permissions() {
-        let fixture = StoreFixture::new();
-        let modified = Time {
-            seconds: 1_000_000_000,
-            nanoseconds: u32::MAX,
-        };
-        let staged = fixture.root.stage(None).unwrap();
-        assert_eq!(staged.file.metadata().unwrap().mode() & 0o777, 0o600);
-        staged.seal(Some(modified), Some(0o106_751)).unwrap();
-        let metadata = staged.file.metadata().unwrap();
-        assert_eq!(
-            metadata.mode() & 0o7777,
-            0o751,
-            "setuid and setgid are dropped"
-        );
-        assert_eq!(metadata.mtime(), 1_000_000_000);
-        assert_eq!(metadata.mtime_nsec(), 999_999_999);
-        let staged = fixture.root.stage(None).unwrap();
-        staged.seal(None, None).unwrap();
-        std::fs::write(fixture.outside("new"), "").unwrap();
-        let usual = std::fs::metadata(fixture.outside("new")).unwrap().mode();
-        assert_eq!(staged.file.metadata().unwrap().mode(), usual);
     }
 }

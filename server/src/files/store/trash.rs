@@ -31,9 +31,13 @@ impl Trash {
     /// Moves the directory at `slot` into the staging directory.
     pub(super) fn take(slot: &Slot<'_>, staging: Arc<Staging>) -> Result<Self, Error> {
         let name = random_name()?;
-        let flags = RenameFlags::empty();
-        renameat_with(&slot.directory, slot.name, &staging.directory, &name, flags)
-            .map_err(Error::system("moving a directory to the staging directory"))?;
+        let Staging {
+            directory,
+            root_device,
+            ..
+        } = &*staging;
+        let moved = move_away(&slot.directory, slot.name, directory, &name, *root_device);
+        moved.map_err(Error::system("moving a directory to the staging directory"))?;
         Ok(Self { staging, name })
     }
 
@@ -169,20 +173,28 @@ impl<'a> Trees<'a> {
             removed => return removed,
         }
         let numbered = self.numbered(self.queued);
-        let rename = || {
-            let flags = RenameFlags::empty();
-            renameat_with(directory, name, self.staging, &numbered, flags)
-        };
-        match rename() {
-            // Moving a directory rewrites its `..`, which needs write permission on it.
-            Err(Errno::ACCESS) => {
-                open_for_removal(directory, name, self.root_device)?;
-                rename()?;
-            }
-            renamed => renamed?,
-        }
+        move_away(directory, name, self.staging, &numbered, self.root_device)?;
         self.queued += 1;
         Ok(())
+    }
+}
+
+/// Moves the directory `name` into the staging directory, as `to`.
+fn move_away(
+    directory: &OwnedFd,
+    name: impl rustix::path::Arg + Copy,
+    staging: &OwnedFd,
+    to: &str,
+    root_device: u64,
+) -> Result<(), Errno> {
+    let rename = || renameat_with(directory, name, staging, to, RenameFlags::empty());
+    match rename() {
+        // Moving a directory rewrites its `..`, which needs write permission on it.
+        Err(Errno::ACCESS) => {
+            open_for_removal(directory, name, root_device)?;
+            rename()
+        }
+        renamed => renamed,
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::messages::{attributes, kind, name, path, precondition, reply, time, version};
+use super::messages::{attributes, kind, name, path, precondition, preserve, reply, time, version};
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
 use crate::error_code::ErrorCode;
@@ -47,7 +47,12 @@ pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
         _ => None,
     });
     let make = (path(), any::<bool>(), precondition());
-    let set = (path(), option::of(time()), option::of(any::<u32>()));
+    let set = (
+        path(),
+        option::of(time()),
+        option::of(any::<u32>()),
+        preserve(),
+    );
     prop_oneof![
         put,
         make.prop_map(|(path, make_parents, precondition)| {
@@ -57,11 +62,12 @@ pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
                 precondition,
             })
         }),
-        set.prop_map(|(path, modified, mode)| {
+        set.prop_map(|(path, modified, mode, preserve)| {
             PutItem::Attributes(SetAttributes {
                 path,
                 modified,
                 mode,
+                preserve,
             })
         }),
         Just(PutItem::Last(LastItem {})),
@@ -146,6 +152,7 @@ fn the_largest_items_fit_their_limits() {
             digest: DigestKind::Sha256,
             precondition: Precondition::Match(Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap()),
             make_parents: true,
+            preserve: Preserve::Nothing,
         };
         encode(&PutItem::File(put)).unwrap();
     }
@@ -159,6 +166,7 @@ fn missing_optional_keys_of_what_is_put_have_their_defaults() {
         path,
         modified: None,
         mode: None,
+        preserve: Preserve::Usual,
     };
     let cbor = [0x82, 2, 0xa1, 0x00, 0x81, 0x61, b'a'];
     assert_eq!(decode(&cbor), Ok(PutItem::Attributes(set)));

@@ -44,6 +44,10 @@ pub(super) fn precondition() -> impl Strategy<Value = Precondition> {
     ]
 }
 
+pub(super) fn preserve() -> impl Strategy<Value = Preserve> {
+    proptest::sample::select(vec![Preserve::Usual, Preserve::Exact, Preserve::Nothing])
+}
+
 pub(super) fn time() -> impl Strategy<Value = Time> {
     (any::<i64>(), any::<u32>()).prop_map(|(seconds, nanoseconds)| Time {
         seconds,
@@ -77,9 +81,10 @@ pub(super) fn put() -> impl Strategy<Value = Request> {
         option::of(time()),
         option::of(any::<u32>()),
     );
-    let fields = (path(), header, kind(), precondition(), any::<bool>());
+    let options = (any::<bool>(), preserve());
+    let fields = (path(), header, kind(), precondition(), options);
     fields.prop_map(
-        |(path, (size, modified, mode), digest, precondition, make_parents)| {
+        |(path, (size, modified, mode), digest, precondition, (make_parents, preserve))| {
             let put = Put {
                 path,
                 size,
@@ -88,6 +93,7 @@ pub(super) fn put() -> impl Strategy<Value = Request> {
                 digest,
                 precondition,
                 make_parents,
+                preserve,
             };
             put.into()
         },
@@ -100,9 +106,9 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
         path(),
         precondition(),
         precondition(),
-        option::of(any::<bool>()),
+        option::of((any::<bool>(), preserve())),
     );
-    fields.prop_map(|(from, to, source, target, recursive)| match recursive {
+    fields.prop_map(|(from, to, source, target, copied)| match copied {
         None => Rename {
             from,
             to,
@@ -110,12 +116,13 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
             target,
         }
         .into(),
-        Some(recursive) => Copy {
+        Some((recursive, preserve)) => Copy {
             from,
             to,
             recursive,
             source,
             target,
+            preserve,
         }
         .into(),
     })
@@ -145,6 +152,14 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
                 precondition,
             };
             make.into()
+        }),
+        (path(), any::<u32>(), precondition()).prop_map(|(path, mode, precondition)| {
+            let chmod = Chmod {
+                path,
+                mode,
+                precondition,
+            };
+            chmod.into()
         }),
     ]
 }
