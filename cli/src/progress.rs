@@ -1,14 +1,17 @@
-//! Progress bar of a transfer, and the summary at its end.
+//! What is shown while a command works, and the summary of a transfer at its end.
+
+mod line;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::output::Output;
+use line::{BytesTotal, ProgressLine};
 use quire_client::transfer::Transfer;
 
-/// Awaits `work` while a bar on standard error shows the progress of `transfer`, if that is a
+/// Awaits `work` while a line on standard error shows the progress of `transfer`, if that is a
 /// terminal.
 pub(crate) async fn watch<T>(
     output: &Output,
@@ -16,28 +19,60 @@ pub(crate) async fn watch<T>(
     bar: &ProgressBar,
     work: impl Future<Output = T>,
 ) -> T {
+    redraw(output, bar, work, || {
+        let (total, is_known) = transfer.total();
+        let moved = transfer.moved();
+        bar.set_position(moved);
+        let line = ProgressLine {
+            moved,
+            total: match (total, is_known) {
+                (0, _) => BytesTotal::Unknown,
+                (total, true) => BytesTotal::Known(total.max(moved)),
+                (total, false) => BytesTotal::AtLeast(total.max(moved)),
+            },
+            rate: bar.per_sec(),
+            files: transfer.files(),
+            name: bar.prefix(),
+        };
+        line.fit(width())
+    })
+    .await
+}
+
+/// Awaits `work`, in which the server does what `what` says, and shows how long that takes.
+pub(crate) async fn wait<T>(output: &Output, what: &str, work: impl Future<Output = T>) -> T {
+    let bar = bar(output);
+    let started = Instant::now();
+    let show = || match started.elapsed() {
+        // What ends at once needs no line.
+        elapsed if elapsed < LINE_DELAY => String::new(),
+        elapsed => format!("{what}, {} s", elapsed.as_secs()),
+    };
+    redraw(output, &bar, work, show).await
+}
+
+/// Awaits `work`, and meanwhile draws what `show` returns, if anybody wants to see it.
+async fn redraw<T>(
+    output: &Output,
+    bar: &ProgressBar,
+    work: impl Future<Output = T>,
+    show: impl Fn() -> String,
+) -> T {
     if !output.shows_progress() {
         return work.await;
     }
     let _shown = output.show_bar(bar.clone());
     tokio::pin!(work);
-    let mut redraw = tokio::time::interval(REDRAW_INTERVAL);
+    let mut ticks = tokio::time::interval(REDRAW_INTERVAL);
     loop {
         tokio::select! {
             done = &mut work => return done,
-            _ = redraw.tick() => {
-                bar.set_length(transfer.expected().max(transfer.moved()));
-                bar.set_position(transfer.moved());
-                bar.set_prefix(match transfer.files() {
-                    0 => String::new(),
-                    files => format!("{files} done, "),
-                });
-            }
+            _ = ticks.tick() => bar.set_message(show()),
         }
     }
 }
 
-/// A bar for any number of files, which stays hidden where nobody wants to see it.
+/// A line that is redrawn, which stays hidden where nobody wants to see it.
 pub(crate) fn bar(output: &Output) -> ProgressBar {
     if !output.shows_progress() {
         return ProgressBar::hidden();
@@ -48,6 +83,20 @@ pub(crate) fn bar(output: &Output) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+/// Columns of the terminal on standard error.
+#[cfg(unix)]
+fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    let columns = size.map_or(0, |size| size.ws_col);
+    if columns == 0 { WIDTH } else { columns.into() }
+}
+
+/// Columns of the terminal on standard error, on systems that aren't asked.
+#[cfg(not(unix))]
+fn width() -> usize {
+    WIDTH
 }
 
 /// Summary of a finished transfer, in one line.
@@ -97,8 +146,14 @@ fn rate(bytes: u64, elapsed: Duration) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// Bytes moved, bytes known so far, rate, time left, and the name of a file in transfer.
-const TEMPLATE: &str = "{prefix}{bytes}/{total_bytes} [{wide_bar}] {bytes_per_sec} {eta} {msg:30!}";
+/// The line, cut off at the edge of the terminal.
+const TEMPLATE: &str = "{wide_msg}";
+
+/// Columns of a terminal that doesn't tell its size.
+const WIDTH: usize = 80;
+
+/// How long a command works before its duration is shown.
+const LINE_DELAY: Duration = Duration::from_secs(1);
 
 /// Interval of drawing: smooth for the eye, and cheap.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use crate::args::{ChmodArgs, CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote, on_one_server};
+use crate::progress;
 use crate::session::CliSession;
 use quire_client::{Client, ClientError};
 
@@ -54,7 +55,8 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         target: target_precondition(args.force),
         preserve: args.preserve.choice(),
     };
-    let copied = match client.copy(copy).await {
+    let what = format!("copying {}", two.from.path);
+    let copied = match progress::wait(&session.output, &what, client.copy(copy)).await {
         Ok(copied) => copied,
         Err(error) => return Err(two.failed(&client, &error, args.force).await),
     };

@@ -119,7 +119,7 @@ impl Observer {
         match event {
             TransferEvent::Started { name } => {
                 if !self.bar.is_hidden() {
-                    self.bar.set_message(name.to_string());
+                    self.bar.set_prefix(name.to_string());
                 }
             }
             TransferEvent::Moved(moved) => self.moved(moved),

@@ -11,6 +11,7 @@ use crate::args::{HashArgs, PairCodeArgs, PingArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::HintFlags;
 use crate::operand::{Remote, on_one_server};
+use crate::progress;
 use crate::session::CliSession;
 
 /// Measures handshake and round trip, and shows this client's rights.
@@ -71,7 +72,10 @@ pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<(), Co
             digest,
         };
         let hashed = match require_directory(&client, &remote).await {
-            Ok(()) => client.hash(hash).await,
+            Ok(()) => {
+                let what = format!("hashing {}", remote.path);
+                progress::wait(&session.output, &what, client.hash(hash)).await
+            }
             Err(error) => Err(error),
         };
         let hashed = match hashed {

@@ -22,6 +22,7 @@ use crate::failure::HintFlags;
 use crate::operand::{
     DASH, OperandError, Remote, Target, get_operands, is_contents, on_one_server,
 };
+use crate::progress;
 use crate::session::CliSession;
 use crate::standard_input::{self, StandardInput};
 use quire_client::Client;
@@ -159,7 +160,10 @@ async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<(), Com
     }
     let digest = session.config.transfer_digest();
     let transfer = Transfer::new(|_| {});
+    let bar = progress::bar(&session.output);
+    let mut left = sources.len();
     for remote in sources {
+        left -= 1;
         let client = session.client(&remote.server).await?;
         let get = Get {
             path: remote.path.clone(),
@@ -168,7 +172,19 @@ async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<(), Com
         };
         let written = match require_directory(&client, &remote).await {
             Ok(()) => match client.get(get).await {
-                Ok(download) => download.write_to(stdout()?, transfer.counter()).await,
+                Ok(download) => {
+                    transfer.expect(download.header().length);
+                    if left == 0 {
+                        transfer.foresee_no_more();
+                    }
+                    bar.set_prefix(remote.path.to_string());
+                    let writing = download.write_to(stdout()?, transfer.counter());
+                    match session.output.is_for_people() {
+                        // The line would stand in the middle of the content.
+                        true => writing.await,
+                        false => progress::watch(&session.output, &transfer, &bar, writing).await,
+                    }
+                }
                 Err(error) => Err(error.into()),
             },
             Err(error) => Err(error.into()),

@@ -71,6 +71,7 @@ fn every_event_is_documented_with_its_fields() {
         quire --json rename $HOST/g $HOST/h
         quire --json chmod 640 $HOST/h
         quire --json hash $HOST/h
+        quire cat $HOST/h >content
         quire --json cache $HOST
         quire --json delete $HOST/h
         quire --json mkdir $HOST/m

@@ -105,7 +105,7 @@ fn in_a_pipe_messages_have_no_colours_and_no_raw_log() {
     let [skipped, limit, summary] = lines[..] else {
         panic!("{text}")
     };
-    assert_eq!(skipped, "/d/link: skipped, neither file nor directory");
+    assert_eq!(skipped, "/d/link: skipped, a symbolic link");
     assert!(limit.starts_with("limited by "), "{limit}");
     assert!(
         summary.starts_with("1 file, 1 directory, 7 B in "),
