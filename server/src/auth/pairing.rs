@@ -56,9 +56,12 @@ pub fn offer(
 /// Why a key is not let in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PairingError {
-    /// There is no code, or the proof is wrong.
-    #[error("not authorized")]
+    /// The proof is wrong, or the client has no key.
+    #[error("wrong pairing code")]
     NotAuthorized,
+    /// There is no code.
+    #[error("no pairing code is open: it was used, withdrawn or replaced, or has expired")]
+    NoCode,
     /// A system call failed.
     #[error("{doing} failed")]
     System {
@@ -81,7 +84,7 @@ impl PairingError {
     /// The code that the client hears.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
-            Self::NotAuthorized => ErrorCode::NOT_AUTHORIZED,
+            Self::NotAuthorized | Self::NoCode => ErrorCode::NOT_AUTHORIZED,
             Self::System { .. } => ErrorCode::DISK,
             Self::Internal(_) => ErrorCode::INTERNAL,
         }
@@ -134,11 +137,11 @@ impl Pairing {
         client: Fingerprint,
         connection: &Connection,
     ) -> Result<Paired, PairingError> {
-        let files = self.files.clone().ok_or(PairingError::NotAuthorized)?;
+        let files = self.files.clone().ok_or(PairingError::NoCode)?;
         let wrong = Arc::clone(&self.wrong);
         let connection = connection.clone();
         let accepted = spawn_blocking(move || {
-            let offer = files.find().ok_or(PairingError::NotAuthorized)?;
+            let offer = files.find().ok_or(PairingError::NoCode)?;
             let material = |_| PairingError::Internal("a connection without keying material");
             let is_right = bound::proves(&offer.key, Side::Client, &connection, pair.proof);
             if !is_right.map_err(material)? {
@@ -169,9 +172,8 @@ impl PairingFiles {
 
     fn count_wrong(&self, wrong: &AtomicU32) {
         let count = wrong.fetch_add(1, Ordering::Relaxed) + 1;
-        warn!(count, "wrong pairing code");
-        if count >= WRONG_MAX {
-            let _ = self.take_away(wrong);
+        if count >= WRONG_MAX && self.take_away(wrong).is_ok() {
+            warn!("the pairing code is withdrawn after {count} wrong ones");
         }
     }
 
@@ -182,7 +184,7 @@ impl PairingFiles {
                 wrong.store(0, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(PairingError::NotAuthorized),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(PairingError::NoCode),
             Err(error) => Err(PairingError::system("ending an offer")(error)),
         }
     }

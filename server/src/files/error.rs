@@ -43,6 +43,14 @@ impl Error {
             Self::Store(error) => code_of_store(error),
         }
     }
+
+    /// Whether the process or the system has as many open files as it may.
+    pub(crate) fn is_lack_of_handles(&self) -> bool {
+        let Self::Store(error) = self else {
+            return false;
+        };
+        matches!(error.errno(), Some(Errno::MFILE | Errno::NFILE))
+    }
 }
 
 impl From<Denial> for Error {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 
 use super::Shared;
 use super::admission::Admitted;
@@ -26,6 +26,7 @@ use super::handshake::ServerHandshake;
 use super::request::{self, RequestEnd};
 use super::session::Session;
 use crate::auth::authorized_keys::AuthorizedKeys;
+use crate::metrics::Metrics;
 
 /// Serves one connection from its handshake to its end.
 pub(crate) async fn serve(
@@ -54,10 +55,15 @@ pub(crate) async fn serve(
             return handshake.close(&stop).await;
         }
         shared.metrics.not_authorized.add_one();
-        info!(key = shown, "not authorized");
+        info!(
+            key = shown,
+            "not authorized; a line in authorized-keys or a code of `quire-server pair` grants \
+             access"
+        );
         return close(&connection, ErrorCode::NOT_AUTHORIZED).await;
     }
     info!(key = shown, names = ?peer.names, rights = %access, "connected");
+    Span::current().record("key", shown);
     let flow = ConnectionFlow::new(connection.clone(), Side::Server, &shared.windows);
     let session = Arc::new(Session::new(shared, &connection, peer, access, flow));
     let mut requests = JoinSet::new();
@@ -67,26 +73,7 @@ pub(crate) async fn serve(
         () = until_revoked(&session, changes) => ConnectionEnd::Revoked,
         () = handshake.failed() => ConnectionEnd::Handshake,
     };
-    // A close makes the requests fail at their next use of a stream; below they are waited for.
-    match end {
-        ConnectionEnd::Lost(_) | ConnectionEnd::Stopped => {}
-        ConnectionEnd::Revoked => {
-            metrics.revoked.add_one();
-            info!("not authorized any more");
-            close(&connection, ErrorCode::NOT_AUTHORIZED).await;
-        }
-        ConnectionEnd::Idle => {
-            metrics.idle_time.add_one();
-            info!("idle for too long");
-            close(&connection, ErrorCode::TIMEOUT).await;
-        }
-        ConnectionEnd::Handshake => close(&connection, ErrorCode::TIMEOUT).await,
-        ConnectionEnd::Abuse => {
-            metrics.abort_rate.add_one();
-            info!("cancelled too many requests");
-            close(&connection, ErrorCode::LIMIT).await;
-        }
-    }
+    close_early(&connection, &end, metrics).await;
     while let Some(ended) = requests.join_next().await {
         report(ended);
     }
@@ -120,6 +107,30 @@ enum ConnectionEnd {
     Handshake,
     /// The client cancelled too many requests.
     Abuse,
+}
+
+/// Closes a connection that the server doesn't want any more. That makes its requests fail, which
+/// the caller waits for.
+async fn close_early(connection: &Connection, end: &ConnectionEnd, metrics: &Metrics) {
+    match end {
+        ConnectionEnd::Lost(_) | ConnectionEnd::Stopped => {}
+        ConnectionEnd::Revoked => {
+            metrics.revoked.add_one();
+            info!("not authorized any more");
+            close(connection, ErrorCode::NOT_AUTHORIZED).await;
+        }
+        ConnectionEnd::Idle => {
+            metrics.idle_time.add_one();
+            info!("idle for too long");
+            close(connection, ErrorCode::TIMEOUT).await;
+        }
+        ConnectionEnd::Handshake => close(connection, ErrorCode::TIMEOUT).await,
+        ConnectionEnd::Abuse => {
+            metrics.abort_rate.add_one();
+            info!("cancelled too many requests");
+            close(connection, ErrorCode::LIMIT).await;
+        }
+    }
 }
 
 async fn close(connection: &Connection, code: ErrorCode) {

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, field, info, info_span, warn};
 
 use super::admission::{Admission, Admittance};
 use super::{Shared, connection, tls};
@@ -238,7 +238,8 @@ impl Acceptor {
                     false => &self.connections,
                 };
                 let served = connection::serve(connecting, admitted, shared, self.stop.clone());
-                tasks.spawn(served.instrument(info_span!("connection", %remote)));
+                let span = info_span!("connection", %remote, key = field::Empty);
+                tasks.spawn(served.instrument(span));
             }
             Err(error) => debug!(%remote, %error, "could not accept the connection"),
         }

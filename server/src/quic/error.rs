@@ -51,6 +51,42 @@ impl RequestError {
         )
     }
 
+    /// What the operator can do about it, if the log is to say so at its default level.
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        if self.is_stall() {
+            return Some(
+                "the client took or sent too little; --stall-time and --stall-rate say how much \
+                 is too little",
+            );
+        }
+        match self {
+            Self::Pairing(PairingError::NotAuthorized | PairingError::NoCode) => {
+                Some("`quire-server pair` makes a new code")
+            }
+            Self::Timeout => Some("--request-time says how long a request may take to arrive"),
+            Self::Files(Error::Quota) => {
+                Some("the key has used up what --daily-bytes or --daily-files grants it")
+            }
+            Self::Files(Error::Store(StoreError::NotDurable(_))) => Some(
+                "check the disk and the log of the kernel; changes are refused until the server \
+                 is started again",
+            ),
+            Self::Files(error) => match error.code() {
+                ErrorCode::NO_SPACE => {
+                    Some("the disk is full: free space on the file system of the served directory")
+                }
+                ErrorCode::QUOTA => Some("the disk quota of the server's user is used up"),
+                ErrorCode::DISK => Some("check the disk and the log of the kernel"),
+                ErrorCode::LIMIT if error.is_lack_of_handles() => Some(
+                    "the server may not open more files: raise its limit, as with LimitNOFILE= of \
+                     systemd",
+                ),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Error code for the client.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
@@ -103,5 +139,24 @@ mod tests {
         assert_eq!(code(DecodeError::TrailingBytes), ErrorCode::MALFORMED);
         let truncated = RequestError::from(ReceiveError::Truncated);
         assert_eq!(truncated.code(), ErrorCode::MALFORMED);
+    }
+
+    #[test]
+    fn what_an_operator_can_mend_comes_with_advice() {
+        use quire_transport::flow::stream_limits::Stalled;
+        use rustix::io::Errno;
+        let of = |errno: Errno| {
+            let error = RequestError::from(Error::from(StoreError::system("testing")(errno)));
+            error.advice().unwrap_or_default()
+        };
+        assert!(of(Errno::NOSPC).contains("free space"));
+        assert!(of(Errno::IO).contains("check the disk"));
+        assert!(of(Errno::MFILE).contains("LimitNOFILE"));
+        assert_eq!(of(Errno::NOENT), "");
+        let unsure = Error::from(StoreError::NotDurable(Errno::IO.into()));
+        let advice = RequestError::from(unsure).advice().unwrap();
+        assert!(advice.contains("started again"), "{advice}");
+        let stalled = RequestError::Send(SendError::Stalled(Stalled));
+        assert!(stalled.advice().unwrap().contains("--stall-time"));
     }
 }

@@ -2,11 +2,12 @@
 
 use quire_shared::ErrorCode;
 use quire_shared::codec::{self, DecodeError};
-use quire_shared::protocol::{Done, Failure, Message, Reply};
+use quire_shared::protocol::{Done, Failure, Message, Reply, Request};
 use quire_transport::stream::{Receiver, SendError, Sender};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::error::RequestError;
+use crate::files::Error;
 
 /// Sends the reply of a successful request, and waits until the client has acknowledged it.
 pub(crate) async fn answer<M: Message>(
@@ -19,8 +20,13 @@ pub(crate) async fn answer<M: Message>(
 }
 
 /// Sends the error code of a failed request to the client, and logs the details.
-pub(crate) async fn refuse(mut sender: Sender, mut receiver: Receiver, error: &RequestError) {
-    let code = report(error);
+pub(crate) async fn refuse(
+    mut sender: Sender,
+    mut receiver: Receiver,
+    error: &RequestError,
+    request: Option<&Request>,
+) {
+    let code = report(error, request);
     if sender.has_sent() {
         // After a part of a reply, a failure message would be decoded as its next part. A reset
         // tells the client that all it got on this stream is invalid.
@@ -40,19 +46,38 @@ async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendE
     sender.finish()
 }
 
-/// Logs an error, and returns its code for the client.
-pub(crate) fn report(error: &RequestError) -> ErrorCode {
+/// Logs an error with the request that it ended, and returns its code for the client. What the
+/// operator can do something about is logged at the default level, with what that is.
+fn report(error: &RequestError, request: Option<&Request>) -> ErrorCode {
+    let advice = error.advice();
+    let request = request.map(tracing::field::debug);
+    let code = error.code();
+    let error_value = error as &dyn std::error::Error;
     if error.is_ours() {
-        error!(error = error as &dyn std::error::Error, "failed");
+        error!(error = error_value, request, advice, "failed");
+    } else if advice.is_some() {
+        warn!(error = error_value, request, advice, "refused");
     } else {
-        debug!(error = error as &dyn std::error::Error, "refused");
+        debug!(error = error_value, request, "refused");
     }
-    error.code()
+    code
 }
 
 /// Logs `error`, and returns the failure message for the client.
 pub(crate) fn failure(error: impl Into<RequestError>) -> Failure {
-    Failure::new(report(&error.into()))
+    Failure::new(report(&error.into(), None))
+}
+
+/// As [`failure`], for one of many items of a request. Of errors with advice, only the first of a
+/// request is logged at the default level: a full disk concerns all items that follow.
+pub(crate) fn failure_of_item(error: Error, is_advised: &mut bool) -> Failure {
+    let error = RequestError::from(error);
+    if *is_advised && !error.is_ours() {
+        debug!(error = &error as &dyn std::error::Error, "refused");
+        return Failure::new(error.code());
+    }
+    *is_advised |= error.advice().is_some();
+    failure(error)
 }
 
 /// Appends an encoded message to `bytes`, which holds several messages that are sent together.

@@ -41,10 +41,21 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
     sender.set_limits(session.limits.clone());
     receiver.set_limits(session.limits.clone());
     let given_up = sender.given_up();
+    // For the log.
+    let mut asked = None;
+    let serving = async {
+        if let Some(requests) = &session.requests {
+            requests.take(1).await;
+        }
+        let request = read(&mut receiver, &session.shared, is_early).await?;
+        debug!(?request, "asked");
+        asked = Some(request.clone());
+        dispatch(request, &session, &mut sender, &mut receiver).await
+    };
     let served = tokio::select! {
         // In this order, so that a request that is done counts as done.
         biased;
-        served = read_and_dispatch(&session, &mut sender, &mut receiver, is_early) => served,
+        served = serving => served,
         () = given_up => Err(RequestError::Cancelled),
     };
     let Err(error) = served else {
@@ -54,27 +65,13 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
     if error.is_stall() {
         session.shared.metrics.stall_time.add_one();
     }
-    refuse(sender, receiver, &error).await;
+    refuse(sender, receiver, &error, asked.as_ref()).await;
     match error.code() {
         ErrorCode::CANCELLED | ErrorCode::MALFORMED | ErrorCode::MESSAGE_TOO_LONG => {
             RequestEnd::Cancelled
         }
         _ => RequestEnd::Answered,
     }
-}
-
-async fn read_and_dispatch(
-    session: &Session,
-    sender: &mut Sender,
-    receiver: &mut Receiver,
-    is_early: bool,
-) -> Result<(), RequestError> {
-    if let Some(requests) = &session.requests {
-        requests.take(1).await;
-    }
-    let request = read(receiver, &session.shared, is_early).await?;
-    debug!(?request, "asked");
-    dispatch(request, session, sender, receiver).await
 }
 
 async fn read(

@@ -52,6 +52,11 @@ async fn a_put_whose_client_stalls_is_cut_off_and_leaves_nothing() {
     pong.into_result().unwrap();
     assert_eq!(tree.read("f"), b"old");
     assert_eq!(server.limits_met(), "stall_time 2");
+    let log = server.log().lines();
+    let is_told = |line: &&String| {
+        line.starts_with("WARN") && line.contains("--stall-time") && line.contains("Put")
+    };
+    assert_eq!(log.iter().filter(is_told).count(), 2, "{log:?}");
     raw.close().await;
     server.stop().await;
 }

@@ -113,6 +113,16 @@ async fn a_client_without_the_code_gets_nothing_and_a_few_tries_invalidate_it() 
     assert!(matches!(error, ClientError::NotPaired), "{error}");
     client.close().await;
     assert!(!host.state.file("authorized-keys").exists());
+    // The operator is told what happened, and what to do.
+    for text in [
+        "withdrawn after 5",
+        "no pairing code is open",
+        "makes a new code",
+    ] {
+        let log = host.server.log().lines();
+        let is_told = |line: &String| line.starts_with("WARN") && line.contains(text);
+        assert!(log.iter().any(is_told), "{text}: {log:?}");
+    }
     host.server.stop().await;
 }
 

@@ -14,7 +14,7 @@ use quire_transport::stream::{ReceiveError, Receiver, Sender};
 
 use crate::files::{BatchItem, BatchUpload, Caller, Committed, Error, Files, StoreError};
 use crate::quic::error::RequestError;
-use crate::quic::reply::{append, failure};
+use crate::quic::reply::{append, failure_of_item};
 
 /// Receives items and replies to each, until the client has sent the last one.
 pub(crate) async fn serve(
@@ -79,6 +79,7 @@ async fn receive(
     let mut has_more = true;
     // Number of the item whose outcome is sent next.
     let mut index = 0;
+    let mut is_advised = false;
     loop {
         if upload.is_idle() && !next.items.is_empty() {
             upload.start(next.take());
@@ -99,7 +100,8 @@ async fn receive(
             results = upload.results() => {
                 let mut outcomes = Vec::new();
                 for result in results? {
-                    append(&Reply::Ok(outcome(index, result)?), &mut outcomes)?;
+                    let outcome = outcome(index, result, &mut is_advised)?;
+                    append(&Reply::Ok(outcome), &mut outcomes)?;
                     index += 1;
                 }
                 sender.send_bytes(Bytes::from(outcomes)).await?;
@@ -108,14 +110,18 @@ async fn receive(
     }
 }
 
-fn outcome(index: u64, result: Result<Committed, Error>) -> Result<Outcome, RequestError> {
+fn outcome(
+    index: u64,
+    result: Result<Committed, Error>,
+    is_advised: &mut bool,
+) -> Result<Outcome, RequestError> {
     let (result, existed) = match result {
         Ok(committed) => {
             let nothing = || Error::from(StoreError::Internal("an item that left nothing"));
             let version = committed.version.ok_or_else(nothing)?;
             (Reply::Ok(Changed { version }), committed.existed)
         }
-        Err(error) => (Reply::Failed(failure(error)), false),
+        Err(error) => (Reply::Failed(failure_of_item(error, is_advised)), false),
     };
     Ok(Outcome {
         index,
