@@ -21,6 +21,7 @@ use quire_transport::congestion::CongestionControl;
 use crate::exit::Exit;
 use crate::failure::CommandFailure;
 use crate::output::Output;
+use crate::similar::similar_command;
 
 /// The command line of `quire`.
 #[derive(Debug, Parser)]
@@ -43,14 +44,22 @@ pub struct CliArgs {
 }
 
 impl CliArgs {
-    /// The action that was asked for.
+    /// Parses the arguments of the program.
     ///
     /// # Errors
-    /// If there is no action, or more than one.
-    pub fn action(&self) -> Result<Action, clap::Error> {
+    /// If they can't be parsed, or ask for no action or more than one.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<(Action, Self), clap::Error> {
+        let arguments: Vec<_> = arguments.collect();
+        let line = Self::try_parse_from(&arguments)
+            .map_err(|error| mistyped_command(&arguments, &error).unwrap_or(error))?;
+        Ok((line.action()?, line))
+    }
+
+    fn action(&self) -> Result<Action, clap::Error> {
         let error = |kind, text: String| Err(Self::command().error(kind, text));
         match (&self.host, &self.action) {
             (None, Some(action)) => Ok(action.clone()),
+            (Some(host), None) if let Some(error) = unknown_command(host, false) => Err(error),
             (Some(host), None) => Ok(Action::Menu(MenuArgs {
                 operand: host.clone(),
             })),
@@ -61,6 +70,32 @@ impl CliArgs {
             ),
         }
     }
+}
+
+/// The error that blames the first word, if arguments can't be parsed because that is no command.
+/// clap takes it for the host, and blames the word or flag after it.
+fn mistyped_command(arguments: &[OsString], error: &clap::Error) -> Option<clap::Error> {
+    if !error.use_stderr() {
+        return None;
+    }
+    let tolerant = CliArgs::command().ignore_errors(true);
+    let matches = tolerant.try_get_matches_from(arguments).ok()?;
+    let word = matches.try_get_one::<String>("host").ok()??;
+    unknown_command(word, error.kind() == ErrorKind::InvalidSubcommand)
+}
+
+/// The error about a first word that is no command: if it is like one, or if it `must_be` one.
+fn unknown_command(word: &str, must_be: bool) -> Option<clap::Error> {
+    let mut program = CliArgs::command();
+    let text = match similar_command(&program, word) {
+        Some(command) => format!(
+            "`{word}` is no command; did you mean `{command}`? A host of that name is reached with \
+             `quire menu {word}`"
+        ),
+        None if must_be => format!("`{}` is no command", Escaped(word)),
+        None => return None,
+    };
+    Some(program.error(ErrorKind::InvalidSubcommand, text))
 }
 
 /// The action of one run of the program.
@@ -178,8 +213,8 @@ pub struct GetArgs {
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
-    /// default is the current directory. The last of several operands is LOCAL, unless it begins
-    /// with the same HOST[:PORT]/ as the first
+    /// default is the current directory. The last of several operands is LOCAL, unless it names a
+    /// server of the others, or begins with an address or HOST:PORT that is no local directory
     #[arg(required = true, value_name = "OPERAND")]
     pub(crate) operands: Vec<OsString>,
 }

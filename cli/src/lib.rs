@@ -14,6 +14,7 @@ pub mod operand;
 pub mod output;
 mod progress;
 mod session;
+mod similar;
 mod standard_input;
 
 pub use exit::Exit;

@@ -7,7 +7,6 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use quire_cli::args::{self, Action, CliArgs};
 use quire_cli::config::Config;
 use quire_cli::{CliSession, CommandFailure, Exit, commands, menu};
@@ -17,8 +16,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let parsed = CliArgs::try_parse().and_then(|line| Ok((line.action()?, line)));
-    let (action, line) = match parsed {
+    let (action, line) = match CliArgs::read(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(error) => {
             if std::env::args_os().any(|argument| argument == "--json") {

@@ -8,6 +8,7 @@ use quire_shared::protocol;
 use quire_shared::{Escaped, EscapedPath, Name, RemotePath};
 
 use quire_client::known_servers::{ServerId, ServerIdError};
+use quire_transport::socket::address::parse_ip;
 
 /// A path on a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +160,7 @@ pub enum OperandError {
         reason: RemoteError,
     },
     /// The command works within one server.
-    #[error("{0} and {1} are different servers")]
+    #[error("{0} and {1} are different servers, or two names of one: use one name for both")]
     DifferentServers(ServerId, ServerId),
     /// Standard input or output can be one file only.
     #[error("`-` can't stand for {0}")]
@@ -223,8 +224,7 @@ pub(crate) enum Target {
 /// Separates sources and target of `get`.
 pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, OperandError> {
     let (sources, target) = match operands {
-        [first, .., last] if !is_on_server_of(last, first) => {
-            let sources = operands.split_last().map_or(operands, |(_, rest)| rest);
+        [sources @ .., last] if !sources.is_empty() && !is_remote(last, sources) => {
             let is_stdout = STDOUT_NAMES.iter().any(|name| last == name);
             let target = match is_stdout {
                 true => Target::Stdout,
@@ -250,13 +250,28 @@ pub(crate) fn is_contents(operand: &OsStr) -> bool {
     matches!(last, Some(b"." | b".."))
 }
 
-/// Whether `operand` begins with the same `HOST[:PORT]/` as `first`.
-fn is_on_server_of(operand: &OsStr, first: &OsStr) -> bool {
-    let host = |text: &OsStr| {
-        let text = text.to_str()?;
-        text.split_once('/').map(|(host, _)| host.to_owned())
+/// Whether the last operand of `get` is on a server: on that of a source, or on one that is written
+/// as no local directory is.
+fn is_remote(last: &OsStr, sources: &[OsString]) -> bool {
+    let server = |text: &OsStr| {
+        let (server, _) = text.to_str()?.split_once('/')?;
+        parse_server(server).ok()
     };
-    host(first).is_some_and(|first| host(operand).is_some_and(|host| host == first))
+    let Some(named) = server(last) else {
+        return false;
+    };
+    let is_named_before = |source: &OsString| server(source).as_ref() == Some(&named);
+    sources.iter().any(is_named_before) || is_written_as_server(last)
+}
+
+/// Whether an operand begins with an address or with `HOST:PORT`, and not with the name of something
+/// local.
+fn is_written_as_server(operand: &OsStr) -> bool {
+    let Some((server, _)) = operand.to_str().and_then(|text| text.split_once('/')) else {
+        return false;
+    };
+    let is_server = server.contains(':') || server == "localhost" || parse_ip(server).is_some();
+    is_server && std::fs::symlink_metadata(server).is_err()
 }
 
 /// Parses operands that have to be on one server.
@@ -367,6 +382,17 @@ mod tests {
         assert_eq!(parse(&["h/a", "h/b"]), (2, local(".")));
         assert_eq!(parse(&["h/a", "h/b", "./h/c"]), (2, local("./h/c")));
         assert_eq!(parse(&["h/a", "g/b", "d"]), (2, local("d")));
+        // Other spellings of the same server, of any source, and what can't be meant locally.
+        assert_eq!(parse(&["h:4433/a", "H/b"]), (2, local(".")));
+        assert_eq!(parse(&["h/a", "g/b", "g/c"]), (3, local(".")));
+        assert_eq!(parse(&["h:1/a", "127.0.0.1:1/b"]), (2, local(".")));
+        assert_eq!(parse(&["h/a", "127.1/b"]), (2, local(".")));
+        assert_eq!(parse(&["h/a", "[::1]/b"]), (2, local(".")));
+        assert_eq!(parse(&["127.0.0.1/a", "localhost/b"]), (2, local(".")));
+        assert_eq!(
+            parse(&["h:1/a", "./127.0.0.1:1/b"]),
+            (1, local("./127.0.0.1:1/b"))
+        );
         assert_eq!(parse(&["h/a", "-"]), (1, Target::Stdout));
         assert_eq!(parse(&["h", "h"]), (1, local("h")));
     }

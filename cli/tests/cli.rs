@@ -237,6 +237,22 @@ fn where_nobody_answers_connecting_ends() {
 }
 
 #[test]
+fn a_mistyped_command_is_blamed_and_no_host_of_that_name_looked_up() {
+    let quire = Quire::new();
+    for (arguments, mistyped, meant) in [
+        (&["lst"][..], "`lst`", "`list`"),
+        (&["gett", "h/a"], "`gett`", "`get`"),
+        (&["gett", "-r", "h/a", "."], "`gett`", "`get`"),
+        (&["--quiet", "delte", "h/a"], "`delte`", "`delete`"),
+        (&["fetch", "h/a"], "`fetch` is no command", ""),
+    ] {
+        let text = quire.run(arguments).fails(2);
+        assert!(text.contains(mistyped) && text.contains(meant), "{text}");
+        assert!(!text.contains("'h/a'") && !text.contains("'-r'"), "{text}");
+    }
+}
+
+#[test]
 fn an_unknown_host_is_told() {
     // RFC 6761, §6.4: no name ends so.
     let text = Quire::new().run(&["list", "nowhere.invalid"]).fails(6);

@@ -6,12 +6,12 @@
 use std::{
     fmt::{self, Write as _},
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use quire_certs::{CertsError, Fingerprint, FingerprintError, StateDir};
+use quire_transport::socket::address::{ZonedAddress, parse_ip};
 use thiserror::Error;
 
 /// A server as the user names it: host and UDP port. Two spellings of one name are equal.
@@ -32,9 +32,12 @@ impl ServerId {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
             .unwrap_or(host);
-        let host = match bare.parse::<IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_name) => bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase(),
+        let host = if let Some(address) = parse_ip(bare) {
+            address.to_string()
+        } else if let Some(address) = ZonedAddress::parse(bare) {
+            address.to_string()
+        } else {
+            bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase()
         };
         let strange =
             |char: char| char.is_whitespace() || char.is_control() || "#/[]".contains(char);
@@ -306,6 +309,8 @@ mod tests {
             assert_eq!(id(canonical), id(spelling));
         }
         assert_eq!(ServerId::new("::1", 2).unwrap(), id("[::1]:2"));
+        assert_eq!(id("127.1:2"), id("127.0.0.1:2"));
+        assert_eq!(id("[fe80::0:1%eth0]:2"), id("[FE80::1%eth0]:2"));
         assert_eq!(id("[::1]:2").host(), "::1");
         assert_eq!(id("[::1]:2").port(), 2);
     }

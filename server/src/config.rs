@@ -218,9 +218,17 @@ fn listen(chosen: &[ListenAddress]) -> Vec<Listen> {
             at(v6(Ipv6Addr::UNSPECIFIED), port, true),
         ]
     };
-    let addresses = chosen.iter().flat_map(|address| match *address {
-        ListenAddress::Address(ip, port) => vec![at(ip, port.unwrap_or(PORT), false)],
-        ListenAddress::Port(port) => both(port),
+    let addresses = chosen.iter().flat_map(|address| match address {
+        ListenAddress::Address(ip, port) => vec![at(*ip, port.unwrap_or(PORT), false)],
+        ListenAddress::Zoned(zoned, port) => {
+            let port = port.unwrap_or(PORT);
+            // The interface existed when the setting was read. Without it, binding fails and says so.
+            let unzoned = || (zoned.address, port).into();
+            let address = zoned.with_port(port).unwrap_or_else(unzoned);
+            let optional = false;
+            vec![Listen { address, optional }]
+        }
+        ListenAddress::Port(port) => both(*port),
     });
     addresses.collect()
 }

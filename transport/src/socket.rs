@@ -7,6 +7,7 @@
 //! kernel's work. [`mtu_discovery`] configures the search for the largest datagram, and
 //! [`AmplificationLimit`] bounds what unvalidated addresses are sent.
 
+pub mod address;
 mod amplification;
 mod gso;
 mod gso_batch;

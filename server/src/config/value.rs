@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use quire_transport::congestion::CongestionControl;
+use quire_transport::socket::address::{ZonedAddress, parse_ip};
 
 use crate::auth::rules::Rules;
 use crate::config::limits::{Limit, Seconds, ValidateAddresses};
@@ -186,10 +187,12 @@ impl SettingValue for Vec<ListenAddress> {
 }
 
 /// The value of `--listen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// One address, on the default port unless it names one.
     Address(IpAddr, Option<u16>),
+    /// One address of a link, likewise.
+    Zoned(ZonedAddress, Option<u16>),
     /// A port on every address of the machine.
     Port(u16),
 }
@@ -204,25 +207,37 @@ impl FromStr for ListenAddress {
                 .map(Self::Port)
                 .map_err(|_| "a port is a number up to 65535");
         }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Self::Address(address.ip(), Some(address.port())));
-        }
-        let bare = text
+        // Without brackets, an address with several colons is IPv6 without a port.
+        let is_bare_v6 = !text.starts_with('[') && text.matches(':').count() > 1;
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !is_bare_v6 && !text.ends_with(']') => (host, Some(port)),
+            _ => (text, None),
+        };
+        let form = "an address is IP, IP:PORT, [IPv6]:PORT or :PORT";
+        let port = port
+            .map(|port| port.parse().map_err(|_| form))
+            .transpose()?;
+        let bare = host
             .strip_prefix('[')
-            .and_then(|text| text.strip_suffix(']'))
-            .unwrap_or(text);
-        let address = bare
-            .parse()
-            .map_err(|_| "an address is IP, IP:PORT, [IPv6]:PORT or :PORT")?;
-        Ok(Self::Address(address, None))
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        if let Some(zoned) = ZonedAddress::parse(bare) {
+            // Checked here, so that the mistake is told with the setting that it is in.
+            zoned.with_port(0).ok_or("no such network interface")?;
+            return Ok(Self::Zoned(zoned, port));
+        }
+        let address = parse_ip(bare).ok_or(form)?;
+        Ok(Self::Address(address, port))
     }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Address(ip, Some(port)) => SocketAddr::new(ip, port).fmt(f),
+        match self {
+            Self::Address(ip, Some(port)) => SocketAddr::new(*ip, *port).fmt(f),
             Self::Address(ip, None) => ip.fmt(f),
+            Self::Zoned(address, Some(port)) => write!(f, "[{address}]:{port}"),
+            Self::Zoned(address, None) => address.fmt(f),
             Self::Port(port) => write!(f, ":{port}"),
         }
     }
@@ -339,9 +354,29 @@ mod tests {
             parse("127.0.0.1"),
             Ok(ListenAddress::Address("127.0.0.1".parse().unwrap(), None))
         );
+        assert_eq!(parse("127.1"), parse("127.0.0.1"));
+        assert_eq!(parse("127.1:9"), parse("127.0.0.1:9"));
+        // The first interface is loopback on every system.
+        for text in ["fe80::1%1", "[fe80::1%1]", "[fe80::1%1]:9"] {
+            assert!(
+                matches!(parse(text), Ok(ListenAddress::Zoned(..))),
+                "{text}"
+            );
+        }
+        assert_eq!(parse("fe80::1%nowhere"), Err("no such network interface"));
+        assert!(parse("[::1]9").is_err());
+        assert!(parse("[::1").is_err());
+        assert!(parse("1.2.3.4:x").is_err());
         assert!(parse("localhost").is_err());
         assert!(parse(":65536").is_err());
-        for text in [":0", "::1", "[::1]:9", "127.0.0.1"] {
+        for text in [
+            ":0",
+            "::1",
+            "[::1]:9",
+            "127.0.0.1",
+            "fe80::1%1",
+            "[fe80::1%1]:9",
+        ] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
     }
