@@ -97,6 +97,8 @@ pub struct CommandFailure {
     kind: &'static str,
     code: Option<ErrorCode>,
     local: Option<PathBuf>,
+    /// How many files and directories below it failed with it.
+    below: u64,
 }
 
 impl CommandFailure {
@@ -111,16 +113,21 @@ impl CommandFailure {
             hint: None,
             kind: match exit {
                 Exit::Usage => "usage",
-                Exit::Interrupted | Exit::Terminated => "interrupted",
+                Exit::Interrupted | Exit::Terminated | Exit::HungUp | Exit::Quit => "interrupted",
                 _ => "other",
             },
             code: None,
             local: None,
+            below: 0,
         }
     }
 
     /// What went wrong with `subject`, in a command with these flags.
     pub(crate) fn new(subject: Subject, error: &ClientError, flags: HintFlags) -> Self {
+        let (error, below) = match error {
+            ClientError::WithBelow { error, below } => (&**error, *below),
+            error => (error, 0),
+        };
         let (text, hint) = text_and_hint(error, flags);
         Self {
             exit: Exit::from(error),
@@ -133,6 +140,7 @@ impl CommandFailure {
             kind: kind_name(error.kind()),
             code: error.code(),
             local: error.local_path().map(Path::to_owned),
+            below,
         }
     }
 
@@ -283,6 +291,9 @@ impl CommandFailure {
         if let Some(code) = self.code.and_then(ErrorCode::name) {
             event = event.with("code", code);
         }
+        if self.below > 0 {
+            event = event.with("below", self.below);
+        }
         match self.hint {
             Some(hint) => event.with("hint", hint),
             None => event,
@@ -299,6 +310,9 @@ impl fmt::Display for CommandFailure {
             subject => write!(f, "{subject}: ")?,
         }
         f.write_str(&self.text)?;
+        if self.below > 0 {
+            write!(f, ", and with it {} below it", self.below)?;
+        }
         match self.hint {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),

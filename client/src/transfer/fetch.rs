@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quire_shared::codec::DecodeError;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree};
+use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree, Stat};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
@@ -58,11 +58,19 @@ async fn survey_all(
     options: FetchOptions,
     transfer: &Transfer,
 ) {
-    if options.survey && options.recursive {
+    if options.survey {
         let mut is_complete = true;
-        for item in items {
-            // A file is announced when it is asked for.
-            is_complete &= survey(client.connection(), item, transfer).await.is_ok();
+        for path in items {
+            let is_tree = options.recursive
+                && survey(client.connection(), path.clone(), transfer)
+                    .await
+                    .is_ok();
+            if !is_tree {
+                match client.stat(Stat { path }).await {
+                    Ok(found) => transfer.foresee(found.size),
+                    Err(_) => is_complete = false,
+                }
+            }
         }
         if is_complete {
             transfer.foresee_no_more();

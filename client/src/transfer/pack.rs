@@ -211,7 +211,12 @@ impl UploadPacker {
         match self.found(level, &entry, &path) {
             Ok(progress) => progress,
             Err(error) => {
-                self.transfer.fail(path, error);
+                // All that is in a directory without a name on the server is lost with it.
+                let below = match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => count_below(&path),
+                    Ok(_) | Err(_) => 0,
+                };
+                self.transfer.fail_with_below(path, error, below);
                 Ok(Descent::Same)
             }
         }
@@ -436,13 +441,31 @@ impl StoreOptions {
     }
 }
 
+/// Number of files and directories below a local directory, as far as it can be read.
+fn count_below(directory: &Path) -> u64 {
+    let mut count = 0;
+    let mut levels = Vec::from_iter(fs::read_dir(directory));
+    while let Some(level) = levels.last_mut() {
+        let Some(entry) = level.next() else {
+            levels.pop();
+            continue;
+        };
+        let Ok(entry) = entry else { continue };
+        count += 1;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            levels.extend(fs::read_dir(entry.path()));
+        }
+    }
+    count
+}
+
 /// The name on the server of an entry of a local directory.
 fn remote_entry(level: &LocalLevel, entry: &fs::DirEntry) -> Result<RemotePath, ClientError> {
     let path = entry.path();
     let Ok(name) = entry.file_name().into_string() else {
         return Err(ClientError::Unsuitable {
             path,
-            reason: "has a name that isn't UTF-8, which can't travel",
+            reason: "has a name that isn't UTF-8, which can't be sent",
         });
     };
     Name::new(name)

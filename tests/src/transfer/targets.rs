@@ -2,6 +2,7 @@
 //! an earlier transfer has left.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -308,4 +309,52 @@ fn the_content_of_a_directory_goes_into_another() {
     // A file has no content of that kind.
     here.said_failed(&["get", "-r", &at("m/sub/f/."), "out"], "/m/sub/f");
     here.said_failed(&["get", &at("m/."), "out"], "/m");
+}
+
+#[test]
+fn a_repeated_transfer_goes_on_in_the_directory_that_it_has_made() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let here = Here(&programs);
+    for name in ["m/a", "m/sub/b", "m/.quire-mine"] {
+        here.write(name, name);
+    }
+    let tree = Tree::new().file("d/a", "a").file("d/sub/b", "b");
+    let server = programs.serve(&tree.root());
+    let at = |name: &str| format!("{}/{name}", server.host());
+    let records = || {
+        let mut names = names(&programs.state_dir());
+        names.retain(|name| name.starts_with("unfinished-"));
+        names.len()
+    };
+    // A put that fails in part, and its repetition.
+    here.said_failed(&["put", "-r", "m", &at("put")], ".quire-mine");
+    assert_eq!(records(), 1);
+    fs::rename(here.path("m/.quire-mine"), here.path("m/c")).unwrap();
+    let said = here.said(0, &["put", "-r", "./m/", &at("put")]);
+    assert!(said.contains("going on in /put"), "{said}");
+    assert!(
+        said.contains("1 file, ") && said.contains("2 there already"),
+        "{said}"
+    );
+    assert_eq!(tree.names("put"), ["a", "c", "sub"]);
+    assert_eq!(records(), 0);
+    // The same for a get: a name that isn't UTF-8 can't be fetched.
+    let foreign = std::ffi::OsStr::from_bytes(b"\xff");
+    fs::write(tree.path("d").join(foreign), "c").unwrap();
+    here.said_failed(&["get", "-r", &at("d"), "out"], "UTF-8");
+    fs::rename(tree.path("d").join(foreign), tree.path("d/c")).unwrap();
+    fs::remove_file(here.path("out/a")).unwrap();
+    let said = here.said(0, &["get", "-r", &at("d"), "out/"]);
+    assert!(said.contains("going on in out"), "{said}");
+    assert!(
+        said.contains("2 files, ") && said.contains("1 there already"),
+        "{said}"
+    );
+    assert_eq!(names(&here.path("out")), ["a", "c", "sub"]);
+    assert_eq!(records(), 0);
+    // What has succeeded is not continued: it goes inside, as with cp.
+    here.said(0, &["get", "-r", &at("d"), "out"]);
+    assert_eq!(names(&here.path("out")), ["a", "c", "d", "sub"]);
 }

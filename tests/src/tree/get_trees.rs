@@ -393,3 +393,38 @@ async fn rules_hold_for_each_file_and_directory_of_a_tree() {
     client.close().await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn files_that_are_there_are_refused_before_their_bytes_come() {
+    let tree = Tree::new();
+    for file in 0..50 {
+        tree.write(&format!("d/{}/{file}", file % 3), content(file, 5 * KIB));
+    }
+    let (server, here) = (TestServer::start(&tree).await, scratch());
+    let client = server.client().await;
+    let to = here.path().join("d");
+    fetch_tree(&client, "d", &to).await;
+    fs::remove_file(to.join("1/1")).unwrap();
+    let (transfer, failed) = fetch_tree(&client, "d", &to).await;
+    assert_eq!(failed.len(), 49);
+    assert_eq!((transfer.files(), transfer.moved()), (1, 5 * KIB as u64));
+    client.close().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_too_deep_for_a_path_fails_alone_and_by_name() {
+    let tree = Tree::new().file("d/a", "x").file("d/z", "x");
+    let deep = format!("d/b{}", "/x".repeat(260));
+    let tree = tree.directory(&deep);
+    let (server, here) = (TestServer::start(&tree).await, scratch());
+    let client = server.client().await;
+    let to = here.path().join("d");
+    let (transfer, failed) = fetch_tree(&client, "d", &to).await;
+    let [(name, _)] = failed.try_into().unwrap();
+    assert!(name.starts_with("/d/b/x/x"), "{name}");
+    assert_eq!(transfer.files(), 2);
+    assert_eq!(names(&to), ["a", "b", "z"]);
+    client.close().await;
+    server.stop().await;
+}

@@ -139,6 +139,11 @@ async fn what_is_there_is_kept_unless_asked_and_fails_alone() {
     let expected = ["/d/b", "/d/in the way"].map(|name| (name.to_owned(), exists));
     assert_eq!(failed, expected);
     assert_eq!(transfer.first_failure(), Some(ErrorKind::Conflict));
+    assert_eq!(
+        transfer.failed(),
+        3,
+        "with what is in the way of a directory"
+    );
     assert_same(tree.read("d/a"), "new");
     assert_same(tree.read("d/b"), "old");
     let modified = || fs::metadata(tree.path("d")).unwrap().mtime();
@@ -371,6 +376,24 @@ async fn a_reader_is_told_once_that_it_may_not_store_a_tree() {
     assert_eq!(failed.len(), 1);
     assert_eq!(transfer.first_failure(), Some(ErrorKind::Refused));
     assert!(!tree.has("d"));
+    client.close().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn files_that_are_there_are_refused_before_their_bytes_go() {
+    let source = Tree::new();
+    for file in 0..50 {
+        source.write(&format!("d/{}/{file}", file % 3), content(file, 5 * KIB));
+    }
+    let tree = Tree::new();
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    store_tree(&client, &source.path("d"), "d", false).await;
+    source.write("d/new", "x");
+    let (transfer, failed) = store_tree(&client, &source.path("d"), "d", false).await;
+    assert_eq!(failed.len(), 50);
+    assert_eq!((transfer.files(), transfer.moved()), (1, 1));
     client.close().await;
     server.stop().await;
 }
