@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use quire_shared::protocol::{Get, Precondition, Put};
-use quire_shared::{EscapedPath, RemotePath};
+use quire_shared::protocol::{Get, Precondition, Put, Stat};
+use quire_shared::{EscapedPath, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
@@ -65,6 +65,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
     let mut progress = TransferDisplay::start(session, EventKind::Downloaded, flags);
     let transfer = Arc::clone(&progress.transfer);
     let jobs = download_jobs(operands.sources, &target, args.recursive, &transfer)?;
+    require_distinct_inside(session, &jobs).await?;
     for (server, jobs) in by_server(jobs, |(source, _)| source.server.clone()) {
         let client = session.client(&server).await?;
         let mut items = Vec::new();
@@ -103,6 +104,38 @@ fn download_jobs(
         .map(|(source, job)| (remote_text(source), &*job.to));
     require_distinct(pairs, |to| EscapedPath(to).to_string())?;
     Ok(jobs)
+}
+
+/// Checks that no source is in the content of another that goes to the same place.
+async fn require_distinct_inside(
+    session: &CliSession,
+    jobs: &[(Remote, DownloadJob)],
+) -> Result<(), CommandError> {
+    for (outer, outer_job) in jobs.iter().filter(|(_, job)| job.contents) {
+        let inside = |job: &DownloadJob| {
+            let is_inside = job.to.parent() == Some(&*outer_job.to);
+            job.from
+                .name()
+                .filter(|_| is_inside && !job.contents)
+                .cloned()
+        };
+        for (inner, job) in jobs {
+            let Some(path) = inside(job).and_then(|name| outer.path.join(name).ok()) else {
+                continue;
+            };
+            let client = session.client(&outer.server).await?;
+            let first = format!("{}{path}", outer.server);
+            if client.stat(Stat { path }).await.is_ok() {
+                return Err(OperandError::SameTarget {
+                    first,
+                    second: remote_text(inner),
+                    target: EscapedPath(&job.to).to_string(),
+                }
+                .into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The record of a transfer that is begun or continued, and whether it is continued.
@@ -306,6 +339,21 @@ fn upload_jobs(
         .iter()
         .map(|job| (EscapedPath(&job.from).to_string(), &job.to));
     require_distinct(pairs, |to| to.to_string())?;
+    // Nor may one be in the content of another that goes to the same place.
+    for outer in jobs.iter().filter(|job| job.to == *target) {
+        for inner in jobs.iter().filter(|job| job.to != *target) {
+            let name = inner.to.name().map(Name::as_str).unwrap_or_default();
+            let first = outer.from.join(name);
+            if first.symlink_metadata().is_ok() {
+                return Err(OperandError::SameTarget {
+                    first: EscapedPath(&first).to_string(),
+                    second: EscapedPath(&inner.from).to_string(),
+                    target: inner.to.to_string(),
+                }
+                .into());
+            }
+        }
+    }
     Ok(jobs)
 }
 

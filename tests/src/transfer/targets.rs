@@ -64,8 +64,13 @@ fn two_sources_of_one_target_name_are_refused_before_anything_is_moved() {
         let said = here.said(2, &["put", "-rf", one, "z/other", other, &at("in/")]);
         assert!(said.contains(one) && said.contains(other), "{said}");
     }
+    // The content of a directory counts as well.
+    let said = here.said(2, &["put", "-rf", "x/.", "y/f", &at("in")]);
+    assert!(said.contains("x/./f") && said.contains("y/f"), "{said}");
     assert_eq!(tree.names("in"), [""; 0]);
     fs::create_dir(here.path("in")).unwrap();
+    let said = here.said(2, &["get", "-rf", &at("x/."), &at("y/f"), "in"]);
+    assert!(said.contains("/x/f") && said.contains("/y/f"), "{said}");
     let (one, other) = (at("x/f"), at("y/f"));
     let said = here.said(2, &["get", "-f", &one, &at("y/other"), &other, "in"]);
     assert!(said.contains("/x/f") && said.contains("/y/f"), "{said}");
