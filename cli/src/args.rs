@@ -8,20 +8,22 @@
     reason = "these comments are the help texts as well, in which brackets mark optional parts"
 )]
 
+mod texts;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use quire_shared::Escaped;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::Preserve;
-use quire_shared::{Escaped, Printable};
 use quire_transport::congestion::CongestionControl;
 
-use crate::exit::Exit;
-use crate::failure::CommandFailure;
-use crate::output::Output;
 use crate::similar::similar_command;
+pub(crate) use texts::one_line;
+pub use texts::print_usage_event;
+use texts::{EXAMPLES, MENU_HELP};
 
 /// The command line of `quire`.
 #[derive(Debug, Parser)]
@@ -327,6 +329,9 @@ pub struct RenameArgs {
 /// Operands of `delete`.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArgs {
+    /// Accept what doesn't exist
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// Delete directories with everything below them
     #[arg(short, long)]
     pub(crate) recursive: bool,
@@ -396,60 +401,6 @@ pub struct HashArgs {
     #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
     pub(crate) operands: Vec<String>,
 }
-
-/// Prints an invalid command line as an object on standard output, for programs that asked for JSON.
-/// A text that the user asked for is no error.
-pub fn print_usage_event(error: &clap::Error) {
-    if error.use_stderr() {
-        let output = Output::new(true, true);
-        let failure = CommandFailure::of_command(Exit::Usage, one_line(error));
-        output.event(|| failure.event());
-        output.end();
-    }
-}
-
-/// The first paragraph of an error, without `error:`.
-pub(crate) fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let lines: Vec<_> = paragraph.lines().map(str::trim).collect();
-    let line = lines.join(" ");
-    Printable(line.strip_prefix("error: ").unwrap_or(&line)).to_string()
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  quire put report.pdf files.example/inbox/        upload a file
-  quire get files.example/inbox/report.pdf         download it
-  quire get -r files.example/photos ~/pictures     download a directory
-  quire list files.example:4433/inbox              list a directory
-  quire cat files.example/log | grep error         print to standard output
-  tar c . | quire put - files.example/backup.tar   upload from standard input
-  quire files.example                              work interactively
-
-Exit status:
-  0 done                   4 exists, changed meanwhile, or busy
-  1 failed                 5 refused: your rights don't suffice
-  2 wrong usage            6 cannot connect, not trusted, or connection lost
-  3 not found              7 content damaged, or changed during the transfer
-  130 interrupted (143 ended by SIGTERM); no unfinished file is left
-
-An IPv6 address needs brackets: [::1]:4433/inbox.
-If one of several files fails, the others are still tried.
-The exit status is that of the first failure.
-";
-
-const MENU_HELP: &str = "\
-On a terminal, `help` lists the commands, and `menu` numbers the common ones.
-Commands are those of the command line, without the host. Paths are relative to
-the current directory on the server (change it with `cd`) and to the local
-directory (change it with `lcd`).
-Quote words with '...', \"...\" or a backslash.
-
-From a pipe, each line is a command, and # begins a comment.
-The first command that fails ends the session with its exit status.
-After a leading -, as in `- delete old`, a failure is ignored.
-";
 
 #[cfg(test)]
 mod tests {

@@ -33,6 +33,7 @@ macro_rules! event_kinds {
 }
 
 event_kinds! {
+    Absent "absent";
     Attributes "attributes";
     Cached "cached";
     Chmod "chmod";

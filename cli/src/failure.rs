@@ -144,6 +144,11 @@ impl CommandFailure {
         }
     }
 
+    /// Whether the command would have succeeded with `--force`.
+    pub(crate) fn would_force_help(&self) -> bool {
+        self.hint == Some(FORCE)
+    }
+
     /// Whether [`explain`](Self::explain) may find out more.
     pub(crate) fn may_be_explained(&self) -> bool {
         let codes = [

@@ -5,10 +5,12 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quire_cli::args::{self, Action, CliArgs};
 use quire_cli::config::Config;
+use quire_cli::output::Output;
 use quire_cli::{CliSession, CommandFailure, Exit, commands, menu};
 use tracing_subscriber::EnvFilter;
 
@@ -25,8 +27,9 @@ fn main() -> ExitCode {
             error.exit()
         }
     };
-    start_log(line.global.verbose);
+    let verbose = line.global.verbose;
     let session = CliSession::new(Config::from(line.global));
+    start_log(verbose, Arc::clone(&session.output));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -111,7 +114,7 @@ async fn terminated() -> Exit {
 
 /// Logs to standard error, filtered by RUST_LOG or by the number of `-v` flags. One `-v` is for the
 /// messages of commands, which need no log.
-fn start_log(verbose: u8) {
+fn start_log(verbose: u8, output: Arc<Output>) {
     let level = match verbose {
         0 | 1 => "error",
         2 => "debug",
@@ -120,9 +123,23 @@ fn start_log(verbose: u8) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(move || LogWriter(Arc::clone(&output)))
         .with_ansi(has_colours())
         .init();
+}
+
+/// Writes records of the log between the lines of the progress display.
+struct LogWriter(Arc<Output>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.0.log(record)?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether standard error shows colours, and the user wants them (no-color.org).

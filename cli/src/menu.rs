@@ -72,6 +72,7 @@ async fn start<'a>(session: &'a CliSession, args: &MenuArgs) -> Result<Menu<'a>,
         session,
         cwd: WorkingDir::new(remote.server, RemotePath::ROOT),
         is_interactive: io::stdin().is_terminal() && io::stdout().is_terminal(),
+        would_force_help: false,
         reader: None,
     };
     menu.change_directory(remote.path).await?;
@@ -89,6 +90,8 @@ struct Menu<'a> {
     session: &'a CliSession,
     cwd: WorkingDir,
     is_interactive: bool,
+    /// Whether the last command would have succeeded with `--force`.
+    would_force_help: bool,
     /// Nothing only while starting.
     reader: Option<Reader>,
 }
@@ -189,7 +192,9 @@ impl Menu<'_> {
                 return match self.cwd.qualify(&mut command) {
                     Ok(()) => {
                         let session = self.session.with(self.session.config.with_each(each));
-                        LineResult::Went(commands::run(&session, &command).await)
+                        let exit = commands::run(&session, &command).await;
+                        self.would_force_help = session.output.would_force_help();
+                        LineResult::Went(exit)
                     }
                     Err(error) => self.usage(&error.to_string()),
                 };
@@ -285,7 +290,7 @@ impl Menu<'_> {
         let step = self
             .run_words_unless_interrupted(choice.words(&flags, &answers))
             .await;
-        if step != LineResult::Went(Exit::Conflict) || !choice.force {
+        if step != LineResult::Went(Exit::Conflict) || !self.would_force_help {
             return step;
         }
         if !self.agrees("It exists already. Replace it").await {

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
@@ -27,6 +28,8 @@ pub struct Output {
     unprinted: Mutex<Option<io::Error>>,
     /// The exit status of the first failure.
     failure: Mutex<Option<Exit>>,
+    /// Whether `--force` would have avoided a failure.
+    would_force_help: AtomicBool,
     bar: Mutex<Option<ProgressBar>>,
 }
 
@@ -41,6 +44,7 @@ impl Output {
             results: Mutex::new(BufWriter::new(io::stdout())),
             unprinted: Mutex::new(None),
             failure: Mutex::new(None),
+            would_force_help: AtomicBool::new(false),
             bar: Mutex::new(None),
         }
     }
@@ -130,14 +134,30 @@ impl Output {
     /// Prints a failure as text, and in JSON as an object as well.
     pub fn fail(&self, failure: &CommandFailure) {
         self.note_failure(failure.exit);
+        if failure.would_force_help() {
+            self.would_force_help.store(true, Ordering::Relaxed);
+        }
         self.event(|| failure.event());
         self.message(&format!("quire: {failure}"));
+    }
+
+    /// Whether a failure was printed that `--force` would have avoided.
+    pub(crate) fn would_force_help(&self) -> bool {
+        self.would_force_help.load(Ordering::Relaxed)
     }
 
     /// Prints a line to standard error.
     pub fn message(&self, text: &str) {
         // An error of writing to standard error can't be reported anywhere.
         let _ = self.without_bar(|| writeln!(io::stderr(), "{text}"));
+    }
+
+    /// Writes a record of the log to standard error.
+    ///
+    /// # Errors
+    /// If that can't be written to.
+    pub fn log(&self, record: &[u8]) -> io::Result<()> {
+        self.without_bar(|| io::stderr().write_all(record))
     }
 
     /// Shows `bar` until the returned guard is dropped.

@@ -1,7 +1,7 @@
 //! Commands that change what is on the server: rename, delete, copy, mkdir, chmod.
 
-use quire_shared::RemotePath;
 use quire_shared::protocol::{Chmod, Copy, Delete, MakeDirectory, Precondition, Rename};
+use quire_shared::{ErrorCode, RemotePath};
 
 use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{ChmodArgs, CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
@@ -87,6 +87,9 @@ pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<()
             Ok(_) => session
                 .output
                 .event(|| Event::new(EventKind::Deleted).remote("path", &remote.path)),
+            Err(error) if args.force && error.code() == Some(ErrorCode::NOT_FOUND) => session
+                .output
+                .event(|| Event::new(EventKind::Absent).remote("path", &remote.path)),
             Err(error) => {
                 let failed = fail(session, &client, &remote.path, &error, HintFlags::CHANGE).await;
                 if failed.is_break() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use quire_shared::digest::DigestKind;
 use quire_transport::bottleneck::Meter;
 use tokio::sync::mpsc;
@@ -47,6 +47,11 @@ impl<'a> TransferDisplay<'a> {
             unexplained,
             started: Instant::now(),
         }
+    }
+
+    /// Shows no progress, because the content is typed where it would stand.
+    pub(super) fn hide_progress(&self) {
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     /// Awaits `work` over `client`, and shows meanwhile how it goes on.

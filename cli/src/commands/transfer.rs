@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -278,6 +278,9 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     let transfer = Arc::clone(&progress.transfer);
     let digest = session.config.transfer_digest();
     if let Some(input) = input {
+        if io::stdin().is_terminal() {
+            progress.hide_progress();
+        }
         let put = Put {
             path: remote.path.clone(),
             digest,

@@ -263,7 +263,8 @@ impl OperandKind {
             ("cd", 0) => Self::RemoteDirectory,
             ("lcd", 0) => Self::LocalDirectory,
             ("list" | "stat", 0) | ("rename" | "copy", 0 | 1) => Self::Remote,
-            ("delete" | "mkdir" | "cat" | "hash", _) => Self::Remote,
+            ("chmod", 0) => Self::Nothing,
+            ("delete" | "mkdir" | "chmod" | "cat" | "hash", _) => Self::Remote,
             (HELP, 0) => Self::Command,
             _ => Self::Nothing,
         }

@@ -13,8 +13,6 @@ pub(super) struct Choice {
     pub(super) questions: &'static [(&'static str, PromptKind)],
     /// Where the first operand is, if the command needs `-r` for a directory.
     pub(super) recursive: Option<PromptKind>,
-    /// Whether the command takes `--force`.
-    pub(super) force: bool,
 }
 
 impl Choice {
@@ -53,32 +51,30 @@ pub(super) fn overview() -> String {
     lines.join("\n")
 }
 
-/// Declares the operations: command, title, questions, where a directory needs `-r`, and whether
-/// `--force` is possible.
+/// Declares the operations: command, title, questions, and where a directory needs `-r`.
 macro_rules! choices {
-    ($($command:literal $title:literal [$($text:literal $kind:ident),*] $recursive:expr, $force:literal;)*) => {
+    ($($command:literal $title:literal [$($text:literal $kind:ident),*] $recursive:expr;)*) => {
         static CHOICES: &[Choice] = &[$(Choice {
             command: $command,
             title: $title,
             questions: &[$(($text, PromptKind::$kind)),*],
             recursive: $recursive,
-            force: $force,
         }),*];
     };
 }
 
 choices! {
-    "quit" "quit" [] None, false;
-    "list" "list the current directory" [] None, false;
-    "get" "download a file or directory" ["File or directory on the server" Remote, "Local target (. for the local directory)" Local] Some(PromptKind::Remote), true;
-    "put" "upload a file or directory" ["Local file or directory" Local, "Target on the server (. for the current directory)" Remote] Some(PromptKind::Local), true;
-    "rename" "rename a file or directory" ["File or directory on the server" Remote, "New name" Remote] None, true;
-    "copy" "copy a file or directory on the server" ["File or directory on the server" Remote, "Name of the copy" Remote] Some(PromptKind::Remote), true;
-    "delete" "delete a file or directory" ["File or directory on the server" Remote] Some(PromptKind::Remote), false;
-    "mkdir" "create a directory" ["Name of the directory" Remote] None, false;
-    "stat" "show size, time and version of a file or directory" ["File or directory on the server" Remote] None, false;
-    "cache" "list the files in the server's memory cache" [] None, false;
-    "cd" "change the current directory" ["Directory on the server (.. for the one above)" Remote] None, false;
+    "quit" "quit" [] None;
+    "list" "list the current directory" [] None;
+    "get" "download a file or directory" ["File or directory on the server" Remote, "Local target (. for the local directory)" Local] Some(PromptKind::Remote);
+    "put" "upload a file or directory" ["Local file or directory" Local, "Target on the server (. for the current directory)" Remote] Some(PromptKind::Local);
+    "rename" "rename a file or directory" ["File or directory on the server" Remote, "New name" Remote] None;
+    "copy" "copy a file or directory on the server" ["File or directory on the server" Remote, "Name of the copy" Remote] Some(PromptKind::Remote);
+    "delete" "delete a file or directory" ["File or directory on the server" Remote] Some(PromptKind::Remote);
+    "mkdir" "create a directory" ["Name of the directory" Remote] None;
+    "stat" "show size, time and version of a file or directory" ["File or directory on the server" Remote] None;
+    "cache" "list the files in the server's memory cache" [] None;
+    "cd" "change the current directory" ["Directory on the server (.. for the one above)" Remote] None;
 }
 
 #[cfg(test)]
@@ -105,8 +101,7 @@ mod tests {
         for choice in CHOICES {
             let answers = vec!["-r x'".to_owned(); choice.questions.len()];
             let recursive = choice.recursive.map(|_| "--recursive");
-            let force = choice.force.then_some("--force");
-            let flags: Vec<_> = recursive.into_iter().chain(force).collect();
+            let flags: Vec<_> = recursive.into_iter().collect();
             let line = ParsedLine::parse(&choice.words(&flags, &answers));
             assert!(matches!(line, Ok(ParsedLine::Run(_, _))), "{choice:?}");
         }

@@ -74,6 +74,7 @@ fn every_event_is_documented_with_its_fields() {
         quire cat $HOST/h >content
         quire --json cache $HOST
         quire --json delete $HOST/h
+        quire --json delete --force $HOST/h
         quire --json mkdir $HOST/m
         quire --json ping $HOST
         quire --json key

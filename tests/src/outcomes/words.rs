@@ -69,6 +69,8 @@ fn force_is_offered_only_where_it_would_replace_something() {
     );
     asked.says("mkdir $HOST/f", 4, "/f: already exists");
     asked.says("mkdir -p $HOST/d", 0, "");
+    asked.says("delete $HOST/no", 3, "/no: not found");
+    asked.says("delete -f $HOST/no", 0, "");
     asked.says("mkdir -p $HOST/f", 4, "/f: already exists");
 }
 
