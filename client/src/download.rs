@@ -183,6 +183,8 @@ pub struct Fetched {
     pub digest_kind: DigestKind,
     /// The version of the file that it belongs to.
     pub version: Version,
+    /// Whether the file grew meanwhile, so that this is only what it had at the beginning.
+    pub grew: bool,
 }
 
 impl Download {
@@ -224,6 +226,7 @@ impl Download {
             digest: received.digest,
             digest_kind: self.digest,
             version: self.header.version,
+            grew: trailer.grew,
         };
         Ok((received.sink, fetched))
     }

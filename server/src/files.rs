@@ -50,8 +50,8 @@ pub use error::Error;
 pub use locks::Hold;
 pub(crate) use store::PART_TARGETS_BYTES_MAX;
 pub use store::{
-    Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
-    Options, ReadOnlyReason,
+    Committed, Error as StoreError, Fault, Faults, FileState, Listing, ListingPart, OpenError,
+    OpenFile, Options, ReadOnlyReason,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
@@ -116,6 +116,8 @@ pub struct FileDigest {
     pub digest: Digest,
     /// Attributes of the file when it was read.
     pub attributes: Attributes,
+    /// Whether the file grew meanwhile, so that the digest is only of what it had at the beginning.
+    pub grew: bool,
 }
 
 impl Files {
@@ -237,7 +239,7 @@ impl Files {
             offset: request.offset,
             length: request.length,
         };
-        Content::new(file, path, range, request.digest.hasher(), self.cache())
+        Content::new(file, path, range, request.digest, self.cache())
     }
 
     /// Digest of a file, from the digest cache or computed. Dropping the future stops the work.
@@ -254,15 +256,26 @@ impl Files {
         let guard = self.locks().shared(caller.owner, path).await?;
         let file = self.store().open_file(path).await?;
         drop(guard);
-        if let Some(digest) = self.0.digests.get(&file.attributes.version, kind) {
-            let attributes = file.attributes;
-            return Ok(FileDigest { digest, attributes });
+        let known = self.0.digests.get(&file.attributes.version, kind);
+        // The version of a file whose size lies says nothing of its content.
+        if let Some(digest) = known.filter(|_| file.content().is_none()) {
+            return Ok(FileDigest {
+                digest,
+                attributes: file.attributes,
+                grew: false,
+            });
         }
-        let (digest, attributes) = file.hash(kind).await?;
-        // A rename during the reading makes another version of the same content, so the digest is
-        // stored under the version after the reading.
-        self.0.digests.put(&attributes.version, kind, &digest);
-        Ok(FileDigest { digest, attributes })
+        let (digest, state, attributes) = file.hash(kind).await?;
+        if state == FileState::Same && file.content().is_none() {
+            // A rename during the reading makes another version of the same content, so the digest
+            // is stored under the version after the reading.
+            self.0.digests.put(&attributes.version, kind, &digest);
+        }
+        Ok(FileDigest {
+            digest,
+            attributes,
+            grew: state == FileState::Grown,
+        })
     }
 
     /// Opens a directory for listing.

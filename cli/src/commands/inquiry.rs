@@ -88,6 +88,12 @@ pub(super) async fn hash(session: &CliSession, args: &HashArgs) -> Result<(), Co
                 continue;
             }
         };
+        if hashed.grew {
+            session.output.note(&format!(
+                "{}: grew meanwhile; this is the digest of its first {} bytes",
+                remote.path, hashed.size
+            ));
+        }
         session.output.result(
             // As sha256sum and b3sum print it.
             || format!("{}  {}", hashed.digest, remote.path),

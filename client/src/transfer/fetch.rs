@@ -128,7 +128,7 @@ impl FileDownload {
             digest: fetched.digest,
             digest_kind: fetched.digest_kind,
             version: fetched.version,
-            grew: false,
+            grew: fetched.grew,
         })
     }
 }

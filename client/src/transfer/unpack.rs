@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quire_shared::codec::DecodeError;
-use quire_shared::digest::Digest;
 use quire_shared::path::PathError;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
@@ -352,18 +351,18 @@ impl Unpacker {
         let name = remote.clone();
         self.transfer.start(&name);
         let saved = local_entry(&directory.path, &entry.name).and_then(|local| {
-            let digest = self.save(&local, &entry.attributes, body, trailer)?;
-            Ok((local, digest))
+            let trailer = self.save(&local, &entry.attributes, body, trailer)?;
+            Ok((local, trailer))
         });
-        let moved = saved.map(|(local, digest)| Moved {
+        let moved = saved.map(|(local, trailer)| Moved {
             name: name.to_string(),
             local,
             remote,
             bytes,
-            digest,
+            digest: trailer.digest,
             digest_kind: self.options.digest,
             version: entry.attributes.version,
-            grew: false,
+            grew: trailer.grew,
         });
         self.transfer.end(name, moved);
         Ok(())
@@ -375,13 +374,13 @@ impl Unpacker {
         attributes: &Attributes,
         body: &[u8],
         trailer: Reply<Trailer>,
-    ) -> Result<Digest, ClientError> {
-        let Trailer { digest } = trailer.into_result().map_err(ClientError::of_failure)?;
-        if self.options.digest.of(body) != digest {
+    ) -> Result<Trailer, ClientError> {
+        let trailer = trailer.into_result().map_err(ClientError::of_failure)?;
+        if self.options.digest.of(body) != trailer.digest {
             return Err(ClientError::Damaged);
         }
         save_whole(local, body, attributes, self.options.save)?;
-        Ok(digest)
+        Ok(trailer)
     }
 
     /// The path of `name` in the directory at hand, and the directory here; nothing if it is left

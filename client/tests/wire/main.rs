@@ -80,6 +80,7 @@ fn trailer(content: &[u8]) -> Trailer {
     hasher.update(content);
     Trailer {
         digest: hasher.finish(),
+        grew: false,
     }
 }
 

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use quire_shared::RemotePath;
-use quire_shared::digest::{Digest, Hasher};
+use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Attributes, Precondition};
 use tokio::task::JoinHandle;
 
 use super::cache::{Cache, CachedReader, FillGuard, Lookup};
 use super::error::Error;
-use super::store::{self, FileReader, OpenFile};
+use super::store::{self, FileReader, FileState, OpenFile};
 
 /// Byte range of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +33,9 @@ pub struct Content {
     fill: Option<JoinHandle<()>>,
     /// Whether any byte came from the file itself, or from a cache entry that isn't complete yet.
     from_file: bool,
+    digest: DigestKind,
+    /// Whether the file was found to have grown meanwhile.
+    grew: bool,
 }
 
 /// Source of the next bytes.
@@ -40,6 +43,8 @@ pub struct Content {
 enum ByteSource {
     Cache(CachedReader, Hasher),
     File(FileReader),
+    /// Whole content that was read when the file was opened.
+    Memory(Bytes, Hasher),
     /// None: placeholder while the source is replaced.
     Failed,
 }
@@ -49,7 +54,7 @@ impl Content {
         file: OpenFile,
         path: &RemotePath,
         range: ByteRange,
-        hasher: Hasher,
+        digest: DigestKind,
         cache: &Cache,
     ) -> Result<Self, Error> {
         let Attributes { version, size, .. } = &file.attributes;
@@ -57,18 +62,25 @@ impl Content {
         let length = range.length.unwrap_or(available).min(available);
         // Reading a whole file for a small part of it would cost more than it saves.
         let admit = length >= size / 2 && store::is_quiet(version);
-        let (cached, fill) = match cache.open(version, *size, path, admit) {
+        let lookup = match file.content() {
+            // Its version says nothing of its content.
+            Some(_) => Lookup::Bypass,
+            None => cache.open(version, *size, path, admit),
+        };
+        let (cached, fill) = match lookup {
             Lookup::Hit(reader) => (Some(reader), None),
             Lookup::Fill(guard, reader) => (Some(reader), Some(fill(&file, guard))),
             Lookup::Bypass => (None, None),
         };
         let from_file = cached.is_none();
-        let source = match cached {
-            Some(mut reader) => {
+        let hasher = digest.hasher();
+        let source = match (cached, file.content()) {
+            (Some(mut reader), _) => {
                 reader.seek(range.offset);
                 ByteSource::Cache(reader, hasher)
             }
-            None => ByteSource::File(file.read(range.offset, length, hasher)?),
+            (None, Some(content)) => ByteSource::Memory(content.clone(), hasher),
+            (None, None) => ByteSource::File(file.read(range.offset, length, hasher)?),
         };
         Ok(Self {
             file,
@@ -78,6 +90,8 @@ impl Content {
             source,
             fill,
             from_file,
+            digest,
+            grew: false,
         })
     }
 
@@ -117,6 +131,15 @@ impl Content {
                 self.source = ByteSource::File(self.file.read(self.position, self.rest, hasher)?);
             }
         }
+        if let ByteSource::Memory(content, hasher) = &mut self.source {
+            let start = usize::try_from(self.position).unwrap_or(usize::MAX);
+            let rest = usize::try_from(self.rest).unwrap_or(usize::MAX);
+            let mut piece = content.slice(start.min(content.len())..);
+            piece.truncate(rest.min(piece_max));
+            hasher.update(&piece);
+            self.advance(piece.len());
+            return Ok(Some(piece));
+        }
         let ByteSource::File(reading) = &mut self.source else {
             return Ok(None);
         };
@@ -134,24 +157,37 @@ impl Content {
 
     /// Returns the digest of the content if all of it was read and belongs to the version in the
     /// attributes, else `None`. Bytes from a complete cache entry do. For others, the size and
-    /// modification time of the file must not have changed since it was opened.
+    /// modification time of the file must not have changed since it was opened. Of a file that
+    /// only grew, the content is read again: it still has to have the same digest.
     ///
     /// # Errors
     /// If a system call fails.
-    pub async fn finish(self) -> Result<Option<Digest>, Error> {
-        if let Some(fill) = self.fill {
+    pub async fn finish(&mut self) -> Result<Option<Digest>, Error> {
+        if let Some(fill) = self.fill.take() {
             fill.await
                 .map_err(|_| store::Error::Internal("filling the cache panicked"))?;
         }
-        let digest = match self.source {
-            ByteSource::Cache(_, hasher) => Some(hasher.finish()),
+        let digest = match std::mem::replace(&mut self.source, ByteSource::Failed) {
+            ByteSource::Cache(_, hasher) | ByteSource::Memory(_, hasher) => Some(hasher.finish()),
             ByteSource::File(reading) => reading.digest(),
             ByteSource::Failed => None,
         };
-        if self.rest > 0 || self.from_file && !self.file.is_unchanged().await? {
+        let Some(digest) = digest.filter(|_| self.rest == 0) else {
             return Ok(None);
+        };
+        if !self.from_file {
+            return Ok(Some(digest));
         }
-        Ok(digest)
+        let range = self.position - self.length..self.position;
+        let state = self.file.verify(range, self.digest, &digest).await?;
+        self.grew = state == Some(FileState::Grown);
+        Ok(state.map(|_| digest))
+    }
+
+    /// Whether the file had grown when [`finish`](Self::finish) looked, so that the content is only
+    /// what it had at the beginning.
+    pub fn grew(&self) -> bool {
+        self.grew
     }
 }
 

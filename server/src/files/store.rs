@@ -47,7 +47,7 @@ pub use faults::{Fault, Faults};
 pub(crate) use listing::PART_TARGETS_BYTES_MAX;
 pub use listing::{Listing, ListingPart};
 pub use open::{OpenError, Options, ReadOnlyReason};
-pub use open_file::OpenFile;
+pub use open_file::{FileState, OpenFile};
 
 pub(super) use batch::Change;
 pub(super) use copy::{CopySource, StagedCopy};

@@ -124,6 +124,7 @@ async fn dispatch(
                 digest: hashed.digest,
                 size: hashed.attributes.size,
                 version: hashed.attributes.version,
+                grew: hashed.grew,
             };
             answer(sender, hashed).await
         }

@@ -158,6 +158,10 @@ pub struct Trailer {
     /// The digest of the body's bytes, of the kind that the request named.
     #[n(0)]
     pub digest: Digest,
+    /// Whether the file grew meanwhile, so that the body is only what it had at the beginning.
+    #[n(1)]
+    #[cbor(default)]
+    pub grew: bool,
 }
 
 /// Confirms that something was created, replaced or renamed, durably.
@@ -265,6 +269,10 @@ pub struct Hashed {
     /// The version that the digest belongs to.
     #[n(2)]
     pub version: Version,
+    /// Whether the file grew meanwhile, so that the digest is only of what it had at the beginning.
+    #[n(3)]
+    #[cbor(default)]
+    pub grew: bool,
 }
 
 /// A file in the memory cache of the server.

@@ -17,7 +17,9 @@ use crate::limits::{
 };
 use crate::path::PathError;
 
-use messages::{attributes, cache_page, digest, get_header, hashed, page, reply, request, version};
+use messages::{
+    attributes, cache_page, digest, get_header, hashed, page, reply, request, trailer, version,
+};
 
 /// Checks the properties of one message, including a cut at every byte.
 fn check<M: Message + Debug + PartialEq>(message: &M) {
@@ -74,7 +76,7 @@ proptest! {
     #[test]
     fn replies_survive_the_wire(
         header in reply(get_header()),
-        trailer in reply(digest().prop_map(|digest| Trailer { digest })),
+        trailer in reply(trailer()),
         changed in reply(version().prop_map(|version| Changed { version })),
         attributes in reply(attributes()),
         hashed in reply(hashed()),
@@ -107,7 +109,10 @@ proptest! {
 
     #[test]
     fn bare_trailers_survive_the_wire(digest in digest(), key in 7_u16..) {
-        let trailer = Trailer { digest };
+        let trailer = Trailer {
+            digest,
+            grew: false,
+        };
         check(&trailer);
         check_unknown_key(&trailer, 0, key);
         check(&Reply::Ok(Done {}));

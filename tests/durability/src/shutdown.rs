@@ -44,6 +44,7 @@ async fn a_server_that_stops_finishes_what_runs_and_takes_nothing_new() {
     hasher.update(&new);
     let trailer = Trailer {
         digest: hasher.finish(),
+        grew: false,
     };
     send.write_all(&codec::encode(&trailer).unwrap())
         .await

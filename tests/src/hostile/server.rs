@@ -81,7 +81,10 @@ impl Hostile {
                 hasher.update(&body);
                 bytes.extend_from_slice(&body);
                 let digest = hasher.finish();
-                bytes.extend(message(&Reply::Ok(Trailer { digest })));
+                bytes.extend(message(&Reply::Ok(Trailer {
+                    digest,
+                    grew: false,
+                })));
             }
         }
     }

@@ -150,6 +150,7 @@ async fn a_stalled_sender_delays_no_change_of_its_path() {
     hasher.update(&content(1, 1000));
     let trailer = quire_shared::protocol::Trailer {
         digest: hasher.finish(),
+        grew: false,
     };
     send.write_all(&quire_shared::codec::encode(&trailer).unwrap())
         .await

@@ -40,6 +40,7 @@ fn trailer(body: &[u8]) -> Reply<Trailer> {
     hasher.update(body);
     Reply::Ok(Trailer {
         digest: hasher.finish(),
+        grew: false,
     })
 }
 

@@ -21,6 +21,7 @@ fn trailer(kind: DigestKind, body: &[u8]) -> Vec<u8> {
     hasher.update(body);
     codec::encode(&Trailer {
         digest: hasher.finish(),
+        grew: false,
     })
     .unwrap()
 }

@@ -112,6 +112,7 @@ fn trailer(body: &[u8]) -> Trailer {
     hasher.update(body);
     Trailer {
         digest: hasher.finish(),
+        grew: false,
     }
 }
 

@@ -174,6 +174,7 @@ impl PutItems {
         hasher.update(proved);
         items.message(&Trailer {
             digest: hasher.finish(),
+            grew: false,
         })
     }
 

@@ -94,6 +94,7 @@ mod tests {
     fn messages_and_bodies_are_taken_as_soon_as_they_are_complete() {
         let trailer = Trailer {
             digest: DigestKind::Xxh3.hasher().finish(),
+            grew: false,
         };
         let bytes = [
             codec::encode(&Request::from(Ping {})).unwrap(),

@@ -7,8 +7,9 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use quire_shared::RemotePath;
@@ -23,7 +24,7 @@ use super::batch::{Applied, Commit, Visible};
 use super::cancel;
 use super::faults::Fault;
 use super::metadata::Metadata;
-use super::open_file::OpenFile;
+use super::open_file::{FileState, OpenFile};
 use super::permissions::{GivenAttributes, Inherited, Permissions};
 use super::publish::{Destination, require, require_replaceable};
 use super::resolve::open_beneath;
@@ -212,8 +213,7 @@ impl Copier<'_> {
     ) -> Result<CopyContent, Error> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
-        copy_content(&source.file, &mut staged.file, attributes.size)?;
-        require_unchanged(source)?;
+        copy_content(source, &mut staged.file)?;
         let given = self.given(attributes.modified, attributes.mode);
         self.root
             .set_attributes(&mut staged, target, given, &mut None)?;
@@ -295,13 +295,12 @@ impl Copier<'_> {
     /// Copies one file of a directory, with mode and modification time, and makes it durable.
     fn copy_file(&mut self, level: &CopyLevel, name: &CStr) -> Result<(), Error> {
         let source = OpenFile::open(&level.source, name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut target: File = openat(&level.target, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::system("creating a staged file"))?
             .into();
         let attributes = &source.attributes;
-        copy_content(&source.file, &mut target, attributes.size)?;
-        require_unchanged(&source)?;
+        copy_content(&source, &mut target)?;
         let given = self.given(attributes.modified, attributes.mode);
         let defaults = &self.staging.defaults;
         Permissions::of_new_file(&self.inherited, &given, defaults)
@@ -357,14 +356,32 @@ impl CopyLevel {
     }
 }
 
-/// Copies `size` bytes: by sharing blocks, else within the kernel, else with read and write.
-/// The caller checks afterwards that the source didn't change.
-fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
+/// Copies what a file had when it was opened: by sharing blocks, else within the kernel, else with
+/// read and write.
+///
+/// # Errors
+/// If a system call fails, or the file changed meanwhile, otherwise than by growing.
+fn copy_content(source: &OpenFile, target: &mut File) -> Result<(), Error> {
+    let size = source.attributes.size;
+    if let Some(content) = source.content() {
+        return target.write_all(content).map_err(Error::system("copying"));
+    }
+    copy_bytes(&source.file, target, size)?;
+    match source.state_now()? {
+        Some(FileState::Same) => Ok(()),
+        Some(FileState::Grown) if has_same_bytes(&source.file, target, size)? => Ok(()),
+        Some(FileState::Grown) | None => Err(Error::Changed),
+    }
+}
+
+/// Copies the first `size` bytes.
+fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
     cancel::check()?;
     // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
     // takes no size. After any error the content is copied instead.
     if ioctl_ficlone(&*target, source).is_ok() {
-        return Ok(());
+        // It may have grown since it was opened.
+        return target.set_len(size).map_err(Error::system("copying"));
     }
     let mut left = size;
     while left > 0 {
@@ -382,7 +399,7 @@ fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), E
     // The cursors of both files are where copy_file_range left them.
     while left > 0 {
         cancel::check()?;
-        let mut step = source.by_ref().take(left.min(STEP_BYTES as u64));
+        let mut step = Read::by_ref(&mut source).take(left.min(STEP_BYTES as u64));
         match io::copy(&mut step, target).map_err(Error::system("copying"))? {
             0 => return Err(Error::Changed),
             copied => left -= copied,
@@ -391,13 +408,27 @@ fn copy_content(mut source: &File, target: &mut File, size: u64) -> Result<(), E
     Ok(())
 }
 
-/// Checks that the source didn't change during the copy, which could then mix two contents.
-fn require_unchanged(source: &OpenFile) -> Result<(), Error> {
-    if source.is_unchanged_now()? {
-        Ok(())
-    } else {
-        Err(Error::Changed)
+/// Whether two files begin with the same `size` bytes.
+fn has_same_bytes(one: &File, other: &File, size: u64) -> Result<bool, Error> {
+    let mut from_one = vec![0; PIECE_BYTES];
+    let mut from_other = vec![0; PIECE_BYTES];
+    let mut next = 0;
+    while next < size {
+        cancel::check()?;
+        let rest = usize::try_from(size - next).unwrap_or(PIECE_BYTES);
+        from_one.truncate(rest);
+        from_other.truncate(rest);
+        let reading = || Error::system("comparing a copy");
+        one.read_exact_at(&mut from_one, next).map_err(reading())?;
+        other
+            .read_exact_at(&mut from_other, next)
+            .map_err(reading())?;
+        if from_one != from_other {
+            return Ok(false);
+        }
+        next += from_one.len() as u64;
     }
+    Ok(true)
 }
 
 fn open_directory(
@@ -410,6 +441,9 @@ fn open_directory(
 
 /// Bytes copied between two checks for cancellation: a moment on any disk.
 const STEP_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes compared at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// Deepest nesting of directories in a copied tree. Each level takes three file handles while it is
 /// copied, of the 1024 that a process usually has.

@@ -34,6 +34,8 @@ pub(super) struct Metadata {
     pub(super) owner: u32,
     pub(super) group: u32,
     pub(super) size: u64,
+    /// Blocks of 512 bytes that the file takes up.
+    pub(super) blocks: u64,
     pub(super) modified: Time,
     /// Last change of content, name or attributes.
     pub(super) changed: Time,
@@ -87,6 +89,7 @@ impl Metadata {
             owner: stat.stx_uid,
             group: stat.stx_gid,
             size: stat.stx_size,
+            blocks: stat.stx_blocks,
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             mode: u32::from(stat.stx_mode) & MODE_MASK,
@@ -143,6 +146,12 @@ impl Metadata {
             attributes.target = target.and_then(|target| LinkTarget::new(target.to_bytes()));
         }
         attributes
+    }
+
+    /// Whether the size may be made up. Files of /proc are said to have no bytes, and those of /sys
+    /// a page; both take up no blocks, as other files do that are empty or have holes only.
+    pub(super) fn may_misstate_size(&self) -> bool {
+        self.blocks == 0 && self.size <= MISSTATED_BYTES_MAX
     }
 
     /// Checks that this is a regular file on the root's own file system.
@@ -203,6 +212,9 @@ const SPECIAL_MASK: u32 = 0o7000;
 /// Largest count of nanoseconds within a second.
 pub(super) const NANOSECONDS_MAX: u32 = 999_999_999;
 
+/// Largest size, in bytes, that a file system makes up: a page of the largest kind.
+const MISSTATED_BYTES_MAX: u64 = 64 * 1024;
+
 /// Length of a version token in bytes: five fields of eight bytes and two of four.
 const VERSION_BYTES: usize = 48;
 
@@ -227,6 +239,7 @@ mod tests {
             owner: 0,
             group: 0,
             size: 3,
+            blocks: 8,
             modified,
             changed,
             mode: 0o644,

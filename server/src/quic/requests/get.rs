@@ -3,6 +3,7 @@
 use quire_shared::ErrorCode;
 use quire_shared::protocol::{Attributes, Failure, Get, GetHeader, Reply, Trailer};
 use quire_transport::stream::{Priority, Sender};
+use tracing::info;
 
 use crate::files::{Caller, Content, Files};
 use crate::quic::error::RequestError;
@@ -20,8 +21,15 @@ pub(crate) async fn serve(
     while let Some(piece) = sender.disk(content.next(sender.piece_max())).await? {
         sender.send_bytes(piece).await?;
     }
-    let trailer = match content.finish().await? {
-        Some(digest) => Reply::Ok(Trailer { digest }),
+    let finished = content.finish().await?;
+    if content.grew() {
+        info!(path = %request.path, "the file grew while it was sent; sent what it had before");
+    }
+    let trailer = match finished {
+        Some(digest) => Reply::Ok(Trailer {
+            digest,
+            grew: content.grew(),
+        }),
         None => Reply::Failed(Failure::new(ErrorCode::CHANGED)),
     };
     sender.send(&trailer).await?;

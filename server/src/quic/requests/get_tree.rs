@@ -11,7 +11,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Entry, GetTree, Left, Missed, Reply, Trailer, TreeItem};
 use quire_transport::stream::{Priority, Sender};
 
-use crate::files::{Caller, Error, Files, OpenFile, StoreError, TreeEntry, Visitor};
+use crate::files::{Caller, Error, FileState, Files, OpenFile, StoreError, TreeEntry, Visitor};
 use crate::quic::error::RequestError;
 use crate::quic::reply::{append, failure};
 
@@ -65,11 +65,12 @@ impl Packer {
         append(&TreeItem::Enclosed(entry.clone()), &mut self.bytes)?;
         let body = self.bytes.len();
         let instead = match file.read_to_end(&mut self.bytes) {
-            Ok(true) => {
+            Ok(Some(now)) => {
                 let digest = self.digest.of(self.bytes.get(body..).unwrap_or_default());
-                return append(&Reply::Ok(Trailer { digest }), &mut self.bytes);
+                let grew = now == FileState::Grown;
+                return append(&Reply::Ok(Trailer { digest, grew }), &mut self.bytes);
             }
-            Ok(false) => TreeItem::Described(entry),
+            Ok(None) => TreeItem::Described(entry),
             Err(error) => missed(entry.name, error.into()),
         };
         self.bytes.truncate(start);

@@ -23,7 +23,7 @@ pub(crate) async fn serve(
     let mut upload = files.put(caller, request).await?;
     let moved = AtomicU64::new(0);
     body::receive_into(receiver, &mut upload, Length::from(size), &moved).await?;
-    let Trailer { digest } = receiver.receive().await?;
+    let Trailer { digest, .. } = receiver.receive().await?;
     receiver.expect_end().await?;
     let version = upload.commit(&digest).await?;
     answer(sender, Changed { version }).await

@@ -170,7 +170,7 @@ impl NextBatch {
                 break;
             };
             match item {
-                (PutItem::File(put), Some((body, Trailer { digest }))) => {
+                (PutItem::File(put), Some((body, Trailer { digest, .. }))) => {
                     self.bytes += body.len();
                     self.items.push(BatchItem::File(put, body, digest));
                 }

@@ -32,6 +32,10 @@ pub(super) fn digest() -> impl Strategy<Value = Digest> {
     })
 }
 
+pub(super) fn trailer() -> impl Strategy<Value = Trailer> {
+    (digest(), any::<bool>()).prop_map(|(digest, grew)| Trailer { digest, grew })
+}
+
 pub(super) fn kind() -> impl Strategy<Value = DigestKind> {
     proptest::sample::select(DigestKind::ALL.to_vec())
 }
@@ -240,9 +244,11 @@ pub(super) fn get_header() -> impl Strategy<Value = GetHeader> {
 }
 
 pub(super) fn hashed() -> impl Strategy<Value = Hashed> {
-    (digest(), any::<u64>(), version()).prop_map(|(digest, size, version)| Hashed {
+    let fields = (digest(), any::<u64>(), version(), any::<bool>());
+    fields.prop_map(|(digest, size, version, grew)| Hashed {
         digest,
         size,
         version,
+        grew,
     })
 }

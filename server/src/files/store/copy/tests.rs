@@ -61,9 +61,9 @@ fn content_is_copied_with_read_and_write_where_the_kernel_copies_nothing() {
     let source = File::open("/proc/self/limits").unwrap();
     let mut target = File::create(fixture.local("a")).unwrap();
     let size = content.len() as u64;
-    copy_content(&source, &mut target, size).unwrap();
+    copy_bytes(&source, &mut target, size).unwrap();
     assert_eq!(fixture.read("a"), content);
-    let more = copy_content(&source, &mut target, 1);
+    let more = copy_bytes(&source, &mut target, 1);
     assert_eq!(code(more), ErrorCode::CHANGED);
 }
 
