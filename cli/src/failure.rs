@@ -256,26 +256,29 @@ impl CommandFailure {
         let mut missing = None;
         let mut part = Some(path.clone());
         while let Some(at) = part.filter(|at| !at.is_root()) {
-            match kind_of(client, &at).await {
-                Some(EntryKind::Directory) => break,
-                Some(EntryKind::Symlink) => {
+            let found = client.stat(Stat { path: at.clone() }).await;
+            match found.map(|found| found.kind).map_err(|error| error.code()) {
+                Ok(EntryKind::Directory) => break,
+                Ok(EntryKind::Symlink) => {
                     self.text = named(&at, LINK);
                     return;
                 }
-                Some(EntryKind::File | EntryKind::Other) => {
+                Ok(EntryKind::File | EntryKind::Other) => {
                     self.text = named(&at, "is not a directory");
                     return;
                 }
-                None => {}
+                Err(Some(ErrorCode::NOT_FOUND)) if at != *path => missing = Some(at.clone()),
+                Err(Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY)) => {}
+                // What may not be seen may be there.
+                Err(_) => break,
             }
             part = at.parent();
-            if at != *path {
-                missing = Some(at);
-            }
         }
         if let Some(missing) = missing {
             self.text = format!("there is no directory {missing}");
             self.hint = Some(MKDIR);
+        } else if self.code == Some(ErrorCode::NOT_FOUND) {
+            self.text = "there is no directory for it".to_owned();
         }
     }
 

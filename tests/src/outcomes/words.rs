@@ -165,6 +165,28 @@ fn the_path_that_is_to_blame_is_named() {
 }
 
 #[test]
+fn in_a_drop_box_the_missing_directory_is_named() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let tree = Tree::new().directory("incoming");
+    let server = programs.serve_with(&tree.root(), &["--anonymous", "/incoming=create"]);
+    let script = "echo x >x && STATE=other quire --trust-on-first-use put -q x";
+    for (target, message) in [
+        (
+            "incoming/sub/x",
+            "/incoming/sub/x: there is no directory for it",
+        ),
+        ("incoming/x", ""),
+        ("incoming/x", "/incoming/x: already exists"),
+    ] {
+        let ran = programs.shell(&server, &format!("{script} $HOST/{target}"));
+        let text = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(text.replace("quire: ", "").trim_end(), message, "{target}");
+    }
+}
+
+#[test]
 fn a_file_is_listed_as_ls_does() {
     let Some(programs) = Programs::find() else {
         return;
