@@ -1,5 +1,6 @@
 //! Blocking file operations, outside the threads of the asynchronous runtime.
 
+use quire_transport::bottleneck::file_work;
 use tokio::task::JoinHandle;
 
 use crate::error::ClientError;
@@ -9,7 +10,7 @@ use crate::error::ClientError;
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
-    joined(&mut tokio::task::spawn_blocking(work)).await
+    joined(&mut tokio::task::spawn_blocking(|| file_work(work))).await
 }
 
 /// Waits for a blocking thread, and passes on its panic.

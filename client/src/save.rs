@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
 use quire_shared::protocol::{Preserve, Time};
+use quire_transport::bottleneck::file_sync;
 
 use crate::attributes::{self, KeptAttributes};
 use crate::error::ClientError;
@@ -228,7 +229,12 @@ impl Unfinished {
             attributes::set_modified(file.file(), modified)
         };
         set().map_err(|error| ClientError::disk(&path, "set the attributes of", error))?;
-        match file.publish(&target, options.overwrite, options.sync) {
+        let publish = || file.publish(&target, options.overwrite, options.sync);
+        let published = match options.sync {
+            true => file_sync(publish),
+            false => publish(),
+        };
+        match published {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(ClientError::LocalExists(path))

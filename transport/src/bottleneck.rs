@@ -3,8 +3,13 @@
 //! Each end measures how long its bodies waited for its own disk and for the peer, and how much
 //! processor time it used. Only the sender sees losses and full windows. A receiver can therefore
 //! say no more than that it was the path or the sender.
+//!
+//! A body waits for a blocking thread, which reads and hashes. What such threads spend computing is
+//! no wait for the disk, so [`file_work`] measures both. Syncs are measured as well, and at the
+//! sender the wait for answers, which come when the receiver has synced.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quire_shared::Side;
@@ -22,8 +27,10 @@ pub enum Bottleneck {
     Loss,
     /// The disk of the sender.
     SenderDisk,
-    /// The receiver doesn't read fast enough: mostly its disk.
+    /// The receiver doesn't take the data, or make it durable, fast enough: mostly its disk.
     Receiver,
+    /// The syncs with which the receiver makes the data durable.
+    ReceiverSync,
     /// The processor of the sender.
     SenderProcessor,
     /// The processor of the receiver.
@@ -41,8 +48,19 @@ pub struct TransferStats {
     pub(crate) disk: Duration,
     /// Time that bodies waited for the peer or the path, summed likewise.
     pub(crate) network: Duration,
+    /// Time that streams of this end waited for data from the peer, summed likewise: at a sender,
+    /// for answers.
+    pub(crate) answers: Duration,
+    /// Time of blocking work on files, and how much of it was computing or waiting for a processor,
+    /// summed over threads; of a sample.
+    pub(crate) file_work: Duration,
+    pub(crate) file_processor: Duration,
+    /// Time of syncs, summed over threads.
+    pub(crate) syncs: Duration,
     /// Processor time of this process; zero where the system doesn't report it.
     pub(crate) processor: Duration,
+    /// Bytes of all packets sent.
+    pub(crate) sent_bytes: u64,
     /// Packets sent.
     pub(crate) sent: u64,
     /// Packets declared lost.
@@ -60,18 +78,20 @@ pub struct TransferStats {
 impl TransferStats {
     /// Returns what limited the transfer, as seen by its sender.
     pub(crate) fn of_sender(&self) -> Bottleneck {
-        if self.disk > self.network {
+        let stream_window = u64::from(windows::stream_window(Side::Server));
+        if self.disk() > self.network {
             Bottleneck::SenderDisk
         } else if self.is_busy() {
             Bottleneck::SenderProcessor
+        } else if self.is_most(self.answers) && self.is_most(self.idle()) {
+            // Nothing was left to send, and the answers were still to come.
+            Bottleneck::ReceiverSync
         } else if self.is_stopped() {
-            // A full window that is larger than the congestion window filled up because the
-            // receiver didn't read, and not because the path needs a larger one.
-            match self.in_flight_max < u64::from(windows::stream_window(Side::Server)) / 2 {
-                true => Bottleneck::Receiver,
-                false => Bottleneck::Window,
+            match self.fills(stream_window) {
+                true => Bottleneck::Window,
+                false => Bottleneck::Receiver,
             }
-        } else if self.send_window < self.in_flight_max {
+        } else if self.send_window < self.in_flight_max && self.fills(self.send_window) {
             Bottleneck::Window
         } else if self.loss() >= LOSS_SHARE {
             Bottleneck::Loss
@@ -83,13 +103,43 @@ impl TransferStats {
     /// Returns what limited the transfer, as seen by its receiver. `sender` is what the sender
     /// reported, if it did.
     pub(crate) fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
-        if self.disk > self.network {
+        if self.is_most(self.syncs) {
+            Bottleneck::ReceiverSync
+        } else if self.disk() > self.network {
             Bottleneck::Receiver
         } else if self.is_busy() {
             Bottleneck::ReceiverProcessor
         } else {
             sender.unwrap_or(Bottleneck::Elsewhere)
         }
+    }
+
+    /// Returns the time that bodies waited for the disk itself. Blocking threads also compute, and
+    /// wait for a processor, which is all that they do with files in memory.
+    fn disk(&self) -> Duration {
+        if self.file_work.is_zero() {
+            return self.disk;
+        }
+        let blocked = self.file_work.saturating_sub(self.file_processor);
+        self.disk.min(blocked * CALLS_PER_SAMPLE)
+    }
+
+    /// Returns the time in which no body waited: at a sender mostly for answers, after its last byte.
+    fn idle(&self) -> Duration {
+        self.elapsed.saturating_sub(self.disk + self.network)
+    }
+
+    /// Whether `time` is more than half of the whole.
+    fn is_most(&self, time: Duration) -> bool {
+        2 * time > self.elapsed
+    }
+
+    /// Whether about a window of data left in each round trip. A window that is smaller than the
+    /// path needs is always full; in one that fills because the receiver is slow, less moves.
+    #[expect(clippy::cast_precision_loss, reason = "a rough comparison")]
+    fn fills(&self, window: u64) -> bool {
+        let trips = self.elapsed.as_secs_f64() / self.round_trip.as_secs_f64().max(1e-6);
+        self.sent_bytes as f64 >= trips * window as f64 / 2.0
     }
 
     fn is_busy(&self) -> bool {
@@ -117,6 +167,7 @@ impl fmt::Display for Bottleneck {
             Self::Loss => "the packets that the path loses",
             Self::SenderDisk => "the disk of the sender",
             Self::Receiver => "the disk of the receiver",
+            Self::ReceiverSync => "the syncs to the disk of the receiver",
             Self::SenderProcessor => "the processor of the sender",
             Self::ReceiverProcessor => "the processor of the receiver",
             Self::Window => "the flow-control windows",
@@ -127,14 +178,13 @@ impl fmt::Display for Bottleneck {
 /// Shows the figures on one line.
 impl fmt::Display for TransferStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waited = (self.disk + self.network)
-            .as_secs_f64()
-            .max(f64::MIN_POSITIVE);
+        let disk = self.disk();
+        let waited = (disk + self.network).as_secs_f64().max(f64::MIN_POSITIVE);
         write!(
             f,
             "waited {:.0} % for the disk, {:.0} % for the other side; processor {:.0} % of a core; \
              round trip {:.1} ms; {:.2} % lost of what was sent here",
-            100.0 * self.disk.as_secs_f64() / waited,
+            100.0 * disk.as_secs_f64() / waited,
             100.0 * self.network.as_secs_f64() / waited,
             100.0 * self.processor.as_secs_f64()
                 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
@@ -190,6 +240,11 @@ impl Meter {
             elapsed: self.started.elapsed(),
             disk: now.disk.saturating_sub(before.disk),
             network: now.network.saturating_sub(before.network),
+            answers: now.answers.saturating_sub(before.answers),
+            file_work: now.file_work.saturating_sub(before.file_work),
+            file_processor: now.file_processor.saturating_sub(before.file_processor),
+            syncs: now.syncs.saturating_sub(before.syncs),
+            sent_bytes: now.sent_bytes.saturating_sub(before.sent_bytes),
             processor: now.processor.saturating_sub(before.processor),
             sent: now.sent.saturating_sub(before.sent),
             lost: now.lost.saturating_sub(before.lost),
@@ -199,16 +254,95 @@ impl Meter {
     }
 }
 
-/// Returns the processor time of this process; zero where the system doesn't report it.
-pub(crate) fn processor_time() -> Duration {
-    #[cfg(unix)]
-    {
-        use rustix::time::{ClockId, clock_gettime};
-        Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+/// Does blocking work on files for a body, and measures in a part of all calls how much of it is
+/// computing.
+pub fn file_work<T>(work: impl FnOnce() -> T) -> T {
+    let is_sample = CALLS
+        .fetch_add(1, Ordering::Relaxed)
+        .is_multiple_of(u64::from(CALLS_PER_SAMPLE));
+    if !is_sample {
+        return work();
     }
-    #[cfg(not(unix))]
+    let sleeps = sleeps();
+    let start = Instant::now();
+    let before = clock(Clock::Thread);
+    let result = work();
+    let processor = clock(Clock::Thread).saturating_sub(before);
+    let elapsed = start.elapsed();
+    // A thread that didn't sleep at most waited for a processor, or its whole machine did.
+    let is_awake = sleeps.is_some() && sleeps == self::sleeps();
+    add(&FILE_PROCESSOR, if is_awake { elapsed } else { processor });
+    add(&FILE_WORK, elapsed);
+    result
+}
+
+/// Returns how often this thread has given up its processor to wait for something; `None` if the
+/// system doesn't say so.
+fn sleeps() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count?.trim().parse().ok()
+}
+
+/// Syncs a file, and measures how long that takes.
+pub fn file_sync<T>(sync: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = sync();
+    add(&SYNCS, start.elapsed());
+    result
+}
+
+/// Adds the measurements of this process to `stats`. They are of all its connections, of which a
+/// client has few.
+pub(crate) fn add_process(stats: TransferStats) -> TransferStats {
+    let time = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
+    TransferStats {
+        file_work: time(&FILE_WORK),
+        file_processor: time(&FILE_PROCESSOR),
+        syncs: time(&SYNCS),
+        processor: clock(Clock::Process),
+        ..stats
+    }
+}
+
+fn add(sum: &AtomicU64, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    sum.fetch_add(micros, Ordering::Relaxed);
+}
+
+/// Calls of [`file_work`], and microseconds: of those measured, of computing in them, and of syncs.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static FILE_WORK: AtomicU64 = AtomicU64::new(0);
+static FILE_PROCESSOR: AtomicU64 = AtomicU64::new(0);
+static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// Whose processor time is measured.
+#[derive(Clone, Copy)]
+enum Clock {
+    Process,
+    Thread,
+}
+
+/// Returns the processor time; zero where the system doesn't report it.
+#[cfg(unix)]
+fn clock(of: Clock) -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let id = match of {
+        Clock::Process => ClockId::ProcessCPUTime,
+        Clock::Thread => ClockId::ThreadCPUTime,
+    };
+    Duration::try_from(clock_gettime(id)).unwrap_or_default()
+}
+
+#[cfg(not(unix))]
+fn clock(_: Clock) -> Duration {
     Duration::ZERO
 }
+
+/// Calls of [`file_work`] for each one that is measured, because that takes some 20 µs.
+const CALLS_PER_SAMPLE: u32 = 8;
 
 /// Share of one core from which the processor is the bottleneck: only one thread at a time builds
 /// packets of a connection.
@@ -230,7 +364,12 @@ mod tests {
         elapsed: Duration::from_secs(10),
         disk: Duration::from_millis(100),
         network: Duration::from_secs(9),
+        answers: Duration::ZERO,
+        file_work: Duration::ZERO,
+        file_processor: Duration::ZERO,
+        syncs: Duration::ZERO,
         processor: Duration::from_secs(1),
+        sent_bytes: 150_000_000,
         sent: 100_000,
         lost: 10,
         stopped: 0,
@@ -272,7 +411,7 @@ mod tests {
                 Bottleneck::Window,
                 TransferStats {
                     stopped: 100,
-                    in_flight_max: 40_000_000,
+                    sent_bytes: 4_000_000_000,
                     ..UNHURRIED
                 },
             ),
@@ -304,6 +443,43 @@ mod tests {
     }
 
     #[test]
+    fn on_a_fast_path_neither_windows_nor_memory_are_blamed() {
+        let cases = [
+            (
+                // On a local path the congestion window says nothing.
+                Bottleneck::Receiver,
+                TransferStats {
+                    stopped: 10_000,
+                    in_flight_max: 40_000_000,
+                    round_trip: Duration::from_micros(200),
+                    ..UNHURRIED
+                },
+            ),
+            (
+                Bottleneck::ReceiverSync,
+                TransferStats {
+                    network: Duration::from_secs(1),
+                    answers: Duration::from_secs(8),
+                    ..UNHURRIED
+                },
+            ),
+            (
+                // The threads that read spent their time computing: the files are in memory.
+                Bottleneck::Path,
+                TransferStats {
+                    disk: Duration::from_secs(20),
+                    file_work: Duration::from_secs(20),
+                    file_processor: Duration::from_secs(19),
+                    ..UNHURRIED
+                },
+            ),
+        ];
+        for (bottleneck, stats) in cases {
+            assert_eq!(stats.of_sender(), bottleneck, "{stats:?}");
+        }
+    }
+
+    #[test]
     fn a_receiver_blames_itself_first_and_else_believes_the_sender() {
         let slow_disk = TransferStats {
             disk: Duration::from_secs(10),
@@ -313,6 +489,11 @@ mod tests {
             processor: Duration::from_secs(10),
             ..UNHURRIED
         };
+        let syncing = TransferStats {
+            syncs: Duration::from_secs(8),
+            ..UNHURRIED
+        };
+        assert_eq!(syncing.of_receiver(None), Bottleneck::ReceiverSync);
         let reported = Some(Bottleneck::Loss);
         assert_eq!(slow_disk.of_receiver(reported), Bottleneck::Receiver);
         assert_eq!(busy.of_receiver(reported), Bottleneck::ReceiverProcessor);
@@ -338,11 +519,11 @@ mod tests {
 
     #[test]
     fn processor_time_grows_with_work() {
-        let before = processor_time();
+        let before = clock(Clock::Process);
         let mut hasher = quire_shared::digest::DigestKind::Blake3.hasher();
         hasher.update(&vec![0; 1 << 20]);
         assert!(
-            cfg!(not(unix)) || processor_time() > before,
+            cfg!(not(unix)) || clock(Clock::Process) > before,
             "{}",
             hasher.finish()
         );

@@ -162,18 +162,20 @@ impl ConnectionFlow {
         let waits = self.0.waits(direction);
         let duration = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
         let stats = self.0.connection.stats();
-        TransferStats {
-            elapsed: Duration::ZERO,
+        let stats = TransferStats {
             disk: duration(&waits.disk),
             network: duration(&waits.network),
-            processor: bottleneck::processor_time(),
+            answers: duration(&self.0.waits(Direction::In).network),
+            sent_bytes: stats.udp_tx.bytes,
             sent: stats.path.sent_packets,
             lost: stats.path.lost_packets,
             stopped: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
             round_trip: stats.path.rtt,
             in_flight_max: stats.path.cwnd,
             send_window: self.0.state().send_window,
-        }
+            ..TransferStats::default()
+        };
+        bottleneck::add_process(stats)
     }
 
     fn begin(&self, direction: Direction) -> ActiveBody {

@@ -15,6 +15,7 @@ use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
+use quire_transport::bottleneck::file_work;
 use quire_transport::stream::Receiver;
 use quire_transport::stream::item_decoder::{Item, ItemDecoder};
 use quire_transport::stream::message_buffer::MessageBuffer;
@@ -79,15 +80,14 @@ enum Worker {
 
 impl Worker {
     fn start(mut unpacker: Box<Unpacker>, arrived: MessageBuffer) -> Self {
-        Self::Busy(tokio::task::spawn_blocking(move || {
-            match unpacker.unpack(arrived) {
-                Ok(()) => Ok(unpacker),
-                Err(error) => {
-                    unpacker.leave_all();
-                    Err(error)
-                }
+        let unpacking = move || match unpacker.unpack(arrived) {
+            Ok(()) => Ok(unpacker),
+            Err(error) => {
+                unpacker.leave_all();
+                Err(error)
             }
-        }))
+        };
+        Self::Busy(tokio::task::spawn_blocking(|| file_work(unpacking)))
     }
 
     /// Waits for the end of the work at hand; for ever, if there is none.

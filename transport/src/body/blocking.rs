@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use quire_shared::digest::{Digest, Hasher};
 
 use super::{BodySink, Received};
+use crate::bottleneck::file_work;
 
 /// A source that reads one piece while the caller sends the one before.
 #[derive(Debug)]
@@ -95,12 +96,13 @@ fn read<R: Read + Send + 'static>(mut state: SourceState<R>, rest: u64) -> ReadS
     // may be hundreds of blocking threads, but only a few threads like this one, which also frees
     // it.
     let mut bytes = Vec::with_capacity(usize::try_from(limit).unwrap_or(state.piece));
-    ReadStage::Reading(spawn_blocking(move || {
+    let reading = move || {
         (&mut state.source).take(limit).read_to_end(&mut bytes)?;
         state.hasher.update(&bytes);
         state.piece = (state.piece * 2).min(PIECE);
         Ok((Bytes::from(bytes), state))
-    }))
+    };
+    ReadStage::Reading(spawn_blocking(|| file_work(reading)))
 }
 
 /// A destination that a blocking thread writes to while more bytes arrive.
@@ -173,14 +175,15 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
 impl<W: Write + Send + 'static> BodySink for WriteBehind<W> {
     async fn write(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
         let mut state = self.idle().await?;
-        self.0 = WriteStage::Writing(spawn_blocking(move || {
+        let writing = move || {
             for chunk in &chunks {
                 state.hasher.update(chunk);
                 state.written += chunk.len() as u64;
             }
             write_all(&mut state.sink, &chunks)?;
             Ok(state)
-        }));
+        };
+        self.0 = WriteStage::Writing(spawn_blocking(|| file_work(writing)));
         Ok(())
     }
 
