@@ -11,8 +11,9 @@ use quinn::ConnectionError;
 use quire_certs::{CertsError, Fingerprint};
 use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::Failure;
-use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedPath, Printable};
+use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedBytes, EscapedPath, Printable};
 
 use crate::attempt::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
@@ -155,9 +156,9 @@ pub enum ClientError {
     /// A name on the server can't be one on this system.
     #[error("{}: this system can't have a file of that name", Escaped(.0))]
     ForeignName(String),
-    /// The number of names in a directory of the server that aren't UTF-8.
-    #[error("{0} of its names can't be sent because they aren't UTF-8")]
-    Unnameable(u64),
+    /// Names in a directory of the server that aren't UTF-8.
+    #[error("{}", unnameable_text(.0))]
+    Unnameable(Unnameable),
 }
 
 impl ClientError {
@@ -305,6 +306,21 @@ fn lost(error: &ConnectionError) -> String {
             .to_owned(),
         ConnectionError::TimedOut => "the server doesn't answer any more".to_owned(),
         error => Printable(&error.to_string()).to_string(),
+    }
+}
+
+/// The names that can't be sent, as far as they are known.
+fn unnameable_text(left_out: &Unnameable) -> String {
+    let names = left_out.names.iter();
+    let names: Vec<_> = names
+        .map(|name| EscapedBytes(name.as_bytes()).to_string())
+        .collect();
+    let count = left_out.count;
+    let text = format!("{count} of its names can't be sent because they aren't UTF-8");
+    match names.len() as u64 {
+        0 => text,
+        known if known < count => format!("{text}: {} and others", names.join(", ")),
+        _ => format!("{text}: {}", names.join(", ")),
     }
 }
 

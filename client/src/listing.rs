@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use quire_shared::Name;
 use quire_shared::codec::DecodeError;
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::{CacheEntry, CachePage, Entry, List, ListCache, Page};
 use quire_transport::stream::Receiver;
 
@@ -21,7 +22,7 @@ pub struct DirectoryListing {
     entries: VecDeque<Entry>,
     last_name: Option<Name>,
     is_last_page: bool,
-    unnameable: u64,
+    unnameable: Unnameable,
 }
 
 impl DirectoryListing {
@@ -35,7 +36,7 @@ impl DirectoryListing {
             entries: VecDeque::new(),
             last_name,
             is_last_page: false,
-            unnameable: 0,
+            unnameable: Unnameable::default(),
         };
         listing.receive_page().await?;
         Ok(listing)
@@ -52,9 +53,9 @@ impl DirectoryListing {
         Ok(self.entries.pop_front())
     }
 
-    /// Number of names that can't be sent because they aren't UTF-8; complete at the end.
-    pub fn unnameable(&self) -> u64 {
-        self.unnameable
+    /// Names that can't be sent because they aren't UTF-8; complete at the end.
+    pub fn unnameable(&self) -> &Unnameable {
+        &self.unnameable
     }
 
     async fn receive_page(&mut self) -> Result<(), ClientError> {
@@ -78,7 +79,10 @@ impl DirectoryListing {
         }
         self.entries = page.entries.into();
         self.is_last_page = page.last;
-        self.unnameable = page.unnameable;
+        self.unnameable = Unnameable {
+            count: page.unnameable,
+            names: page.raw_names,
+        };
         Ok(())
     }
 }

@@ -30,6 +30,9 @@ pub const VERSION_BYTES_MAX: usize = 64;
 /// [`REPLY_BYTES_MAX`].
 pub const LINK_TARGET_BYTES_MAX: usize = 2048;
 
+/// Most names that aren't UTF-8 and are told beside their number, of one directory.
+pub const RAW_NAMES_MAX: usize = 8;
+
 /// Longest digest, in bytes: room for a 512-bit digest in a later version.
 pub const DIGEST_BYTES_MAX: usize = 64;
 

@@ -10,7 +10,8 @@ use std::fmt;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::Escaped;
-use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX};
+use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, RAW_NAMES_MAX};
+use crate::octets::octets;
 
 /// Prefix of names that quire uses itself: staged uploads, the lock file of a root, unfinished
 /// downloads. A peer can't name them.
@@ -211,6 +212,37 @@ impl<'b, C> Decode<'b, C> for RemotePath {
             names.push(name?);
         }
         Self::from_names(names).map_err(|error| minicbor::decode::Error::custom(error).at(position))
+    }
+}
+
+octets! {
+    /// A name that isn't UTF-8, which no request can name: for display only.
+    pub struct RawName, max: NAME_BYTES_MAX, too_long: "name over its limit"
+}
+
+impl RawName {
+    /// Makes a name of these bytes; `None` if there are more than [`NAME_BYTES_MAX`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() <= NAME_BYTES_MAX).then(|| Self(bytes.into()))
+    }
+}
+
+/// The names in a directory that can't be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unnameable {
+    /// How many there are.
+    pub count: u64,
+    /// Some of them, at most [`RAW_NAMES_MAX`].
+    pub names: Vec<RawName>,
+}
+
+impl Unnameable {
+    /// Counts a name.
+    pub fn add(&mut self, name: &[u8]) {
+        self.count += 1;
+        if self.names.len() < RAW_NAMES_MAX {
+            self.names.extend(RawName::new(name));
+        }
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) async fn list(session: &CliSession, args: &ListArgs) -> Result<(), Co
     while let Some(entry) = listing.next().await.about(&remote.path)? {
         print_entry(session, args, &entry)?;
     }
-    if listing.unnameable() > 0 {
-        let error = ClientError::Unnameable(listing.unnameable());
+    if listing.unnameable().count > 0 {
+        let error = ClientError::Unnameable(listing.unnameable().clone());
         return Err(error).about(&remote.path);
     }
     Ok(())

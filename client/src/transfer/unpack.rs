@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 
 use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
 use quire_transport::bottleneck::file_work;
@@ -328,7 +329,10 @@ impl Unpacker {
                 self.transfer.fail(name(), ClientError::of_failure(failure));
             }
             if left.unnameable > 0 {
-                let error = ClientError::Unnameable(left.unnameable);
+                let error = ClientError::Unnameable(Unnameable {
+                    count: left.unnameable,
+                    names: left.raw_names,
+                });
                 self.transfer.fail(name(), error);
             }
         }

@@ -11,6 +11,7 @@ fn page(entries: &[Entry], last: bool) -> Page {
         entries: entries.to_vec(),
         unnameable: 0,
         last,
+        raw_names: Vec::new(),
     }
 }
 

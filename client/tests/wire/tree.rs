@@ -10,6 +10,7 @@ use quire_client::ErrorKind;
 use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
 use quire_shared::codec;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::path::RawName;
 use quire_shared::protocol::{
     Attributes, Entry, EntryKind, Failure, GetHeader, Left, Message, Missed, Reply, Request,
     Trailer, TreeItem,
@@ -358,6 +359,7 @@ async fn the_rest_of_a_directory_may_be_missing() {
     let left = Left {
         unnameable: 2,
         failure: Some(Failure::new(ErrorCode::DISK)),
+        raw_names: vec![RawName::new(b"\n\xff").unwrap()],
     };
     let script = Script::default()
         .entered("a")
@@ -370,5 +372,7 @@ async fn the_rest_of_a_directory_may_be_missing() {
         ("/d/a".to_owned(), None),
     ];
     assert_eq!(fetched.codes(), expected);
+    let told = &fetched.errors()[1].1;
+    assert!(told.ends_with(r": \n\xff and others"), "{told}");
     assert_eq!(names(&fetched.target()), ["a", "b"]);
 }

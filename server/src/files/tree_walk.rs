@@ -5,6 +5,7 @@
 //! only the asynchronous side can wait for it. The walk bypasses the cache: it would evict the
 //! files that single requests read repeatedly.
 
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Attributes, Entry, EntryKind};
 use quire_shared::{Name, RemotePath};
 
@@ -27,8 +28,8 @@ pub enum TreeEntry {
     Missed(Name, Error),
     /// The end of the current directory.
     Left {
-        /// Number of its entries whose names aren't valid on the wire.
-        unnameable: u64,
+        /// Its entries whose names aren't valid on the wire.
+        unnameable: Unnameable,
         /// Error that ended its listing early, if there was one.
         failure: Option<Error>,
     },

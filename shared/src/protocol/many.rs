@@ -11,7 +11,7 @@ use super::tagged::tagged;
 use super::{MakeDirectory, Message, Preserve, Put, Time};
 use crate::digest::DigestKind;
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::path::{Name, RemotePath};
+use crate::path::{Name, RawName, RemotePath};
 
 /// Downloads a directory with everything below it. Reply: [`Attributes`](super::Attributes) of the
 /// directory, then [`TreeItem`]s up to the [`Left`] of the directory itself.
@@ -69,6 +69,10 @@ pub struct Left {
     /// Why the rest of the directory is missing, if it is.
     #[n(1)]
     pub failure: Option<Failure>,
+    /// Some of the names that are left out.
+    #[n(2)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub raw_names: Vec<RawName>,
 }
 
 /// Uploads many files and directories: [`PutItem`]s follow, up to [`PutItem::Last`]. Reply: an

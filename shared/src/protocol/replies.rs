@@ -6,7 +6,7 @@ use super::{LinkTarget, Message, Time, Version};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
 use crate::limits::{PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
-use crate::path::{Name, RemotePath};
+use crate::path::{Name, RawName, RemotePath};
 
 /// The answer to a request: its result, or the reason for a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,6 +250,10 @@ pub struct Page {
     #[n(2)]
     #[cbor(default)]
     pub last: bool,
+    /// Some of the names that are left out. On the last page only.
+    #[n(3)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub raw_names: Vec<RawName>,
 }
 
 impl Message for Page {

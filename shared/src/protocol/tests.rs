@@ -13,9 +13,9 @@ use crate::codec::{DecodeError, PREFIX_BYTES, decode, decode_length, encode};
 use crate::error_code::ErrorCode;
 use crate::limits::{
     DIGEST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, PHRASE_BYTES_MAX,
-    REPLY_BYTES_MAX,
+    RAW_NAMES_MAX, REPLY_BYTES_MAX,
 };
-use crate::path::PathError;
+use crate::path::{PathError, RawName};
 
 use messages::{
     attributes, cache_page, digest, get_header, hashed, page, reply, request, trailer, version,
@@ -389,6 +389,7 @@ fn the_largest_legal_messages_fit_their_limits() {
         };
         encode(&Reply::Ok(page)).unwrap();
     }
+    let raw_names = vec![RawName::new(&[0xff; NAME_BYTES_MAX]).unwrap(); RAW_NAMES_MAX];
     let name = Name::new("n".repeat(NAME_BYTES_MAX)).unwrap();
     let page = Page {
         entries: vec![Entry {
@@ -397,8 +398,19 @@ fn the_largest_legal_messages_fit_their_limits() {
         }],
         unnameable: u64::MAX,
         last: true,
+        raw_names: raw_names.clone(),
     };
     encode(&Reply::Ok(page)).unwrap();
+    let failure = Failure {
+        number: u16::MAX,
+        phrase: "p".repeat(PHRASE_BYTES_MAX),
+    };
+    let left = Left {
+        unnameable: u64::MAX,
+        failure: Some(failure),
+        raw_names,
+    };
+    encode(&TreeItem::Left(left)).unwrap();
     encode(&Reply::Ok(attributes)).unwrap();
     let failure = Failure {
         number: u16::MAX,

@@ -154,7 +154,7 @@ async fn names_that_are_not_utf8_are_counted_and_left_out() {
         names.push(entry.name.as_str().to_owned());
     }
     assert_eq!(names, ["a", "z"]);
-    assert_eq!(listing.unnameable(), 3);
+    assert_eq!(listing.unnameable().count, 3);
     drop(listing);
     client.close().await;
     server.stop().await;

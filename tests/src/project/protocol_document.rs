@@ -359,6 +359,7 @@ fn the_table_of_limits_is_the_implementations() {
         ("PAGE_BYTES_MAX", limits::PAGE_BYTES_MAX),
         ("VERSION_BYTES_MAX", limits::VERSION_BYTES_MAX),
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),
+        ("RAW_NAMES_MAX", limits::RAW_NAMES_MAX),
         ("DIGEST_BYTES_MAX", limits::DIGEST_BYTES_MAX),
         ("PIECE_BYTES_MAX", limits::PIECE_BYTES_MAX),
         ("ENCLOSED_BYTES_MAX", limits::ENCLOSED_BYTES_MAX),

@@ -352,6 +352,7 @@ async fn names_that_break_a_rule_or_their_order_are_not_taken_from_a_server() {
             entries,
             unnameable: 0,
             last: true,
+            raw_names: Vec::new(),
         }))
         .unwrap()
     };

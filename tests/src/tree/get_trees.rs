@@ -13,6 +13,7 @@ use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, Transfer
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
+use quire_shared::path::RawName;
 use quire_shared::protocol::{
     Attributes, EntryKind, Failure, GetTree, Left, Reply, Trailer, TreeItem,
 };
@@ -122,6 +123,7 @@ async fn steps(recv: &mut RecvStream) -> Vec<ReceivedItem> {
 const AT_END: Left = Left {
     unnameable: 0,
     failure: None,
+    raw_names: Vec::new(),
 };
 
 // P40, P42
@@ -229,6 +231,7 @@ async fn items_come_in_order_and_large_files_are_only_described() {
             ReceivedItem::Left(Left {
                 unnameable: 1,
                 failure: None,
+                raw_names: vec![RawName::new(b"b\xff").unwrap()],
             }),
             ReceivedItem::Entered("c".to_owned()),
             ReceivedItem::Left(AT_END),
@@ -328,6 +331,7 @@ async fn a_directory_that_is_another_when_the_walk_comes_back_to_it_is_left() {
     let missing = Left {
         unnameable: 0,
         failure: Some(Failure::new(ErrorCode::NOT_FOUND)),
+        raw_names: Vec::new(),
     };
     assert_eq!(steps.last(), Some(&ReceivedItem::Left(missing)));
     assert!(!steps.contains(&ReceivedItem::Entered("b".to_owned())));

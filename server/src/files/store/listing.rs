@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use quire_shared::limits::LINK_TARGET_BYTES_MAX;
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Entry, EntryKind};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::OFlags;
@@ -72,9 +73,9 @@ pub struct ListingPart {
     pub entries: Vec<Entry>,
     /// Whether this is the last part.
     pub is_last: bool,
-    /// Number of names in the directory that can't be sent, such as names that aren't UTF-8. Zero
-    /// in all parts but the last.
-    pub unnameable: u64,
+    /// Names in the directory that can't be sent, such as names that aren't UTF-8. None in all
+    /// parts but the last.
+    pub unnameable: Unnameable,
 }
 
 impl Listing {
@@ -114,7 +115,10 @@ impl Listing {
                 entries.push(Entry { name, attributes });
             }
         }
-        let unnameable = if is_last { self.names.unnameable() } else { 0 };
+        let unnameable = match is_last {
+            true => self.names.unnameable().clone(),
+            false => Unnameable::default(),
+        };
         Ok(ListingPart {
             entries,
             is_last,
@@ -176,7 +180,7 @@ mod tests {
         let _staged = fixture.staged("x");
         let pages = pages(fixture.root.list(&RemotePath::ROOT, None, None).unwrap());
         assert_eq!(names(&pages), ["Z", "a", "a\nb", "b", "d", "link", "é"]);
-        assert_eq!(pages[0].unnameable, 1);
+        assert_eq!(pages[0].unnameable.count, 1);
         for entry in &pages[0].entries {
             let alone = fixture.root.stat(&path(entry.name.as_str())).unwrap();
             assert_eq!(entry.attributes, alone);

@@ -7,6 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use quire_shared::Name;
+use quire_shared::path::Unnameable;
 use quire_shared::path::{PathError, RESERVED_PREFIX};
 use quire_shared::protocol::Time;
 use rustix::fs::Dir;
@@ -26,8 +27,8 @@ pub(super) struct ReadDir {
     next: VecDeque<Name>,
     /// Whether more names follow after `next`.
     has_more: bool,
-    /// Number of names that can't be sent, because they aren't UTF-8 or not legal.
-    unnameable: u64,
+    /// Names that can't be sent, because they aren't UTF-8 or not legal.
+    unnameable: Unnameable,
     names_per_pass: usize,
     /// Filter of the names to return; `None` returns all.
     filter: Option<EntryFilter>,
@@ -45,7 +46,7 @@ impl ReadDir {
             after,
             next: VecDeque::new(),
             has_more: false,
-            unnameable: 0,
+            unnameable: Unnameable::default(),
             names_per_pass: NAMES_PER_PASS,
             filter,
         };
@@ -83,9 +84,9 @@ impl ReadDir {
         self.next.is_empty()
     }
 
-    /// Number of names in the directory that can't be sent.
-    pub(super) fn unnameable(&self) -> u64 {
-        self.unnameable
+    /// The names in the directory that can't be sent.
+    pub(super) fn unnameable(&self) -> &Unnameable {
+        &self.unnameable
     }
 
     /// Frees all but the next [`NAMES_KEPT`] names; the others will be read again.
@@ -115,7 +116,7 @@ impl ReadDir {
     fn scan_once(&mut self, directory: &OwnedFd) -> Result<(), Error> {
         let mut smallest = BinaryHeap::new();
         self.has_more = false;
-        self.unnameable = 0;
+        self.unnameable = Unnameable::default();
         let reading = || Error::system("reading a directory");
         for entry in Dir::read_from(directory).map_err(reading())? {
             cancel::check()?;
@@ -129,7 +130,7 @@ impl ReadDir {
                     let is_reserved = bytes.starts_with(RESERVED_PREFIX.as_bytes());
                     // A caller that may not see unlisted names must not learn their number either.
                     if !is_reserved && self.filter.as_ref().is_none_or(EntryFilter::has_others) {
-                        self.unnameable += 1;
+                        self.unnameable.add(bytes);
                     }
                     continue;
                 }

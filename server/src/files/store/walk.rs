@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use quire_shared::path::PathError;
+use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Attributes, EntryKind};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::OFlags;
@@ -41,8 +42,8 @@ pub(in crate::files) enum WalkStep {
     Name(Name, Result<RemotePath, PathError>),
     /// The walk left the current directory.
     Left {
-        /// Number of its names that can't be sent.
-        unnameable: u64,
+        /// Its names that can't be sent.
+        unnameable: Unnameable,
         /// Error because of which the walk left before the last name.
         failure: Option<Error>,
     },
@@ -164,7 +165,9 @@ impl Walk {
         let left = self.levels.pop();
         self.here = None;
         WalkStep::Left {
-            unnameable: left.map_or(0, |level| level.names.unnameable()),
+            unnameable: left.map_or_else(Unnameable::default, |level| {
+                level.names.unnameable().clone()
+            }),
             failure,
         }
     }

@@ -107,8 +107,9 @@ fn item(found: TreeEntry) -> TreeItem {
             unnameable,
             failure: error,
         } => TreeItem::Left(Left {
-            unnameable,
+            unnameable: unnameable.count,
             failure: error.map(failure),
+            raw_names: unnameable.names,
         }),
     }
 }

@@ -1,7 +1,7 @@
 //! `List`: the entries of a directory, page by page.
 
 use quire_shared::Name;
-use quire_shared::limits::PAGE_BYTES_MAX;
+use quire_shared::limits::{NAME_BYTES_MAX, PAGE_BYTES_MAX, RAW_NAMES_MAX};
 use quire_shared::protocol::{List, Page, Reply};
 use quire_transport::stream::Sender;
 
@@ -28,7 +28,8 @@ pub(crate) async fn serve(
         let page = Page {
             entries: part.entries,
             last,
-            unnameable: part.unnameable,
+            unnameable: part.unnameable.count,
+            raw_names: part.unnameable.names,
         };
         sender.send(&Reply::Ok(page)).await?;
         if last {
@@ -48,12 +49,13 @@ fn entry_bytes(name: &Name) -> usize {
 const ENTRY_FRAME_BYTES: usize = 112;
 
 /// Upper bound of the bytes of a page without its entries.
-const PAGE_FRAME_BYTES: usize = 64;
+const PAGE_FRAME_BYTES: usize = 64 + RAW_NAMES_MAX * (NAME_BYTES_MAX + 3);
 
 #[cfg(test)]
 mod tests {
     use quire_shared::codec;
-    use quire_shared::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
+    use quire_shared::limits::VERSION_BYTES_MAX;
+    use quire_shared::path::RawName;
     use quire_shared::protocol::{Attributes, Entry, EntryKind, Time, Version};
 
     use super::*;
@@ -62,6 +64,7 @@ mod tests {
     fn no_entry_is_longer_than_its_upper_bound() {
         let mut page = Page {
             unnameable: u64::MAX,
+            raw_names: vec![RawName::new(&[0xff; NAME_BYTES_MAX]).unwrap(); RAW_NAMES_MAX],
             ..Page::default()
         };
         let empty = codec::encode(&Reply::Ok(page.clone())).unwrap().len();

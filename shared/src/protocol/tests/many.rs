@@ -3,7 +3,9 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::messages::{attributes, kind, name, path, precondition, preserve, reply, time, version};
+use super::messages::{
+    attributes, kind, name, path, precondition, preserve, raw_names, reply, time, version,
+};
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
 use crate::error_code::ErrorCode;
@@ -32,12 +34,15 @@ pub(super) fn tree_item() -> impl Strategy<Value = TreeItem> {
         entry().prop_map(TreeItem::Enclosed),
         entry().prop_map(TreeItem::Entered),
         (name(), failure()).prop_map(|(name, failure)| TreeItem::Missed(Missed { name, failure })),
-        (any::<u64>(), option::of(failure())).prop_map(|(unnameable, failure)| {
-            TreeItem::Left(Left {
-                unnameable,
-                failure,
-            })
-        }),
+        (any::<u64>(), option::of(failure()), raw_names()).prop_map(
+            |(unnameable, failure, raw_names)| {
+                TreeItem::Left(Left {
+                    unnameable,
+                    failure,
+                    raw_names,
+                })
+            }
+        ),
     ]
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
+use crate::path::RawName;
 
 pub(super) fn name() -> impl Strategy<Value = Name> {
     let character = prop_oneof![any::<char>(), proptest::char::range('a', 'z')];
@@ -207,11 +208,19 @@ pub(super) fn page() -> impl Strategy<Value = Page> {
         (name(), attributes()).prop_map(|(name, attributes)| Entry { name, attributes }),
         0..4,
     );
-    (entries, any::<u64>(), any::<bool>()).prop_map(|(entries, unnameable, last)| Page {
-        entries,
-        unnameable,
-        last,
-    })
+    (entries, any::<u64>(), any::<bool>(), raw_names()).prop_map(
+        |(entries, unnameable, last, raw_names)| Page {
+            entries,
+            unnameable,
+            last,
+            raw_names,
+        },
+    )
+}
+
+pub(super) fn raw_names() -> impl Strategy<Value = Vec<RawName>> {
+    let name = vec(any::<u8>(), 0..8).prop_filter_map("short", |bytes| RawName::new(&bytes));
+    vec(name, 0..3)
 }
 
 pub(super) fn cache_page() -> impl Strategy<Value = CachePage> {
