@@ -342,7 +342,7 @@ async fn send<R: Read + Send + 'static>(
     sender
         .send(&Trailer {
             digest: digest.clone(),
-            grew: false,
+            grew,
         })
         .await
         .map_err(|error| Unsent::send(connection, error))?;

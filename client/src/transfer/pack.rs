@@ -386,7 +386,7 @@ impl UploadPacker {
         self.batch.bytes.extend_from_slice(&bytes);
         self.batch.append(&Trailer {
             digest: digest.clone(),
-            grew: false,
+            grew,
         });
         self.batch.content += bytes.len() as u64;
         self.batch.items.push(SentItem::File(SentFile {

@@ -160,7 +160,7 @@ pub struct Trailer {
     pub digest: Digest,
     /// Whether the file grew meanwhile, so that the body is only what it had at the beginning.
     #[n(1)]
-    #[cbor(default)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
     pub grew: bool,
 }
 
@@ -275,7 +275,7 @@ pub struct Hashed {
     pub version: Version,
     /// Whether the file grew meanwhile, so that the digest is only of what it had at the beginning.
     #[n(3)]
-    #[cbor(default)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
     pub grew: bool,
 }
 
