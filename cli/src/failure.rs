@@ -92,6 +92,8 @@ pub struct CommandFailure {
     flags: HintFlags,
     /// Whether `text` names what it is about.
     names_itself: bool,
+    /// Whether `text` says all that [`explain`](Self::explain) could find out.
+    is_explained: bool,
     text: String,
     hint: Option<&'static str>,
     kind: &'static str,
@@ -109,6 +111,7 @@ impl CommandFailure {
             subject: Subject::Command,
             flags: HintFlags::NONE,
             names_itself: true,
+            is_explained: true,
             text,
             hint: None,
             kind: match exit {
@@ -135,6 +138,7 @@ impl CommandFailure {
             flags,
             // Their text has the name already, or they are about the connection.
             names_itself: error.is_connection_lost() || error.local_path().is_some(),
+            is_explained: matches!(error, ClientError::InTheWay),
             text,
             hint,
             kind: kind_name(error.kind()),
@@ -158,7 +162,7 @@ impl CommandFailure {
             ErrorCode::IS_DIRECTORY,
             ErrorCode::SPECIAL_FILE,
         ];
-        self.code.is_some_and(|code| codes.contains(&code))
+        !self.is_explained && self.code.is_some_and(|code| codes.contains(&code))
     }
 
     /// Looks at the paths on the server to say which is to blame. Without an answer, the failure

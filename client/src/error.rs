@@ -84,6 +84,9 @@ pub enum ClientError {
     /// The server refused the request.
     #[error("{}", Printable(.0.phrase()))]
     Refused(Failure),
+    /// Something on the server that is no directory has the path of one, which replaces nothing.
+    #[error("already exists, and is not a directory")]
+    InTheWay,
     /// The connection broke.
     #[error("connection lost: {}", lost(.0))]
     Lost(ConnectionError),
@@ -180,7 +183,7 @@ impl ClientError {
             Self::Truncated | Self::Changed | Self::LocalChanged(_) | Self::Damaged => {
                 ErrorKind::Damaged
             }
-            Self::LocalExists(_) => ErrorKind::Conflict,
+            Self::LocalExists(_) | Self::InTheWay => ErrorKind::Conflict,
             Self::WithBelow { error, .. } => error.kind(),
             Self::Disk { source, .. } => ErrorKind::of_disk(source),
             Self::Trust(_)
@@ -212,6 +215,7 @@ impl ClientError {
         match self {
             Self::Refused(failure) => Some(failure.code()),
             Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
+            Self::InTheWay => Some(ErrorCode::EXISTS),
             Self::WithBelow { error, .. } => error.code(),
             _ => None,
         }
@@ -247,6 +251,14 @@ impl ClientError {
             ErrorCode::CHANGED => Self::Changed,
             ErrorCode::DAMAGED => Self::Damaged,
             _ => Self::Refused(failure),
+        }
+    }
+
+    /// This error as the answer to a directory that was to be made, or to exist.
+    pub(crate) fn of_directory(self) -> Self {
+        match self.code() {
+            Some(ErrorCode::EXISTS) => Self::InTheWay,
+            _ => self,
         }
     }
 

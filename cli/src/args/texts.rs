@@ -56,6 +56,7 @@ Commands are those of the command line, without the host. Paths are relative to
 the current directory on the server (change it with `cd`) and to the local
 directory (change it with `lcd`).
 Quote words with '...', \"...\" or a backslash.
+Names can be typed as they are printed, with \\n, \\r, \\t, \\\\ and \\u001b.
 
 From a pipe, each line is a command, and # begins a comment.
 The first command that fails ends the session with its exit status.

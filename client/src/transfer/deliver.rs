@@ -210,7 +210,7 @@ impl Delivery<'_> {
                         self.transfer.add_directory();
                     }
                     // It is reported when it is known what is below it.
-                    Err(error) => directory.fail(error),
+                    Err(error) => directory.fail(error.of_directory()),
                 }
             }
             SentItem::Attributes { path, .. } => {

@@ -48,11 +48,11 @@ impl KeysFile {
         &self.path
     }
 
-    fn observe(&self) -> FileState {
+    fn observe(&self) -> FilePresence {
         match std::fs::metadata(&self.path) {
-            Ok(metadata) => FileState::Present(FileStamp::of(&metadata)),
-            Err(error) if error.kind() == ErrorKind::NotFound => FileState::Missing,
-            Err(error) => FileState::Unreadable(error.kind()),
+            Ok(metadata) => FilePresence::Present(FileStamp::of(&metadata)),
+            Err(error) if error.kind() == ErrorKind::NotFound => FilePresence::Missing,
+            Err(error) => FilePresence::Unreadable(error.kind()),
         }
     }
 
@@ -78,7 +78,7 @@ pub(crate) struct Keyring {
 /// What the file was like when it was last checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Observation {
-    state: FileState,
+    state: FilePresence,
     /// Whether the file may have changed again with the same [`FileStamp`].
     is_fresh: bool,
 }
@@ -98,7 +98,7 @@ impl Keyring {
                 let seen = Observation::of(file.observe());
                 (file.load()?.merged_with(&fixed), seen)
             }
-            None => (fixed.clone(), Observation::of(FileState::Missing)),
+            None => (fixed.clone(), Observation::of(FilePresence::Missing)),
         };
         Ok(Self {
             fixed,
@@ -154,11 +154,11 @@ impl Keyring {
         let Ok((now, keys)) = spawn_blocking(work).await else {
             return true;
         };
-        if now.state == FileState::Missing && !believe_missing {
+        if now.state == FilePresence::Missing && !believe_missing {
             return false;
         }
         let is_news = now.state != seen.state;
-        let is_there = now.state != FileState::Missing;
+        let is_there = now.state != FilePresence::Missing;
         *seen = now;
         match keys {
             None => {}
@@ -189,10 +189,10 @@ impl Keyring {
 }
 
 impl Observation {
-    fn of(state: FileState) -> Self {
+    fn of(state: FilePresence) -> Self {
         let is_fresh = match &state {
-            FileState::Present(stamp) => stamp.is_fresh(),
-            FileState::Missing | FileState::Unreadable(_) => false,
+            FilePresence::Present(stamp) => stamp.is_fresh(),
+            FilePresence::Missing | FilePresence::Unreadable(_) => false,
         };
         Self { state, is_fresh }
     }
@@ -200,7 +200,7 @@ impl Observation {
 
 /// Whether a file exists, and its [`FileStamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum FileState {
+enum FilePresence {
     Present(FileStamp),
     Missing,
     Unreadable(ErrorKind),

@@ -38,7 +38,8 @@ fn force_is_offered_only_where_it_would_replace_something() {
     let tree = Tree::new().file("f", "f").file("g", "g").directory("d");
     symlink("f", tree.path("link")).unwrap();
     let server = programs.serve(&tree.root());
-    std::fs::write(programs.state.path().join("x"), "").unwrap();
+    let here = programs.state.path();
+    std::fs::write(here.join("x"), "").unwrap();
     let (programs, server) = (&programs, &server);
     let asked = ShellUser { programs, server };
     let can = "already exists (--force replaces it)";
@@ -60,6 +61,13 @@ fn force_is_offered_only_where_it_would_replace_something() {
         4,
         &format!("/f -> /d: {directory}"),
     );
+    std::fs::create_dir(here.join("new")).unwrap();
+    asked.says(
+        "put -r new $HOST/f",
+        4,
+        "/f: already exists, and is not a directory",
+    );
+    asked.says("get -r $HOST/d x", 1, "x is in the way of a directory");
     asked.says("copy -f $HOST/f $HOST/d", 1, "/f -> /d: /d is a directory");
     asked.says("copy -rf $HOST/d $HOST/f", 4, "/d -> /f: /f already exists");
     asked.says(
@@ -175,7 +183,7 @@ fn in_a_drop_box_the_missing_directory_is_named() {
     for (target, message) in [
         (
             "incoming/sub/x",
-            "/incoming/sub/x: there is no directory for it",
+            "/incoming/sub/x: there is no directory /incoming/sub (`quire mkdir` creates it)",
         ),
         ("incoming/x", ""),
         ("incoming/x", "/incoming/x: already exists"),
