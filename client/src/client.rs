@@ -8,8 +8,8 @@ use std::time::Duration;
 use quire_certs::Identity;
 use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
-    Attributes, Changed, Chmod, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory, Ping,
-    Pong, Put, Rename, Stat,
+    Attributes, Changed, Chmod, Copied, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory,
+    Ping, Pong, Put, Rename, Stat,
 };
 use quire_shared::{RemotePath, Side};
 use quire_transport::congestion::CongestionControl;
@@ -227,7 +227,7 @@ impl Client {
     ///
     /// # Errors
     /// The server's refusal, or a broken connection.
-    pub async fn copy(&self, copy: Copy) -> Result<Changed, ClientError> {
+    pub async fn copy(&self, copy: Copy) -> Result<Copied, ClientError> {
         self.connection.ask(copy).await
     }
 

@@ -82,7 +82,7 @@ pub enum ClientError {
         fingerprint: Fingerprint,
     },
     /// The server refused the request.
-    #[error("{}", Printable(.0.phrase()))]
+    #[error("{}", refused(.0))]
     Refused(Failure),
     /// Something on the server that is no directory has the path of one, which replaces nothing.
     #[error("already exists, and is not a directory")]
@@ -248,6 +248,7 @@ impl ClientError {
     /// The error for a failure that concerns one of many files, and not the connection.
     pub(crate) fn of_failure(failure: Failure) -> Self {
         match failure.code() {
+            _ if failure.below().is_some() => Self::Refused(failure),
             ErrorCode::CHANGED => Self::Changed,
             ErrorCode::DAMAGED => Self::Damaged,
             _ => Self::Refused(failure),
@@ -307,6 +308,15 @@ impl ErrorKind {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Refused,
             _ => Self::Other,
         }
+    }
+}
+
+/// What a refusal means to a user.
+fn refused(failure: &Failure) -> String {
+    let phrase = Printable(failure.phrase());
+    match failure.below() {
+        Some(below) => format!("{}: {phrase}", Printable(&below.to_relative())),
+        None => phrase.to_string(),
     }
 }
 

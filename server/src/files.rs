@@ -32,11 +32,11 @@ use quire_certs::Fingerprint;
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::{
-    Attributes, Chmod, Copy, Delete, Get, List, MakeDirectory, Rename, Version,
+    Attributes, Chmod, Copied, Copy, Delete, Get, List, MakeDirectory, Rename, Version,
 };
 use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, error};
+use tracing::{Instrument, error};
 
 use crate::auth::access::Access;
 use crate::metrics::Metrics;
@@ -50,8 +50,8 @@ pub use error::Error;
 pub use locks::Hold;
 pub(crate) use store::PART_TARGETS_BYTES_MAX;
 pub use store::{
-    Committed, Error as StoreError, Fault, Faults, FileState, Listing, ListingPart, OpenError,
-    OpenFile, Options, ReadOnlyReason,
+    Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,
+    Options, ReadOnlyReason, SinceOpened,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
 pub use upload::Upload;
@@ -63,7 +63,7 @@ use digest_cache::DigestCache;
 use locks::LockTable;
 use quota::{QuotaLimits, Quotas};
 use scope::Parents;
-use store::{Change, CopySource, Destination, Store};
+use store::{Change, CopySource, Destination, LeftOut, Store};
 
 /// Operations on the served directory. Clones share its state.
 #[derive(Debug, Clone)]
@@ -266,7 +266,7 @@ impl Files {
             });
         }
         let (digest, state, attributes) = file.hash(kind).await?;
-        if state == FileState::Same && file.content().is_none() {
+        if state == SinceOpened::Same && file.content().is_none() {
             // A rename during the reading makes another version of the same content, so the digest
             // is stored under the version after the reading.
             self.0.digests.put(&attributes.version, kind, &digest);
@@ -274,7 +274,7 @@ impl Files {
         Ok(FileDigest {
             digest,
             attributes,
-            grew: state == FileState::Grown,
+            grew: state == SinceOpened::Grown,
         })
     }
 
@@ -339,9 +339,13 @@ impl Files {
     /// whether or not anybody waits for this future.
     ///
     /// # Errors
-    /// If it is refused, or a precondition of the name isn't met.
+    /// If it is refused, a precondition of the name isn't met, or a part of a directory can't be
+    /// removed.
     pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<(), Error> {
         caller.access.delete(&request.path)?;
+        if request.recursive {
+            self.store().check_removable(&request.path).await?;
+        }
         let paths = [&request.path];
         let guard = self.locks().exclusive(caller.owner, &paths).await?;
         let change = Change::Delete {
@@ -406,7 +410,7 @@ impl Files {
     ///
     /// # Errors
     /// If it is refused, the quota is used up, or a precondition of one of the names isn't met.
-    pub async fn copy(&self, caller: &Caller, request: Copy) -> Result<Version, Error> {
+    pub async fn copy(&self, caller: &Caller, request: Copy) -> Result<Copied, Error> {
         let Copy {
             from,
             to,
@@ -431,18 +435,16 @@ impl Files {
             };
             self.store().stage_copy(source, target.clone()).await?
         };
-        if staged.skipped() > 0 {
-            let skipped = staged.skipped();
-            debug!(skipped, "skipped what is neither file nor directory");
-        }
+        let LeftOut { count, names } = staged.left_out.clone();
         let reservation = caller.quota.reserve(staged.bytes(), staged.entries())?;
         let guard = self
             .locks()
             .exclusive(caller.owner, &[&target.path])
             .await?;
         let pending = Pending::new(Change::Copy { target, staged });
-        self.commit_version(pending.charged(reservation), guard)
-            .await
+        let pending = pending.charged(reservation);
+        let version = self.commit_version(pending, guard).await?;
+        Ok(Copied::new(version, count, names))
     }
 
     fn store(&self) -> &Store {

@@ -70,6 +70,7 @@ error_codes! {
     27 LIMIT "over a limit of the server";
     28 TOO_EARLY "came before the handshake was over";
     29 QUOTA "a quota of the server is used up for now";
+    30 ROOT_REMOVED "the served directory was removed; restart the server";
 }
 
 impl ErrorCode {

@@ -29,8 +29,8 @@ pub use many::{
     GetTree, LastItem, Left, Missed, Outcome, PutItem, PutMany, SetAttributes, TreeItem,
 };
 pub use replies::{
-    Attributes, CacheEntry, CachePage, Changed, Done, Entry, EntryKind, Failure, GetHeader, Hashed,
-    Page, Pong, Reply, Trailer,
+    Attributes, CacheEntry, CachePage, Changed, Copied, Done, Entry, EntryKind, Failure, GetHeader,
+    Hashed, Page, Pong, Reply, Trailer,
 };
 
 /// The ALPN identifier of the protocol (RFC 7301), which includes its version.
@@ -104,7 +104,7 @@ requests! {
     6 Rename -> Changed, early: false, "Renames a file or directory.";
     7 Delete -> Done, early: false, "Deletes a file or directory.";
     8 MakeDirectory -> Changed, early: false, "Creates a directory.";
-    9 Copy -> Changed, early: false, "Copies a file or directory on the server.";
+    9 Copy -> Copied, early: false, "Copies a file or directory on the server.";
     10 Hash -> Hashed, early: false, "Computes the digest of a file on the server.";
     11 ListCache -> CachePage, early: true, "Lists the memory cache of the server.";
     12 GetTree -> Attributes, early: false, "Downloads a directory with everything below it.";
@@ -258,7 +258,7 @@ pub struct MakeDirectory {
     pub precondition: Precondition,
 }
 
-/// Copies a file or directory on the server. Reply: [`Changed`].
+/// Copies a file or directory on the server. Reply: [`Copied`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct Copy {

@@ -1,6 +1,7 @@
 //! Names: listing, stat, rename, delete, copy, permissions, and requests that meet at one path.
 
 mod changes;
+mod left_behind;
 mod listing;
 mod locks;
 mod permissions;

@@ -1,7 +1,7 @@
 //! Commands that change what is on the server: rename, delete, copy, mkdir, chmod.
 
-use quire_shared::protocol::{Chmod, Copy, Delete, MakeDirectory, Precondition, Rename};
-use quire_shared::{ErrorCode, RemotePath};
+use quire_shared::protocol::{Chmod, Copied, Copy, Delete, MakeDirectory, Precondition, Rename};
+use quire_shared::{ErrorCode, Printable, RemotePath};
 
 use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{ChmodArgs, CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
@@ -60,11 +60,39 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         Ok(copied) => copied,
         Err(error) => return Err(two.failed(&client, &error, args.force).await),
     };
+    for name in &copied.names {
+        session
+            .output
+            .event(|| Event::new(EventKind::Skipped).remote("path", name));
+    }
     session.output.event(|| {
         let version = copied.version.to_string();
-        two.event(EventKind::Copied).with("version", version)
+        let event = two.event(EventKind::Copied).with("version", version);
+        event.with("skipped", copied.left_out)
     });
+    if copied.left_out > 0 {
+        session.output.note(&left_out(&two.from.path, &copied));
+    }
     Ok(())
+}
+
+/// What a copy left out, in one line.
+fn left_out(from: &RemotePath, copied: &Copied) -> String {
+    let names: Vec<_> = copied.names.iter().map(RemotePath::to_relative).collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| Printable(name).to_string())
+        .collect();
+    let named = names.len() as u64;
+    let rest = match copied.left_out.saturating_sub(named) {
+        0 => String::new(),
+        rest => format!(", and {rest} more"),
+    };
+    format!(
+        "{from}: left out {} that are neither files nor directories: {}{rest}",
+        copied.left_out,
+        names.join(", ")
+    )
 }
 
 /// Deletes files and directories.

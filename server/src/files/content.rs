@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::cache::{Cache, CachedReader, FillGuard, Lookup};
 use super::error::Error;
-use super::store::{self, FileReader, FileState, OpenFile};
+use super::store::{self, FileReader, OpenFile, SinceOpened};
 
 /// Byte range of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,7 +180,7 @@ impl Content {
         }
         let range = self.position - self.length..self.position;
         let state = self.file.verify(range, self.digest, &digest).await?;
-        self.grew = state == Some(FileState::Grown);
+        self.grew = state == Some(SinceOpened::Grown);
         Ok(state.map(|_| digest))
     }
 

@@ -1,6 +1,6 @@
 //! Errors of operations on files, and their error codes.
 
-use quire_shared::ErrorCode;
+use quire_shared::{ErrorCode, RemotePath};
 use rustix::io::Errno;
 
 use super::locks::Busy;
@@ -53,6 +53,16 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Entry below the directory of the request that the error is about.
+    pub fn below(&self) -> Option<&RemotePath> {
+        match self {
+            Self::Store(store::Error::Below { path, .. }) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl From<Denial> for Error {
     fn from(refusal: Denial) -> Self {
         match refusal {
@@ -81,6 +91,7 @@ fn code_of_store(error: &store::Error) -> ErrorCode {
         E::OtherFileSystem => ErrorCode::OTHER_FILE_SYSTEM,
         E::IntoItself => ErrorCode::INTO_ITSELF,
         E::RootItself | E::InvalidPath(_) => ErrorCode::INVALID_PATH,
+        E::RootRemoved => ErrorCode::ROOT_REMOVED,
         E::ReadOnly | E::OtherServer => ErrorCode::READ_ONLY,
         E::StagingUnusable => ErrorCode::DENIED,
         E::NotDurable(_) => ErrorCode::DISK,
@@ -90,6 +101,7 @@ fn code_of_store(error: &store::Error) -> ErrorCode {
         E::Cancelled => ErrorCode::CANCELLED,
         E::Limit(_) => ErrorCode::LIMIT,
         E::Internal(_) => ErrorCode::INTERNAL,
+        E::Below { error, .. } => code_of_store(error),
         E::System { .. } => error.errno().map_or(ErrorCode::DISK, code_of_errno),
     }
 }

@@ -25,9 +25,12 @@ mod open_file;
 mod permissions;
 mod publish;
 mod read_dir;
+mod removable;
 mod resolve;
 mod root;
+mod staged_file;
 mod staging;
+mod sweep;
 mod trash;
 mod walk;
 
@@ -35,6 +38,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quire_shared::protocol::Attributes;
 use quire_shared::{Name, RemotePath};
@@ -47,15 +51,15 @@ pub use faults::{Fault, Faults};
 pub(crate) use listing::PART_TARGETS_BYTES_MAX;
 pub use listing::{Listing, ListingPart};
 pub use open::{OpenError, Options, ReadOnlyReason};
-pub use open_file::{FileState, OpenFile};
+pub use open_file::{OpenFile, SinceOpened};
 
 pub(super) use batch::Change;
-pub(super) use copy::{CopySource, StagedCopy};
+pub(super) use copy::{CopySource, LeftOut, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;
 pub(super) use permissions::GivenAttributes;
 pub(super) use publish::Destination;
-pub(super) use staging::StagedFile;
+pub(super) use staged_file::StagedFile;
 pub(super) use walk::{Visited, Walk, WalkStep};
 
 use super::scope::{EntryFilter, Parents};
@@ -138,7 +142,12 @@ impl Store {
         filter: Option<EntryFilter>,
     ) -> Result<(Walk, Attributes), Error> {
         let path = path.clone();
-        self.read(move |root| root.walk(&path, filter)).await
+        let started = self.read(move |root| root.walk(&path, filter)).await?;
+        // What the caller creates once it knows of the walk must not look as if it had been there.
+        while !started.0.is_past_start() {
+            tokio::time::sleep(CLOCK_TICK).await;
+        }
+        Ok(started)
     }
 
     /// Checks what can be checked before any content is received, and creates a staged file for
@@ -244,6 +253,15 @@ impl Store {
             .await
     }
 
+    /// Checks that the directory at `path` can be removed with everything below it.
+    ///
+    /// # Errors
+    /// If an entry can't be removed.
+    pub(super) async fn check_removable(&self, path: &RemotePath) -> Result<(), Error> {
+        let path = path.clone();
+        self.read(move |root| root.check_removable(&path)).await
+    }
+
     /// Frees the space of a deleted directory.
     ///
     /// # Errors
@@ -263,7 +281,7 @@ impl Store {
         work: impl FnOnce(&Root) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let root = self.root.clone();
-        blocking(move || work(&root)).await
+        blocking(move || work(&root).map_err(|error| root.inner.blame_root(error))).await
     }
 
     /// Runs file work that changes something, and so may wait for the disk, on a blocking thread.
@@ -313,7 +331,8 @@ impl Stager<'_> {
     /// # Errors
     /// If the root is read-only, or the space isn't available.
     pub(super) fn stage(&self, bytes: u64) -> Result<StagedFile, Error> {
-        self.root.stage(Some(bytes))
+        let staged = self.root.stage(Some(bytes));
+        staged.map_err(|error| self.root.inner.blame_root(error))
     }
 
     /// See [`Root::set_attributes`].
@@ -327,6 +346,9 @@ impl Stager<'_> {
         self.root.set_attributes(staged, target, given, last)
     }
 }
+
+/// Time between two looks at the clock of the file system, which advances every 1 to 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(1);
 
 /// Most changes that run at once: enough for many to share a directory sync. That is an eighth of
 /// the 512 threads that tokio has for blocking work.

@@ -4,6 +4,7 @@
 
 use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
+use quire_shared::protocol::Failure;
 use quire_transport::body::ReceiveBodyError;
 use quire_transport::stream::{ReceiveError, SendError};
 
@@ -85,6 +86,15 @@ impl RequestError {
             },
             _ => None,
         }
+    }
+
+    /// Failure for the client: the code, and the entry that it is about.
+    pub(crate) fn failure(&self) -> Failure {
+        let below = match self {
+            Self::Files(error) => error.below().cloned(),
+            _ => None,
+        };
+        Failure::new(self.code()).about(below)
     }
 
     /// Error code for the client.

@@ -33,15 +33,14 @@ pub(crate) async fn refuse(
         sender.reset(code);
         return;
     }
-    let sent = reply_failure(&mut sender, code).await;
+    let sent = reply_failure(&mut sender, error.failure()).await;
     receiver.stop(code);
     if let Err(error) = sent {
         debug!(%error, "could not send the refusal");
     }
 }
 
-async fn reply_failure(sender: &mut Sender, code: ErrorCode) -> Result<(), SendError> {
-    let failure = Failure::new(code);
+async fn reply_failure(sender: &mut Sender, failure: Failure) -> Result<(), SendError> {
     sender.send(&Reply::<Done>::Failed(failure)).await?;
     sender.finish()
 }
@@ -65,7 +64,9 @@ fn report(error: &RequestError, request: Option<&Request>) -> ErrorCode {
 
 /// Logs `error`, and returns the failure message for the client.
 pub(crate) fn failure(error: impl Into<RequestError>) -> Failure {
-    Failure::new(report(&error.into(), None))
+    let error = error.into();
+    report(&error, None);
+    error.failure()
 }
 
 /// As [`failure`], for one of many items of a request. Of errors with advice, only the first of a
@@ -74,7 +75,7 @@ pub(crate) fn failure_of_item(error: Error, is_advised: &mut bool) -> Failure {
     let error = RequestError::from(error);
     if *is_advised && !error.is_ours() {
         debug!(error = &error as &dyn std::error::Error, "refused");
-        return Failure::new(error.code());
+        return error.failure();
     }
     *is_advised |= error.advice().is_some();
     failure(error)

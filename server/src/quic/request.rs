@@ -117,7 +117,7 @@ async fn dispatch(
         Request::MakeDirectory(make) => {
             answer(sender, changed(files.make_directory(caller, make).await?)).await
         }
-        Request::Copy(copy) => answer(sender, changed(files.copy(caller, copy).await?)).await,
+        Request::Copy(copy) => answer(sender, files.copy(caller, copy).await?).await,
         Request::Hash(hash) => {
             let hashed = files.hash(caller, &hash.path, hash.digest).await?;
             let hashed = Hashed {

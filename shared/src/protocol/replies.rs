@@ -74,6 +74,9 @@ pub struct Failure {
     #[n(1)]
     #[cbor(default)]
     pub(super) phrase: String,
+    /// What the code is about, below the path that the request names.
+    #[n(2)]
+    pub(super) below: Option<RemotePath>,
 }
 
 impl Failure {
@@ -82,7 +85,21 @@ impl Failure {
         Self {
             number: code.number(),
             phrase: code.to_string(),
+            below: None,
         }
+    }
+
+    /// Adds what the code is about, below the path that the request names. A path that is too long
+    /// for a reply is left out.
+    #[must_use]
+    pub fn about(mut self, below: Option<RemotePath>) -> Self {
+        self.below = below.filter(|path| encoded_bytes(path) <= BELOW_BYTES_MAX);
+        self
+    }
+
+    /// Returns what the code is about, below the path that the request names, if it says so.
+    pub fn below(&self) -> Option<&RemotePath> {
+        self.below.as_ref()
     }
 
     /// Returns the code.
@@ -104,6 +121,19 @@ impl Failure {
     }
 }
 
+/// Upper bound of the bytes of a path.
+fn encoded_bytes(path: &RemotePath) -> usize {
+    let names = path.names().iter();
+    let names = names.map(|name| name.as_str().len() + NAME_FRAME_BYTES);
+    names.sum::<usize>() + NAME_FRAME_BYTES
+}
+
+/// Most bytes of the paths below that of a request, so that they fit into any reply.
+const BELOW_BYTES_MAX: usize = 2048;
+
+/// Most bytes of the head of a name or path.
+const NAME_FRAME_BYTES: usize = 3;
+
 /// Gives replies with a fixed set of fields their limit.
 macro_rules! replies {
     ($($name:ident)*) => {
@@ -113,7 +143,7 @@ macro_rules! replies {
     };
 }
 
-replies! { Pong GetHeader Trailer Changed Done Attributes Hashed }
+replies! { Pong GetHeader Trailer Changed Copied Done Attributes Hashed }
 
 /// Describes the server.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -171,6 +201,39 @@ pub struct Changed {
     /// The new version of what has the name.
     #[n(0)]
     pub version: Version,
+}
+
+/// Confirms that a copy was made, durably.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Copied {
+    /// The version of the copy.
+    #[n(0)]
+    pub version: Version,
+    /// Number of symbolic links, special files and other file systems that were left out.
+    #[n(1)]
+    #[cbor(default)]
+    pub left_out: u64,
+    /// The first of them, below the original.
+    #[n(2)]
+    #[cbor(default)]
+    pub names: Vec<RemotePath>,
+}
+
+impl Copied {
+    /// Makes a confirmation with as many of `names` as fit.
+    pub fn new(version: Version, left_out: u64, names: Vec<RemotePath>) -> Self {
+        let mut bytes = 0;
+        let names = names.into_iter().take_while(|path| {
+            bytes += encoded_bytes(path);
+            bytes <= BELOW_BYTES_MAX
+        });
+        Self {
+            version,
+            left_out,
+            names: names.collect(),
+        }
+    }
 }
 
 /// Confirms that a change was carried out, durably.

@@ -18,7 +18,8 @@ use crate::limits::{
 use crate::path::{PathError, RawName};
 
 use messages::{
-    attributes, cache_page, digest, get_header, hashed, page, reply, request, trailer, version,
+    attributes, cache_page, copied, digest, get_header, hashed, page, reply, request, trailer,
+    version,
 };
 
 /// Checks the properties of one message, including a cut at every byte.
@@ -77,6 +78,7 @@ proptest! {
     fn replies_survive_the_wire(
         header in reply(get_header()),
         trailer in reply(trailer()),
+        copied in reply(copied()),
         changed in reply(version().prop_map(|version| Changed { version })),
         attributes in reply(attributes()),
         hashed in reply(hashed()),
@@ -87,12 +89,14 @@ proptest! {
     ) {
         check(&header);
         check(&trailer);
+        check(&copied);
         check(&changed);
         check(&attributes);
         check(&hashed);
         check(&pong);
         check_unknown_key(&header, 2, key);
         check_unknown_key(&trailer, 2, key);
+        check_unknown_key(&copied, 2, key);
         check_unknown_key(&changed, 2, key);
         check_unknown_key(&attributes, 2, key);
         check_unknown_key(&hashed, 2, key);
@@ -404,18 +408,15 @@ fn the_largest_legal_messages_fit_their_limits() {
     let failure = Failure {
         number: u16::MAX,
         phrase: "p".repeat(PHRASE_BYTES_MAX),
+        below: None,
     };
     let left = Left {
         unnameable: u64::MAX,
-        failure: Some(failure),
+        failure: Some(failure.clone()),
         raw_names,
     };
     encode(&TreeItem::Left(left)).unwrap();
     encode(&Reply::Ok(attributes)).unwrap();
-    let failure = Failure {
-        number: u16::MAX,
-        phrase: "p".repeat(PHRASE_BYTES_MAX),
-    };
     encode(&Reply::<Done>::Failed(failure)).unwrap();
 }
 
@@ -487,6 +488,7 @@ fn phrases_of_unknown_codes_are_bounded() {
     let failure = |number, phrase: &str| Failure {
         number,
         phrase: phrase.to_owned(),
+        below: None,
     };
     assert_eq!(failure(6, "whatever").phrase(), "not found");
     assert_eq!(failure(9000, "a later reason").phrase(), "a later reason");

@@ -16,8 +16,8 @@ use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Paired;
 use quire_shared::protocol;
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
-    Reply, Request, Trailer, TreeItem,
+    Attributes, CachePage, Changed, Copied, Done, GetHeader, Hashed, Message, Outcome, Page, Pong,
+    PutItem, Reply, Request, Trailer, TreeItem,
 };
 use quire_shared::{limits, path};
 
@@ -31,6 +31,7 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("get-header-reply", recode::<Reply<GetHeader>>),
     ("trailer-reply", recode::<Reply<Trailer>>),
     ("changed-reply", recode::<Reply<Changed>>),
+    ("copied-reply", recode::<Reply<Copied>>),
     ("trailer", recode::<Trailer>),
     ("page-reply", recode::<Reply<Page>>),
     ("attributes-reply", recode::<Reply<Attributes>>),

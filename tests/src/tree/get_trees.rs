@@ -432,3 +432,21 @@ async fn what_is_too_deep_for_a_path_fails_alone_and_by_name() {
     client.close().await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_tree_fetched_into_itself_has_what_was_there_before() {
+    let tree = Tree::new()
+        .file("d/a/f", "x")
+        .directory("d/into")
+        .file("d/z/f", "x");
+    let server = TestServer::start(&tree).await;
+    let client = server.client().await;
+    let to = tree.path("d/into/d");
+    let (_, failed) = fetch_tree(&client, "d", &to).await;
+    assert_eq!(failed, []);
+    assert_eq!(names(&to), ["a", "into", "z"]);
+    assert!(names(&to.join("into")).is_empty());
+    assert_eq!(names(&to.join("z")), ["f"]);
+    client.close().await;
+    server.stop().await;
+}

@@ -43,6 +43,10 @@ const UNPROVOKED: &[(ErrorCode, &str)] = &[
         "see `cut_puts`: a_body_that_is_not_what_was_announced_…",
     ),
     (
+        ErrorCode::ROOT_REMOVED,
+        "see `left_behind`: a_root_that_was_removed_…",
+    ),
+    (
         ErrorCode::SHUTTING_DOWN,
         "see `shutdown`: a_server_that_stops_…",
     ),

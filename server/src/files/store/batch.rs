@@ -21,7 +21,7 @@ use super::permissions::{GivenAttributes, Inherited};
 use super::publish::Destination;
 use super::resolve::Slot;
 use super::root::{Inner, Root};
-use super::staging::StagedFile;
+use super::staged_file::StagedFile;
 use super::trash::Trash;
 use super::{Error, Parents};
 
@@ -123,7 +123,9 @@ impl Root {
         let applied: Vec<_> = changes.map(|change| commit.apply(change)).collect();
         commit.sync();
         let applied = applied.into_iter();
-        applied.map(|applied| commit.result(applied?)).collect()
+        let results = applied.map(|applied| commit.result(applied?));
+        let results = results.map(|result| result.map_err(|error| self.inner.blame_root(error)));
+        results.collect()
     }
 }
 

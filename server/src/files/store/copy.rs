@@ -5,18 +5,17 @@
 //! publishes it under its name. Blocks are shared where the file system can do that.
 //! Symbolic links, special files and other file systems are skipped and counted.
 
+mod content;
+
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use quire_shared::RemotePath;
 use quire_shared::path::RESERVED_PREFIX;
 use quire_shared::protocol::{EntryKind, Precondition, Preserve, Time};
-use rustix::fs::{Dir, Mode, OFlags, copy_file_range, ioctl_ficlone, mkdirat, openat};
-use rustix::io::Errno;
+use quire_shared::{Name, RemotePath};
+use rustix::fs::{Dir, Mode, OFlags, mkdirat, openat};
 
 use super::Error;
 use super::attributes::set_modified;
@@ -24,12 +23,15 @@ use super::batch::{Applied, Commit, Visible};
 use super::cancel;
 use super::faults::Fault;
 use super::metadata::Metadata;
-use super::open_file::{FileState, OpenFile};
+use super::open_file::OpenFile;
 use super::permissions::{GivenAttributes, Inherited, Permissions};
 use super::publish::{Destination, require, require_replaceable};
 use super::resolve::open_beneath;
 use super::root::Root;
-use super::staging::{StagedEntry, StagedFile, Staging, random_name};
+use super::staged_file::{StagedFile, start_writeback};
+use super::staging::{StagedEntry, Staging};
+
+use content::copy_content;
 
 /// Source of a copy.
 #[derive(Debug, Clone)]
@@ -48,9 +50,17 @@ pub(in crate::files) struct CopySource {
 #[derive(Debug)]
 pub(in crate::files) struct StagedCopy {
     content: CopyContent,
-    skipped: u64,
+    pub(in crate::files) left_out: LeftOut,
     bytes: u64,
     entries: u64,
+}
+
+/// Symbolic links, special files and other file systems that a copy leaves out.
+#[derive(Debug, Default, Clone)]
+pub(in crate::files) struct LeftOut {
+    pub(in crate::files) count: u64,
+    /// The first of them, below the original.
+    pub(in crate::files) names: Vec<RemotePath>,
 }
 
 #[derive(Debug)]
@@ -100,9 +110,12 @@ impl Root {
             preserve: *preserve,
             inherited: self.inner.inherited_above(&target.path)?,
             root_device: self.inner.id.device,
-            skipped: 0,
+            left_out: LeftOut::default(),
             bytes: 0,
             entries: 1,
+            names: Vec::new(),
+            at: None,
+            unsynced: Vec::new(),
         };
         let content = match metadata.kind {
             EntryKind::Directory if from.contains(&target.path) => return Err(Error::IntoItself),
@@ -124,7 +137,7 @@ impl Root {
         };
         Ok(StagedCopy {
             content,
-            skipped: copier.skipped,
+            left_out: copier.left_out,
             bytes: copier.bytes,
             entries: copier.entries,
         })
@@ -167,11 +180,6 @@ impl<'root> Commit<'root> {
 }
 
 impl StagedCopy {
-    /// Number of symbolic links, special files and other file systems that were skipped.
-    pub(in crate::files) fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
     /// Number of bytes copied.
     pub(in crate::files) fn bytes(&self) -> u64 {
         self.bytes
@@ -191,9 +199,16 @@ struct Copier<'a> {
     /// What the directory decides where the copy will be.
     inherited: Inherited,
     root_device: u64,
-    skipped: u64,
+    left_out: LeftOut,
     bytes: u64,
     entries: u64,
+    /// Names of the directories that are being copied, without the top. `None` for a name that
+    /// isn't one of the protocol.
+    names: Vec<Option<Name>>,
+    /// Name of the entry that is being copied.
+    at: Option<Name>,
+    /// Files that aren't durable yet.
+    unsynced: Vec<File>,
 }
 
 /// A directory whose entries are being copied.
@@ -224,7 +239,7 @@ impl Copier<'_> {
 
     /// Copies a directory tree. The stack has one level for each incomplete directory.
     fn stage_tree(&mut self, source: OwnedFd) -> Result<CopyContent, Error> {
-        let name = random_name()?;
+        let name = self.staging.new_name()?;
         let creating = Error::system("creating a staged directory");
         let staging = Arc::clone(&self.staging);
         mkdirat(&staging.directory, &name, Mode::RWXU).map_err(creating)?;
@@ -236,19 +251,25 @@ impl Copier<'_> {
             let Some(level) = levels.last_mut() else {
                 return Err(Error::Internal("a copy without its top directory"));
             };
-            if let Some(next) = self.copy_entries(level)? {
+            self.at = None;
+            let copied = self.copy_entries(level);
+            let copied = copied.map_err(|error| error.below(self.path_of_entry()))?;
+            if let Some(next) = copied {
                 if levels.len() == LEVELS_MAX {
-                    return Err(Error::Limit("nested directories"));
+                    return Err(Error::Limit("nested directories").below(self.path_of_entry()));
                 }
                 levels.push(next);
+                self.names.push(self.at.take());
                 continue;
             }
             let is_top = levels.len() == 1;
             let Some(level) = levels.pop() else {
                 return Err(Error::Internal("a copy without its top directory"));
             };
+            self.names.pop();
             let (directory, permissions) = self.finish(level, is_top)?;
             if is_top {
+                self.sync_files()?;
                 return Ok(CopyContent::Directory {
                     entry,
                     directory,
@@ -268,6 +289,7 @@ impl Copier<'_> {
             if matches!(bytes, b"." | b"..") || bytes.starts_with(RESERVED_PREFIX.as_bytes()) {
                 continue;
             }
+            self.at = name.to_str().ok().and_then(|name| Name::new(name).ok());
             let metadata = Metadata::at(&level.source, name, self.root_device)
                 .map_err(Error::system("reading the metadata of an entry"))?;
             // `None` if the name was removed since it was read.
@@ -285,14 +307,32 @@ impl Copier<'_> {
                     return CopyLevel::new(source, target).map(Some);
                 }
                 EntryKind::File | EntryKind::Directory | EntryKind::Symlink | EntryKind::Other => {
-                    self.skipped += 1;
+                    self.leave_out();
                 }
             }
         }
         Ok(None)
     }
 
-    /// Copies one file of a directory, with mode and modification time, and makes it durable.
+    /// Counts the entry at hand as left out.
+    fn leave_out(&mut self) {
+        self.left_out.count += 1;
+        if self.left_out.names.len() < LEFT_OUT_MAX {
+            let path = self.path_of_entry();
+            self.left_out.names.push(path);
+        }
+    }
+
+    /// Path of the entry at hand below the original; that of the nearest directory if it can't be
+    /// sent.
+    fn path_of_entry(&self) -> RemotePath {
+        let names = self.names.iter().chain([&self.at]);
+        let names = names.map_while(Option::clone).collect();
+        RemotePath::from_names(names).unwrap_or_default()
+    }
+
+    /// Copies one file of a directory, with mode and modification time. It is made durable together
+    /// with others.
     fn copy_file(&mut self, level: &CopyLevel, name: &CStr) -> Result<(), Error> {
         let source = OpenFile::open(&level.source, name)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -310,8 +350,24 @@ impl Copier<'_> {
         }
         self.bytes = self.bytes.saturating_add(attributes.size);
         self.entries += 1;
-        let synced = self.staging.faults.sync(Fault::CopiedFileSync, &target);
-        synced.map_err(Error::system("syncing a file"))
+        self.unsynced.push(target);
+        match self.unsynced.len() {
+            UNSYNCED_MAX => self.sync_files(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the copied files durable that aren't yet. Writeback of all of them is started before
+    /// the first is synced, so that they share the file system's journal commit.
+    fn sync_files(&mut self) -> Result<(), Error> {
+        for file in &self.unsynced {
+            start_writeback(file);
+        }
+        for file in self.unsynced.drain(..) {
+            let synced = self.staging.faults.sync(Fault::CopiedFileSync, &file);
+            synced.map_err(Error::system("syncing a file"))?;
+        }
+        Ok(())
     }
 
     /// Completes the copy of a directory after its last entry. The top directory gets its
@@ -356,81 +412,6 @@ impl CopyLevel {
     }
 }
 
-/// Copies what a file had when it was opened: by sharing blocks, else within the kernel, else with
-/// read and write.
-///
-/// # Errors
-/// If a system call fails, or the file changed meanwhile, otherwise than by growing.
-fn copy_content(source: &OpenFile, target: &mut File) -> Result<(), Error> {
-    let size = source.attributes.size;
-    if let Some(content) = source.content() {
-        return target.write_all(content).map_err(Error::system("copying"));
-    }
-    copy_bytes(&source.file, target, size)?;
-    match source.state_now()? {
-        Some(FileState::Same) => Ok(()),
-        Some(FileState::Grown) if has_same_bytes(&source.file, target, size)? => Ok(()),
-        Some(FileState::Grown) | None => Err(Error::Changed),
-    }
-}
-
-/// Copies the first `size` bytes.
-fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
-    cancel::check()?;
-    // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
-    // takes no size. After any error the content is copied instead.
-    if ioctl_ficlone(&*target, source).is_ok() {
-        // It may have grown since it was opened.
-        return target.set_len(size).map_err(Error::system("copying"));
-    }
-    let mut left = size;
-    while left > 0 {
-        cancel::check()?;
-        let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
-        match copy_file_range(source, None, &*target, None, step) {
-            // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
-            Ok(0) => break,
-            Ok(copied) => left = left.saturating_sub(copied as u64),
-            Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
-            Err(errno) => return Err(Error::system("copying")(errno)),
-        }
-    }
-    // The cursors of both files are where copy_file_range left them.
-    while left > 0 {
-        cancel::check()?;
-        let mut step = Read::by_ref(&mut source).take(left.min(STEP_BYTES as u64));
-        match io::copy(&mut step, target).map_err(Error::system("copying"))? {
-            0 => return Err(Error::Changed),
-            copied => left -= copied,
-        }
-    }
-    Ok(())
-}
-
-/// Whether two files begin with the same `size` bytes.
-fn has_same_bytes(one: &File, other: &File, size: u64) -> Result<bool, Error> {
-    let mut from_one = vec![0; PIECE_BYTES];
-    let mut from_other = vec![0; PIECE_BYTES];
-    let mut next = 0;
-    while next < size {
-        cancel::check()?;
-        let rest = usize::try_from(size - next).unwrap_or(PIECE_BYTES);
-        from_one.truncate(rest);
-        from_other.truncate(rest);
-        let reading = || Error::system("comparing a copy");
-        one.read_exact_at(&mut from_one, next).map_err(reading())?;
-        other
-            .read_exact_at(&mut from_other, next)
-            .map_err(reading())?;
-        if from_one != from_other {
-            return Ok(false);
-        }
-        next += from_one.len() as u64;
-    }
-    Ok(true)
-}
-
 fn open_directory(
     directory: impl AsFd,
     name: impl rustix::path::Arg + Copy,
@@ -439,11 +420,11 @@ fn open_directory(
     open_beneath(directory, name, flags).map_err(Error::system("opening a directory"))
 }
 
-/// Bytes copied between two checks for cancellation: a moment on any disk.
-const STEP_BYTES: usize = 16 * 1024 * 1024;
+/// Most entries that a copy names as left out; a reply has room for no more.
+const LEFT_OUT_MAX: usize = 100;
 
-/// Bytes compared at once.
-const PIECE_BYTES: usize = 256 * 1024;
+/// Most copied files that wait to be synced. They are open until then.
+const UNSYNCED_MAX: usize = 64;
 
 /// Deepest nesting of directories in a copied tree. Each level takes three file handles while it is
 /// copied, of the 1024 that a process usually has.

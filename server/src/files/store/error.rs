@@ -4,6 +4,7 @@
 
 use std::io;
 
+use quire_shared::RemotePath;
 use quire_shared::path::PathError;
 use rustix::io::Errno;
 
@@ -43,6 +44,9 @@ pub enum Error {
     /// A name makes a path that exceeds the limits of the protocol.
     #[error("not a legal path")]
     InvalidPath(#[source] PathError),
+    /// The root was removed.
+    #[error("the served directory was removed")]
+    RootRemoved,
     /// The root is read-only.
     #[error("the root is served read-only")]
     ReadOnly,
@@ -73,6 +77,15 @@ pub enum Error {
     /// A limit was exceeded.
     #[error("over the limit of {0}")]
     Limit(&'static str),
+    /// An entry below the directory of the request failed.
+    #[error("{path}: {error}")]
+    Below {
+        /// The entry, relative to that directory.
+        path: RemotePath,
+        /// Its error.
+        #[source]
+        error: Box<Self>,
+    },
     /// A system call failed.
     #[error("{doing} failed")]
     System {
@@ -93,6 +106,18 @@ impl Error {
         move |source| Self::System {
             doing,
             source: source.into(),
+        }
+    }
+
+    /// Names the entry that the error is about, below the directory of the request.
+    pub(super) fn below(self, path: RemotePath) -> Self {
+        match self {
+            // Not about an entry.
+            Self::Cancelled => self,
+            error => Self::Below {
+                path,
+                error: Box::new(error),
+            },
         }
     }
 

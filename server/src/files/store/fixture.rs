@@ -14,7 +14,7 @@ use super::open::Options;
 use super::permissions::GivenAttributes;
 use super::publish::Destination;
 use super::root::Root;
-use super::staging::StagedFile;
+use super::staged_file::StagedFile;
 use super::trash::Trash;
 use super::{Error, Parents};
 

@@ -50,7 +50,9 @@ impl Inner {
     /// Opens the directory at `path` to read its names.
     pub(super) fn listed_directory(&self, path: &RemotePath) -> Result<(OwnedFd, Metadata), Error> {
         // Opening fails alike for files and symbolic links; only the metadata tells them apart.
-        if !path.is_root() {
+        if path.is_root() {
+            self.require_root()?;
+        } else {
             let metadata = self.metadata(path)?;
             match metadata.kind {
                 _ if metadata.is_foreign => return Err(Error::OtherFileSystem),

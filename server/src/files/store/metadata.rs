@@ -40,6 +40,12 @@ pub(super) struct Metadata {
     /// Last change of content, name or attributes.
     pub(super) changed: Time,
     pub(super) mode: u32,
+    /// Whether it has no name any more.
+    pub(super) is_removed: bool,
+    /// When it was created, where the file system knows that.
+    pub(super) born: Option<Time>,
+    /// Whether the system keeps it from being changed and removed (chattr +i, +a).
+    pub(super) is_immutable: bool,
     /// Setuid, setgid and sticky, which clients neither see nor set.
     pub(super) special_bits: u32,
 }
@@ -47,7 +53,7 @@ pub(super) struct Metadata {
 impl Metadata {
     /// Reads the metadata of an open file.
     pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        let stat = statx(file, c"", AtFlags::EMPTY_PATH, WANTED)?;
         Ok(Self::new(&stat))
     }
 
@@ -59,7 +65,7 @@ impl Metadata {
         root_device: u64,
     ) -> Result<Option<Self>, Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let stat = match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
+        let stat = match statx(directory, name, flags, WANTED) {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat?,
         };
@@ -93,6 +99,13 @@ impl Metadata {
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             mode: u32::from(stat.stx_mode) & MODE_MASK,
+            is_removed: stat.stx_nlink == 0,
+            born: StatxFlags::from_bits_retain(stat.stx_mask)
+                .contains(StatxFlags::BTIME)
+                .then(|| time(stat.stx_btime)),
+            is_immutable: stat
+                .stx_attributes
+                .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
             special_bits: u32::from(stat.stx_mode) & SPECIAL_MASK,
         }
     }
@@ -207,6 +220,9 @@ fn time(stamp: StatxTimestamp) -> Time {
 /// Permission bits that are sent and set: never setuid, setgid or sticky.
 pub(super) const MODE_MASK: u32 = 0o777;
 
+/// What is asked of the file system.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 const SPECIAL_MASK: u32 = 0o7000;
 
 /// Largest count of nanoseconds within a second.
@@ -243,6 +259,9 @@ mod tests {
             modified,
             changed,
             mode: 0o644,
+            is_removed: false,
+            born: None,
+            is_immutable: false,
             special_bits: 0,
         }
     }

@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Error;
 use super::cancel::CancelFlag;
 use super::faults::Faults;
 use super::group_commit::GroupCommit;
@@ -22,7 +21,6 @@ use super::metadata::Metadata;
 use super::new_directories::PendingSyncs;
 use super::resolve::open_beneath;
 use super::root::{Inner, Root};
-use super::staging::Staging;
 
 /// Options of a root.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,8 +32,8 @@ pub struct Options {
 }
 
 impl Root {
-    /// Opens the directory at `path`, and removes the staging directory that a killed server left
-    /// in it.
+    /// Opens the directory at `path`, and has the staging directory removed that a killed server
+    /// left in it.
     ///
     /// # Errors
     /// If there is no such directory, it can't be read, or the kernel is too old to confine paths.
@@ -57,9 +55,6 @@ impl Root {
             .id;
         let read_only = ReadOnlyReason::find(&directory, options);
         let directory = Arc::new(directory);
-        if read_only.is_none() {
-            sweep(&directory, id.device);
-        }
         let inner = Inner {
             directory,
             id,
@@ -67,6 +62,7 @@ impl Root {
             failed: AtomicBool::new(false),
             is_locked: AtomicBool::new(false),
             is_refusal_logged: AtomicBool::new(false),
+            is_removal_logged: AtomicBool::new(false),
             staging: Mutex::new(None),
             commits: GroupCommit::default(),
             pending_syncs: PendingSyncs::default(),
@@ -78,6 +74,9 @@ impl Root {
         };
         // Locks the root, so that a server that starts later knows of this one.
         root.read_only();
+        if read_only.is_none() {
+            root.sweep();
+        }
         Ok(root)
     }
 
@@ -182,21 +181,6 @@ impl OpenError {
                 path,
                 source: errno.into(),
             },
-        }
-    }
-}
-
-/// Removes the staging directory of a killed server, unless a running server has locked it.
-fn sweep(directory: &Arc<OwnedFd>, root_device: u64) {
-    match Staging::find(directory, root_device) {
-        // `find` has cleared the directory; dropping the result removes it.
-        Ok(_) | Err(Error::OtherServer) => {}
-        Err(error) => {
-            let error: &dyn std::error::Error = &error;
-            tracing::warn!(
-                error,
-                "the staging directory of an earlier server can't be removed"
-            );
         }
     }
 }

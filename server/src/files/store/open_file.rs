@@ -36,7 +36,7 @@ pub struct OpenFile {
 
 /// State of a file, compared with that when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileState {
+pub enum SinceOpened {
     /// Size and modification time are the same. The change time doesn't count: renaming or deleting
     /// a file sets it, and leaves the content.
     Same,
@@ -101,10 +101,10 @@ impl OpenFile {
     ///
     /// # Errors
     /// If reading fails.
-    pub(crate) fn read_to_end(&self, bytes: &mut Vec<u8>) -> Result<Option<FileState>, Error> {
+    pub(crate) fn read_to_end(&self, bytes: &mut Vec<u8>) -> Result<Option<SinceOpened>, Error> {
         if let Some(content) = &self.content {
             bytes.extend_from_slice(content);
-            return Ok(Some(FileState::Same));
+            return Ok(Some(SinceOpened::Same));
         }
         let size = self.attributes.size;
         let start = bytes.len();
@@ -124,7 +124,7 @@ impl OpenFile {
                 .map_err(Error::system("reading"))
         };
         match self.state_now()? {
-            Some(FileState::Grown) if !has_same(&self.file)? => Ok(None),
+            Some(SinceOpened::Grown) if !has_same(&self.file)? => Ok(None),
             state => Ok(state),
         }
     }
@@ -168,21 +168,21 @@ impl OpenFile {
     pub(in crate::files) async fn hash(
         &self,
         kind: DigestKind,
-    ) -> Result<(Digest, FileState, Attributes), Error> {
+    ) -> Result<(Digest, SinceOpened, Attributes), Error> {
         let whole = 0..self.attributes.size;
         if let Some(content) = &self.content {
-            return Ok((kind.of(content), FileState::Same, self.attributes.clone()));
+            return Ok((kind.of(content), SinceOpened::Same, self.attributes.clone()));
         }
         let digest = self.digest_of(whole.clone(), kind).await?;
         let digest = digest.ok_or(Error::Changed)?;
         let state = self.verify(whole, kind, &digest).await?;
         match state.ok_or(Error::Changed)? {
-            FileState::Same => {
+            SinceOpened::Same => {
                 let file = self.clone();
                 let after = blocking(move || file.attributes_now()).await?;
-                Ok((digest, FileState::Same, after))
+                Ok((digest, SinceOpened::Same, after))
             }
-            FileState::Grown => Ok((digest, FileState::Grown, self.attributes.clone())),
+            SinceOpened::Grown => Ok((digest, SinceOpened::Grown, self.attributes.clone())),
         }
     }
 
@@ -196,10 +196,10 @@ impl OpenFile {
         range: Range<u64>,
         kind: DigestKind,
         digest: &Digest,
-    ) -> Result<Option<FileState>, Error> {
+    ) -> Result<Option<SinceOpened>, Error> {
         let file = self.clone();
         let state = blocking(move || file.state_now()).await?;
-        if state != Some(FileState::Grown) {
+        if state != Some(SinceOpened::Grown) {
             return Ok(state);
         }
         let again = self.digest_of(range, kind).await?;
@@ -234,18 +234,18 @@ impl OpenFile {
 
     /// Compares the file with the state in which it was opened; `None` if it changed otherwise than
     /// by growing. Blocks.
-    pub(super) fn state_now(&self) -> Result<Option<FileState>, Error> {
+    pub(super) fn state_now(&self) -> Result<Option<SinceOpened>, Error> {
         if self.content.is_some() {
-            return Ok(Some(FileState::Same));
+            return Ok(Some(SinceOpened::Same));
         }
         let before = &self.attributes;
         let now = self.attributes_now()?;
         Ok(match now.size.cmp(&before.size) {
             Ordering::Less => None,
-            Ordering::Equal if now.modified == before.modified => Some(FileState::Same),
+            Ordering::Equal if now.modified == before.modified => Some(SinceOpened::Same),
             // Written over: what was read may be of either state, even if it is what is there now.
             Ordering::Equal => None,
-            Ordering::Greater => Some(FileState::Grown),
+            Ordering::Greater => Some(SinceOpened::Grown),
         })
     }
 
@@ -346,11 +346,11 @@ mod tests {
         let opened = fixture.root.open_file(&path("log")).unwrap();
         append(&fixture, "log");
         let (digest, state, attributes) = opened.hash(KIND).await.unwrap();
-        assert_eq!((digest, state), (KIND.of(b"begin"), FileState::Grown));
+        assert_eq!((digest, state), (KIND.of(b"begin"), SinceOpened::Grown));
         assert_eq!(attributes, opened.attributes);
         let mut bytes = b"before ".to_vec();
         let state = opened.read_to_end(&mut bytes).unwrap();
-        assert_eq!(state, Some(FileState::Grown));
+        assert_eq!(state, Some(SinceOpened::Grown));
         assert_eq!(bytes, b"before begin");
     }
 
@@ -362,7 +362,7 @@ mod tests {
             let opened = fixture.root.open_file(&path(name)).unwrap();
             let digest = KIND.of(b"begin");
             let verify = || opened.verify(0..5, KIND, &digest);
-            assert_eq!(verify().await.unwrap(), Some(FileState::Same));
+            assert_eq!(verify().await.unwrap(), Some(SinceOpened::Same));
             std::fs::write(fixture.local(name), now).unwrap();
             assert_eq!(verify().await.unwrap(), None, "{name}");
         }
@@ -399,7 +399,7 @@ mod tests {
             assert_eq!(file.content().map(|bytes| &bytes[..]), Some(&expected[..]));
             assert_eq!(file.attributes.size, expected.len() as u64);
             let (digest, state, _) = file.hash(KIND).await.unwrap();
-            assert_eq!((digest, state), (KIND.of(&expected), FileState::Same));
+            assert_eq!((digest, state), (KIND.of(&expected), SinceOpened::Same));
         }
         let fixture = StoreFixture::new();
         fixture.write("empty", "");

@@ -16,7 +16,7 @@ use super::metadata::Metadata;
 use super::permissions::permissions_of;
 use super::resolve::require_writable;
 use super::root::Root;
-use super::staging::StagedFile;
+use super::staged_file::StagedFile;
 use super::{Error, Parents};
 
 /// Target of a change: a name, and the conditions for it.

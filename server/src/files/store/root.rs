@@ -17,7 +17,7 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, Version};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Error;
 use super::cancel::CancelFlag;
@@ -52,6 +52,8 @@ pub(super) struct Inner {
     pub(super) commits: GroupCommit,
     pub(super) pending_syncs: PendingSyncs,
     pub(super) faults: Faults,
+    /// Set once it was logged that the root was removed.
+    pub(super) is_removal_logged: AtomicBool,
     /// Set when the server stops: the next start removes what is left in the staging directory.
     pub(super) ending: CancelFlag,
 }
@@ -120,12 +122,22 @@ impl Inner {
         if let Some(staging) = &*current {
             return Ok(Arc::clone(staging));
         }
-        let mut staging = Staging::make(&self.directory, self.id.device)?;
-        staging.faults = self.faults;
-        staging.ending = self.ending.clone();
-        let staging = Arc::new(staging);
+        let staging = self.prepared(Staging::make(&self.directory, self.id.device)?);
         *current = Some(Arc::clone(&staging));
         Ok(staging)
+    }
+
+    /// Shares a staging directory that was found with all requests.
+    pub(super) fn share(&self, staging: Staging) -> Arc<Staging> {
+        let staging = self.prepared(staging);
+        *self.staging.lock() = Some(Arc::clone(&staging));
+        staging
+    }
+
+    fn prepared(&self, mut staging: Staging) -> Arc<Staging> {
+        staging.faults = self.faults;
+        staging.ending = self.ending.clone();
+        Arc::new(staging)
     }
 
     /// Locks the root against other servers that write, unless that is done, and returns whether it
@@ -143,6 +155,31 @@ impl Inner {
             info!("the other server has ended: changes are possible now");
         }
         true
+    }
+
+    /// Replaces the error that something is missing, if the reason is that the root was removed.
+    pub(super) fn blame_root(&self, error: Error) -> Error {
+        let is_missing = matches!(error, Error::NotFound) || error.errno() == Some(Errno::NOENT);
+        match is_missing {
+            true => self.require_root().err().unwrap_or(error),
+            false => error,
+        }
+    }
+
+    /// Checks that the root has a name still. Otherwise it looks like an empty directory.
+    pub(super) fn require_root(&self) -> Result<(), Error> {
+        let metadata = Metadata::of(&self.directory)
+            .map_err(Error::system("reading the metadata of the root"))?;
+        if !metadata.is_removed {
+            return Ok(());
+        }
+        if !self.is_removal_logged.swap(true, Ordering::Relaxed) {
+            error!(
+                "the served directory was removed, and all requests fail; restart the server when \
+                 there is one to serve"
+            );
+        }
+        Err(Error::RootRemoved)
     }
 
     /// Makes the changes in `directory` durable, together with those of other requests. If the sync

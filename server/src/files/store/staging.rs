@@ -5,28 +5,23 @@
 //! the only writer of a root. The server that holds the lock may clear the directory, since no
 //! running server can need its content. The directory is removed with the last reference to it.
 
-use std::fs::File;
-use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use quire_shared::protocol::Precondition;
 use rustix::fs::{
-    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, fadvise, fallocate,
-    fchmod, flock, fstatvfs, mkdirat, openat, renameat_with, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, fstatvfs, mkdirat, openat,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::acl::{self, Acl};
-use super::attributes::set_modified;
 use super::cancel::CancelFlag;
-use super::faults::{Fault, Faults};
+use super::faults::Faults;
 use super::metadata::{FileId, MODE_MASK, Metadata};
-use super::permissions::{GivenAttributes, Owners, Permissions, ProcessDefaults, TargetParent};
-use super::publish::Destination;
+use super::permissions::{Owners, ProcessDefaults};
 use super::resolve::{Slot, open_beneath};
-use super::root::Root;
 use super::{Error, trash};
 
 /// Staging directory, locked by this server.
@@ -39,6 +34,9 @@ pub(super) struct Staging {
     /// What the server creates where nothing else decides, as in this directory.
     pub(super) defaults: ProcessDefaults,
     pub(super) faults: Faults,
+    /// Random beginning of the names that this server gives. What has other names was left by a
+    /// server that was killed.
+    pub(super) session: String,
     /// Set when the server stops, so that removals end early.
     pub(super) ending: CancelFlag,
 }
@@ -61,7 +59,8 @@ impl Staging {
         Err(Error::OtherServer)
     }
 
-    /// Locks the staging directory of `root` if it exists, and clears it.
+    /// Locks the staging directory of `root` if it exists. A killed server may have left something
+    /// in it.
     pub(super) fn find(root: &Arc<OwnedFd>, root_device: u64) -> Result<Option<Self>, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let directory = match open_beneath(root, STAGING_NAME, flags) {
@@ -93,7 +92,6 @@ impl Staging {
         if named.is_none_or(|named| named.id != metadata.id) {
             return Ok(None);
         }
-        trash::clear(&directory, root_device)?;
         hand_nothing_down(&directory, &metadata)?;
         let defaults = process_defaults(&directory)?;
         Ok(Some(Self {
@@ -103,8 +101,14 @@ impl Staging {
             root_device,
             defaults,
             faults: Faults::default(),
+            session: random_name()?,
             ending: CancelFlag::default(),
         }))
+    }
+
+    /// Makes a name that can't be guessed, for something new in the directory.
+    pub(super) fn new_name(&self) -> Result<String, Error> {
+        Ok(format!("{}-{}", self.session, random_name()?))
     }
 
     /// Checks that `bytes` bytes fit on the file system, before anything is written.
@@ -124,146 +128,6 @@ impl Drop for Staging {
         // Still locked: the lock ends with the handle. Fails if the directory isn't empty; the next
         // start clears it then.
         let _ = unlinkat(&self.root, STAGING_NAME, AtFlags::REMOVEDIR);
-    }
-}
-
-/// Staged file: new content that isn't published yet. It is removed when dropped, unless it was
-/// published.
-#[derive(Debug)]
-pub(in crate::files) struct StagedFile {
-    pub(super) file: File,
-    entry: StagedEntry,
-    given: GivenAttributes,
-    /// Permissions that were set; `None` if none were yet.
-    permissions: Option<Permissions>,
-}
-
-impl Root {
-    /// Creates a private file for new content, and reserves space for `size` bytes, if given.
-    ///
-    /// # Errors
-    /// If the root is read-only, or the space isn't available.
-    pub(super) fn stage(&self, size: Option<u64>) -> Result<StagedFile, Error> {
-        let staging = self.inner.writable()?;
-        let size = size.unwrap_or(0);
-        if size >= RESERVED_BYTES_MIN {
-            staging.require_room(size)?;
-        }
-        let staged = StagedFile::new(staging)?;
-        if size >= RESERVED_BYTES_MIN {
-            // KEEP_SIZE: the length of the file stays the number of bytes written.
-            match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, size) {
-                // File systems without the call get no reservation. Writing zeros instead would
-                // cost as much as writing the content.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(Error::system("reserving space")(errno)),
-            }
-        }
-        Ok(staged)
-    }
-
-    /// Sets the attributes of a staged file: those that the request gives, and those that `target`
-    /// decides. `last` remembers the directory of `target` for the next call.
-    ///
-    /// # Errors
-    /// If a system call fails.
-    pub(super) fn set_attributes(
-        &self,
-        staged: &mut StagedFile,
-        target: &Destination,
-        given: GivenAttributes,
-        last: &mut Option<TargetParent>,
-    ) -> Result<(), Error> {
-        let defaults = &staged.entry.staging.defaults;
-        let permissions = self.inner.permissions_at(target, &given, defaults, last)?;
-        permissions.apply(&staged.file, Some(defaults))?;
-        staged.permissions = Some(permissions);
-        staged.given = given;
-        match given.modified {
-            Some(modified) => set_modified(&staged.file, modified),
-            None => Ok(()),
-        }
-    }
-}
-
-impl StagedFile {
-    /// Creates an empty file, readable by its owner only, under a random name.
-    pub(super) fn new(staging: Arc<Staging>) -> Result<Self, Error> {
-        let name = random_name()?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = openat(&staging.directory, &name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Error::system("creating a staged file"))?;
-        Ok(Self {
-            file: file.into(),
-            entry: StagedEntry::new(staging, name),
-            given: GivenAttributes::default(),
-            permissions: None,
-        })
-    }
-
-    /// Starts writeback of the content without waiting for it, where the system takes such hints.
-    ///
-    /// Call it for each of several files before the first is synced: writeback allocates their
-    /// blocks. The journal commit that ends the first sync then covers all of them.
-    pub(super) fn start_writing(&self) {
-        // POSIX_FADV_DONTNEED drops clean pages, but Linux first starts writeback of the dirty
-        // ones. It is a hint: `sync` does what it left out, and reports its errors.
-        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
-    }
-
-    /// Makes content and attributes durable.
-    ///
-    /// # Errors
-    /// If a system call fails. The content is lost then: a repeated fsync may report success for
-    /// pages that were never written.
-    pub(super) fn sync(&self) -> Result<(), Error> {
-        let faults = self.entry.staging.faults;
-        let synced = faults.sync(Fault::FileSync, &self.file);
-        synced.map_err(Error::system("syncing a file"))
-    }
-
-    /// Determines the permissions with which the content may be published now, and sets them if
-    /// others were set. The caller holds the lock of the path.
-    ///
-    /// # Errors
-    /// If a system call fails.
-    pub(super) fn settle_permissions(
-        &self,
-        find: impl FnOnce(&GivenAttributes, &ProcessDefaults) -> Result<Permissions, Error>,
-    ) -> Result<(), Error> {
-        let wanted = find(&self.given, &self.entry.staging.defaults)?;
-        if self.permissions.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        // The replaced file or the directory has changed since the attributes were set.
-        wanted.apply(&self.file, None)?;
-        self.sync()
-    }
-
-    /// Publishes the content at `slot`. See [`StagedEntry::publish`].
-    pub(super) fn publish(
-        self,
-        slot: &Slot<'_>,
-        precondition: &Precondition,
-    ) -> Result<File, Error> {
-        self.entry.publish(slot, precondition)?;
-        Ok(self.file)
-    }
-}
-
-impl Write for StagedFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // writev(2), as below. Tests that trace or fail system calls can tell it from the write(2)
-        // with which the runtime wakes its threads.
-        self.file.write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -303,15 +167,12 @@ impl Drop for StagedEntry {
         if self.is_published {
             return;
         }
-        let Staging {
-            directory,
-            root_device,
-            ending,
-            ..
-        } = &*self.staging;
+        let staging = &*self.staging;
         // What can't be removed now is removed at the next start.
-        if let Err(Errno::ISDIR) = unlinkat(directory, &self.name, AtFlags::empty()) {
-            let _ = ending.run(|| trash::remove_tree(directory, *root_device, &self.name));
+        if let Err(Errno::ISDIR) = unlinkat(&staging.directory, &self.name, AtFlags::empty()) {
+            let _ = staging
+                .ending
+                .run(|| trash::remove_tree(staging, &self.name));
         }
     }
 }
@@ -342,7 +203,7 @@ pub(super) fn rename(
 }
 
 /// Creates a random name of 128 bits, which can't be guessed.
-pub(super) fn random_name() -> Result<String, Error> {
+fn random_name() -> Result<String, Error> {
     let mut bytes = [0; size_of::<u128>()];
     getrandom(&mut bytes, GetRandomFlags::empty())
         .map_err(Error::system("generating a random name"))?;
@@ -381,10 +242,6 @@ fn process_defaults(directory: &OwnedFd) -> Result<ProcessDefaults, Error> {
 
 /// Name of the staging directory. Its prefix is reserved, so no remote path names it.
 pub(super) const STAGING_NAME: &str = ".quire-staging";
-
-/// Smallest size in bytes for which space is reserved. Below it, the first write fails as early if
-/// there is no space.
-const RESERVED_BYTES_MIN: u64 = 256 * 1024;
 
 /// Attempts to create and lock the staging directory, which another server may remove each time.
 const LOCK_ATTEMPTS: usize = 8;
@@ -489,12 +346,5 @@ mod tests {
             assert_eq!(code(fixture.root.stage(Some(size))), ErrorCode::NO_SPACE);
         }
         assert_eq!(fixture.staged_count(), 0);
-    }
-
-    #[test]
-    fn a_reservation_does_not_change_the_length_of_a_file() {
-        let fixture = StoreFixture::new();
-        let staged = fixture.root.stage(Some(RESERVED_BYTES_MIN)).unwrap();
-        assert_eq!(staged.file.metadata().unwrap().len(), 0);
     }
 }

@@ -16,7 +16,7 @@ use super::Error;
 use super::cancel;
 use super::metadata::Metadata;
 use super::resolve::{Slot, open_beneath};
-use super::staging::{Staging, random_name};
+use super::staging::Staging;
 
 /// Deleted directory whose content is still to be removed. If it is dropped instead, the content
 /// stays until the next server starts on this root.
@@ -30,7 +30,7 @@ pub(in crate::files) struct Trash {
 impl Trash {
     /// Moves the directory at `slot` into the staging directory.
     pub(super) fn take(slot: &Slot<'_>, staging: Arc<Staging>) -> Result<Self, Error> {
-        let name = random_name()?;
+        let name = staging.new_name()?;
         let Staging {
             directory,
             root_device,
@@ -47,28 +47,23 @@ impl Trash {
     /// If an entry can't be removed; the others are removed all the same. If the server stops, the
     /// rest stays until the next start.
     pub(super) fn remove(self) -> Result<(), Error> {
-        let Staging {
-            directory,
-            root_device,
-            ending,
-            ..
-        } = &*self.staging;
-        ending.run(|| remove_tree(directory, *root_device, &self.name))
+        let staging = &*self.staging;
+        staging.ending.run(|| remove_tree(staging, &self.name))
     }
 }
 
-/// Removes the content of the staging directory.
-pub(super) fn clear(staging: &OwnedFd, root_device: u64) -> Result<(), Error> {
-    let mut trees = Trees::new(staging, root_device)?;
-    if let Err(errno) = trees.empty(staging) {
+/// Removes what a killed server left in the staging directory.
+pub(super) fn clear(staging: &Staging) -> Result<(), Error> {
+    let mut trees = Trees::new(staging)?;
+    if let Err(errno) = trees.empty(&staging.directory, staging.session.as_bytes()) {
         trees.failed.get_or_insert(errno);
     }
     trees.finish()
 }
 
 /// Removes the directory `name` in the staging directory, with its content.
-pub(super) fn remove_tree(staging: &OwnedFd, root_device: u64, name: &str) -> Result<(), Error> {
-    let mut trees = Trees::new(staging, root_device)?;
+pub(super) fn remove_tree(staging: &Staging, name: &str) -> Result<(), Error> {
+    let mut trees = Trees::new(staging)?;
     trees.remove(name);
     trees.finish()
 }
@@ -89,11 +84,11 @@ struct Trees<'a> {
 }
 
 impl<'a> Trees<'a> {
-    fn new(staging: &'a OwnedFd, root_device: u64) -> Result<Self, Error> {
+    fn new(staging: &'a Staging) -> Result<Self, Error> {
         Ok(Self {
-            staging,
-            root_device,
-            prefix: random_name()?,
+            staging: &staging.directory,
+            root_device: staging.root_device,
+            prefix: staging.new_name()?,
             removed: 0,
             queued: 0,
             failed: None,
@@ -122,7 +117,7 @@ impl<'a> Trees<'a> {
     /// Removes one directory that may not be empty.
     fn remove(&mut self, name: &str) {
         let removed = open_for_removal(self.staging, name, self.root_device)
-            .and_then(|directory| self.empty(&directory))
+            .and_then(|directory| self.empty(&directory, NONE_KEPT))
             .and_then(|()| unlinkat(self.staging, name, AtFlags::REMOVEDIR));
         if let Err(errno) = removed {
             self.failed.get_or_insert(errno);
@@ -130,8 +125,9 @@ impl<'a> Trees<'a> {
     }
 
     /// Empties `directory` by removing or queueing its entries. readdir(3) may skip entries while
-    /// others are removed. So passes are repeated until one finds nothing to do.
-    fn empty(&mut self, directory: &OwnedFd) -> Result<(), Errno> {
+    /// others are removed. So passes are repeated until one finds nothing to do. What has a name
+    /// that begins with `kept` stays, which in the staging directory is what this server made.
+    fn empty(&mut self, directory: &OwnedFd, kept: &[u8]) -> Result<(), Errno> {
         for _ in 0..PASSES_MAX {
             let mut is_changed = false;
             for entry in Dir::read_from(directory)? {
@@ -141,9 +137,8 @@ impl<'a> Trees<'a> {
                 }
                 let entry = entry?;
                 let name = entry.file_name();
-                // In the staging directory itself, the queued directories are entries as well.
-                let is_ours = name.to_bytes().starts_with(self.prefix.as_bytes());
-                if is_ours || matches!(name.to_bytes(), b"." | b"..") {
+                let is_kept = !kept.is_empty() && name.to_bytes().starts_with(kept);
+                if is_kept || matches!(name.to_bytes(), b"." | b"..") {
                     continue;
                 }
                 match self.remove_or_queue(directory, name) {
@@ -216,6 +211,9 @@ fn open_for_removal(
     }
     Ok(opened)
 }
+
+/// For a directory that is emptied as a whole.
+const NONE_KEPT: &[u8] = b"";
 
 /// Most passes over one directory. More would be needed only if other programs keep adding entries.
 const PASSES_MAX: usize = 8;

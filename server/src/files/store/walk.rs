@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use quire_shared::path::PathError;
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::{Attributes, EntryKind};
+use quire_shared::protocol::{Attributes, EntryKind, Time};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::OFlags;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::metadata::{FileId, Metadata};
 use super::open_file::OpenFile;
@@ -26,6 +27,9 @@ pub(in crate::files) struct Walk {
     levels: Vec<WalkLevel>,
     /// Innermost of them, open; `None` if the walk just returned to it.
     here: Option<OwnedFd>,
+    /// Time of the beginning. Directories created later aren't entered: they may come from the very
+    /// client that fetches the tree, and would never end.
+    started: Time,
 }
 
 #[derive(Debug)]
@@ -83,12 +87,18 @@ impl Root {
             inner: Arc::clone(&self.inner),
             levels: vec![level],
             here: Some(directory),
+            started: coarse_now(),
         };
         Ok((walk, metadata.attributes()))
     }
 }
 
 impl Walk {
+    /// Whether whatever is created from now on has a later time than the beginning.
+    pub(in crate::files) fn is_past_start(&self) -> bool {
+        coarse_now() > self.started
+    }
+
     /// Advances to the next name.
     ///
     /// # Errors
@@ -131,9 +141,14 @@ impl Walk {
         let here = self.here.as_ref().ok_or(Error::NotFound)?;
         let metadata = Metadata::at(here, name.as_str(), self.inner.id.device)
             .map_err(Error::system("reading the metadata of an entry"))?;
-        let Some(attributes) = metadata.map(|metadata| metadata.attributes()) else {
+        let Some(metadata) = metadata else {
             return Ok(None);
         };
+        let is_new = metadata.born.is_some_and(|born| born > self.started);
+        if is_new && metadata.kind == EntryKind::Directory {
+            return Ok(None);
+        }
+        let attributes = metadata.attributes();
         Ok(Some(match attributes.kind {
             EntryKind::File if size_max.is_some_and(|max| attributes.size <= max) => {
                 let opened = OpenFile::open(here, name.as_str())?;
@@ -170,6 +185,15 @@ impl Walk {
             }),
             failure,
         }
+    }
+}
+
+/// The clock with which the kernel stamps files. It advances every few milliseconds.
+fn coarse_now() -> Time {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    Time {
+        seconds: now.tv_sec,
+        nanoseconds: u32::try_from(now.tv_nsec).unwrap_or_default(),
     }
 }
 

@@ -11,7 +11,7 @@ use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::{Entry, GetTree, Left, Missed, Reply, Trailer, TreeItem};
 use quire_transport::stream::{Priority, Sender};
 
-use crate::files::{Caller, Error, FileState, Files, OpenFile, StoreError, TreeEntry, Visitor};
+use crate::files::{Caller, Error, Files, OpenFile, SinceOpened, StoreError, TreeEntry, Visitor};
 use crate::quic::error::RequestError;
 use crate::quic::reply::{append, failure};
 
@@ -67,7 +67,7 @@ impl Packer {
         let instead = match file.read_to_end(&mut self.bytes) {
             Ok(Some(now)) => {
                 let digest = self.digest.of(self.bytes.get(body..).unwrap_or_default());
-                let grew = now == FileState::Grown;
+                let grew = now == SinceOpened::Grown;
                 return append(&Reply::Ok(Trailer { digest, grew }), &mut self.bytes);
             }
             Ok(None) => TreeItem::Described(entry),

@@ -189,3 +189,22 @@ fn missing_optional_keys_of_what_is_put_have_their_defaults() {
     let without = [&[0xa2], &bytes[5..bytes.len() - 2]].concat();
     assert_eq!(decode(&without), Ok(outcome));
 }
+
+#[test]
+fn what_a_failure_or_copy_is_about_fits_into_any_reply() {
+    let failure = Failure::new(ErrorCode::NOT_EMPTY);
+    for path in super::longest_paths() {
+        assert_eq!(failure.clone().about(Some(path)).below(), None);
+    }
+    for names in [8, 255] {
+        let name = Name::new("n".repeat(2040 / names - 3)).unwrap();
+        let path = RemotePath::from_names(vec![name; names]).unwrap();
+        let failure = failure.clone().about(Some(path.clone()));
+        assert_eq!(failure.below(), Some(&path));
+        encode(&Reply::<Done>::Failed(failure)).unwrap();
+        let version = Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap();
+        let copied = Copied::new(version, u64::MAX, vec![path; 3]);
+        assert_eq!(copied.names.len(), 1);
+        encode(&Reply::Ok(copied)).unwrap();
+    }
+}

@@ -33,6 +33,14 @@ pub(super) fn digest() -> impl Strategy<Value = Digest> {
     })
 }
 
+pub(super) fn copied() -> impl Strategy<Value = Copied> {
+    (version(), any::<u64>(), vec(path(), 0..4)).prop_map(|(version, left_out, names)| Copied {
+        version,
+        left_out,
+        names,
+    })
+}
+
 pub(super) fn trailer() -> impl Strategy<Value = Trailer> {
     (digest(), any::<bool>()).prop_map(|(digest, grew)| Trailer { digest, grew })
 }
@@ -183,7 +191,9 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
 pub(super) fn reply<T: Debug + Clone>(
     values: impl Strategy<Value = T> + 'static,
 ) -> impl Strategy<Value = Reply<T>> {
-    let failure = any::<u16>().prop_map(|code| Failure::new(ErrorCode::from_number(code)));
+    let failure = (any::<u16>(), option::of(path()));
+    let failure =
+        failure.prop_map(|(code, below)| Failure::new(ErrorCode::from_number(code)).about(below));
     prop_oneof![3 => values.prop_map(Reply::Ok), 1 => failure.prop_map(Reply::Failed)]
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use quire_shared::ErrorCode;
 
 use super::super::fixture::{StoreFixture, code, path};
+use super::content::copy_bytes;
 use super::*;
 use quire_shared::protocol::Version;
 
@@ -82,7 +83,10 @@ fn a_tree_is_copied_without_links_and_special_files() {
         std::fs::set_permissions(fixture.local(name), closed).unwrap();
     }
     let copy = stage(&fixture, "d", "g").unwrap();
-    assert_eq!(copy.skipped(), 2);
+    assert_eq!(copy.left_out.count, 2);
+    let mut left_out = copy.left_out.names.clone();
+    left_out.sort();
+    assert_eq!(left_out, [path("b/socket"), path("link")]);
     let version = fixture.root.publish_copy(copy, &path("g"), &ANY).unwrap();
     assert_eq!(version, fixture.version("g"));
     for name in ["a", "b/c/e", "b/f"] {
@@ -126,5 +130,20 @@ fn a_refused_copy_leaves_nothing() {
     let other = Precondition::Match(fixture.version("file"));
     let conflict = fixture.root.copy_to_staging((&d, &e), true, &other, false);
     assert_eq!(code(conflict), ErrorCode::CONFLICT);
+    assert_eq!(fixture.staged_count(), 0);
+}
+
+#[test]
+fn a_copy_that_fails_names_the_entry() {
+    let fixture = StoreFixture::new();
+    let deep = vec!["n"; LEVELS_MAX + 1].join("/");
+    std::fs::create_dir_all(fixture.local("d").join(&deep)).unwrap();
+    match stage(&fixture, "d", "e") {
+        Err(Error::Below { path: below, .. }) => {
+            assert_eq!(below.names().len(), LEVELS_MAX);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(code(stage(&fixture, "d", "e")), ErrorCode::LIMIT);
     assert_eq!(fixture.staged_count(), 0);
 }
