@@ -2,4 +2,5 @@
 
 mod json;
 mod streams;
+mod terminal;
 mod words;

@@ -154,7 +154,8 @@ impl Programs {
         command.output().unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command that runs the client without input.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.directory.join("quire"));
         command
             .args(arguments)
