@@ -61,9 +61,11 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         Err(error) => return Err(two.failed(&client, &error, args.force).await),
     };
     for name in &copied.names {
+        let names = two.from.path.names().iter().chain(name.names());
+        let path = RemotePath::from_names(names.cloned().collect()).unwrap_or_default();
         session
             .output
-            .event(|| Event::new(EventKind::Skipped).remote("path", name));
+            .event(|| Event::new(EventKind::Skipped).remote("path", &path));
     }
     session.output.event(|| {
         let version = copied.version.to_string();

@@ -242,6 +242,12 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether the first step deletes a directory, whose content is removed after the answer.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn deletes_a_directory(&self) -> bool {
+        matches!(self.steps.first(), Some(PlannedStep::DeleteAll(_)))
+    }
+
     /// Whether the first step consists of several requests.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn is_many_changes(&self) -> bool {
