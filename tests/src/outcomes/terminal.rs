@@ -1,7 +1,7 @@
 //! What the client draws on a terminal, and how it reads what is typed there.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Write};
 use std::process::{Command, ExitStatus, Stdio};
 
 use quire_test_harness::programs::Programs;
@@ -41,7 +41,7 @@ impl Terminal {
         let running = tokio::task::spawn_blocking(move || {
             let mut shown = Vec::new();
             // Linux reports the end of a terminal as EIO.
-            let _ = user.read_to_end(&mut shown);
+            let _ = io::copy(&mut user, &mut shown);
             (child.wait().unwrap(), String::from_utf8(shown).unwrap())
         });
         within("the end of the client", running).await.unwrap()
