@@ -35,7 +35,6 @@ use quire_shared::protocol::{
     Attributes, Chmod, Copied, Copy, Delete, Get, List, MakeDirectory, Rename, Version,
 };
 use tokio::sync::{broadcast, oneshot};
-use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error};
 
 use crate::auth::access::Access;
@@ -78,8 +77,6 @@ struct Parts {
     quotas: Quotas,
     changes: Changes,
     metrics: Arc<Metrics>,
-    /// Work that outlives the requests that began it.
-    background: TaskTracker,
 }
 
 /// Settings of the operations.
@@ -136,7 +133,6 @@ impl Files {
             quotas: Quotas::new(config.quota, Arc::clone(&metrics)),
             changes: Changes::new(),
             metrics,
-            background: TaskTracker::new(),
         })))
     }
 
@@ -372,7 +368,7 @@ impl Files {
                 }
             }
         };
-        self.0.background.spawn(deleting.in_current_span());
+        self.store().background().spawn(deleting.in_current_span());
         let lost = |_| store::Error::Internal("a deletion ended without a result");
         answered.await.map_err(lost)?
     }
@@ -380,7 +376,7 @@ impl Files {
     /// Ends the work that outlives its requests, because the server stops: commits run to their
     /// end, and the next start removes the rest of deleted directories.
     pub(crate) async fn finish(&self) {
-        let background = &self.0.background;
+        let background = self.store().background();
         background.close();
         let waited = tokio::time::timeout(REMOVALS_TIME, background.wait()).await;
         if waited.is_err() {

@@ -35,7 +35,7 @@ async fn a_second_front_end_serves_the_same_files() {
     assert_eq!(front_end.ask("GET /d/old", b"").await, "ok 7\nby QUIC");
 
     drop(client);
-    drop(front_end);
+    front_end.stop().await;
     server.stop().await;
 }
 
@@ -53,7 +53,7 @@ async fn a_caller_without_rights_is_refused() {
     assert_eq!(front_end.ask("LIST /", b"").await, "ok 1\na\n");
     assert_eq!(tree.read("a"), b"content");
 
-    drop(front_end);
+    front_end.stop().await;
     server.stop().await;
 }
 
@@ -70,7 +70,7 @@ async fn a_caller_over_quota_is_refused() {
     assert_eq!(front_end.ask("PUT /b 3", b"123").await, "error 29\n");
     assert_eq!(front_end.ask("PUT /b 2", b"12").await, "ok 0\n");
 
-    drop(front_end);
+    front_end.stop().await;
     server.stop().await;
 }
 
@@ -94,7 +94,7 @@ async fn a_caller_against_a_lock_is_refused() {
     drop(hold);
     assert_eq!(front_end.ask("GET /d/a", b"").await, "ok 3\nnew");
 
-    drop(front_end);
-    drop(of_holder);
+    front_end.stop().await;
+    of_holder.stop().await;
     server.stop().await;
 }

@@ -79,7 +79,7 @@ impl Files {
             ));
         }
         let files = self.clone();
-        let running = self.0.background.token();
+        let running = self.store().background().token();
         let done = move |results: Vec<Result<Committed, store::Error>>| {
             let mut results = results.into_iter();
             let results = notices.into_iter().map(|notice| {

@@ -44,6 +44,7 @@ use quire_shared::protocol::Attributes;
 use quire_shared::{Name, RemotePath};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
 
 pub use batch::Committed;
 pub use error::Error;
@@ -270,6 +271,11 @@ impl Store {
         self.change(move |_| trash.remove()).await
     }
 
+    /// Work that outlives the requests that began it. A server that stops waits for it.
+    pub(super) fn background(&self) -> &TaskTracker {
+        &self.root.inner.background
+    }
+
     /// Ends removals early, because the server stops. The next start removes the rest.
     pub(super) fn end_removals(&self) {
         self.root.end_removals();
@@ -281,7 +287,16 @@ impl Store {
         work: impl FnOnce(&Root) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let root = self.root.clone();
-        blocking(move || work(&root).map_err(|error| root.inner.blame_root(error))).await
+        let running = self.background().token();
+        let (result, _running) = blocking(move || {
+            let result = work(&root).map_err(|error| root.inner.blame_root(error));
+            drop(root);
+            // Part of what is returned, so that work whose future is gone counts until its result
+            // is dropped.
+            Ok((result, running))
+        })
+        .await?;
+        result
     }
 
     /// Runs file work that changes something, and so may wait for the disk, on a blocking thread.

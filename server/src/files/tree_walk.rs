@@ -107,7 +107,7 @@ impl TreeWalk {
             None => None,
         };
         // A lock may be held on that thread even after the request has gone.
-        let running = self.files.0.background.token();
+        let running = self.files.store().background().token();
         let walking = store::blocking(move || {
             let _running = running;
             let walked = match waited {

@@ -13,10 +13,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A front end that runs until it is dropped.
+/// A front end that runs until it is stopped.
 pub(crate) struct LineServer {
     address: SocketAddr,
-    _serving: JoinSet<()>,
+    serving: JoinSet<()>,
 }
 
 impl LineServer {
@@ -37,10 +37,12 @@ impl LineServer {
                 serve(BufReader::new(stream), &files, &caller).await;
             }
         });
-        Self {
-            address,
-            _serving: serving,
-        }
+        Self { address, serving }
+    }
+
+    /// Ends it, and returns when it holds nothing of the server any more.
+    pub(crate) async fn stop(mut self) {
+        self.serving.shutdown().await;
     }
 
     /// Sends a line and a body, and gives all that is answered.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use tokio_util::task::TaskTracker;
 
 use super::cancel::CancelFlag;
 use super::faults::Faults;
@@ -68,6 +69,7 @@ impl Root {
             pending_syncs: PendingSyncs::default(),
             faults: options.faults,
             ending: CancelFlag::default(),
+            background: TaskTracker::new(),
         };
         let root = Self {
             inner: Arc::new(inner),

@@ -17,6 +17,7 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, Version};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::Error;
@@ -56,6 +57,8 @@ pub(super) struct Inner {
     pub(super) is_removal_logged: AtomicBool,
     /// Set when the server stops: the next start removes what is left in the staging directory.
     pub(super) ending: CancelFlag,
+    /// Work that outlives the requests that began it. A server that stops waits for it.
+    pub(super) background: TaskTracker,
 }
 
 impl Root {
@@ -137,6 +140,7 @@ impl Inner {
     fn prepared(&self, mut staging: Staging) -> Arc<Staging> {
         staging.faults = self.faults;
         staging.ending = self.ending.clone();
+        staging.background = self.background.clone();
         Arc::new(staging)
     }
 

@@ -15,6 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::acl::{self, Acl};
 use super::cancel::CancelFlag;
@@ -39,6 +41,8 @@ pub(super) struct Staging {
     pub(super) session: String,
     /// Set when the server stops, so that removals end early.
     pub(super) ending: CancelFlag,
+    /// Counts the entries, which a server that stops waits for.
+    pub(super) background: TaskTracker,
 }
 
 impl Staging {
@@ -103,6 +107,7 @@ impl Staging {
             faults: Faults::default(),
             session: random_name()?,
             ending: CancelFlag::default(),
+            background: TaskTracker::new(),
         }))
     }
 
@@ -137,14 +142,18 @@ pub(super) struct StagedEntry {
     pub(super) staging: Arc<Staging>,
     pub(super) name: String,
     is_published: bool,
+    /// The last field, so that it counts until nothing of the entry is left.
+    _running: TaskTrackerToken,
 }
 
 impl StagedEntry {
     pub(super) fn new(staging: Arc<Staging>, name: String) -> Self {
+        let running = staging.background.token();
         Self {
             staging,
             name,
             is_published: false,
+            _running: running,
         }
     }
 
