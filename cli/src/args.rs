@@ -351,7 +351,7 @@ pub struct CopyArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
-    /// File or directory to copy
+    /// File or directory to copy; DIR/. is the content of DIR
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub(crate) from: String,
     /// Path of the copy; with a slash at its end, the directory to copy into

@@ -5,6 +5,7 @@
 //! decides the exit status.
 
 mod change;
+mod copy;
 mod display;
 mod inquiry;
 mod listing;
@@ -25,7 +26,8 @@ use crate::operand::{OperandError, Remote};
 use crate::session::CliSession;
 use quire_client::{Client, ClientError};
 
-use change::{chmod, copy, delete, make_directory, rename};
+use change::{chmod, delete, make_directory, rename};
+use copy::copy;
 use inquiry::{hash, key, pair, ping};
 use listing::{cache, list, stat};
 use transfer::{cat, get, put};

@@ -1,14 +1,14 @@
-//! Commands that change what is on the server: rename, delete, copy, mkdir, chmod.
+//! Commands that change what is on the server: rename, delete, mkdir, chmod, and what they share
+//! with `copy`.
 
-use quire_shared::protocol::{Chmod, Copied, Copy, Delete, MakeDirectory, Precondition, Rename};
-use quire_shared::{ErrorCode, Printable, RemotePath};
+use quire_shared::protocol::{Chmod, Delete, MakeDirectory, Precondition, Rename};
+use quire_shared::{ErrorCode, Name, RemotePath};
 
 use super::{CommandError, ErrorContext, fail, require_directory};
-use crate::args::{ChmodArgs, CopyArgs, DeleteArgs, MkdirArgs, RenameArgs};
+use crate::args::{ChmodArgs, DeleteArgs, MkdirArgs, RenameArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote, on_one_server};
-use crate::progress;
 use crate::session::CliSession;
 use quire_client::{Client, ClientError};
 
@@ -17,7 +17,7 @@ use quire_client::{Client, ClientError};
 /// # Errors
 /// If it can't be renamed.
 pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<(), CommandError> {
-    let two = TwoPaths::parse(&args.from, &args.to)?;
+    let two = TwoPaths::parse(Remote::parse_below_root(&args.from)?, &args.to)?;
     let client = session.client(&two.from.server).await?;
     let is_right = require_directory(&client, &two.from).await;
     is_right.about(&two.from.path)?;
@@ -36,65 +36,6 @@ pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<()
         two.event(EventKind::Renamed).with("version", version)
     });
     Ok(())
-}
-
-/// Copies a file or directory on the server.
-///
-/// # Errors
-/// If it can't be copied.
-pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), CommandError> {
-    let two = TwoPaths::parse(&args.from, &args.to)?;
-    let client = session.client(&two.from.server).await?;
-    let is_right = require_directory(&client, &two.from).await;
-    is_right.about(&two.from.path)?;
-    let copy = Copy {
-        from: two.from.path.clone(),
-        to: two.to.clone(),
-        recursive: args.recursive,
-        source: Precondition::Any,
-        target: target_precondition(args.force),
-        preserve: args.preserve.choice(),
-    };
-    let what = format!("copying {}", two.from.path);
-    let copied = match progress::wait(&session.output, &what, client.copy(copy)).await {
-        Ok(copied) => copied,
-        Err(error) => return Err(two.failed(&client, &error, args.force).await),
-    };
-    for name in &copied.names {
-        let names = two.from.path.names().iter().chain(name.names());
-        let path = RemotePath::from_names(names.cloned().collect()).unwrap_or_default();
-        session
-            .output
-            .event(|| Event::new(EventKind::Skipped).remote("path", &path));
-    }
-    session.output.event(|| {
-        let version = copied.version.to_string();
-        let event = two.event(EventKind::Copied).with("version", version);
-        event.with("skipped", copied.left_out)
-    });
-    if copied.left_out > 0 {
-        session.output.note(&left_out(&two.from.path, &copied));
-    }
-    Ok(())
-}
-
-/// What a copy left out, in one line.
-fn left_out(from: &RemotePath, copied: &Copied) -> String {
-    let names: Vec<_> = copied.names.iter().map(RemotePath::to_relative).collect();
-    let names: Vec<_> = names
-        .iter()
-        .map(|name| Printable(name).to_string())
-        .collect();
-    let named = names.len() as u64;
-    let rest = match copied.left_out.saturating_sub(named) {
-        0 => String::new(),
-        rest => format!(", and {rest} more"),
-    };
-    format!(
-        "{from}: left out {} that are neither files nor directories: {}{rest}",
-        copied.left_out,
-        names.join(", ")
-    )
 }
 
 /// Deletes files and directories.
@@ -203,35 +144,56 @@ pub(super) async fn chmod(session: &CliSession, args: &ChmodArgs) -> Result<(), 
 }
 
 /// The operands of a rename or copy.
-struct TwoPaths {
-    from: Remote,
-    to: RemotePath,
+pub(super) struct TwoPaths {
+    pub(super) from: Remote,
+    pub(super) to: RemotePath,
 }
 
 impl TwoPaths {
-    /// Parses two paths on one server. With a slash at its end, `to` is the directory to go into.
-    fn parse(from: &str, to: &str) -> Result<Self, OperandError> {
-        let from = Remote::parse_below_root(from)?;
+    /// Parses the second path, on the server of the first. With a slash at its end, it is the
+    /// directory to go into.
+    pub(super) fn parse(from: Remote, to: &str) -> Result<Self, OperandError> {
         let target = Remote::parse_target(to)?;
         if from.server != target.server {
             return Err(OperandError::DifferentServers(from.server, target.server));
         }
         let to = match (from.path.name(), target.is_directory) {
-            (Some(name), true) => target.join(name)?,
+            (Some(name), true) if !from.contents => target.join(name)?,
             _ => target.path,
         };
         Ok(Self { from, to })
     }
 
+    /// What has the same `name` below both.
+    ///
+    /// # Errors
+    /// If a path is over a limit.
+    pub(super) fn below(&self, name: &Name) -> Result<Self, ClientError> {
+        let join = |path: &RemotePath| path.join(name.clone()).map_err(ClientError::RemotePath);
+        let from = Remote {
+            server: self.from.server.clone(),
+            path: join(&self.from.path)?,
+            is_directory: false,
+            contents: false,
+        };
+        let to = join(&self.to)?;
+        Ok(Self { from, to })
+    }
+
     /// The failure of a change, with the path named that is to blame.
-    async fn failed(&self, client: &Client, error: &ClientError, force: bool) -> CommandError {
+    pub(super) async fn failed(
+        &self,
+        client: &Client,
+        error: &ClientError,
+        force: bool,
+    ) -> CommandError {
         let subject = Subject::Two(self.from.path.clone(), self.to.clone());
         let flags = HintFlags::CHANGE.force_given(force);
         let failure = CommandFailure::new(subject, error, flags);
         CommandError::Failed(Box::new(failure.explain(client).await))
     }
 
-    fn event(&self, kind: EventKind) -> Event {
+    pub(super) fn event(&self, kind: EventKind) -> Event {
         Event::new(kind)
             .remote("from", &self.from.path)
             .remote("to", &self.to)
@@ -239,7 +201,7 @@ impl TwoPaths {
 }
 
 /// The condition on what has the path of a change already.
-fn target_precondition(may_exist: bool) -> Precondition {
+pub(super) fn target_precondition(may_exist: bool) -> Precondition {
     match may_exist {
         true => Precondition::Any,
         false => Precondition::Absent,

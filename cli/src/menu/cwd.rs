@@ -132,7 +132,7 @@ impl WorkingDir {
                 args.to = self.operand(&args.to)?;
             }
             ClientCommand::Copy(args) => {
-                args.from = self.operand(&args.from)?;
+                args.from = self.source_operand(&args.from)?;
                 args.to = self.operand(&args.to)?;
             }
             ClientCommand::Delete(args) => self.qualify_all(&mut args.operands)?,

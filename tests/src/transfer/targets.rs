@@ -314,6 +314,17 @@ fn the_content_of_a_directory_goes_into_another() {
     // A file has no content of that kind.
     here.said_failed(&["get", "-r", &at("m/sub/f/."), "out"], "/m/sub/f");
     here.said_failed(&["get", &at("m/."), "out"], "/m");
+    // A copy on the server: into a directory that exists, and into a new one.
+    let tree_of = |name: &str| tree.names(name);
+    here.said(0, &["copy", "-r", &at("m/."), &at("copied")]);
+    assert_eq!(tree_of("copied"), ["sub"]);
+    tree.write("m/new", "new");
+    tree.write("m/sub/g", "g");
+    here.said_failed(&["copy", "-r", &at("m/."), &at("copied/")], "/copied/sub/f");
+    assert_eq!(tree_of("copied"), ["new", "sub"]);
+    assert_eq!(tree_of("copied/sub"), ["f", "g"]);
+    here.said(0, &["copy", "-rf", &at("m/."), &at("copied")]);
+    here.said_failed(&["copy", &at("m/."), &at("copied")], "/m");
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! `copy`: of a file, of a directory, or of what is in a directory.
+
+use quire_shared::protocol::{Copy, Entry, EntryKind, List, Precondition};
+use quire_shared::{Printable, RemotePath};
+
+use super::change::{TwoPaths, target_precondition};
+use super::targets::is_directory;
+use super::{CommandError, ErrorContext, require_directory};
+use crate::args::CopyArgs;
+use crate::event::{Event, EventKind};
+use crate::operand::Remote;
+use crate::progress;
+use crate::session::CliSession;
+use quire_client::{Client, ClientError};
+
+/// Copies a file or directory on the server.
+///
+/// # Errors
+/// If it can't be copied.
+pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), CommandError> {
+    let from = match Remote::parse_source(&args.from)? {
+        from if from.contents => from,
+        _ => Remote::parse_below_root(&args.from)?,
+    };
+    let two = TwoPaths::parse(from, &args.to)?;
+    let client = session.client(&two.from.server).await?;
+    let is_right = require_directory(&client, &two.from).await;
+    is_right.about(&two.from.path)?;
+    // A new directory with the content of another is a copy of that.
+    if two.from.contents && args.recursive {
+        let exists = is_directory(&client, &two.to).await;
+        if exists.about(&two.to)? {
+            return copy_content(session, &client, args, two).await;
+        }
+    }
+    copy_one(session, &client, args, &two).await
+}
+
+/// Copies what is in a directory into another that exists, and so on with what is a directory in
+/// both. What fails is printed, and the rest goes on.
+async fn copy_content(
+    session: &CliSession,
+    client: &Client,
+    args: &CopyArgs,
+    two: TwoPaths,
+) -> Result<(), CommandError> {
+    let mut waiting = vec![two];
+    while let Some(two) = waiting.pop() {
+        let directory = &two.from.path;
+        let entries = entries(client, directory).await.about(directory)?;
+        let mut special = Vec::new();
+        for Entry { name, attributes } in entries {
+            let is_directory_too = match attributes.kind {
+                EntryKind::Symlink | EntryKind::Other => {
+                    special.extend(RemotePath::from_names(vec![name]));
+                    continue;
+                }
+                EntryKind::File => false,
+                EntryKind::Directory => true,
+            };
+            let pair = two.below(&name)?;
+            if is_directory_too && is_directory(client, &pair.to).await? {
+                waiting.push(pair);
+            } else if let Err(error) = copy_one(session, client, args, &pair).await {
+                error.report(session);
+            }
+        }
+        report_left_out(session, directory, special.len() as u64, &special);
+    }
+    Ok(())
+}
+
+async fn entries(client: &Client, path: &RemotePath) -> Result<Vec<Entry>, ClientError> {
+    let list = List {
+        path: path.clone(),
+        after: None,
+    };
+    let mut listing = client.list(list).await?;
+    let mut entries = Vec::new();
+    while let Some(entry) = listing.next().await? {
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+async fn copy_one(
+    session: &CliSession,
+    client: &Client,
+    args: &CopyArgs,
+    two: &TwoPaths,
+) -> Result<(), CommandError> {
+    let copy = Copy {
+        from: two.from.path.clone(),
+        to: two.to.clone(),
+        recursive: args.recursive,
+        source: Precondition::Any,
+        target: target_precondition(args.force),
+        preserve: args.preserve.choice(),
+    };
+    let what = format!("copying {}", two.from.path);
+    let copied = match progress::wait(&session.output, &what, client.copy(copy)).await {
+        Ok(copied) => copied,
+        Err(error) => return Err(two.failed(client, &error, args.force).await),
+    };
+    session.output.event(|| {
+        let version = copied.version.to_string();
+        let event = two.event(EventKind::Copied).with("version", version);
+        event.with("skipped", copied.left_out)
+    });
+    report_left_out(session, &two.from.path, copied.left_out, &copied.names);
+    Ok(())
+}
+
+/// Reports what a copy of `from` left out, of which `names` are the first, below `from`.
+fn report_left_out(session: &CliSession, from: &RemotePath, count: u64, names: &[RemotePath]) {
+    if count == 0 {
+        return;
+    }
+    for name in names {
+        let names = from.names().iter().chain(name.names());
+        let path = RemotePath::from_names(names.cloned().collect()).unwrap_or_default();
+        session
+            .output
+            .event(|| Event::new(EventKind::Skipped).remote("path", &path));
+    }
+    let texts: Vec<_> = names.iter().map(RemotePath::to_relative).collect();
+    let texts: Vec<_> = texts
+        .iter()
+        .map(|text| Printable(text).to_string())
+        .collect();
+    let rest = match count.saturating_sub(names.len() as u64) {
+        0 => String::new(),
+        rest => format!(", and {rest} more"),
+    };
+    session.output.note(&format!(
+        "{from}: left out {count} that are neither files nor directories: {}{rest}",
+        texts.join(", ")
+    ));
+}
