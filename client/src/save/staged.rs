@@ -54,11 +54,24 @@ fn create_locked(path: &Path, mode: u32) -> io::Result<File> {
     let file = options.open(path)?;
     match file.try_lock() {
         // Another process may have taken it for a left-over before it was locked.
-        Ok(()) if is_at(&file, path) => Ok(file),
+        Ok(()) if is_named(&file) => Ok(file),
         Ok(()) | Err(std::fs::TryLockError::WouldBlock) => Err(ErrorKind::AlreadyExists.into()),
         // Without locks a left-over can't be told from a file in use, so both stay.
         Err(std::fs::TryLockError::Error(_)) => Ok(file),
     }
+}
+
+/// Whether the new `file` still has its name. Costs no look-up of a path, for each of many files.
+#[cfg(unix)]
+fn is_named(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+}
+
+/// Other systems have only random names, which no other process looks for.
+#[cfg(not(unix))]
+fn is_named(_: &File) -> bool {
+    true
 }
 
 /// Removes the file `path` if no process has it locked. Returns whether the name may be free now.
