@@ -300,7 +300,7 @@ mod tests {
         files.count_wrong(&pairing.wrong);
         assert!(files.find().is_none());
         let second = files.take_away(&pairing.wrong);
-        assert!(matches!(second, Err(PairingError::NotAuthorized)));
+        assert!(matches!(second, Err(PairingError::NoCode)));
     }
 
     #[test]
