@@ -257,17 +257,11 @@ impl TestServer {
 
     /// Ends it as `kill -9` does: its clients hear nothing of that.
     pub async fn kill(mut self) {
-        let Some(RunningParts {
-            runtime,
-            server,
-            task,
-        }) = self.parts.take()
-        else {
-            return;
-        };
-        let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(STOP_LIMIT));
-        ending.await.unwrap();
-        drop((server, task));
+        if let Some(parts) = self.parts.take() {
+            let runtime = parts.runtime;
+            let ending = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(STOP_LIMIT));
+            ending.await.unwrap();
+        }
     }
 
     /// Waits until every client has gone, stops the server, and fails the test if any check of its end
