@@ -2,12 +2,11 @@
 //! the continuation of an earlier one.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
 use quire_certs::StateDir;
-use quire_client::transfer::{self, DownloadJob, UploadJob};
+use quire_client::transfer::{self, DownloadJob, Transfer, UploadJob};
 use quire_client::{Client, ClientError, ServerId};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{EntryKind, Stat};
@@ -152,48 +151,55 @@ pub(super) fn by_server<T>(
 pub(super) struct UnfinishedTransfer {
     state: StateDir,
     file: String,
-    text: String,
+    /// Whether an earlier transfer made the target.
+    pub(super) is_resumed: bool,
 }
 
 impl UnfinishedTransfer {
-    /// The record of the transfer `from` one place `to` another.
+    /// Begins the record of the transfer `from` one place `to` another, or finds the one of an
+    /// earlier transfer. Then the target is what the source becomes: `goes_inside` is cleared, and
+    /// `note` is printed. There is none if the target existed before.
     ///
     /// # Errors
-    /// If there is no directory for it.
-    pub(super) async fn of(
+    /// Names the directory or file that can't be written.
+    pub(super) async fn begin_or_resume(
         session: &CliSession,
-        from: &impl Display,
-        to: &impl Display,
-    ) -> Result<Self, ClientError> {
+        (from, to): (&str, &str),
+        goes_inside: &mut bool,
+        note: impl FnOnce() -> String,
+    ) -> Result<Option<Self>, ClientError> {
         let path = session.config.state_dir.clone();
         let text = format!("{from}\n{to}\n");
-        let state = blocking(move || StateDir::open(path.as_deref())).await?;
-        let digest = DigestKind::Xxh3.of(text.as_bytes());
-        Ok(Self {
-            state,
-            file: format!("{RECORD_PREFIX}{digest}"),
-            text,
+        let file = format!("{RECORD_PREFIX}{}", DigestKind::Xxh3.of(text.as_bytes()));
+        let is_resumed = *goes_inside;
+        let record = blocking(move || {
+            let state = StateDir::open(path.as_deref())?;
+            if !is_resumed {
+                state.create(&file, text.as_bytes())?;
+            } else if !state.file(&file).is_file() {
+                return Ok::<_, ClientError>(None);
+            }
+            Ok(Some(Self {
+                state,
+                file,
+                is_resumed,
+            }))
         })
+        .await?;
+        if is_resumed && record.is_some() {
+            session.output.note(&note());
+            *goes_inside = false;
+        }
+        Ok(record)
     }
 
-    /// Whether an earlier transfer began this and did not succeed.
-    pub(super) async fn is_there(&self) -> bool {
-        let path = self.state.file(&self.file);
-        blocking(move || path.is_file()).await
-    }
-
-    /// Notes that the transfer begins.
-    ///
-    /// # Errors
-    /// Names the file that can't be written.
-    pub(super) async fn begin(&self) -> Result<(), ClientError> {
-        let (state, file, text) = (self.state.clone(), self.file.clone(), self.text.clone());
-        blocking(move || state.create(&file, text.as_bytes())).await?;
-        Ok(())
-    }
-
-    /// Notes that the transfer has succeeded.
-    pub(super) async fn end(self) {
+    /// Removes the record if `transfer` has succeeded, or has made nothing that a repetition could
+    /// go on in.
+    pub(super) async fn end(self, transfer: &Transfer) {
+        let is_empty = transfer.directories() == 0 && transfer.files() == 0;
+        if transfer.failed() > 0 && (self.is_resumed || !is_empty) {
+            return;
+        }
         let path = self.state.file(&self.file);
         // One that stays only lets a repetition go on in the same directory.
         let _ = blocking(move || std::fs::remove_file(path)).await;

@@ -58,7 +58,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             sync: args.fsync,
             preserve: args.preserve.choice(),
         },
-        resume: record.as_ref().is_some_and(|record| record.1),
+        resume: record.as_ref().is_some_and(|record| record.is_resumed),
         survey: session.output.shows_progress(),
     };
     let flags = HintFlags::GET.force_given(args.force);
@@ -80,7 +80,9 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
         progress.watch(&client, work).await;
         progress.judge(&meter);
     }
-    end_record(record, &transfer).await;
+    if let Some(record) = record {
+        record.end(&transfer).await;
+    }
     progress.end(options.digest);
     Ok(())
 }
@@ -138,45 +140,25 @@ async fn require_distinct_inside(
     Ok(())
 }
 
-/// The record of a transfer that is begun or continued, and whether it is continued.
-type Record = (UnfinishedTransfer, bool);
-
 /// Looks whether an earlier `get -r` made the target directory and did not succeed. Then its
 /// repetition goes on there.
 async fn unfinished_get(
     session: &CliSession,
     source: &Remote,
     target: &mut LocalTarget,
-) -> Result<Option<Record>, CommandError> {
+) -> Result<Option<UnfinishedTransfer>, CommandError> {
     if source.contents || source.path.is_root() {
         return Ok(None);
     }
+    // Without a connection nothing begins that could be left unfinished.
+    session.client(&source.server).await?;
     let (from, to) = (remote_text(source), local_text(&target.path)?);
-    let record = UnfinishedTransfer::of(session, &from, &to).await?;
-    if !target.is_directory {
-        record.begin().await?;
-        return Ok(Some((record, false)));
-    }
-    if !record.is_there().await {
-        return Ok(None);
-    }
-    let text = format!(
-        "going on in {}, which an unfinished get has made",
-        EscapedPath(&target.path)
-    );
-    session.output.note(&text);
-    // The target is what the source becomes, and not the directory around that.
-    target.is_directory = false;
-    Ok(Some((record, true)))
-}
-
-/// Removes the record of a transfer that has succeeded.
-async fn end_record(record: Option<Record>, transfer: &Transfer) {
-    if let Some((record, _)) = record
-        && transfer.failed() == 0
-    {
-        record.end().await;
-    }
+    let shown = EscapedPath(&target.path).to_string();
+    let note = || format!("going on in {shown}, which an unfinished get has made");
+    let goes_inside = &mut target.is_directory;
+    let between = (from.as_str(), to.as_str());
+    let record = UnfinishedTransfer::begin_or_resume(session, between, goes_inside, note);
+    Ok(record.await?)
 }
 
 /// Writes files to standard output.
@@ -312,14 +294,16 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         recursive: args.recursive,
         overwrite: args.force,
         digest,
-        resume: record.as_ref().is_some_and(|record| record.1),
+        resume: record.as_ref().is_some_and(|record| record.is_resumed),
         survey: session.output.shows_progress(),
         preserve: args.preserve.choice(),
     };
     let work = transfer::store(&client, items, options, &transfer);
     progress.watch(&client, work).await;
     progress.judge(&meter);
-    end_record(record, &transfer).await;
+    if let Some(record) = record {
+        record.end(&transfer).await;
+    }
     progress.end(digest);
     Ok(())
 }
@@ -366,26 +350,16 @@ async fn unfinished_put(
     local: &Path,
     remote: &Remote,
     goes_inside: &mut bool,
-) -> Result<Option<Record>, CommandError> {
+) -> Result<Option<UnfinishedTransfer>, CommandError> {
     if is_contents(local.as_os_str()) || remote.path.is_root() || !local.is_dir() {
         return Ok(None);
     }
     let (from, to) = (local_text(local)?, remote_text(remote));
-    let record = UnfinishedTransfer::of(session, &from, &to).await?;
-    if !*goes_inside {
-        record.begin().await?;
-        return Ok(Some((record, false)));
-    }
-    if !record.is_there().await {
-        return Ok(None);
-    }
-    let text = format!(
-        "going on in {}, which an unfinished put has made",
-        remote.path
-    );
-    session.output.note(&text);
-    *goes_inside = false;
-    Ok(Some((record, true)))
+    let path = &remote.path;
+    let note = || format!("going on in {path}, which an unfinished put has made");
+    let between = (from.as_str(), to.as_str());
+    let record = UnfinishedTransfer::begin_or_resume(session, between, goes_inside, note);
+    Ok(record.await?)
 }
 
 async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &Transfer) {

@@ -344,6 +344,11 @@ fn a_repeated_transfer_goes_on_in_the_directory_that_it_has_made() {
         names.retain(|name| name.starts_with("unfinished-"));
         names.len()
     };
+    // What makes nothing can't be gone on with.
+    here.said(3, &["get", "-r", &at("missing"), "never"]);
+    here.said_failed(&["put", "-r", "m", &at("d/a/m")], "/d/a");
+    here.said(6, &["get", "-r", "127.0.0.1:1/d", "never"]);
+    assert_eq!(records(), 0);
     // A put that fails in part, and its repetition.
     here.said_failed(&["put", "-r", "m", &at("put")], ".quire-mine");
     assert_eq!(records(), 1);
