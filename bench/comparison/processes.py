@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from .cgroups import Group
 from .namespaces import Namespace
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -54,7 +55,10 @@ class Sample:
 
 
 def spawn(argv: list[str], namespace: Namespace, core: int | None, log: Path, *,
-          environment: dict[str, str] | None = None, dies_with_us: bool = False) -> subprocess.Popen:
+          environment: dict[str, str] | None = None, dies_with_us: bool = False,
+          group: Group | None = None) -> subprocess.Popen:
+    if group is not None:
+        argv = group.command(argv)
     if dies_with_us:
         # Also when this program is killed outright, which no handler sees.
         argv = ["setpriv", "--pdeathsig", "TERM", *argv]
@@ -139,7 +143,7 @@ class PeakSampler:
 
 
 def measure(argv: list[str], *, namespace: Namespace, core: int | None, server: int, timeout: float,
-            log: Path) -> Sample:
+            log: Path, group: Group | None = None) -> Sample:
     """Runs a client to its end against the server whose process is `server`."""
     resident = set(tree(server))
     reset_peak(server)
@@ -147,7 +151,7 @@ def measure(argv: list[str], *, namespace: Namespace, core: int | None, server: 
     server_before = cpu_seconds(server)
     expired = threading.Event()
     begin = time.monotonic()
-    child = spawn(argv, namespace, core, log)
+    child = spawn(argv, namespace, core, log, group=group)
     timer = threading.Timer(timeout, lambda: (expired.set(), end_group(child.pid, signal.SIGKILL)))
     try:
         timer.start()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import targets
 from .contenders import CONTENDERS, OURS
+from .offloads import TELLING
 from .results import GIB, MIB, EntryResult, RowResult, verdict
 from .servers import Site
 from .targets import Target
@@ -48,6 +49,8 @@ def header(command: str, about: dict, tools: dict[str, str]) -> str:
     return "\n".join([
         f"{datetime.date.today()}, {about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, "
         f"Linux {about['kernel']}, load {about['load_at_start']:.1f} at the start.",
+        *(f"Offloads of {device}: {', '.join(name for name in TELLING if name in features) or 'none known'}."
+          for device, features in about.get("offloads", {}).items()),
         f"Command: `{command}`.",
         "Versions: " + "; ".join(f"{name}: {version}" for name, version in tools.items()) + ".",
     ])

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Callable
 
 from . import targets
+from .cgroups import Group
 from .contenders import CONTENDERS, OURS, Job
 from .namespaces import Namespace, RigError
 from .processes import Sample, measure
 from .results import EntryResult
 from .servers import QUIRE_PORT, Servers, Site
-from .workspace import TREE_BYTES_MAX, difference
+from .workspace import TREE_BYTES_MAX, difference, size_of, warm, warm_memory
 
 # A client that holds one connection open and times requests on it; `README.md` says how it is called.
 LATENCY_CLIENT = "examples/latency"
@@ -48,6 +49,9 @@ class Ends:
     client: Namespace
     host: str
     client_core: int | None
+    # Where a get puts what it gets, if not on tmpfs.
+    target: Path | None = None
+    client_group: Group | None = None
 
 
 def served_directory(site: Site, operation: str) -> Path:
@@ -58,12 +62,16 @@ def transfer(site: Site, servers: Servers, ends: Ends, name: str, operation: str
              timeout: float) -> Sample:
     """One run of one contender, on empty ground, with what arrived compared to the original."""
     workspace, contender = site.workspace, CONTENDERS[name]
-    arrival = workspace.out if operation == "get" else workspace.root
+    target = ends.target or workspace.out
+    arrival = target if operation == "get" else workspace.root
     workspace.clear(arrival, item.name)
-    job = Job(operation, item, served_directory(site, operation), workspace.out, ends.host)
+    warm(item)
+    warm_memory(workspace.memory, size_of(item))
+    job = Job(operation, item, served_directory(site, operation), target, ends.host)
     log = workspace.logs / f"client-{name}.log"
     sample = measure(contender.command(site, job), namespace=ends.client, core=ends.client_core,
-                     server=servers.pid(contender.server), timeout=timeout, log=log)
+                     server=servers.pid(contender.server), timeout=timeout, log=log,
+                     group=ends.client_group)
     if sample.ok:
         sample.error = difference(item, arrival / item.name)
     workspace.clear(arrival, item.name)

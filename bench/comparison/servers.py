@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+from .cgroups import Group
 from .namespaces import Namespace, RigError
 from .processes import end_process, last_line, spawn
 from .workspace import Workspace
@@ -34,6 +35,8 @@ class Site:
     binaries: Path
     made_sshd_directory: bool = False
 
+    # Of each wire, the features of its device that are on.
+    offloads: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     @property
     def state(self) -> Path:
         return self.workspace.state
@@ -181,8 +184,9 @@ KINDS = {
 class Servers:
     """The servers that run in one namespace, each started when first asked for."""
 
-    def __init__(self, site: Site, namespace: Namespace, core: int | None, root: Path) -> None:
-        self._site, self._namespace, self._core, self._root = site, namespace, core, root
+    def __init__(self, site: Site, namespace: Namespace, core: int | None, root: Path,
+                 group: Group | None = None) -> None:
+        self._site, self._namespace, self._core, self._root, self._group = site, namespace, core, root, group
         self._running: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> Servers:
@@ -202,7 +206,8 @@ class Servers:
     def _start(self, name: str) -> subprocess.Popen:
         kind = KINDS[name]
         log = self._site.workspace.logs / f"server-{name}.log"
-        process = spawn(kind.command(self._site, self._root), self._namespace, self._core, log, dies_with_us=True)
+        process = spawn(kind.command(self._site, self._root), self._namespace, self._core, log, dies_with_us=True,
+                        group=self._group)
         if not self._namespace.wait_for_port(kind.protocol, kind.port, READY_S, lambda: process.poll() is None):
             end_process(process)
             raise RigError(f"the {name} server did not start: {last_line(log)}")

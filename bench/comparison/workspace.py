@@ -25,6 +25,8 @@ SMALL_FILES_PER_DIRECTORY = 100
 # The copied tree stops here: more files would only make the rounds longer.
 TREE_BYTES_MAX = 1280 * MIB
 SEED = 20
+# Memory of both programs and of their sockets, beside that of the file.
+WARM_MARGIN = 256 * MIB
 
 
 class Workspace:
@@ -41,6 +43,7 @@ class Workspace:
         self.data = subdirectory(self.disk, "data")
         self.state = subdirectory(self.disk, "state")
         self.logs = subdirectory(self.disk, "logs")
+        self.disk_out = subdirectory(self.disk, "out")
         self.out = subdirectory(self.memory, "out")
         self.root = subdirectory(self.memory, "root")
 
@@ -169,6 +172,22 @@ def warm(path: Path) -> None:
         with open(file, "rb", buffering=0) as source:
             while source.read(BLOCK):
                 pass
+
+
+def warm_memory(directory: Path, count: int) -> None:
+    """Touches memory that the file system `directory` is about to need, and gives it back.
+
+    A virtual machine gets its memory from the host when a page is touched for the first time, which
+    takes up to three seconds for a GiB: without this the tool is faster that runs later.
+    """
+    path = directory / "warm"
+    zeros = bytes(BLOCK)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(-(-(count + WARM_MARGIN) // BLOCK)):
+                file.write(zeros)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def difference(expected: Path, got: Path) -> str | None:
