@@ -14,6 +14,7 @@ from typing import Callable
 from urllib.parse import quote
 
 from .servers import CADDY_PORT, KINDS, NGINX_PORT, QUIRE_PORT, RAW_PORT, RSYNC_PORT, SSH_PORT, Site
+from .targets import OURS
 from .workspace import walk
 
 AES_128_SSH = "aes128-gcm@openssh.com"
@@ -173,7 +174,6 @@ def qcp(site: Site, job: Job) -> list[str]:
 
 
 SSH = ("ssh",)
-OURS = "quire"
 CONTENDERS = {
     OURS: Contender("quire", "quire", ("quire",), quire),
     "nginx": Contender("nginx + curl, TLS 1.3, AES-128", "nginx", ("curl",), curl(NGINX_PORT, *AES_128_TLS), ("get",)),

@@ -1,7 +1,8 @@
-"""Long paths: a rate, a delay, random loss and a queue between two namespaces.
+"""Long paths: a rate, a delay, random loss and a queue between two namespaces, and worse than that.
 
-`linklab`, where it is on PATH, carries the packets itself and counts what the queue drops; else the
-kernel's netem does it in a namespace between the two, where no packet is a segmented one any more.
+`linklab`, where it is built or on PATH, carries the packets itself and counts what the queue drops;
+else the kernel's netem does it in a namespace between the two, where no packet is a segmented one
+any more. Bursts, jitter, outages and traces need `linklab`.
 The standing queue is measured from outside in both cases: the kernel of the far side answers an
 ICMP echo every few milliseconds, and what it takes above the smallest is time spent in the queue.
 """
@@ -29,6 +30,7 @@ from .namespaces import Namespace, RigError, wire
 from .processes import end_inhabitants, last_line, spawn
 
 DEVICE = "wan0"
+LINKLAB_SOURCE = Path(__file__).resolve().parent.parent / "linklab"
 FULL_PACKET = 1500
 LINK_READY_S = 10.0
 # A smaller share of a round trip than this is no distortion of the path.
@@ -46,6 +48,13 @@ class Link:
     rtt_ms: float
     loss_percent: float = 0.0
     queue_bdp: float = 1.0
+    # From the client to the server, where it differs.
+    up_mbit: float | None = None
+    # The kind of a modelled trace, which takes the place of the rate.
+    trace: str | None = None
+    # What only linklab can do: its options, and the same in words.
+    options: tuple[str, ...] = ()
+    words: str = ""
 
     @property
     def bdp_bytes(self) -> int:
@@ -55,8 +64,37 @@ class Link:
         return count * 8 / (self.rate_mbit * 1e6)
 
     def __str__(self) -> str:
-        return (f"{self.rate_mbit:g} Mbit/s, {self.rtt_ms:g} ms, {self.loss_percent:g} % loss, "
-                f"queue {self.queue_bdp:g} BDP")
+        rate = self.trace or f"{self.rate_mbit:g}{f'/{self.up_mbit:g}' if self.up_mbit else ''} Mbit/s"
+        loss = "" if self.words or self.trace else f", {self.loss_percent:g} % loss"
+        return f"{rate}, {self.rtt_ms:g} ms{loss}, queue {self.queue_bdp:g} BDP{self.words and ', '}{self.words}"
+
+
+def linklab() -> str | None:
+    """The emulator: the build in this repository, else what is on PATH."""
+    for build in (os.environ.get("CARGO_TARGET_DIR"), LINKLAB_SOURCE / "target"):
+        if build and os.access(program := Path(build) / "release" / "linklab", os.X_OK):
+            return str(program)
+    return shutil.which("linklab")
+
+
+def draw_trace(kind: str, seed: int, directory: Path) -> Path:
+    """A modelled trace as a file, the same for every contender of a round."""
+    file = directory / f"{kind}-{seed}.trace"
+    done = subprocess.run([linklab(), "--seed", str(seed), "trace", kind, str(file)], capture_output=True, text=True,
+                          check=False)
+    if done.returncode != 0:
+        raise RigError(f"linklab trace {kind}: {done.stderr.strip()}")
+    return file
+
+
+def linklab_options(link: Link, seed: int, directory: Path) -> list[str]:
+    rate = ["--trace", str(draw_trace(link.trace, seed, directory))] if link.trace else \
+        ["--rate", f"{link.rate_mbit:g}mbit"]
+    if link.up_mbit:
+        rate += ["--rate-up", f"{link.up_mbit:g}mbit"]
+    loss = ["--loss", f"{link.loss_percent:g}%"] if link.loss_percent else []
+    return [*rate, "--rtt", f"{link.rtt_ms:g}ms", *loss, "--queue", f"{link.queue_bdp:g}bdp", "--seed", str(seed),
+            *link.options]
 
 
 class LinklabPath:
@@ -68,8 +106,7 @@ class LinklabPath:
         name = f"qc{os.getpid()}"
         self._link, self._log = link, logs / "linklab.log"
         self._log.write_bytes(b"")
-        command = ["linklab", "--name", name, "--rate", f"{link.rate_mbit:g}mbit", "--rtt", f"{link.rtt_ms:g}ms",
-                   "--loss", f"{link.loss_percent:g}%", "--queue", f"{link.queue_bdp:g}bdp", "--seed", str(seed), "up"]
+        command = [linklab(), "--name", name, *linklab_options(link, seed, logs), "up"]
         # Its own namespace is that of this program: it makes the two others itself.
         home = Namespace.current()
         self._process = spawn(command, home, None, self._log, dies_with_us=True)
@@ -141,7 +178,7 @@ def netem_options(link: Link) -> list[str]:
 
 def emulator() -> type | None:
     """What emulates links here, or nothing."""
-    if shutil.which("linklab"):
+    if linklab():
         return LinklabPath
     scratch = Namespace.create()
     try:
@@ -180,10 +217,15 @@ def doubt(link: Link, counters: dict) -> str | None:
     return None
 
 
-def dropped_percent(counters: dict) -> float | None:
-    """Of the packets that the server sent, those that found the queue full."""
-    down = counters.get("down")
-    return 100 * down["queue_dropped"] / down["sent"] if down and down["sent"] else None
+def dropped_percent(counters: dict, direction: str = "down") -> float | None:
+    """Of the packets that the sender of the file sent, those that found the queue full."""
+    counted = counters.get(direction)
+    return 100 * counted["queue_dropped"] / counted["sent"] if counted and counted["sent"] else None
+
+
+def carried_mbit(link: Link, counters: dict, direction: str) -> float:
+    """The rate of a direction, which for a trace is known once it is drawn."""
+    return counters.get(direction, {}).get("rate_bits", link.rate_mbit * 1e6) / 1e6
 
 
 class QueueProbe:

@@ -1,4 +1,4 @@
-"""One TCP CUBIC flow beside a large get on the same link: what share is left to it.
+"""One TCP flow beside large gets on the same link: what share is left to it.
 
 The TCP flow is two threads of this program, each with a socket born in its end's namespace. Its
 share is its own bytes, with their headers, of all that arrived at the client's device meanwhile.
@@ -27,30 +27,39 @@ PORT = 9100
 PIECE = 1 << 18
 # Full segments: 1448 bytes of data with timestamps in an IP packet of 1500.
 WIRE_PER_DATA = 1500 / 1448
-# More than the link carries while it is watched, so that the get can't end before.
-GET_BYTES = 512 * MIB
+# More than the link carries while it is watched, so that the get can't end before; of several gets
+# each has a part of that.
+GET_BYTES, SEVERAL_GET_BYTES = 512 * MIB, 192 * MIB
 # The reference beside ours: what another model-based flow leaves to the same neighbour.
 ENTRIES = (OURS, "nginx/bbr")
 
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourRow:
-    """Which of the two starts first, on what link."""
+    """Which starts first, on what link; how many gets, and which TCP."""
 
     key: str
     link: Link
     tcp_first: bool
+    gets: int = 1
+    tcp: str = "cubic"
 
     @property
     def title(self) -> str:
-        first = "TCP" if self.tcp_first else "the get"
-        return f"one TCP CUBIC flow beside a get, {first} first, {self.link}"
+        gets = "a get" if self.gets == 1 else f"{self.gets} gets"
+        first = "TCP" if self.tcp_first else gets
+        return f"one TCP {self.tcp.upper()} flow beside {gets}, {first} first, {self.link}"
+
+    @property
+    def get_bytes(self) -> int:
+        return GET_BYTES if self.gets == 1 else SEVERAL_GET_BYTES
 
 
 class TcpFlow:
     """A sender and a receiver that counts."""
 
-    def __init__(self, opened) -> None:
+    def __init__(self, opened, congestion: str) -> None:
+        self._congestion = congestion.encode()
         with opened.server.inside():
             self._listener = socket.create_server(("0.0.0.0", PORT))
         with opened.client.inside():
@@ -60,7 +69,7 @@ class TcpFlow:
         self.received = 0
 
     def start(self) -> None:
-        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
         self._receiver.connect(self._address)
         self._sender, _ = self._listener.accept()
         for work in (self._send, self._receive):
@@ -89,7 +98,7 @@ class TcpFlow:
 def run_neighbour_row(site: Site, plan: Plan, kind: type, row: NeighbourRow, done: list[RowResult]) -> None:
     result = RowResult(row.key, row.title)
     done.append(result)
-    item = site.workspace.file(GET_BYTES)
+    item = site.workspace.file(row.get_bytes)
     result.entries = {key: entry_result(site, key) for key in ENTRIES if plan.wants(key)}
     for index in range(plan.rounds):
         for key, entry in result.entries.items():
@@ -108,7 +117,8 @@ def run_once(site: Site, kind: type, row: NeighbourRow, key: str, item: Path, se
         with path(kind, row.link, seed, site.workspace.logs, congestion or None, counters) as opened, \
                 Servers(site, opened.server, None, site.workspace.data) as servers:
             servers.pid(CONTENDERS[name].server)
-            sample.figures[targets.NEIGHBOUR] = share(site, opened, row, name, item)
+            percent = share(site, opened, row, name, item)
+        sample.figures = {targets.NEIGHBOUR: percent, targets.FAIR: percent * (row.gets + 1)}
     except (RigError, OSError) as error:
         sample.error = str(error)
     finally:
@@ -120,15 +130,18 @@ def run_once(site: Site, kind: type, row: NeighbourRow, key: str, item: Path, se
 
 def share(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> float:
     """Per cent of what arrived in the counted time that was the neighbour's."""
-    begin, flow, process = time.monotonic(), TcpFlow(opened), None
+    begin, flow, processes = time.monotonic(), TcpFlow(opened, row.tcp), []
     log = site.workspace.logs / f"client-{name}.log"
-    job = Job("get", item, site.workspace.data, site.workspace.out, opened.host)
     try:
         if row.tcp_first:
             flow.start()
             wait_until(begin + SECOND_STARTS_S)
         log.write_bytes(b"")
-        process = spawn(CONTENDERS[name].command(site, job), opened.client, None, log)
+        for number in range(row.gets):
+            target = site.workspace.out / str(number)
+            target.mkdir()
+            job = Job("get", item, site.workspace.data, target, opened.host)
+            processes.append(spawn(CONTENDERS[name].command(site, job), opened.client, None, log))
         if not row.tcp_first:
             wait_until(begin + SECOND_STARTS_S)
             flow.start()
@@ -136,12 +149,12 @@ def share(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> float
         tcp, everything = flow.received, opened.client.received_bytes(DEVICE)
         wait_until(begin + DURATION_S)
         tcp, everything = flow.received - tcp, opened.client.received_bytes(DEVICE) - everything
-        if process.poll() is not None:
-            raise RigError(f"the get ended early: {last_line(log)}")
+        if any(process.poll() is not None for process in processes):
+            raise RigError(f"a get ended early: {last_line(log)}")
         return 100 * tcp * WIRE_PER_DATA / everything
     finally:
         flow.close()
-        if process is not None:
+        for process in processes:
             end_process(process)
 
 

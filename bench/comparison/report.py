@@ -113,7 +113,8 @@ def target_table(wanted: list[Target], rows: dict[str, RowResult]) -> str:
         outcome = verdict(target, rows.get(target.row))
         sign = "≤" if target.measure in targets.LOWER else "≥"
         bound = target.measure == targets.RATIO and outcome.value and rows[target.row].ratio_is_bound(target.against)
-        lines.append([f"`{target.row}`", target.measure, target.against or "",
+        own = target.own.removeprefix(OURS).replace("@", ", ")
+        lines.append([f"`{target.row}`{own}", target.measure, target.against or "",
                       ("≥ " if bound else "") + number(outcome.value), f"{sign} {target.at_least:g}",
                       "" if target.try_for is None else f"{sign} {target.try_for:g}", outcome.text])
     return table(["row", "measure", "against", "measured", "at least", "try for", "verdict"], lines)

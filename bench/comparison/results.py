@@ -27,7 +27,9 @@ class EntryResult:
         return median(values) if values else None
 
     def figure(self, name: str) -> float | None:
-        values = [sample.figures[name] for sample in self.samples if sample.ok and name in sample.figures]
+        """The median; a run cut off counts with its time limit."""
+        values = [sample.figures[name] for sample in self.samples
+                  if (sample.ok or sample.timed_out) and name in sample.figures]
         return median(values) if values else None
 
 
@@ -41,13 +43,13 @@ class RowResult:
     skipped: str | None = None
     entries: dict[str, EntryResult] = dataclasses.field(default_factory=dict)
 
-    def ratio(self, other: str) -> float | None:
+    def ratio(self, other: str, own: str = OURS) -> float | None:
         """Median over the rounds of the other's time by ours; a run cut off counts with its limit."""
-        ours, theirs = self.entries.get(OURS), self.entries.get(other)
+        ours, theirs = self.entries.get(own), self.entries.get(other)
         if ours is None or theirs is None:
             return None
         ratios = [their.seconds / our.seconds for our, their in zip(ours.samples, theirs.samples)
-                  if our.ok and (their.ok or their.timed_out)]
+                  if (our.ok or our.timed_out) and (their.ok or their.timed_out)]
         return median(ratios) if ratios else None
 
     def ratio_is_bound(self, other: str) -> bool:
@@ -59,14 +61,18 @@ class RowResult:
         return self.entries[entry].median(lambda sample: sample.client_cpu + sample.server_cpu)
 
     def value(self, target: Target) -> float | None:
-        ours = self.entries.get(OURS)
+        ours = self.entries.get(target.own)
         if ours is None:
             return None
         if target.measure == targets.RATIO:
-            return self.ratio(target.against)
+            return self.ratio(target.against, target.own)
         if target.measure == targets.CPU_RATIO:
-            mine, theirs = self.cpu(OURS), self.cpu(target.against)
+            mine, theirs = self.cpu(target.own), self.cpu(target.against)
             return mine / theirs if mine and theirs else None
+        if target.measure == targets.QUEUE_EXCESS:
+            mine = ours.figure(targets.QUEUE)
+            theirs = self.entries[target.against].figure(targets.QUEUE) if target.against in self.entries else None
+            return mine - theirs if mine is not None and theirs is not None else None
         if target.measure == targets.CLIENT_PEAK:
             return ours.median(lambda sample: sample.client_peak_mib)
         if target.measure == targets.SERVER_PEAK:
@@ -77,7 +83,7 @@ class RowResult:
         """Why a target has no value."""
         if self.skipped:
             return self.skipped
-        for key in (OURS, target.against):
+        for key in (target.own, target.against):
             entry = self.entries.get(key) if key else None
             if key and entry is None:
                 return f"{key} is not in this run"
@@ -103,7 +109,7 @@ def verdict(target: Target, row: RowResult | None) -> Verdict:
     value = row.value(target)
     if value is None:
         return Verdict(target, None, f"not measured: {row.why_not(target)}")
-    failures = sum(not sample.ok for sample in row.entries[OURS].samples)
+    failures = sum(not sample.ok for sample in row.entries[target.own].samples)
     if failures:
         return Verdict(target, value, f"**missed**: {failures} of our runs failed")
     if not target.met(value, target.at_least):

@@ -114,13 +114,21 @@ def congestion_available(name: str) -> bool:
     return name in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
 
 
+def entry_parts(key: str) -> tuple[str, str, str]:
+    """Contender, operation and congestion control of an entry `contender[@operation][/congestion]`."""
+    work, _, congestion = key.partition("/")
+    name, _, operation = work.partition("@")
+    return name, operation or "get", congestion
+
+
 def entry_result(site: Site, key: str) -> EntryResult:
-    name, _, congestion = key.partition("/")
+    name, operation, congestion = entry_parts(key)
     contender = CONTENDERS[name]
     missing = contender.missing(site)
     if congestion and not congestion_available(congestion):
         missing = f"the kernel has no TCP {congestion.upper()}"
-    return EntryResult(contender.title + (f", TCP {congestion.upper()}" if congestion else ""), missing)
+    title = contender.title + (f" {operation}" if "@" in key else "")
+    return EntryResult(title + (f", TCP {congestion.upper()}" if congestion else ""), missing)
 
 
 def original(site: Site, plan: Plan, kind: str) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from .cgroups import Group
+from .links import linklab
 from .namespaces import Namespace, RigError
 from .processes import end_process, last_line, spawn
 from .workspace import Workspace
@@ -34,9 +35,9 @@ class Site:
     workspace: Workspace
     binaries: Path
     made_sshd_directory: bool = False
-
     # Of each wire, the features of its device that are on.
     offloads: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
     @property
     def state(self) -> Path:
         return self.workspace.state
@@ -46,6 +47,8 @@ class Site:
 
     def program(self, name: str) -> str | None:
         """Where a tool is, or nothing; ours are looked for among the build output only."""
+        if name == "linklab":
+            return linklab()
         if name in ("quire", "quire-server"):
             path = self.binaries / name
             return str(path) if os.access(path, os.X_OK) else None

@@ -20,13 +20,19 @@ SHARE = "share of the rate, %"
 DROPS = "dropped at the queue, %"
 # Median delay above the smallest, as a share of the round trip without load.
 QUEUE = "standing queue, BDP"
+# The same, less that of the other tool.
+QUEUE_EXCESS = "standing queue above the other's, BDP"
 ROUND_TRIPS = "round trips"
 P99_MS = "p99, ms"
 P99_ROUND_TRIPS = "p99, round trips"
 # What one TCP CUBIC flow beside ours gets of what both get.
 NEIGHBOUR = "the neighbour's share, %"
+# What one TCP flow beside several of ours gets, as a share of what it would get if all got alike.
+FAIR = "the neighbour's fair share, %"
 
-LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
+LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, QUEUE_EXCESS, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
+
+OURS, OUR_PUT = "quire", "quire@put"
 
 # What one side may hold for one large get, and the server's cache at its default size beside it.
 MEMORY_MIB, CACHE_MIB = 64, 64
@@ -41,13 +47,15 @@ class Target:
     at_least: float
     try_for: float | None = None
     against: str | None = None
+    # Our entry that the target is about.
+    own: str = OURS
 
     def met(self, value: float, limit: float) -> bool:
         return value <= limit if self.measure in LOWER else value >= limit
 
 
-def ratios(row: str, *limits: tuple) -> list[Target]:
-    return [Target(row, RATIO, at_least, try_for, against) for against, at_least, try_for in limits]
+def ratios(row: str, *limits: tuple, own: str = OURS) -> list[Target]:
+    return [Target(row, RATIO, at_least, try_for, against, own) for against, at_least, try_for in limits]
 
 
 def path_targets(row: str, share: float | None, share_try: float | None) -> list[Target]:
@@ -64,6 +72,8 @@ LAN_TARGETS = [
     *ratios("put-large", ("scp-aes", 1.3, None), ("rsync-ssh", 2.0, None), ("qcp", 1.5, 2)),
     *ratios("get-large-mtu9000", ("quire@1500", 1.4, 2)),
     *ratios("put-large-mtu9000", ("quire@1500", 1.4, 2)),
+    *ratios("get-large-unpinned", ("nginx", 1.0, None), ("scp-aes", 1.2, None)),
+    *ratios("get-limited", ("scp-aes", 1.1, None), ("nginx", 0.9, None)),
     *ratios("get-small", ("rsync-daemon", 1.0, 1.5), ("rsync-ssh", 2, 4), ("scp-aes", 15, 30)),
     *ratios("put-small", ("rsync-daemon", 1.0, 1.5), ("rsync-ssh", 2, None), ("scp-aes", 15, None)),
     # The daemon, which encrypts nothing, is an aim only.
@@ -73,8 +83,6 @@ LAN_TARGETS = [
 ]
 
 # One, and the time that both ends and the emulated link need; a second one would make it 2.
-    *ratios("get-large-unpinned", ("nginx", 1.0, None), ("scp-aes", 1.2, None)),
-    *ratios("get-limited", ("scp-aes", 1.1, None), ("nginx", 0.9, None)),
 ONE_ROUND_TRIP = 1.05
 
 LOSSES = ("0.1", "0.5", "1")
@@ -91,4 +99,27 @@ WAN_TARGETS = [
     Target("list-during-put-80ms", P99_ROUND_TRIPS, 2.5),
     Target("neighbour-tcp-first", NEIGHBOUR, 25, 40),
     Target("neighbour-quire-first", NEIGHBOUR, 25, 40),
+]
+
+# Real paths: no slower than the better of the two kinds of TCP, with either direction of ours.
+HARD_PATHS = ("bursts-20", "bursts-10", "bursts-4", "late-25-10ms", "late-all-2ms", "late-25-1ms", "jitter-10ms",
+              "jitter-20ms", "jitter-30ms", "outages-20ms", "reorder-5", "reorder-10")
+TRACES = ("lte-driving", "5g-blockage", "3g-walking", "wifi-near", "wifi-far", "wifi-contended")
+TCP = ("nginx/bbr", "nginx/cubic")
+OURS_BOTH = (OURS, OUR_PUT)
+NEIGHBOURS, FLOWS = ("cubic", "bbr"), (1, 4, 8)
+# Two medians of a queue differ by as much without any reason.
+QUEUE_NOISE_BDP = 0.05
+
+PATH_TARGETS = [
+    *(target for row in HARD_PATHS for own in OURS_BOTH for target in ratios(
+        row, *((tcp, 0.95, 1.1) for tcp in TCP), own=own)),
+    # What was reached before there was a target.
+    Target("satellite", SHARE, 82.7),
+    *(target for kind in TRACES for own in OURS_BOTH for target in (
+        Target(f"trace-{kind}", RATIO, 0.95, 1.1, "nginx/bbr", own),
+        Target(f"trace-{kind}", QUEUE_EXCESS, QUEUE_NOISE_BDP, 0, "nginx/bbr", own))),
+    *(Target(row, measure, limit, None, None, own) for row in ("steps", "clean") for own in OURS_BOTH
+      for measure, limit in ((DROPS, 1), (QUEUE, 0.2))),
+    *(Target(f"beside-{flows}-{tcp}", FAIR, 50, 80) for tcp in NEIGHBOURS for flows in FLOWS),
 ]

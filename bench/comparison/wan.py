@@ -11,12 +11,13 @@ from pathlib import Path
 
 from . import targets
 from .contenders import CONTENDERS, OURS
-from .links import Link, QueueProbe, doubt, dropped_percent, emulator, path
+from .links import Link, QueueProbe, carried_mbit, doubt, dropped_percent, emulator, path
 from .namespaces import RigError
 from .neighbour import NeighbourRow, run_neighbour_row
 from .processes import Sample
 from .results import MIB, EntryResult, RowResult
-from .rows import NO_LATENCY_CLIENT, Ends, Plan, describe, entry_result, latency, latency_client, list_during_put, transfer
+from .rows import (NO_LATENCY_CLIENT, Ends, Plan, describe, entry_parts, entry_result, latency, latency_client,
+                   list_during_put, served_directory, transfer)
 from .servers import QUIRE_PORT, Servers, Site
 
 # A run may take this much longer than the link's rate alone would; TCP CUBIC with 1 % loss needs
@@ -24,7 +25,7 @@ from .servers import QUIRE_PORT, Servers, Site
 PATIENCE = 150.0
 PATIENCE_MIN_S, PATIENCE_MAX_S = 60.0, 300.0
 LATENCY_TIMEOUT_S = 120.0
-NO_EMULATOR = "neither linklab on PATH nor netem in this kernel"
+NO_EMULATOR = "neither linklab (see README.md) nor netem in this kernel"
 SMALL_GET_BYTES = 4096
 PUT_BYTES = 64 * MIB
 QUICK_BYTES_MAX = 64 * MIB
@@ -32,15 +33,21 @@ QUICK_BYTES_MAX = 64 * MIB
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A get of one file over one link; entries are `contender` or `contender/congestion`."""
+    """One file over one link; for the entries see `entry_parts`."""
 
     key: str
     bytes: int
     link: Link
     entries: tuple[str, ...]
+    limit_s: float | None = None
 
     def title(self, count: int) -> str:
-        return f"get {count // MIB} MiB over {self.link}"
+        work = "move" if any("@" in key for key in self.entries) else "get"
+        return f"{work} {count // MIB} MiB over {self.link}"
+
+    def timeout(self, count: int) -> float:
+        ideal = self.link.ideal_seconds(count)
+        return self.limit_s or min(PATIENCE_MAX_S, max(PATIENCE_MIN_S, PATIENCE * ideal))
 
 
 AGAINST_TCP = (OURS, "nginx/cubic", "scp-aes/cubic", "nginx/bbr")
@@ -104,21 +111,23 @@ def run_row(site: Site, plan: Plan, kind: type, row: Row, done: list[RowResult])
 
 def run_once(site: Site, kind: type, row: Row, key: str, item: Path, seed: int) -> Sample:
     """One contender over a fresh link."""
-    name, _, congestion = key.partition("/")
-    ideal, counters = row.link.ideal_seconds(item.stat().st_size), {}
-    timeout = min(PATIENCE_MAX_S, max(PATIENCE_MIN_S, PATIENCE * ideal))
+    name, operation, congestion = entry_parts(key)
+    count, counters = item.stat().st_size, {}
+    direction = "down" if operation == "get" else "up"
     try:
         with path(kind, row.link, seed, site.workspace.logs, congestion or None, counters) as opened, \
-                Servers(site, opened.server, None, site.workspace.data) as servers, \
+                Servers(site, opened.server, None, served_directory(site, operation)) as servers, \
                 QueueProbe(opened.client, opened.host, row.link) as probe:
             servers.pid(CONTENDERS[name].server)
             probe.begin()
-            sample = transfer(site, servers, Ends(opened.client, opened.host, None), name, "get", item, timeout)
+            sample = transfer(site, servers, Ends(opened.client, opened.host, None), name, operation, item,
+                              row.timeout(count))
             standing = probe.standing_bdp()
     except RigError as error:
         return Sample(seconds=0, exit=None, error=str(error))
-    figures = {targets.SHARE: 100 * ideal / sample.seconds, targets.DROPS: dropped_percent(counters),
-               targets.QUEUE: standing}
+    rate = carried_mbit(row.link, counters, direction)
+    figures = {targets.SHARE: 100 * count * 8 / 1e6 / rate / sample.seconds,
+               targets.DROPS: dropped_percent(counters, direction), targets.QUEUE: standing}
     sample.figures = {name: value for name, value in figures.items() if value is not None}
     sample.link, sample.note = counters, doubt(row.link, counters)
     return sample
