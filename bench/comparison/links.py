@@ -57,6 +57,11 @@ class Link:
     words: str = ""
 
     @property
+    def bursts(self) -> bool:
+        """Whether losses come in bursts of packets: every other packet then shortens a burst."""
+        return "--burst-loss" in self.options
+
+    @property
     def bdp_bytes(self) -> int:
         return int(self.rate_mbit * 1e6 / 8 * self.rtt_ms / 1e3)
 
@@ -233,6 +238,8 @@ class QueueProbe:
 
     def __init__(self, client: Namespace, host: str, link: Link) -> None:
         self._rtt_s = link.rtt_ms / 1e3
+        # On such a path the probes would help the tool out of its bursts.
+        self._quiet = link.bursts
         with client.inside():
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         self._socket.connect((host, 0))
@@ -244,12 +251,14 @@ class QueueProbe:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> QueueProbe:
-        self._thread.start()
+        if not self._quiet:
+            self._thread.start()
         return self
 
     def __exit__(self, *_exception) -> None:
         self._stop.set()
-        self._thread.join()
+        if not self._quiet:
+            self._thread.join()
         self._socket.close()
 
     def _run(self) -> None:
@@ -277,6 +286,8 @@ class QueueProbe:
 
     def begin(self) -> None:
         """Learns the delay of the idle path; what is measured counts from here."""
+        if self._quiet:
+            return
         time.sleep(IDLE_PROBES * PROBE_INTERVAL_S + 2 * self._rtt_s)
         self._base = min(self._delays, default=math.inf)
         self._delays.clear()
