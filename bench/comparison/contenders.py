@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Callable
 from urllib.parse import quote
 
-from .servers import CADDY_PORT, KINDS, NGINX_PORT, QUIRE_PORT, RAW_PORT, RSYNC_PORT, SSH_PORT, Site
-from .targets import OURS
+from .servers import BASELINE_PORT, CADDY_PORT, KINDS, NGINX_PORT, QUIRE_PORT, RAW_PORT, RSYNC_PORT, SSH_PORT, Site
+from .targets import BASELINE, OURS
 from .workspace import walk
 
 AES_128_SSH = "aes128-gcm@openssh.com"
@@ -73,11 +73,14 @@ class Contender:
         return None
 
 
-def quire(site: Site, job: Job) -> list[str]:
-    recursive = ["-r"] if job.is_tree else []
-    command = [site.quire("quire"), job.operation, "-q", "--state-dir", str(site.state / "quire"), *recursive]
-    far = f"{job.host}:{QUIRE_PORT}/"
-    return [*command, far + job.name, str(job.target)] if job.get() else [*command, str(job.item), far]
+def quire(port: int, *parts: str) -> Command:
+    def command(site: Site, job: Job) -> list[str]:
+        recursive = ["-r"] if job.is_tree else []
+        base = [site.program("/".join((*parts, "quire"))), job.operation, "-q",
+                "--state-dir", str(site.state.joinpath(*parts, "quire")), *recursive]
+        far = f"{job.host}:{port}/"
+        return [*base, far + job.name, str(job.target)] if job.get() else [*base, str(job.item), far]
+    return command
 
 
 def curl(port: int, *ciphers: str) -> Command:
@@ -175,7 +178,8 @@ def qcp(site: Site, job: Job) -> list[str]:
 
 SSH = ("ssh",)
 CONTENDERS = {
-    OURS: Contender("quire", "quire", ("quire",), quire),
+    OURS: Contender("quire", "quire", ("quire",), quire(QUIRE_PORT)),
+    BASELINE: Contender("quire, the other build", BASELINE, (f"{BASELINE}/quire",), quire(BASELINE_PORT, BASELINE)),
     "nginx": Contender("nginx + curl, TLS 1.3, AES-128", "nginx", ("curl",), curl(NGINX_PORT, *AES_128_TLS), ("get",)),
     "nginx-default": Contender("nginx + curl, TLS 1.3, default cipher", "nginx", ("curl",), curl(NGINX_PORT), ("get",)),
     "caddy": Contender("Caddy + curl, TLS 1.3", "caddy", ("curl",), curl(CADDY_PORT), ("get",)),

@@ -20,6 +20,7 @@ from .processes import Sample, end_inhabitants
 from .results import EntryResult, RowResult
 from .rows import NO_LATENCY_CLIENT, Ends, Plan, describe, latency_client, list_during_put, original, served_directory, transfer
 from .servers import Servers, Site
+from .targets import BASELINE, as_baseline
 from .workspace import MIB, size_of
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -39,6 +40,9 @@ class Entry:
     title: str
     # Moves one file of the row's size in place of the tree.
     as_file: bool = False
+
+    def of_baseline(self) -> Entry:
+        return dataclasses.replace(self, contender=BASELINE, title=f"{self.title}, the other build")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +154,10 @@ def run_row(site: Site, plan: Plan, rig: Lan, row: Row, done: list[RowResult]) -
     title = row.title.format(files=plan.small_files, mib=row.bytes(plan) // MIB)
     result = RowResult(row.key, title, size_of(item))
     done.append(result)
-    for key, entry in row.entries.items():
-        if plan.wants(key):
-            result.entries[key] = EntryResult(entry.title, CONTENDERS[entry.contender].missing(site))
+    entries = row.entries | {as_baseline(key): entry.of_baseline() for key, entry in row.entries.items()
+                             if entry.contender == OURS}
+    for key in plan.entries(row.entries):
+        result.entries[key] = EntryResult(entries[key].title, CONTENDERS[entries[key].contender].missing(site))
     try:
         with limits(row) as (server_group, client_group):
             server_core, client_core = (SERVER_CORE, CLIENT_CORE) if row.pinned else (None, None)
@@ -163,7 +168,7 @@ def run_row(site: Site, plan: Plan, rig: Lan, row: Row, done: list[RowResult]) -
                                                client_group=client_group)
                     moved = site.workspace.file(result.bytes) if entry.as_file else item
                     return run_entry(site, servers, ends, row, entry, moved)
-                run_rounds(plan, row, result, run_one)
+                run_rounds(plan, entries, result, run_one)
             rig.end_processes()
     except NoGroups as error:
         result.skipped = str(error)
@@ -181,15 +186,16 @@ def limits(row: Row) -> Iterator[list[Group | None]]:
         yield groups
 
 
-def run_rounds(plan: Plan, row: Row, result: RowResult, run_one: Callable[[Entry], Sample]) -> None:
+def run_rounds(plan: Plan, entries: dict[str, Entry], result: RowResult,
+               run_one: Callable[[Entry], Sample]) -> None:
     able = [key for key, entry in result.entries.items() if not entry.missing]
     for index in range(plan.rounds):
         # The order rotates, so no tool always runs first or always after the same one.
         shift = index % len(able) if able else 0
         for key in able[shift:] + able[:shift]:
-            sample = run_one(row.entries[key])
+            sample = run_one(entries[key])
             result.entries[key].samples.append(sample)
-            plan.progress(f"{row.key} {index + 1}/{plan.rounds} {key}: {describe(sample)}")
+            plan.progress(f"{result.key} {index + 1}/{plan.rounds} {key}: {describe(sample)}")
 
 
 def run_entry(site: Site, servers: Servers, ends: Ends, row: Row, entry: Entry, item: Path) -> Sample:

@@ -99,7 +99,7 @@ def run_neighbour_row(site: Site, plan: Plan, kind: type, row: NeighbourRow, don
     result = RowResult(row.key, row.title)
     done.append(result)
     item = site.workspace.file(row.get_bytes)
-    result.entries = {key: entry_result(site, key) for key in ENTRIES if plan.wants(key)}
+    result.entries = {key: entry_result(site, key) for key in plan.entries(ENTRIES)}
     for index in range(plan.rounds):
         for key, entry in result.entries.items():
             if entry.missing:

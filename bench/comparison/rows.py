@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable
 
 from . import targets
 from .cgroups import Group
@@ -16,6 +16,7 @@ from .namespaces import Namespace, RigError
 from .processes import Sample, measure
 from .results import EntryResult
 from .servers import QUIRE_PORT, Servers, Site
+from .targets import BASELINE, as_baseline
 from .workspace import TREE_BYTES_MAX, difference, size_of, warm, warm_memory
 
 # A client that holds one connection open and times requests on it; `README.md` says how it is called.
@@ -35,11 +36,22 @@ class Plan:
     tree_sources: list[Path]
     tree_bytes_max: int = TREE_BYTES_MAX
     tools: re.Pattern = re.compile("")
+    # Whether another build of quire takes part, in every row beside ours.
+    baseline: bool = False
     progress: Callable[[str], None] = print
 
     def wants(self, entry: str) -> bool:
         """Whether this contender takes part; ours always does."""
-        return entry.partition("@")[0] == OURS or bool(self.tools.search(entry))
+        return entry.partition("@")[0] in (OURS, BASELINE) or bool(self.tools.search(entry))
+
+    def entries(self, row: Iterable[str]) -> list[str]:
+        """Those of a row that take part, each of ours with that of the other build behind it."""
+        found = []
+        for key in filter(self.wants, row):
+            found.append(key)
+            if self.baseline and entry_parts(key)[0] == OURS:
+                found.append(as_baseline(key))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,12 @@ from .cgroups import Group
 from .links import linklab
 from .namespaces import Namespace, RigError
 from .processes import end_process, last_line, spawn
+from .targets import BASELINE, OURS
 from .workspace import Workspace
 
 READY_S = 10.0
-QUIRE_PORT, NGINX_PORT, CADDY_PORT, SSH_PORT, RSYNC_PORT, RAW_PORT = 4433, 8443, 8444, 2222, 8730, 9000
+QUIRE_PORT, BASELINE_PORT = 4433, 4434
+NGINX_PORT, CADDY_PORT, SSH_PORT, RSYNC_PORT, RAW_PORT = 8443, 8444, 2222, 8730, 9000
 # Every address a server is reached by here: the two wires, the emulated links, loopback.
 ADDRESSES = ("10.91.1.2", "10.91.2.2", "10.77.1.1", "127.0.0.1")
 # sshd refuses to start without it; a machine that never ran its service doesn't have it.
@@ -34,6 +36,8 @@ class Site:
 
     workspace: Workspace
     binaries: Path
+    # Those of another build to compare with.
+    baseline: Path | None = None
     made_sshd_directory: bool = False
     # Of each wire, the features of its device that are on.
     offloads: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -42,15 +46,13 @@ class Site:
     def state(self) -> Path:
         return self.workspace.state
 
-    def quire(self, program: str) -> str:
-        return str(self.binaries / program)
-
     def program(self, name: str) -> str | None:
         """Where a tool is, or nothing; ours are looked for among the build output only."""
         if name == "linklab":
             return linklab()
-        if name in ("quire", "quire-server"):
-            path = self.binaries / name
+        build, _, program = name.rpartition("/")
+        if program in ("quire", "quire-server"):
+            path = (self.baseline if build else self.binaries) / program
             return str(path) if os.access(path, os.X_OK) else None
         return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
 
@@ -89,9 +91,11 @@ def run(*command: str) -> None:
         raise RigError(f"{command[0]}: {done.stderr.strip()}")
 
 
-def quire_command(site: Site, root: Path) -> list[str]:
-    return [site.quire("quire-server"), str(root), "--listen", f"0.0.0.0:{QUIRE_PORT}",
-            "--state-dir", str(site.state / "quire")]
+def quire_command(port: int, *parts: str) -> Callable[[Site, Path], list[str]]:
+    def command(site: Site, root: Path) -> list[str]:
+        return [site.program("/".join((*parts, "quire-server"))), str(root), "--listen", f"0.0.0.0:{port}",
+                "--state-dir", str(site.state.joinpath(*parts, "quire"))]
+    return command
 
 
 def nginx_command(site: Site, root: Path) -> list[str]:
@@ -175,13 +179,18 @@ class Kind:
 
 
 KINDS = {
-    "quire": Kind(("quire-server",), "udp", QUIRE_PORT, quire_command),
+    "quire": Kind(("quire-server",), "udp", QUIRE_PORT, quire_command(QUIRE_PORT)),
+    BASELINE: Kind((f"{BASELINE}/quire-server",), "udp", BASELINE_PORT, quire_command(BASELINE_PORT, BASELINE)),
     "nginx": Kind(("nginx", "openssl"), "tcp", NGINX_PORT, nginx_command),
     "caddy": Kind(("caddy", "openssl"), "tcp", CADDY_PORT, caddy_command),
     "sshd": Kind(("sshd", "ssh-keygen"), "tcp", SSH_PORT, sshd_command),
     "rsync": Kind(("rsync",), "tcp", RSYNC_PORT, rsync_command),
     "raw": Kind((), "tcp", RAW_PORT, raw_command),
 }
+
+
+# Of two quire servers in one directory the second may not write.
+WRITERS = (OURS, BASELINE)
 
 
 class Servers:
@@ -201,6 +210,10 @@ class Servers:
 
     def pid(self, name: str) -> int:
         """The process of a running server of this kind."""
+        if name in WRITERS:
+            for other in WRITERS:
+                if other != name and other in self._running:
+                    end_process(self._running.pop(other))
         process = self._running.get(name)
         if process is None or process.poll() is not None:
             process = self._running[name] = self._start(name)

@@ -33,6 +33,10 @@ FAIR = "the neighbour's fair share, %"
 LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, QUEUE_EXCESS, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
 
 OURS, OUR_PUT = "quire", "quire@put"
+# Another build of quire, which `--baseline` names.
+BASELINE = "baseline"
+# Of the time of that build, what a change may cost at most.
+KEPT = 0.97
 
 # What one side may hold for one large get, and the server's cache at its default size beside it.
 MEMORY_MIB, CACHE_MIB = 64, 64
@@ -56,6 +60,16 @@ class Target:
 
 def ratios(row: str, *limits: tuple, own: str = OURS) -> list[Target]:
     return [Target(row, RATIO, at_least, try_for, against, own) for against, at_least, try_for in limits]
+
+
+def kept(rows: list) -> list[Target]:
+    """That no row became slower than the other build, in either direction."""
+    return [Target(row.key, RATIO, KEPT, None, other, own) for row in rows for own in (OURS, OUR_PUT)
+            if row.bytes and (other := as_baseline(own)) in row.entries]
+
+
+def as_baseline(entry: str) -> str:
+    return entry.replace(OURS, BASELINE, 1)
 
 
 def path_targets(row: str, share: float | None, share_try: float | None) -> list[Target]:

@@ -99,7 +99,7 @@ def run_row(site: Site, plan: Plan, kind: type, row: Row, done: list[RowResult])
     count = item.stat().st_size
     result = RowResult(row.key, row.title(count), count)
     done.append(result)
-    result.entries = {key: entry_result(site, key) for key in row.entries if plan.wants(key)}
+    result.entries = {key: entry_result(site, key) for key in plan.entries(row.entries)}
     for index in range(plan.rounds):
         for key, entry in result.entries.items():
             if entry.missing:
