@@ -51,6 +51,11 @@ class NeighbourRow:
         return f"one TCP {self.tcp.upper()} flow beside {gets}, {first} first, {self.link}"
 
     @property
+    def label(self) -> str:
+        gets = "one get" if self.gets == 1 else f"{self.gets} gets"
+        return f"TCP {self.tcp.upper()} beside {gets}{'' if self.tcp_first else ', which began first'}"
+
+    @property
     def get_bytes(self) -> int:
         return GET_BYTES if self.gets == 1 else SEVERAL_GET_BYTES
 
@@ -96,7 +101,7 @@ class TcpFlow:
 
 
 def run_neighbour_row(site: Site, plan: Plan, kind: type, row: NeighbourRow, done: list[RowResult]) -> None:
-    result = RowResult(row.key, row.title)
+    result = RowResult(row.key, row.title, label=row.label)
     done.append(result)
     item = site.workspace.file(row.get_bytes)
     result.entries = {key: entry_result(site, key) for key in plan.entries(ENTRIES)}

@@ -33,12 +33,16 @@ def bursts(packets: int) -> tuple[tuple[str, ...], str]:
     return ("--burst-loss", "gilbert", f"{begin:.6f},{end:.6f}"), f"2 % lost in bursts of {packets}"
 
 
+def spaced(time: str) -> str:
+    return time.replace("ms", " ms")
+
+
 def late(percent: int, delay: str) -> tuple[tuple[str, ...], str]:
-    return ("--reorder", f"{percent}%", "--reorder-delay", delay), f"{percent} % of the packets {delay} late"
+    return ("--reorder", f"{percent}%", "--reorder-delay", delay), f"{percent} % of the packets {spaced(delay)} late"
 
 
 def jitter(time: str) -> tuple[tuple[str, ...], str]:
-    return ("--jitter", time), f"jitter of up to {time}, in order"
+    return ("--jitter", time), f"jitter up to {spaced(time)}, in order"
 
 
 HARD = {
@@ -64,25 +68,27 @@ def hard(key: str) -> Row:
     return Row(key, BYTES, Link(100, 40, options=options, words=words), ENTRIES, LIMIT_S)
 
 
-def on_trace(key: str, kind: str, mib: int, rtt_ms: float, queue_bdp: float) -> Row:
+def on_trace(key: str, kind: str, mib: int, rtt_ms: float, queue_bdp: float, words: str) -> Row:
     # The rate is that of the trace's draw; the one here only estimates it.
-    return Row(key, mib * MIB, Link(20, rtt_ms, queue_bdp=queue_bdp, trace=kind), ENTRIES, LIMIT_S)
+    return Row(key, mib * MIB, Link(20, rtt_ms, queue_bdp=queue_bdp, trace=kind), ENTRIES, LIMIT_S, words)
 
 
 ROWS = [
     *(hard(key) for key in HARD),
-    Row("clean", BYTES, Link(100, 40), ENTRIES, LIMIT_S),
-    Row("satellite", BYTES, Link(50, 300, 1), ENTRIES, LIMIT_S),
-    Row("asymmetric-20-1", BYTES, Link(20, 40, up_mbit=1), (OURS, *targets.TCP), LIMIT_S),
-    Row("asymmetric-5-1", BYTES // 2, Link(5, 40, up_mbit=1), (OURS, *targets.TCP), LIMIT_S),
-    on_trace("steps", "steps", 40, 40, 1),
+    Row("clean", BYTES, Link(100, 40), ENTRIES, LIMIT_S, "no losses, no jitter"),
+    Row("satellite", BYTES, Link(50, 300, 1), ENTRIES, LIMIT_S, "satellite: 50 Mbit/s, 300 ms, 1 % lost"),
+    Row("asymmetric-20-1", BYTES, Link(20, 40, up_mbit=1), (OURS, *targets.TCP), LIMIT_S,
+        "20 Mbit/s down, 1 Mbit/s up"),
+    Row("asymmetric-5-1", BYTES // 2, Link(5, 40, up_mbit=1), (OURS, *targets.TCP), LIMIT_S,
+        "5 Mbit/s down, 1 Mbit/s up"),
+    on_trace("steps", "steps", 40, 40, 1, "100 and 25 Mbit/s in turn"),
     # Mobile networks have deep queues and Wi-Fi shorter ones.
-    on_trace("trace-lte-driving", "lte-driving", 20, 50, 3),
-    on_trace("trace-5g-blockage", "5g-blockage", 40, 30, 3),
-    on_trace("trace-3g-walking", "3g-walking", 8, 100, 3),
-    on_trace("trace-wifi-near", "wifi-near", 40, 20, 2),
-    on_trace("trace-wifi-far", "wifi-far", 16, 20, 2),
-    on_trace("trace-wifi-contended", "wifi-contended", 30, 20, 2),
+    on_trace("trace-lte-driving", "lte-driving", 20, 50, 3, "LTE from a car"),
+    on_trace("trace-5g-blockage", "5g-blockage", 40, 30, 3, "5G with obstacles"),
+    on_trace("trace-3g-walking", "3g-walking", 8, 100, 3, "3G on foot"),
+    on_trace("trace-wifi-near", "wifi-near", 40, 20, 2, "Wi-Fi, near"),
+    on_trace("trace-wifi-far", "wifi-far", 16, 20, 2, "Wi-Fi, far"),
+    on_trace("trace-wifi-contended", "wifi-contended", 30, 20, 2, "Wi-Fi, many stations"),
 ]
 BESIDE = [NeighbourRow(f"beside-{gets}-{tcp}", Link(100, 40), tcp_first=True, gets=gets, tcp=tcp)
           for tcp in targets.NEIGHBOURS for gets in targets.FLOWS]

@@ -56,6 +56,13 @@ def header(command: str, about: dict, tools: dict[str, str]) -> str:
     ])
 
 
+def caption(document: dict) -> str:
+    """When, where and with what command a run was made."""
+    about = document["machine"]
+    return (f"{document['date'][:10]}, {about['processor']}, {about['cores']} cores, Linux {about['kernel']}: "
+            f"{document['command']}")
+
+
 def number(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"

@@ -40,8 +40,18 @@ class RowResult:
     key: str
     title: str
     bytes: int = 0
+    # A few words for a chart, where the title is too long.
+    label: str = ""
     skipped: str | None = None
     entries: dict[str, EntryResult] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: dict) -> RowResult:
+        """A row of the document that `report.as_json` made."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        entries = {key: EntryResult(entry["title"], entry["missing"], [Sample(**sample) for sample in entry["samples"]])
+                   for key, entry in row["entries"].items()}
+        return cls(**{name: value for name, value in row.items() if name in fields} | {"entries": entries})
 
     def ratio(self, other: str, own: str = OURS) -> float | None:
         """Median over the rounds of the other's time by ours; a run cut off counts with its limit."""

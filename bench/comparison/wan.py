@@ -40,10 +40,14 @@ class Row:
     link: Link
     entries: tuple[str, ...]
     limit_s: float | None = None
+    words: str = ""
 
     def title(self, count: int) -> str:
         work = "move" if any("@" in key for key in self.entries) else "get"
         return f"{work} {count // MIB} MiB over {self.link}"
+
+    def label(self, count: int) -> str:
+        return self.words or self.link.words or f"{count // MIB} MiB, {self.link}"
 
     def timeout(self, count: int) -> float:
         ideal = self.link.ideal_seconds(count)
@@ -97,7 +101,7 @@ def row_bytes(plan: Plan, row: Row) -> int:
 def run_row(site: Site, plan: Plan, kind: type, row: Row, done: list[RowResult]) -> None:
     item = site.workspace.file(row_bytes(plan, row))
     count = item.stat().st_size
-    result = RowResult(row.key, row.title(count), count)
+    result = RowResult(row.key, row.title(count), count, row.label(count))
     done.append(result)
     result.entries = {key: entry_result(site, key) for key in plan.entries(row.entries)}
     for index in range(plan.rounds):
