@@ -145,7 +145,7 @@ def run_failures(site: Site, plan: Plan, _keys: list[str], count: int, done: lis
         item = site.workspace.file(max(1, round(link.rate_mbit * 5e6 / 8 / MIB)) * MIB)
         sample = run_random(site, link, key, item, seed)
         result.entries[key].samples.append(sample)
-        plan.progress(f"{RANDOM_ROW} {seed}/{count} {key}: {describe(sample)} ({link})")
+        plan.progress(f"{RANDOM_ROW} {seed}/{count} {key}: {describe(sample)}{'' if sample.error else f' ({link})'}")
 
 
 def run_random(site: Site, link: Link, key: str, item, seed: int) -> Sample:
