@@ -223,9 +223,11 @@ def doubt(link: Link, counters: dict) -> str | None:
 
 
 def dropped_percent(counters: dict, direction: str = "down") -> float | None:
-    """Of the packets that the sender of the file sent, those that found the queue full."""
+    """Of the packets that the sender of the file sent, those that found the queue full or were policed."""
     counted = counters.get(direction)
-    return 100 * counted["queue_dropped"] / counted["sent"] if counted and counted["sent"] else None
+    if not counted or not counted["sent"]:
+        return None
+    return 100 * (counted["queue_dropped"] + counted.get("policed", 0)) / counted["sent"]
 
 
 def carried_mbit(link: Link, counters: dict, direction: str) -> float:

@@ -1,4 +1,4 @@
-"""One TCP flow beside large gets on the same link: what share is left to it.
+"""One TCP flow beside large gets on the same link, or several gets alone: who gets what share.
 
 The TCP flow is two threads of this program, each with a socket born in its end's namespace. Its
 share is its own bytes, with their headers, of all that arrived at the client's device meanwhile.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -42,17 +43,22 @@ class NeighbourRow:
     link: Link
     tcp_first: bool
     gets: int = 1
-    tcp: str = "cubic"
+    # Without one the gets are among themselves.
+    tcp: str | None = "cubic"
 
     @property
     def title(self) -> str:
         gets = "a get" if self.gets == 1 else f"{self.gets} gets"
+        if self.tcp is None:
+            return f"{gets} at once, {self.link}"
         first = "TCP" if self.tcp_first else gets
         return f"one TCP {self.tcp.upper()} flow beside {gets}, {first} first, {self.link}"
 
     @property
     def label(self) -> str:
         gets = "one get" if self.gets == 1 else f"{self.gets} gets"
+        if self.tcp is None:
+            return f"{gets} at once"
         return f"TCP {self.tcp.upper()} beside {gets}{'' if self.tcp_first else ', which began first'}"
 
     @property
@@ -122,8 +128,7 @@ def run_once(site: Site, kind: type, row: NeighbourRow, key: str, item: Path, se
         with path(kind, row.link, seed, site.workspace.logs, congestion or None, counters) as opened, \
                 Servers(site, opened.server, None, site.workspace.data) as servers:
             servers.pid(CONTENDERS[name].server)
-            percent = share(site, opened, row, name, item)
-        sample.figures = {targets.NEIGHBOUR: percent, targets.FAIR: percent * (row.gets + 1)}
+            sample.figures = shares(site, opened, row, name, item)
     except (RigError, OSError) as error:
         sample.error = str(error)
     finally:
@@ -133,12 +138,13 @@ def run_once(site: Site, kind: type, row: NeighbourRow, key: str, item: Path, se
     return sample
 
 
-def share(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> float:
-    """Per cent of what arrived in the counted time that was the neighbour's."""
-    begin, flow, processes = time.monotonic(), TcpFlow(opened, row.tcp), []
+def shares(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> dict[str, float]:
+    """What the neighbour got of all that arrived in the counted time, and how alike the gets were."""
+    begin, processes = time.monotonic(), []
+    flow = TcpFlow(opened, row.tcp) if row.tcp else None
     log = site.workspace.logs / f"client-{name}.log"
     try:
-        if row.tcp_first:
+        if flow and row.tcp_first:
             flow.start()
             wait_until(begin + SECOND_STARTS_S)
         log.write_bytes(b"")
@@ -147,20 +153,40 @@ def share(site: Site, opened, row: NeighbourRow, name: str, item: Path) -> float
             target.mkdir()
             job = Job("get", item, site.workspace.data, target, opened.host)
             processes.append(spawn(CONTENDERS[name].command(site, job), opened.client, None, log))
-        if not row.tcp_first:
+        if flow and not row.tcp_first:
             wait_until(begin + SECOND_STARTS_S)
             flow.start()
         wait_until(begin + DURATION_S - COUNTED_S)
-        tcp, everything = flow.received, opened.client.received_bytes(DEVICE)
+        before = arrived(opened, flow, processes)
         wait_until(begin + DURATION_S)
-        tcp, everything = flow.received - tcp, opened.client.received_bytes(DEVICE) - everything
         if any(process.poll() is not None for process in processes):
             raise RigError(f"a get ended early: {last_line(log)}")
-        return 100 * tcp * WIRE_PER_DATA / everything
+        everything, tcp, *gets = (b - a for a, b in zip(before, arrived(opened, flow, processes)))
     finally:
-        flow.close()
+        if flow:
+            flow.close()
         for process in processes:
             end_process(process)
+    percent = 100 * tcp * WIRE_PER_DATA / everything
+    found = {targets.NEIGHBOUR: percent, targets.FAIR: percent * (row.gets + 1)} if flow else {}
+    return found | ({targets.ALIKE: 100 * jain(gets)} if row.gets > 1 else {})
+
+
+def arrived(opened, flow: TcpFlow | None, processes: list[subprocess.Popen]) -> list[int]:
+    """Bytes so far: at the client's device, of the TCP flow, and what each get has written."""
+    return [opened.client.received_bytes(DEVICE), flow.received if flow else 0,
+            *(written_bytes(process.pid) for process in processes)]
+
+
+def written_bytes(pid: int) -> int:
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(lines["wchar"])
+
+
+def jain(amounts: list[int]) -> float:
+    """Jain's index of fairness: 1 if all got alike, 1/n if one got all."""
+    squares = len(amounts) * sum(amount * amount for amount in amounts)
+    return sum(amounts) ** 2 / squares if squares else 0.0
 
 
 def wait_until(moment: float) -> None:

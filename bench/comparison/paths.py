@@ -92,6 +92,8 @@ ROWS = [
 ]
 BESIDE = [NeighbourRow(f"beside-{gets}-{tcp}", Link(100, 40), tcp_first=True, gets=gets, tcp=tcp)
           for tcp in targets.NEIGHBOURS for gets in targets.FLOWS]
+BESIDE += [NeighbourRow(f"alike-{gets}", Link(100, 40), tcp_first=False, gets=gets, tcp=None)
+           for gets in targets.FLOWS if gets > 1]
 KEYS = [row.key for row in (*ROWS, *BESIDE)]
 RANDOM_ROW = "random-paths"
 

@@ -29,6 +29,8 @@ P99_ROUND_TRIPS = "p99, round trips"
 NEIGHBOUR = "the neighbour's share, %"
 # What one TCP flow beside several of ours gets, as a share of what it would get if all got alike.
 FAIR = "the neighbour's fair share, %"
+# Jain's index of what several gets get.
+ALIKE = "fairness among the gets, %"
 
 LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, QUEUE_EXCESS, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
 
