@@ -13,7 +13,7 @@ use std::time::Duration;
 use quinn::{ClientConfig, ConnectError, Connecting, Endpoint};
 use quire_certs::{Fingerprint, Identity};
 use quire_transport::congestion::CongestionControl;
-use quire_transport::socket::{self, Probe};
+use quire_transport::socket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -44,7 +44,6 @@ pub struct Connector {
 #[derive(Debug)]
 struct Connected {
     endpoint: Endpoint,
-    probe: Probe,
     quic: quinn::Connection,
     took: Duration,
 }
@@ -94,7 +93,7 @@ impl Connector {
 
     /// Resumes a session if there is one. The connection can be used before its handshake is complete.
     fn resume(&self, address: SocketAddr) -> Result<Option<Connection>, ClientError> {
-        let (endpoint, probe) = endpoint_for(address)?;
+        let endpoint = endpoint_for(address)?;
         let begun = Instant::now();
         let connecting = self.begin(&endpoint, address);
         let Some(Ok((quic, accepted))) = connecting.ok().map(Connecting::into_0rtt) else {
@@ -112,7 +111,6 @@ impl Connector {
         Ok(Some(Connection::new(
             endpoint,
             quic,
-            probe,
             handshake,
             self.fingerprint,
         )))
@@ -137,7 +135,6 @@ impl Connector {
         Ok(Connection::new(
             connected.endpoint,
             connected.quic,
-            connected.probe,
             handshake,
             self.fingerprint,
         ))
@@ -209,7 +206,7 @@ impl Race<'_> {
     }
 
     fn start(&mut self, address: SocketAddr) -> Result<(), ClientError> {
-        let (endpoint, probe) = endpoint_for(address)?;
+        let endpoint = endpoint_for(address)?;
         self.started.push(address);
         let connecting = match self.connector.begin(&endpoint, address) {
             Ok(connecting) => connecting,
@@ -227,7 +224,6 @@ impl Race<'_> {
             };
             let result = result.map(|quic| Connected {
                 endpoint,
-                probe,
                 quic,
                 took: start.elapsed(),
             });
@@ -261,7 +257,7 @@ impl Race<'_> {
 }
 
 /// Creates an endpoint for one attempt, so that an error of its socket can't affect the others.
-fn endpoint_for(address: SocketAddr) -> Result<(Endpoint, Probe), ClientError> {
+fn endpoint_for(address: SocketAddr) -> Result<Endpoint, ClientError> {
     let bound = socket::bind(socket::any_local_addr_for(address))
         .map_err(|error| ClientError::Socket(error.into()))?;
     for shortfall in bound.shortfalls() {

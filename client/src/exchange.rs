@@ -14,7 +14,6 @@ use quire_transport::close;
 use quire_transport::error_code::from_quic;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::windows::WindowBudget;
-use quire_transport::socket::Probe;
 use quire_transport::stream::{ReceiveError, Receiver, SendError, Sender};
 
 use crate::error::ClientError;
@@ -35,13 +34,12 @@ impl Connection {
     pub(crate) fn new(
         endpoint: Endpoint,
         quic: quinn::Connection,
-        probe: Probe,
         handshake: HandshakeState,
         fingerprint: Fingerprint,
     ) -> Self {
         let budget = WindowBudget::new(WINDOWS_BYTES);
         Self {
-            flow: ConnectionFlow::with_probe(quic.clone(), Side::Client, &budget, probe),
+            flow: ConnectionFlow::new(quic.clone(), Side::Client, &budget),
             endpoint,
             quic,
             fingerprint,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
-use crate::close::OpenableFactory;
 use crate::congestion::CongestionControl;
+use crate::controller::HandledFactory;
 use crate::flow::windows;
 use crate::socket;
 use quire_shared::Side;
@@ -43,7 +43,7 @@ fn common(remote: SocketAddr, congestion: CongestionControl, side: Side) -> Tran
         .receive_window(VarInt::from_u64(minimum.receive).unwrap_or(VarInt::MAX))
         .send_window(minimum.send)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
-        .congestion_controller_factory(Arc::new(OpenableFactory::new(congestion.factory())))
+        .congestion_controller_factory(Arc::new(HandledFactory::new(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config
 }
@@ -62,7 +62,7 @@ mod tests {
     use quinn::congestion::{Bbr, Cubic};
 
     use super::*;
-    use crate::close::controller_of;
+    use crate::controller::controller_of;
     use crate::loopback::Loopback;
 
     fn is_as_chosen(connection: &Connection, choice: CongestionControl) -> bool {

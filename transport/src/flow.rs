@@ -7,27 +7,31 @@
 //!
 //! [`windows`] decides how large the windows are, from measurements of the path. Active bodies call
 //! [`ActiveBody::moved`] for every piece, so an idle connection needs no timer. The flow also
-//! measures how long bodies wait, and for what: see [`bottleneck`].
+//! measures how long bodies wait, and for what: see [`bottleneck`]. [`probe`] keeps a transfer going
+//! whose peer has gone silent.
 
+mod probe;
 pub mod stream_limits;
 pub mod windows;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use quinn::{Connection, VarInt};
+use tokio::task::JoinSet;
 
+pub(crate) use self::probe::OpenStream;
+use self::probe::{OpenStreams, Progress};
 use self::windows::{
     LossEstimate, PathEstimate, RateEstimate, ReceiveWindow, WindowBudget, WindowGrant, Windows,
 };
 use crate::bottleneck::{self, TransferStats};
-use crate::close;
-use crate::socket::{Probe, WaitingRequest};
+use crate::controller::ControllerHandle;
 use quire_shared::Side;
 
 /// State that the streams of one connection share. Clones refer to the same connection.
@@ -41,9 +45,10 @@ struct FlowShared {
     state: Mutex<FlowState>,
     sending: Waits,
     receiving: Waits,
-    acknowledged: Arc<AtomicU64>,
-    /// Probes the peer while requests wait for it.
-    probe: Probe,
+    controller: Arc<ControllerHandle>,
+    streams: Arc<OpenStreams>,
+    /// The task that probes a silent peer; aborted when the flow is dropped.
+    _prober: JoinSet<()>,
 }
 
 /// Time that the bodies of one direction have waited, in microseconds.
@@ -77,26 +82,19 @@ struct FlowState {
 
 impl ConnectionFlow {
     /// Creates the flow of `connection`, of which this end is `side`. Its windows grow within
-    /// `budget`.
+    /// `budget`. Must be called within a tokio runtime.
     pub fn new(connection: Connection, side: Side, budget: &WindowBudget) -> Self {
-        Self::with_probe(connection, side, budget, Probe::default())
-    }
-
-    /// As [`new`](Self::new), with the probe of the client's socket. It is used as long as a stream
-    /// is being received.
-    pub fn with_probe(
-        connection: Connection,
-        side: Side,
-        budget: &WindowBudget,
-        probe: Probe,
-    ) -> Self {
         let now = Instant::now();
         let minimum = windows::minimum(side);
-        Self(Arc::new(FlowShared {
-            acknowledged: close::acknowledged(&connection),
+        let streams = Arc::<OpenStreams>::default();
+        let shared = |shared: &Weak<FlowShared>| FlowShared {
+            controller: ControllerHandle::of(&connection),
             connection,
             side,
-            probe,
+            _prober: [probe::run(Arc::clone(&streams), Weak::clone(shared))]
+                .into_iter()
+                .collect(),
+            streams,
             sending: Waits::default(),
             receiving: Waits::default(),
             state: Mutex::new(FlowState {
@@ -112,12 +110,13 @@ impl ConnectionFlow {
                 rate: RateEstimate::new(now),
                 next_update: now,
             }),
-        }))
+        };
+        Self(Arc::new_cyclic(shared))
     }
 
-    /// Counts a stream that is being received, until the guard is dropped.
-    pub(crate) fn wait(&self) -> WaitingRequest {
-        self.0.probe.wait()
+    /// Counts an open stream until the guard is dropped.
+    pub(crate) fn open_stream(&self) -> OpenStream {
+        self.0.streams.open()
     }
 
     /// Counts a body to send until the guard is dropped.
@@ -191,7 +190,7 @@ impl ConnectionFlow {
 
     /// Returns the counter of bytes that the peer has acknowledged.
     pub(crate) fn acknowledged(&self) -> &AtomicU64 {
-        &self.0.acknowledged
+        self.0.controller.acknowledged()
     }
 
     /// Counts `bytes` that were read from a stream.
@@ -313,6 +312,31 @@ impl FlowShared {
 
     fn state(&self) -> MutexGuard<'_, FlowState> {
         self.state.lock()
+    }
+
+    /// Returns what has come from the peer so far.
+    fn progress(&self) -> Progress {
+        let stats = self.connection.stats();
+        let acknowledged = self.controller.acknowledged().load(Ordering::Relaxed);
+        Progress {
+            stream_frames: stats.frame_rx.stream,
+            acknowledgements: self.controller.acknowledgements(),
+            bytes: stats.udp_rx.bytes + acknowledged,
+            // Only the server sends the frame, so each end sees it in one direction.
+            is_confirmed: stats.frame_tx.handshake_done + stats.frame_rx.handshake_done > 0,
+            round_trip: stats.path.rtt,
+        }
+    }
+
+    /// Has quinn send a packet that the peer acknowledges, even if the congestion window is full.
+    fn send_probe(&self) {
+        self.controller.let_out();
+        // quinn sends MAX_DATA whenever the window grows, and no other frame on demand.
+        for window in self.state().receive_window.grant_byte() {
+            if let Ok(window) = VarInt::from_u64(window) {
+                self.connection.set_receive_window(window);
+            }
+        }
     }
 
     /// Measures the path and sets the windows for the active bodies.

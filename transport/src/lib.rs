@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`stream`] | the two halves of a request's stream: messages, bytes, priorities |
 //! | [`body`] | the bytes of a file between a stream and a blocking reader or writer |
-//! | [`flow`] | flow-control windows, stall timers and rate limits of a connection |
+//! | [`flow`] | flow-control windows, stall timers, rate limits and probes of a connection |
 //! | [`congestion`] | the congestion controller |
 //! | [`socket`] | the UDP socket: buffers, segmentation offload, MTU, anti-amplification |
 //! | [`config`], [`tls`] | the settings of every connection |
@@ -26,6 +26,7 @@ pub mod bottleneck;
 pub mod close;
 pub mod config;
 pub mod congestion;
+mod controller;
 pub mod error_code;
 pub mod flow;
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::config;
@@ -26,8 +28,27 @@ pub(crate) struct Loopback {
     pub(crate) server_flow: ConnectionFlow,
     /// Kept because dropping an endpoint closes its connections.
     _endpoints: [Endpoint; 2],
-    /// The relay that loses datagrams, if there is one.
+    /// Has the relay change the client's address.
+    rebinding: Arc<Rebinding>,
+    /// The relay, if there is one.
     _path: JoinSet<()>,
+}
+
+/// A change of the client's address.
+#[derive(Debug, Default)]
+struct Rebinding {
+    wanted: Notify,
+    done: Notify,
+}
+
+/// How datagrams travel between both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// Through a relay that loses some.
+    Lossy,
 }
 
 impl Loopback {
@@ -40,7 +61,19 @@ impl Loopback {
     /// Connects over a path that loses datagrams, with a budget of `budget` bytes for windows.
     pub(crate) async fn connect_lossy(budget: u64) -> Self {
         let ours = CongestionControl::default();
-        Self::connect_over([ours, ours], true, budget).await
+        Self::connect_over([ours, ours], Route::Lossy, budget).await
+    }
+
+    /// Connects over a relay that can change the client's address, without keep-alives.
+    pub(crate) async fn connect_relayed() -> Self {
+        let ours = CongestionControl::default();
+        Self::connect_over([ours, ours], Route::Relayed, u64::MAX / 2).await
+    }
+
+    /// Changes the client's address, as a NAT does (RFC 9000, §9), once the path is quiet.
+    pub(crate) async fn rebind(&self) {
+        self.rebinding.wanted.notify_one();
+        self.rebinding.done.notified().await;
     }
 
     /// Connects with the given congestion control at each end.
@@ -48,10 +81,11 @@ impl Loopback {
         client_control: CongestionControl,
         server_control: CongestionControl,
     ) -> Self {
-        Self::connect_over([client_control, server_control], false, u64::MAX / 2).await
+        let control = [client_control, server_control];
+        Self::connect_over(control, Route::Direct, u64::MAX / 2).await
     }
 
-    async fn connect_over(control: [CongestionControl; 2], is_lossy: bool, budget: u64) -> Self {
+    async fn connect_over(control: [CongestionControl; 2], route: Route, budget: u64) -> Self {
         let [client_control, server_control] = control;
         let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = certified.cert.der().clone();
@@ -65,15 +99,24 @@ impl Loopback {
         roots.add(certificate).unwrap();
         let mut address = server.local_addr().unwrap();
         let mut path = JoinSet::new();
-        if is_lossy {
-            let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            far.connect(address).await.unwrap();
-            address = near.local_addr().unwrap();
-            path.spawn(lose(near, far, client.local_addr().unwrap()));
+        let rebinding = Arc::<Rebinding>::default();
+        if route != Route::Direct {
+            let relay = LoopbackRelay {
+                near: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
+                client: client.local_addr().unwrap(),
+                server: address,
+                is_lossy: route == Route::Lossy,
+            };
+            address = relay.near.local_addr().unwrap();
+            path.spawn(relay.run(Arc::clone(&rebinding)));
         }
         let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
-        config.transport_config(config::client(address, client_control));
+        let mut transport = config::client(address, client_control);
+        if route == Route::Relayed {
+            let transport = Arc::get_mut(&mut transport).unwrap();
+            transport.keep_alive_interval(None);
+        }
+        config.transport_config(transport);
         let connecting = client.connect_with(config, address, "localhost").unwrap();
         let accepting = async { server.accept().await.unwrap().await };
         let (connected, accepted) = tokio::try_join!(connecting, accepting).unwrap();
@@ -84,6 +127,7 @@ impl Loopback {
             client: connected,
             server: accepted,
             _endpoints: [client, server],
+            rebinding,
             _path: path,
         }
     }
@@ -109,27 +153,53 @@ impl Loopback {
     }
 }
 
-/// Relays datagrams between client and server. Drops one in twenty, and those above the MTU of
-/// Ethernet.
-async fn lose(near: UdpSocket, far: UdpSocket, client: SocketAddr) {
-    let mut there = vec![0; 65_536];
-    let mut back = vec![0; 65_536];
-    for count in 1_u64.. {
-        // Pseudo-random, but the same in every run.
-        let is_lost = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) < u64::MAX / 20;
-        let carries = |length: usize| !is_lost && length <= 1472;
-        tokio::select! {
-            Ok(length) = near.recv(&mut there) => if carries(length) {
-                let _ = far.send(&there[..length]).await;
-            },
-            Ok(length) = far.recv(&mut back) => if carries(length) {
-                let _ = near.send_to(&back[..length], client).await;
-            },
+/// Relays datagrams between client and server. Drops those above the MTU of Ethernet, and one in
+/// twenty if it is lossy.
+struct LoopbackRelay {
+    near: UdpSocket,
+    client: SocketAddr,
+    server: SocketAddr,
+    is_lossy: bool,
+}
+
+impl LoopbackRelay {
+    async fn run(self, rebinding: Arc<Rebinding>) {
+        let mut far = self.connect().await;
+        let mut there = vec![0; 65_536];
+        let mut back = vec![0; 65_536];
+        let mut is_rebinding = false;
+        for count in 1_u64.. {
+            // Pseudo-random, but the same in every run.
+            let is_lost = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) < u64::MAX / 20;
+            let carries = |length: usize| !(is_lost && self.is_lossy) && length <= 1472;
+            tokio::select! {
+                Ok(length) = self.near.recv(&mut there) => if carries(length) {
+                    let _ = far.send(&there[..length]).await;
+                },
+                Ok(length) = far.recv(&mut back) => if carries(length) {
+                    let _ = self.near.send_to(&back[..length], self.client).await;
+                },
+                () = rebinding.wanted.notified() => is_rebinding = true,
+                () = tokio::time::sleep(QUIET), if is_rebinding => {
+                    is_rebinding = false;
+                    far = self.connect().await;
+                    rebinding.done.notify_one();
+                }
+            }
         }
+    }
+
+    async fn connect(&self) -> UdpSocket {
+        let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        far.connect(self.server).await.unwrap();
+        far
     }
 }
 
+/// Time without datagrams after which a path is quiet: longer than an acknowledgement is delayed.
+const QUIET: Duration = Duration::from_millis(100);
+
 fn bind() -> Endpoint {
     let socket = socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    socket::client(socket).unwrap().0
+    socket::client(socket).unwrap()
 }

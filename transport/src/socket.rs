@@ -12,7 +12,6 @@ mod amplification;
 mod gso;
 mod gso_batch;
 mod mtu;
-mod probe;
 mod reset;
 
 use std::fmt;
@@ -26,8 +25,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub use self::amplification::{AmplificationLimit, Unvalidated};
 use self::gso::GsoSocket;
 pub(crate) use self::mtu::mtu_discovery;
-pub use self::probe::Probe;
-pub(crate) use self::probe::WaitingRequest;
 pub use self::reset::EndpointSecret;
 
 /// A bound socket that isn't in use yet.
@@ -202,30 +199,16 @@ pub fn server(
 ) -> Result<Endpoint, SocketError> {
     let mut config = endpoint_config();
     secret.apply(socket.local_addr, &mut config);
-    endpoint(
-        socket,
-        config,
-        Some(server),
-        amplification.clone(),
-        Probe::default(),
-    )
+    endpoint(socket, config, Some(server), amplification.clone())
 }
 
-/// Creates the endpoint of a client on a bound socket, for one connection. Must be called as
-/// [`server`].
+/// Creates the endpoint of a client on a bound socket. Must be called as [`server`].
 ///
 /// # Errors
 /// [`SocketError::Setup`] if the system refuses an option that QUIC needs.
-pub fn client(socket: BoundSocket) -> Result<(Endpoint, Probe), SocketError> {
-    let probe = Probe::default();
-    let endpoint = endpoint(
-        socket,
-        endpoint_config(),
-        None,
-        AmplificationLimit::default(),
-        probe.clone(),
-    )?;
-    Ok((endpoint, probe))
+pub fn client(socket: BoundSocket) -> Result<Endpoint, SocketError> {
+    let amplification = AmplificationLimit::default();
+    endpoint(socket, endpoint_config(), None, amplification)
 }
 
 fn endpoint(
@@ -233,13 +216,12 @@ fn endpoint(
     config: EndpointConfig,
     server: Option<ServerConfig>,
     amplification: AmplificationLimit,
-    probe: Probe,
 ) -> Result<Endpoint, SocketError> {
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime
         .wrap_udp_socket(socket.socket)
         .map_err(SocketError::Setup)?;
-    let socket = Arc::new(GsoSocket::new(socket, amplification, probe));
+    let socket = Arc::new(GsoSocket::new(socket, amplification));
     Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(SocketError::Setup)
 }
 

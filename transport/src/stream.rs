@@ -18,8 +18,7 @@ use quinn::{RecvStream, SendStream, WriteError};
 
 use crate::error_code::to_quic;
 use crate::flow::stream_limits::{Stalled, StreamLimits};
-use crate::flow::{ActiveBody, ConnectionFlow, Direction};
-use crate::socket::WaitingRequest;
+use crate::flow::{ActiveBody, ConnectionFlow, Direction, OpenStream};
 use crate::stream::message_buffer::MessageBuffer;
 use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
 use quire_shared::error_code::ErrorCode;
@@ -226,7 +225,7 @@ pub struct Receiver {
     /// Bytes that were read but not reported to the flow yet.
     uncounted: usize,
     /// Has a silent peer probed as long as this stream lasts.
-    _waiting: WaitingRequest,
+    _open: OpenStream,
 }
 
 impl Receiver {
@@ -239,7 +238,7 @@ impl Receiver {
             body: None,
             has_gaps: false,
             uncounted: 0,
-            _waiting: flow.wait(),
+            _open: flow.open_stream(),
         }
     }
 

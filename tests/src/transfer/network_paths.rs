@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quire_client::transfer::Transfer;
 use quire_client::{Client, ClientError};
@@ -15,7 +15,8 @@ use crate::tree::get_trees::fetch_tree;
 use crate::tree::put_trees::{described, store_tree};
 use quire_test_harness::arena::say;
 use quire_test_harness::client::{fetch, list_names, store};
-use quire_test_harness::relay::{NetworkPath, Relay};
+use quire_test_harness::content::Random;
+use quire_test_harness::relay::{BurstLosses, NetworkPath, Outages, Relay};
 use quire_test_harness::{KIB, TestServer, Tree, assert_same, content, within};
 
 async fn connect(server: &TestServer, relay: &Relay) -> Result<Client, ClientError> {
@@ -223,6 +224,47 @@ const fn ending(lost: usize) -> NetworkPath {
     }
 }
 
+/// A path that falls silent in both directions, until enough datagrams were lost that a sender that
+/// doubles its intervals would wait for minutes.
+const fn silent(lost: usize) -> NetworkPath {
+    NetworkPath {
+        ends_after: 12,
+        silent_for: 40,
+        delay: Duration::from_millis(5),
+        ..lossy(lost)
+    }
+}
+
+/// A path that loses datagrams in long bursts, which only other datagrams end.
+const fn bursts() -> NetworkPath {
+    NetworkPath {
+        bursts: Some(BurstLosses {
+            lost: 2,
+            length: 20,
+        }),
+        delay: Duration::from_millis(10),
+        ..lossy(0)
+    }
+}
+
+/// A path with bursts of losses, outages and jitter at random.
+fn capricious(random: &mut Random) -> NetworkPath {
+    let millis = |most, random: &mut Random| Duration::from_millis(random.below(most) as u64);
+    NetworkPath {
+        bursts: Some(BurstLosses {
+            lost: 1 + random.below(3),
+            length: 1 + random.below(40),
+        }),
+        delay: millis(50, random),
+        jitter: millis(30, random),
+        outages: Some(Outages {
+            every: Duration::from_secs(4) + millis(6000, random),
+            lasts: millis(4000, random),
+        }),
+        ..lossy(0)
+    }
+}
+
 /// Amount of data for a path that loses this many of a hundred datagrams.
 const fn size_for(lost: usize) -> usize {
     if lost < 30 { 512 * KIB } else { 64 * KIB }
@@ -262,6 +304,33 @@ async fn a_path_that_ends_is_an_error_at_the_idle_timeout() {
 }
 
 #[tokio::test]
+async fn what_goes_over_a_path_that_falls_silent_arrives_once_it_passes_again() {
+    let paths = [0, 5].map(|lost| (silent(lost), size_for(lost)));
+    let (_, errors) = all_over(paths.to_vec()).await;
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[tokio::test]
+async fn what_goes_over_a_path_with_bursts_of_losses_arrives_whole() {
+    let paths = (0..3).map(|_| (bursts(), 4 * size_for(0)));
+    let (_, errors) = all_over(paths.collect()).await;
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[tokio::test]
+#[ignore = "many minutes"]
+async fn a_hundred_paths_with_bursts_outages_and_jitter_carry_everything() {
+    let mut random = Random::new(SEED_OF_PATHS);
+    let mut errors = Vec::new();
+    for _ in 0..TRIALS / TRIALS_AT_ONCE {
+        let paths = (0..TRIALS_AT_ONCE).map(|_| (capricious(&mut random), 4 * size_for(0)));
+        errors.extend(all_over(paths.collect()).await.1);
+        say(&format!("{} errors so far", errors.len()));
+    }
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[tokio::test]
 async fn a_client_whose_address_changes_goes_on() {
     let bytes = content(1, 4096 * KIB);
     let tree = Tree::new().file("f", &bytes);
@@ -291,3 +360,10 @@ const BYTES_PER_NAME: usize = 64;
 
 /// Names whose listing takes many datagrams.
 const NAMES_MAX: usize = 2000;
+
+/// Random paths, of which so many are tried at once.
+const TRIALS: usize = 100;
+const TRIALS_AT_ONCE: usize = 10;
+
+/// Seed of the random paths.
+const SEED_OF_PATHS: u64 = 14;

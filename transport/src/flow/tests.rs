@@ -110,3 +110,24 @@ async fn without_a_budget_a_connection_has_the_minimum() {
     );
     assert_eq!(state.send_window, windows::SEND_WINDOW);
 }
+
+#[tokio::test]
+async fn an_answer_finds_a_client_whose_address_changed_while_it_waited() {
+    // Without keep-alives, only a probe of the client can tell the server the address.
+    let both = Loopback::connect_relayed().await;
+    both.talk(
+        async |mut send, mut receive| {
+            send.send::<Request>(&Ping {}.into()).await.unwrap();
+            assert_eq!(receive.receive_length().await.unwrap(), 7);
+        },
+        async |mut send, mut receive| {
+            receive.receive::<Request>().await.unwrap();
+            both.rebind().await;
+            let answer = Bytes::from_static(&[0, 0, 0, 7]);
+            send.send_bytes(answer).await.unwrap();
+            send.finish_and_wait().await.unwrap();
+        },
+    )
+    .await;
+    assert_eq!(both.server.stats().frame_tx.path_challenge, 2, "both paths");
+}

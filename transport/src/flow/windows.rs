@@ -293,6 +293,13 @@ impl ReceiveWindow {
         }
         (self.told != before).then_some(self.told)
     }
+
+    /// Grants a byte, to be withheld from later credit. Returns the windows to tell quinn, one after
+    /// the other.
+    pub(crate) fn grant_byte(&mut self) -> [u64; 2] {
+        self.withheld += 1;
+        [self.told + 1, self.told]
+    }
 }
 
 /// Estimates the share of packets that are lost.

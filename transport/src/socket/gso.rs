@@ -6,8 +6,7 @@
 //!
 //! Otherwise a task flushes it. The first datagrams of a batch notify the task, and it lets all
 //! ready tasks, including those of quinn, run once before. No timer is involved: on an idle machine
-//! the flush follows at once. The task belongs to the socket and is aborted with it. `probe` sees
-//! what is sent and received.
+//! the flush follows at once. The task belongs to the socket and is aborted with it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -25,7 +24,6 @@ use tokio::task::JoinSet;
 
 use super::amplification::AmplificationLimit;
 use super::gso_batch::{Afterwards, GsoBatch, SEND_BYTES_MAX};
-use super::probe::Probe;
 
 /// A socket that splits and combines segmented sends.
 #[derive(Debug)]
@@ -35,30 +33,22 @@ pub(super) struct GsoSocket {
     amplification: AmplificationLimit,
     /// Size of the last datagram, as an estimate of the next.
     datagram_bytes: AtomicUsize,
-    /// Probes a silent server; without requests that wait, it does nothing.
-    probe: Probe,
-    /// The tasks that flush batches and probe; aborted when the socket is dropped.
-    _tasks: JoinSet<()>,
+    /// The task that flushes batches; aborted when the socket is dropped.
+    _flusher: JoinSet<()>,
 }
 
 impl GsoSocket {
     /// Wraps `inner`. Must be called within a tokio runtime.
-    pub(super) fn new(
-        inner: Arc<dyn AsyncUdpSocket>,
-        amplification: AmplificationLimit,
-        probe: Probe,
-    ) -> Self {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, amplification: AmplificationLimit) -> Self {
         let lanes = Arc::new(Lanes::default());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(flush_when_due(Arc::clone(&lanes), Arc::clone(&inner)));
-        tasks.spawn(probe.clone().run(Arc::clone(&inner)));
+        let mut flusher = JoinSet::new();
+        flusher.spawn(flush_when_due(Arc::clone(&lanes), Arc::clone(&inner)));
         Self {
             inner,
             lanes,
             amplification,
             datagram_bytes: AtomicUsize::new(1),
-            probe,
-            _tasks: tasks,
+            _flusher: flusher,
         }
     }
 }
@@ -77,7 +67,6 @@ impl AsyncUdpSocket for GsoSocket {
             tracing::trace!(remote = %transmit.destination, "not sent to an unvalidated address");
             return Ok(());
         }
-        self.probe.sent(transmit);
         // Loaded first, because most sends change nothing and a store would invalidate the cache
         // line of other cores.
         let datagram_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
@@ -102,7 +91,6 @@ impl AsyncUdpSocket for GsoSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let received = std::task::ready!(self.inner.poll_recv(cx, bufs, meta))?;
-        self.probe.received(received);
         for meta in meta.iter().take(received) {
             self.amplification.received(meta.addr, meta.len);
         }

@@ -139,7 +139,7 @@ impl EndpointPair {
             &EndpointSecret::derive(b"key"),
         )
         .unwrap();
-        let (client, _) = client(bind(loopback_v4()).unwrap()).unwrap();
+        let client = client(bind(loopback_v4()).unwrap()).unwrap();
         let connecting = client
             .connect_with(client_config, server.local_addr().unwrap(), "localhost")
             .unwrap();

@@ -49,7 +49,6 @@ impl Fake {
         let socket = GsoSocket::new(
             Arc::clone(&fake) as Arc<dyn AsyncUdpSocket>,
             AmplificationLimit::default(),
-            Probe::default(),
         );
         (fake, socket, receiver)
     }
