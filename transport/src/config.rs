@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
-use crate::congestion::CongestionControl;
+use crate::congestion::{CongestionControl, PACKET_THRESHOLD, TIME_THRESHOLD};
 use crate::controller::HandledFactory;
 use crate::flow::windows;
 use crate::socket;
@@ -43,6 +43,8 @@ fn common(remote: SocketAddr, congestion: CongestionControl, side: Side) -> Tran
         .receive_window(VarInt::from_u64(minimum.receive).unwrap_or(VarInt::MAX))
         .send_window(minimum.send)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .packet_threshold(PACKET_THRESHOLD)
+        .time_threshold(TIME_THRESHOLD)
         .congestion_controller_factory(Arc::new(HandledFactory::new(congestion.factory())))
         .mtu_discovery_config(Some(socket::mtu_discovery(remote)));
     config

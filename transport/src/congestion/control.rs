@@ -5,13 +5,16 @@
 //! the window until the queue must be empty, if this flow alone fills it. That confirms the
 //! smallest round trip, and distinguishes a slower or longer path from a competing flow.
 
+mod draining;
+
 use std::time::{Duration, Instant};
 
 use super::cubic_mode::CubicMode;
 use super::delivery_rate::{DeliveryRate, Round, Sample};
-use super::drain_probe::{DrainOutcome, DrainProbe, DrainProbes};
+use super::drain_probe::{DrainProbe, DrainProbes};
 use super::filters::Delayed;
-use super::loss::LossBound;
+use super::jitter::{Growth, Swings};
+use super::loss::{Loss, LossBound};
 use super::path_model::{PathModel, Sending, whole_bytes};
 use super::startup::{Startup, initial_window};
 use super::utilization::Utilization;
@@ -58,6 +61,10 @@ pub(super) struct Control {
     /// Loss before this round is the overflow of start-up, not a sign of the path.
     overflow_ignored_until: u64,
     delayed: Delayed,
+    swings: Swings,
+    growth: Growth,
+    /// Whether the round trip after start-up is still to be compared with that before.
+    is_checking: bool,
     /// Number of consecutive rounds whose smallest round trip shows a queue.
     delayed_rounds: u32,
     drain_probe: Option<DrainProbe>,
@@ -84,6 +91,9 @@ impl Control {
             startup_end: None,
             overflow_ignored_until: 0,
             delayed: Delayed::default(),
+            swings: Swings::default(),
+            growth: Growth::default(),
+            is_checking: false,
             delayed_rounds: 0,
             drain_probe: None,
             drain_probes: DrainProbes::default(),
@@ -164,11 +174,15 @@ impl Control {
         lost: u64,
     ) {
         if is_persistent {
-            // Persistent congestion (RFC 9002, §7.6): the path may be a different one now, so start
-            // over.
+            // Persistent congestion (RFC 9002, §7.6), or an outage. The path may have become slower,
+            // so start-up measures it again. The window is the initial one instead of the
+            // minimum, because the rest of a burst of losses would empty that again.
             let mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
-            *self = Self::new(now, mtu);
-            self.window = self.window_min();
+            let model = self.model.without_rates();
+            *self = Self {
+                model,
+                ..Self::new(now, mtu)
+            };
             return;
         }
         let is_mark = lost == 0;
@@ -186,6 +200,15 @@ impl Control {
     }
 
     fn end_round(&mut self, round: &Round) {
+        self.growth.end_round(round.rate, self.window_last_round);
+        if self.phase == Phase::Startup
+            && self.growth.is_proportional()
+            && self.swings.is_jitter()
+            && round.round_trip_mean > self.model.round_trip()
+        {
+            // A full path delivers no faster, so this isn't the round trip of a queue.
+            self.model.set_round_trip(round.round_trip_mean);
+        }
         let is_delayed = round.round_trip_min > self.model.delay_limit();
         self.delayed_rounds = if is_delayed {
             self.delayed_rounds + 1
@@ -198,15 +221,27 @@ impl Control {
             .last_round
             .map_or(round.rate, |last| last.rate.max(round.rate));
         self.last_round = Some(*round);
+        self.judge_loss(round, window);
+    }
+
+    /// Acts on the loss of a round in which up to `window` bytes were in flight.
+    fn judge_loss(&mut self, round: &Round, window: f64) {
+        let pipe = self.model.pipe();
+        let loss = self.loss.judge(round, self.mtu, window, pipe);
         let is_own = self.phase == Phase::Startup
             || self.delivery.round() < self.overflow_ignored_until
             || self.cubic_mode.is_some();
-        let pipe = self.model.pipe();
-        if self.loss.is_excess(round, self.mtu, window, pipe) && !is_own {
-            self.loss.lower(window, round.loss(), pipe);
-            if matches!(self.phase, Phase::Probe { .. }) {
-                self.drain(DRAIN_SHARE);
-            }
+        if is_own {
+            return;
+        }
+        if loss != Loss::Usual && self.model.is_above_smallest(round.round_trip_min) {
+            // Delay and loss together are a queue, of whatever flow, and no jitter.
+            self.model.forget_jitter();
+        }
+        match loss {
+            Loss::Usual | Loss::Burst => {}
+            Loss::Overflow => self.loss.lower(window, round.loss(), pipe),
+            Loss::Slower => self.model.rates.reset(self.delivery.round(), self.rate_now),
         }
     }
 
@@ -219,6 +254,7 @@ impl Control {
             model_mbit = self.model.rates.get() * MEGABITS,
             round_trip = ?round.round_trip_min,
             round_trip_min = ?self.model.round_trip_min.get(),
+            round_trip_base = ?self.model.round_trip(),
             window = self.window(),
             in_flight = in_flight,
             delivered = round.delivered,
@@ -234,14 +270,15 @@ impl Control {
     fn advance(&mut self, now: Instant, in_flight: f64, sample: &Sample) {
         let limit = self.model.delay_limit();
         let jump = self.model.delay_margin();
-        let is_delayed = self.delayed.observe(now, sample.sent, limit, jump);
+        self.swings.observe(sample.round_trip, jump);
+        let is_delayed = self.delayed.observe(now, sample.round_trip, limit, jump);
         match self.phase {
             Phase::Startup => {
                 let rate = self.model.rates.get();
                 let is_full = sample
                     .round
                     .is_some_and(|round| self.startup.is_full(&round, rate));
-                if is_delayed || is_full {
+                if is_full || (is_delayed && !self.may_be_jitter(sample)) {
                     self.leave_startup(now);
                 }
             }
@@ -261,15 +298,10 @@ impl Control {
                 } else if rounds < PROBE_ROUNDS {
                     self.phase = Phase::Probe { rounds, base };
                 } else if rate > base * PROBE_GROWTH_MIN {
-                    self.phase = if self.loss.is_bound() {
-                        Phase::Probe {
-                            rounds: 1,
-                            base: rate,
-                        }
-                    } else {
-                        // Start-up ended too early, or the path changed: there may be much more.
-                        Phase::Startup
-                    };
+                    // Start-up ended too early, or the path changed: there may be much more. What
+                    // was lost meanwhile was no overflow.
+                    self.loss.remove();
+                    self.phase = Phase::Startup;
                 } else {
                     self.loss.raise(self.model.pipe() * PROBE_GAIN * PROBE_GAIN);
                     self.drain(DRAIN_SHARE);
@@ -278,15 +310,19 @@ impl Control {
             Phase::Drain { share } => {
                 self.measure_drain(now);
                 if in_flight <= self.drained(share) {
-                    let is_first = self.startup_end.take().is_some();
-                    let rounds_left = if is_first { 0 } else { self.cruise_rounds() };
-                    self.begin_cruise(rounds_left);
-                    if let Some(probe) = &mut self.drain_probe {
-                        probe.due_round = Some(self.delivery.round() + DRAIN_PROBE_ROUNDS);
-                    }
+                    self.end_drain();
                 }
             }
         }
+    }
+
+    /// Whether a delay in start-up may be jitter, and staying does no harm.
+    fn may_be_jitter(&self, sample: &Sample) -> bool {
+        let is_small = self.window < SMALL_WINDOW * self.mtu as f64
+            && sample.round_trip < 2 * self.model.round_trip();
+        let is_new =
+            self.swings.is_jitter() && self.growth.is_proportional() && !self.model.knows_jitter();
+        is_small || is_new
     }
 
     /// Decides at the end of a round whether to continue cruising.
@@ -296,6 +332,15 @@ impl Control {
         } = &mut self.phase
         {
             *left = rounds_left.saturating_sub(1);
+        }
+        if self.is_checking && self.swings.is_jitter() && rounds_left == 0 {
+            self.is_checking = false;
+            if (round.round_trip_mean + round.round_trip_min) / 2 > self.model.delay_limit() {
+                // It wasn't a queue.
+                self.model.set_round_trip(round.round_trip_mean);
+                self.phase = Phase::Startup;
+                return;
+            }
         }
         if self.model.is_local() {
             // The window has slack enough to find more bandwidth, and a drain would leave the
@@ -328,112 +373,37 @@ impl Control {
         self.phase = Phase::Cruise { rounds_left, base };
     }
 
-    fn leave_startup(&mut self, now: Instant) {
-        self.startup = Startup::default();
-        self.startup_end = Some((now, self.delivery.total()));
-        self.overflow_ignored_until = self.delivery.round() + OVERFLOW_IGNORED_ROUNDS;
-        self.phase = Phase::Drain { share: 1.0 };
-    }
-
-    /// Starts to drain the queue and to measure the effect.
-    fn drain(&mut self, share: f64) {
-        self.phase = Phase::Drain { share };
-        self.delayed_rounds = 0;
-        let before = self.last_round;
-        self.drain_probe = Some(DrainProbe {
-            due_round: None,
-            round_trip: Duration::MAX,
-            round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
-            rate_before: self.rate_now,
-            renews: share <= RENEW_SHARE,
-        });
-    }
-
-    /// Measures the rate while the queue of start-up drains, at the full rate of the path. Samples
-    /// over a whole round trip don't show that rate yet, because it grew throughout the round trip.
-    fn measure_drain(&mut self, now: Instant) {
-        let Some((start, delivered)) = self.startup_end else {
-            return;
-        };
-        let elapsed = now.saturating_duration_since(start);
-        if elapsed > self.model.round_trip_min.get().unwrap_or_default() / 2 {
-            let rate = (self.delivery.total() - delivered) as f64 / elapsed.as_secs_f64();
-            if rate > self.model.rates.get() {
-                self.model.rates.reset(self.delivery.round(), rate);
-            }
-        }
-    }
-
-    /// Acts on the outcome of a drain probe.
-    fn conclude(&mut self, now: Instant, probe: &DrainProbe) {
-        let expected = self.model.round_trip_min.get().unwrap_or(probe.round_trip);
-        match self.drain_probes.evaluate(probe, expected) {
-            DrainOutcome::Renewed => self.model.round_trip_min.replace(now, probe.round_trip),
-            DrainOutcome::Clean => {
-                self.cubic_mode = None;
-                // The queue was of this flow, so a rate far below the model is that of a slower
-                // path.
-                let was_queued = probe.round_trip_before > self.model.delay_limit();
-                if was_queued && probe.rate_before < self.model.rates.get() * SLOWER_PATH {
-                    self.model
-                        .rates
-                        .reset(self.delivery.round(), probe.rate_before);
-                }
-            }
-            DrainOutcome::CompetingFlow if self.cubic_mode.is_none() => {
-                self.cubic_mode = Some(CubicMode::new(now, self.window));
-            }
-            DrainOutcome::Longer => {
-                self.cubic_mode = None;
-                self.model.round_trip_min.replace(now, probe.round_trip);
-            }
-            DrainOutcome::CompetingFlow | DrainOutcome::Unsure => {}
-        }
-    }
-
     fn set_window(&mut self, in_flight: f64, sample: &Sample) {
-        let Some(round_trip_min) = self.model.round_trip_min.get() else {
+        if self.model.round_trip_min.get().is_none() {
             return;
-        };
+        }
+        let round_trip = self.model.round_trip();
         let model = self.model.pipe() + self.model.slack();
         self.window = match self.phase {
             Phase::Startup => {
                 let is_used = in_flight + sample.acked as f64 > self.window * GROWING_SHARE;
                 let is_delayed = sample.round_trip > self.model.delay_limit();
-                let growth = self.startup.growth(self.window, round_trip_min, is_delayed);
-                self.window
-                    + if is_used {
-                        growth * sample.acked as f64
-                    } else {
-                        0.0
-                    }
+                let is_jitter = self.swings.is_jitter();
+                let growth = self
+                    .startup
+                    .growth(self.window, round_trip, is_delayed, is_jitter);
+                let grown = self.window + growth * sample.acked as f64;
+                match is_used {
+                    // The delay of a queue can't be told from jitter at once, so the queue must
+                    // have a bound.
+                    true if is_jitter => grown.min(JITTER_GAIN * model).max(self.window),
+                    true => grown,
+                    false => self.window,
+                }
             }
             Phase::Cruise { .. } => {
-                let shared = self.cubic_mode.as_ref().map_or(0.0, CubicMode::window);
-                let target = shared.max(model.min(self.loss.ceiling()));
+                let alone = model.min(self.loss.ceiling());
+                let target = self.cubic_mode.as_ref().map_or(alone, CubicMode::window);
                 self.utilization.window(target, in_flight)
             }
             Phase::Probe { .. } => (model * PROBE_GAIN).min(self.loss.probe_ceiling()),
             Phase::Drain { share } => self.drained(share),
         };
-    }
-
-    /// Returns the bytes in flight at `share` of the bandwidth-delay product. A real drain uses the
-    /// current rate, because the largest rate may be out of date.
-    fn drained(&self, share: f64) -> f64 {
-        let largest = self.model.rates.get();
-        let rate = self
-            .last_round
-            .filter(|round| share < 1.0 && !round.app_limited)
-            .map_or(largest, |_| self.rate_now.min(largest));
-        let pipe = rate
-            * self
-                .model
-                .round_trip_min
-                .get()
-                .unwrap_or_default()
-                .as_secs_f64();
-        (pipe * share).max(self.window_min())
     }
 
     /// Returns a pseudo-random number of rounds, so that two connections don't probe in step.
@@ -457,6 +427,12 @@ const WINDOW_PACKETS_MIN: f64 = 4.0;
 /// Share of the start-up window that must be in flight for it to grow. Pacing holds up to half
 /// back; less in flight than this means that the application is the limit.
 const GROWING_SHARE: f64 = 0.33;
+
+/// Window that fits into every queue, in packets.
+const SMALL_WINDOW: f64 = 64.0;
+
+/// Window of start-up as a multiple of the model, where there is jitter.
+const JITTER_GAIN: f64 = 1.5;
 
 /// Window of a probe as a multiple of the model, as in BBR.
 const PROBE_GAIN: f64 = 1.25;
@@ -482,17 +458,5 @@ const DRAIN_SHARE: f64 = 0.9;
 /// despite the share of a competing flow in the queue.
 const RENEW_SHARE: f64 = 0.5;
 
-/// Rounds until a drain probe is due: one for packets already in flight, and one for packets sent
-/// into the drained queue.
-const DRAIN_PROBE_ROUNDS: u64 = 2;
-
 /// Consecutive rounds with a queue after which it is drained out of turn.
 const DELAYED_ROUNDS: u32 = 2;
-
-/// Rounds for which the overflow of start-up is still reported: as long as its queue drains.
-const OVERFLOW_IGNORED_ROUNDS: u64 = 4;
-
-/// A delivery rate below this share of the largest, with a queue of this flow, is that of a slower
-/// path. A smaller drop is the start of a competing flow, to which the rate filter adapts by
-/// itself.
-const SLOWER_PATH: f64 = 0.7;

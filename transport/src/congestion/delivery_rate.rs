@@ -26,9 +26,7 @@ pub(super) struct Sample {
     pub(super) acked: u64,
     /// Delivery rate over about a round trip, in bytes per second; `None` if it can't be measured.
     pub(super) rate: Option<f64>,
-    /// Send time of the newest acknowledged packet.
-    pub(super) sent: Instant,
-    /// Round trip of that packet.
+    /// Round trip of the newest packet that was acknowledged until now.
     pub(super) round_trip: Duration,
     /// Whether the application may have limited the rate, and not the path.
     pub(super) app_limited: bool,
@@ -48,6 +46,8 @@ pub(super) struct Round {
     /// Bytes declared lost.
     pub(super) lost: u64,
     pub(super) round_trip_min: Duration,
+    /// Mean over the bytes acknowledged.
+    pub(super) round_trip_mean: Duration,
     pub(super) app_limited: bool,
 }
 
@@ -65,6 +65,8 @@ pub(super) struct DeliveryRate {
     delivered: u64,
     delivered_at: Instant,
     acked_sent: Instant,
+    /// Round trip of that packet.
+    round_trip: Duration,
     /// Transmissions before this many bytes were delivered are application-limited.
     app_limited_until: u64,
     batch_acked: u64,
@@ -81,6 +83,8 @@ pub(super) struct DeliveryRate {
     round_lost: u64,
     round_app_limited: bool,
     round_trip_min: Duration,
+    /// Sum of round trips in seconds, weighted with the bytes acknowledged.
+    round_trip_sum: f64,
 }
 
 impl DeliveryRate {
@@ -90,6 +94,7 @@ impl DeliveryRate {
             delivered: 0,
             delivered_at: now,
             acked_sent: now,
+            round_trip: Duration::ZERO,
             app_limited_until: 0,
             batch_acked: 0,
             batch_sent: None,
@@ -102,6 +107,7 @@ impl DeliveryRate {
             round_lost: 0,
             round_app_limited: false,
             round_trip_min: Duration::MAX,
+            round_trip_sum: 0.0,
         }
     }
 
@@ -167,7 +173,11 @@ impl DeliveryRate {
         let sent = self.batch_sent.take()?;
         let acked = std::mem::take(&mut self.batch_acked);
         let batch_app_limited = std::mem::take(&mut self.batch_app_limited) || app_limited;
-        let round_trip = now.saturating_duration_since(sent);
+        // A packet that was overtaken says nothing about the queue now.
+        if sent >= self.acked_sent || self.round_trip.is_zero() {
+            self.round_trip = now.saturating_duration_since(sent);
+        }
+        let round_trip = self.round_trip;
         self.delivered += acked;
         self.delivered_at = now;
         self.acked_sent = self.acked_sent.max(sent);
@@ -182,6 +192,7 @@ impl DeliveryRate {
         self.round_delivered += acked;
         self.round_app_limited |= limited;
         self.round_trip_min = self.round_trip_min.min(round_trip);
+        self.round_trip_sum += round_trip.as_secs_f64() * acked as f64;
         let rate = snapshot.and_then(|taken| self.rate_since(&taken, sent, now));
         let round = snapshot
             .filter(|taken| taken.delivered >= self.round_end)
@@ -189,7 +200,6 @@ impl DeliveryRate {
         Some(Sample {
             acked,
             rate,
-            sent,
             round_trip,
             app_limited: limited,
             round,
@@ -226,6 +236,9 @@ impl DeliveryRate {
             delivered: self.round_delivered,
             lost: self.round_lost,
             round_trip_min: self.round_trip_min,
+            round_trip_mean: Duration::from_secs_f64(
+                self.round_trip_sum / self.round_delivered.max(1) as f64,
+            ),
             app_limited: self.round_app_limited,
         };
         self.round += 1;
@@ -236,6 +249,7 @@ impl DeliveryRate {
         self.round_lost = 0;
         self.round_app_limited = false;
         self.round_trip_min = Duration::MAX;
+        self.round_trip_sum = 0.0;
         ended
     }
 }

@@ -133,17 +133,16 @@ pub(super) struct Delayed {
 }
 
 impl Delayed {
-    /// Adds the acknowledgement of a packet sent at `sent`. Returns whether round trips have been
+    /// Adds the round trip of a packet that is acknowledged now. Returns whether round trips have been
     /// over `limit` for long enough to show a queue. A round trip that is `jump` above the one
     /// before shows a stall.
     pub(super) fn observe(
         &mut self,
         now: Instant,
-        sent: Instant,
+        round_trip: Duration,
         limit: Duration,
         jump: Duration,
     ) -> bool {
-        let round_trip = now.saturating_duration_since(sent);
         let last = std::mem::replace(&mut self.last, round_trip);
         if round_trip <= limit {
             self.batches = 0;
@@ -253,11 +252,10 @@ mod tests {
     fn is_delayed(round_trips: impl IntoIterator<Item = u64>) -> bool {
         let start = Instant::now();
         let mut delayed = Delayed::default();
-        delayed.observe(start, start, LIMIT, JUMP);
+        delayed.observe(start, Duration::ZERO, LIMIT, JUMP);
         round_trips.into_iter().zip(1..).any(|(round_trip, tick)| {
             let now = start + Duration::from_millis(1000 + 4 * tick);
-            let sent = now - Duration::from_millis(round_trip);
-            delayed.observe(now, sent, LIMIT, JUMP)
+            delayed.observe(now, Duration::from_millis(round_trip), LIMIT, JUMP)
         })
     }
 

@@ -23,6 +23,9 @@ pub(super) enum Sending {
 pub(super) struct PathModel {
     pub(super) rates: MaxRate,
     pub(super) round_trip_min: MinRoundTrip,
+    /// Round trip of a filled path without a queue, if it is larger than the smallest: jitter that
+    /// keeps the order holds back a stream of packets by almost its maximum.
+    loaded: Option<Duration>,
     /// Bytes by which acknowledgements run ahead of the rate, because aggregation holds them back.
     bursts: Bursts,
     burst_start: Option<(Instant, f64)>,
@@ -68,16 +71,53 @@ impl PathModel {
         self.bursts.insert(sample.rounds, acked - expected);
     }
 
-    /// Returns the bandwidth-delay product, rate × smallest round trip, in bytes.
+    /// Returns the bandwidth-delay product, rate × round trip without a queue, in bytes.
     pub(super) fn pipe(&self) -> f64 {
-        self.rates.get() * self.round_trip_min.get().unwrap_or_default().as_secs_f64()
+        self.rates.get() * self.round_trip().as_secs_f64()
+    }
+
+    /// Returns the round trip of packets that find no queue.
+    pub(super) fn round_trip(&self) -> Duration {
+        let smallest = self.round_trip_min.get().unwrap_or_default();
+        self.loaded.map_or(smallest, |loaded| loaded.max(smallest))
+    }
+
+    /// Returns the model with the round trips only.
+    pub(super) fn without_rates(&self) -> Self {
+        Self {
+            round_trip_min: self.round_trip_min.clone(),
+            loaded: self.loaded,
+            ..Self::default()
+        }
+    }
+
+    /// Whether jitter has been seen.
+    pub(super) fn knows_jitter(&self) -> bool {
+        self.loaded.is_some()
+    }
+
+    /// Takes the smallest round trip as that without a queue again.
+    pub(super) fn forget_jitter(&mut self) {
+        self.loaded = None;
+    }
+
+    /// Takes a round trip as one without a queue, although it may be above the smallest.
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.loaded = Some(round_trip);
+    }
+
+    /// Takes a smaller round trip as the one without a queue.
+    pub(super) fn lower_round_trip(&mut self, round_trip: Duration) {
+        self.loaded = self.loaded.map(|loaded| loaded.min(round_trip));
     }
 
     /// Returns the bytes to keep in flight beyond the bandwidth-delay product, so that jitter
     /// doesn't leave the path idle.
     pub(super) fn slack(&self) -> f64 {
         let time = if self.is_local() { SLACK_LOCAL } else { SLACK };
-        let burst = self.bursts.get().min(self.pipe() * BURST_SHARE_MAX);
+        let smallest = self.round_trip_min.get().unwrap_or_default();
+        let covered = self.rates.get() * (self.round_trip() - smallest).as_secs_f64();
+        let burst = (self.bursts.get() - covered).min(self.pipe() * BURST_SHARE_MAX);
         (self.rates.get() * time.as_secs_f64()).max(burst)
     }
 
@@ -88,14 +128,20 @@ impl PathModel {
             .is_some_and(|smallest| smallest < LOCAL_ROUND_TRIP)
     }
 
+    /// Whether a round trip is above the smallest by more than noise.
+    pub(super) fn is_above_smallest(&self, round_trip: Duration) -> bool {
+        let smallest = self.round_trip_min.get().unwrap_or_default();
+        round_trip > smallest + smallest / DELAY_DIVISOR
+    }
+
     /// Returns the round trip above which there is a queue.
     pub(super) fn delay_limit(&self) -> Duration {
-        self.round_trip_min.get().unwrap_or_default() + self.delay_margin()
+        self.round_trip() + self.delay_margin()
     }
 
     /// Returns how far above the smallest a round trip may be without a queue.
     pub(super) fn delay_margin(&self) -> Duration {
-        let smallest = self.round_trip_min.get().unwrap_or_default();
+        let smallest = self.round_trip();
         let allowed = if self.is_local() {
             SLACK_LOCAL
         } else {

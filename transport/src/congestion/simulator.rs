@@ -11,6 +11,8 @@
 )]
 
 mod cubic;
+mod impairments;
+mod real_paths;
 mod scenarios;
 mod sender;
 mod stalls;
@@ -18,6 +20,7 @@ mod stalls;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use impairments::Impairments;
 pub(super) use sender::SimulatedSender;
 use stalls::{StalledPart, Stalls};
 
@@ -43,8 +46,9 @@ pub(super) struct SimulatedLink {
     pub(super) round_trip: u64,
     /// Size of the queue, in bytes.
     pub(super) queue_max: f64,
-    /// Share of packets lost at random.
-    pub(super) loss: f64,
+    /// What happens to data on its way, and to acknowledgements.
+    pub(super) forward: Impairments,
+    pub(super) back: Impairments,
     /// Interval at which held-back acknowledgements arrive; zero without aggregation.
     pub(super) aggregation: u64,
     /// Packets per acknowledgement.
@@ -63,7 +67,8 @@ impl SimulatedLink {
             rate,
             round_trip,
             queue_max: (queue * rate * round_trip as f64).max(64.0 * PACKET as f64),
-            loss: 0.0,
+            forward: Impairments::default(),
+            back: Impairments::default(),
             aggregation: 0,
             ack_every: 2,
             changes: Vec::new(),
@@ -71,8 +76,9 @@ impl SimulatedLink {
         }
     }
 
-    pub(super) fn loss(self, loss: f64) -> Self {
-        Self { loss, ..self }
+    pub(super) fn loss(mut self, loss: f64) -> Self {
+        self.forward.loss = loss;
+        self
     }
 
     pub(super) fn change(mut self, at: u64, change: LinkChange) -> Self {
@@ -166,8 +172,6 @@ pub(super) struct Network {
     events: BinaryHeap<Reverse<(u64, u64, NetworkEvent)>>,
     sequence: u64,
     busy_until: u64,
-    last_arrival: u64,
-    random: u64,
     /// Waiting time in the queue, in nanoseconds, sampled every millisecond.
     pub(super) queue: Vec<u64>,
 }
@@ -184,10 +188,10 @@ impl Network {
             events: BinaryHeap::new(),
             sequence: 0,
             busy_until: 0,
-            last_arrival: 0,
-            random: seed | 1,
             queue: Vec::new(),
         };
+        network.link.forward.seed(seed);
+        network.link.back.seed(seed + 1);
         for flow in 0..flows {
             network.schedule(network.senders[flow].starts_at, NetworkEvent::Wake { flow });
         }
@@ -276,16 +280,12 @@ impl Network {
                 continue;
             }
             self.busy_until = start + (PACKET as f64 / self.link.rate) as u64;
-            if draw(&mut self.random) < self.link.loss {
+            if self.link.forward.loses(self.busy_until) {
                 continue;
             }
             let at = self.busy_until + self.link.round_trip / 2;
-            let at = self
-                .link
-                .stalls
-                .release(StalledPart::Link, at)
-                .max(self.last_arrival);
-            self.last_arrival = at;
+            let at = self.link.stalls.release(StalledPart::Link, at);
+            let at = self.link.forward.arrival(at);
             self.schedule(at, NetworkEvent::Arrive { flow, packet });
         }
         if let Some(at) = wake {
@@ -324,17 +324,19 @@ impl Network {
     }
 
     fn acknowledge(&mut self, flow: usize) {
-        let packets = std::mem::take(&mut self.receivers[flow].unacked);
         self.receivers[flow].armed = 0;
-        if packets.is_empty() {
+        if self.receivers[flow].unacked.is_empty() || self.link.back.loses(self.now) {
+            // The next acknowledgement covers the packets of a lost one.
             return;
         }
+        let packets = std::mem::take(&mut self.receivers[flow].unacked);
         let at = self.now + self.link.round_trip / 2;
         let at = match self.link.aggregation {
             0 => at,
             every => at.div_ceil(every) * every,
         };
         let at = self.link.stalls.release(StalledPart::Link, at);
+        let at = self.link.back.arrival(at);
         self.schedule(at, NetworkEvent::Ack { flow, packets });
     }
 }

@@ -80,9 +80,18 @@ impl Startup {
     }
 
     /// Returns the bytes by which the window grows for each acknowledged byte.
-    pub(super) fn growth(&self, window: f64, round_trip: Duration, is_delayed: bool) -> f64 {
+    pub(super) fn growth(
+        &self,
+        window: f64,
+        round_trip: Duration,
+        is_delayed: bool,
+        is_jitter: bool,
+    ) -> f64 {
         if is_delayed {
             return GROWTH_DELAYED;
+        }
+        if is_jitter {
+            return 1.0;
         }
         let Some(rate) = self.train_rate() else {
             return GROWTH_UNKNOWN;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::super::control::Control;
+use super::super::{PACKET_THRESHOLD, TIME_THRESHOLD};
 use super::cubic::TcpCubic;
 use super::{MILLISECOND, PACKET, SECOND};
 
@@ -128,15 +129,15 @@ impl SimulatedSender {
             control.on_end_acks(at, self.in_flight, self.app_limited);
         }
         self.update_round_trip((now - sent) as f64);
+        self.detect_losses(now, true);
         self.probe_backoff = 0;
-        self.detect_losses(now);
     }
 
     pub(super) fn on_wake(&mut self, now: u64) {
         if self.wake_at <= now {
             self.wake_at = 0;
         }
-        self.detect_losses(now);
+        self.detect_losses(now, false);
         if !self.unacked.is_empty() && now >= self.probe_time() {
             self.probes = 2;
             self.probe_backoff += 1;
@@ -162,26 +163,54 @@ impl SimulatedSender {
     }
 
     fn loss_delay(&self) -> u64 {
-        ((self.smoothed().max(self.latest) * 9.0 / 8.0) as u64).max(MILLISECOND)
+        ((self.smoothed().max(self.latest) * f64::from(TIME_THRESHOLD)) as u64).max(MILLISECOND)
+    }
+
+    /// Returns the interval of probes without back-off.
+    fn probe_interval(&self) -> u64 {
+        let wait = self.smoothed() + (4.0 * self.variance).max(1e6) + 25.0 * MILLISECOND as f64;
+        wait as u64
     }
 
     fn probe_time(&self) -> u64 {
-        let wait = self.smoothed() + (4.0 * self.variance).max(1e6) + 25.0 * MILLISECOND as f64;
-        self.last_sent + (wait as u64) * (1 << self.probe_backoff.min(6))
+        self.last_sent + (self.probe_interval() << self.probe_backoff.min(16))
     }
 
-    fn detect_losses(&mut self, now: u64) {
+    /// Whether lost packets without an acknowledged one between them span the time of persistent
+    /// congestion (RFC 9002, §7.6).
+    fn is_persistent(&self, lost: &[(u64, u64)]) -> bool {
+        let span_min = 3 * self.probe_interval();
+        let mut first: Option<(u64, u64)> = None;
+        let mut last = 0;
+        self.smoothed.is_some()
+            && lost.iter().any(|&(packet, sent)| {
+                let start = match first {
+                    Some((_, start)) if packet == last + 1 => start,
+                    _ => {
+                        first = Some((packet, sent));
+                        sent
+                    }
+                };
+                last = packet;
+                sent - start > span_min
+            })
+    }
+
+    fn detect_losses(&mut self, now: u64, by_ack: bool) {
         let delay = self.loss_delay();
         let largest = self.largest_acked;
         let lost: Vec<(u64, u64)> = self
             .unacked
             .range(..largest)
-            .filter(|&(&packet, &sent)| packet + 3 <= largest || now >= sent + delay)
+            .filter(|&(&packet, &sent)| {
+                packet + u64::from(PACKET_THRESHOLD) <= largest || now >= sent + delay
+            })
             .map(|(&packet, &sent)| (packet, sent))
             .collect();
         let Some(&(_, newest_sent)) = lost.last() else {
             return;
         };
+        let is_persistent = by_ack && self.is_persistent(&lost);
         for (packet, _) in &lost {
             self.unacked.remove(packet);
             self.in_flight -= PACKET;
@@ -191,7 +220,7 @@ impl SimulatedSender {
         let sent_at = self.instant(newest_sent);
         match &mut self.control {
             WindowControl::Quire(control) => {
-                control.on_congestion(at, sent_at, false, lost.len() as u64 * PACKET);
+                control.on_congestion(at, sent_at, is_persistent, lost.len() as u64 * PACKET);
             }
             WindowControl::Cubic(cubic) => cubic.on_lost(now, newest_sent),
         }
@@ -204,6 +233,13 @@ impl SimulatedSender {
         let mut blocked = false;
         loop {
             if !self.has_data(now) {
+                // A probe without new data repeats data, or is a PING.
+                if self.probes > 0 && !self.unacked.is_empty() {
+                    self.probes -= 1;
+                    self.retransmit += 1;
+                    packets.push(self.send_one(now));
+                    continue;
+                }
                 if let Supply::TrickleUntil(rate, _) = self.supply {
                     wake = wake.min(now + (1e9 / rate) as u64);
                 }
