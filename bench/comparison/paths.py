@@ -95,7 +95,6 @@ BESIDE = [NeighbourRow(f"beside-{gets}-{tcp}", Link(100, 40), tcp_first=True, ge
 BESIDE += [NeighbourRow(f"alike-{gets}", Link(100, 40), tcp_first=False, gets=gets, tcp=None)
            for gets in targets.FLOWS if gets > 1]
 KEYS = [row.key for row in (*ROWS, *BESIDE)]
-RANDOM_ROW = "random-paths"
 
 
 def run(site: Site, plan: Plan, keys: list[str], done: list[RowResult]) -> None:
@@ -133,7 +132,7 @@ def random_link(seed: int) -> Link:
 
 def run_failures(site: Site, plan: Plan, _keys: list[str], count: int, done: list[RowResult]) -> None:
     """Moves a file over paths drawn at random, a get and a put in turn, and counts what fails."""
-    result = RowResult(RANDOM_ROW, f"{count} paths with bursts, outages and jitter at random")
+    result = RowResult(targets.RANDOM_PATHS, f"{count} paths with bursts, outages and jitter at random")
     done.append(result)
     missing = CONTENDERS[OURS].missing(site)
     if linklab() is None or missing:
@@ -147,11 +146,11 @@ def run_failures(site: Site, plan: Plan, _keys: list[str], count: int, done: lis
         item = site.workspace.file(max(1, round(link.rate_mbit * 5e6 / 8 / MIB)) * MIB)
         sample = run_random(site, link, key, item, seed)
         result.entries[key].samples.append(sample)
-        plan.progress(f"{RANDOM_ROW} {seed}/{count} {key}: {describe(sample)}{'' if sample.error else f' ({link})'}")
+        plan.progress(f"{targets.RANDOM_PATHS} {seed}/{count} {key}: {describe(sample)}{'' if sample.error else f' ({link})'}")
 
 
 def run_random(site: Site, link: Link, key: str, item, seed: int) -> Sample:
-    row = Row(RANDOM_ROW, item.stat().st_size, link, (key,))
+    row = Row(targets.RANDOM_PATHS, item.stat().st_size, link, (key,))
     sample = run_once(site, emulator(), row, key, item, seed)
     if sample.error:
         kind = "not done" if sample.timed_out else "dead"

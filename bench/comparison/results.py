@@ -83,6 +83,8 @@ class RowResult:
             mine = ours.figure(targets.QUEUE)
             theirs = self.entries[target.against].figure(targets.QUEUE) if target.against in self.entries else None
             return mine - theirs if mine is not None and theirs is not None else None
+        if target.measure == targets.DEAD:
+            return float(sum(not sample.ok and not sample.timed_out for sample in ours.samples))
         if target.measure == targets.CLIENT_PEAK:
             return ours.median(lambda sample: sample.client_peak_mib)
         if target.measure == targets.SERVER_PEAK:
@@ -119,7 +121,8 @@ def verdict(target: Target, row: RowResult | None) -> Verdict:
     value = row.value(target)
     if value is None:
         return Verdict(target, None, f"not measured: {row.why_not(target)}")
-    failures = sum(not sample.ok for sample in row.entries[target.own].samples)
+    failures = 0 if target.measure == targets.DEAD else sum(
+        not sample.ok for sample in row.entries[target.own].samples)
     if failures:
         return Verdict(target, value, f"**missed**: {failures} of our runs failed")
     if not target.met(value, target.at_least):

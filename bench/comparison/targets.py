@@ -31,8 +31,10 @@ NEIGHBOUR = "the neighbour's share, %"
 FAIR = "the neighbour's fair share, %"
 # Jain's index of what several gets get.
 ALIKE = "fairness among the gets, %"
+# Runs that ended with an error before their time was over.
+DEAD = "dead connections"
 
-LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, QUEUE_EXCESS, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
+LOWER = {CPU_RATIO, CLIENT_PEAK, SERVER_PEAK, DROPS, QUEUE, QUEUE_EXCESS, DEAD, ROUND_TRIPS, P99_MS, P99_ROUND_TRIPS}
 
 OURS, OUR_PUT = "quire", "quire@put"
 # Another build of quire, which `--baseline` names.
@@ -122,6 +124,7 @@ HARD_PATHS = ("bursts-20", "bursts-10", "bursts-4", "late-25-10ms", "late-all-2m
               "jitter-20ms", "jitter-30ms", "outages-20ms", "reorder-5", "reorder-10")
 TRACES = ("lte-driving", "5g-blockage", "3g-walking", "wifi-near", "wifi-far", "wifi-contended")
 TCP = ("nginx/bbr", "nginx/cubic")
+RANDOM_PATHS = "random-paths"
 OURS_BOTH = (OURS, OUR_PUT)
 NEIGHBOURS, FLOWS = ("cubic", "bbr"), (1, 4, 8)
 # Two medians of a queue differ by as much without any reason.
@@ -137,5 +140,6 @@ PATH_TARGETS = [
         Target(f"trace-{kind}", QUEUE_EXCESS, QUEUE_NOISE_BDP, 0, "nginx/bbr", own))),
     *(Target(row, measure, limit, None, None, own) for row in ("steps", "clean") for own in OURS_BOTH
       for measure, limit in ((DROPS, 1), (QUEUE, 0.2))),
+    *(Target(RANDOM_PATHS, DEAD, 0, own=own) for own in OURS_BOTH),
     *(Target(f"beside-{flows}-{tcp}", FAIR, 50, 80) for tcp in NEIGHBOURS for flows in FLOWS),
 ]
