@@ -22,7 +22,7 @@ BAR, GAP, GROUP_GAP = 9, 1, 10
 LABEL_PX, VALUE_PX = 230, 90
 PANEL_LABEL_PX, PANEL_VALUE_PX, PANEL_GAP = 190, 56, 14
 PANEL_BAR = 13
-GRID_STEP = 25
+GRID_STEPS, GRID_LINES_MAX = (25, 50, 100, 200, 500), 6
 HEADING, LEGEND = 30, 26
 
 # Of each contender, the class of its colour; the rest is grey.
@@ -130,7 +130,8 @@ def draw_groups(canvas: Canvas, rows: list[RowResult], measure: str, words: str)
         height = max(len(shown) * (BAR + GAP), len(lines) * (FONT_PX + 3))
         bars.append((below, below + (height - len(lines) * (FONT_PX + 2)) / 2, lines, shown))
         below += height + GROUP_GAP
-    for mark in range(0, int(most) + 1, GRID_STEP):
+    step = next((step for step in GRID_STEPS if most / step <= GRID_LINES_MAX), GRID_STEPS[-1])
+    for mark in range(0, int(most) + 1, step):
         x = left + width * mark / most
         canvas.line(x, top + 2, below - GROUP_GAP + 2, "grid" if mark else "zero")
         canvas.text(x, top - 2, f"{mark} %", "small", "middle")
