@@ -431,8 +431,8 @@ const GROWING_SHARE: f64 = 0.33;
 /// Window that fits into every queue, in packets.
 const SMALL_WINDOW: f64 = 64.0;
 
-/// Window of start-up as a multiple of the model, where there is jitter.
-const JITTER_GAIN: f64 = 1.5;
+/// Window of start-up as a multiple of the model where there is jitter, as the window of BBR.
+const JITTER_GAIN: f64 = 2.0;
 
 /// Window of a probe as a multiple of the model, as in BBR.
 const PROBE_GAIN: f64 = 1.25;

@@ -104,9 +104,9 @@ fn packets_that_are_overtaken_are_not_lost() {
 
 #[test]
 fn jitter_is_no_queue() {
-    for (jitter, smallest, median) in [(10, 0.4, 0.7), (20, 0.6, 0.68), (30, 0.55, 0.6)] {
+    for (jitter, smallest, median) in [(10, 0.4, 0.74), (20, 0.65, 0.7), (30, 0.6, 0.65)] {
         let link = link(|way| way.jitter = jitter * MILLISECOND);
-        Transfers::over(&link).hold(smallest, median, 0.03);
+        Transfers::over(&link).hold(smallest, median, 0.05);
     }
 }
 

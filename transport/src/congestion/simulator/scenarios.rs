@@ -255,7 +255,7 @@ fn stalls_of_either_end_or_of_the_link_do_not_end_start_up_for_good() {
     ] {
         let (share, drops) = with_stalls(part);
         assert!(
-            share > share_min && drops < 0.03,
+            share > share_min && drops < 0.05,
             "{part:?}: {share}, {drops}"
         );
     }
