@@ -67,6 +67,8 @@ pub(super) struct Control {
     is_checking: bool,
     /// Number of consecutive rounds whose smallest round trip shows a queue.
     delayed_rounds: u32,
+    /// Number of consecutive rounds without a loss.
+    lossless_rounds: u32,
     drain_probe: Option<DrainProbe>,
     drain_probes: DrainProbes,
     cubic_mode: Option<CubicMode>,
@@ -95,6 +97,7 @@ impl Control {
             growth: Growth::default(),
             is_checking: false,
             delayed_rounds: 0,
+            lossless_rounds: 0,
             drain_probe: None,
             drain_probes: DrainProbes::default(),
             cubic_mode: None,
@@ -214,6 +217,10 @@ impl Control {
             self.delayed_rounds + 1
         } else {
             0
+        };
+        self.lossless_rounds = match round.lost {
+            0 => self.lossless_rounds + 1,
+            _ => 0,
         };
         let window = self.window_last_round.max(self.window);
         self.window_last_round = self.window;

@@ -51,7 +51,15 @@ impl Control {
         let mean = self
             .last_round
             .map_or(expected, |round| round.round_trip_mean);
-        match self.drain_probes.evaluate(probe, expected) {
+        let outcome = match self.drain_probes.evaluate(probe, expected) {
+            DrainOutcome::Unsure | DrainOutcome::CompetingFlow
+                if self.swings.is_jitter() && self.lossless_rounds >= LOSSLESS_ROUNDS =>
+            {
+                DrainOutcome::Longer
+            }
+            outcome => outcome,
+        };
+        match outcome {
             DrainOutcome::Renewed => {
                 self.model.round_trip_min.replace(now, probe.round_trip);
                 self.model.lower_round_trip(mean);
@@ -119,3 +127,7 @@ const OVERFLOW_IGNORED_ROUNDS: u64 = 4;
 /// path. A smaller drop is the start of a competing flow, to which the rate filter adapts by
 /// itself.
 const SLOWER_PATH: f64 = 0.7;
+
+/// Rounds without loss after which delay that comes and goes is jitter: other flows that made it
+/// would have filled the queue in this time.
+const LOSSLESS_ROUNDS: u32 = 10;
