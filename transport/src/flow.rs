@@ -64,6 +64,8 @@ struct FlowState {
     sending: usize,
     /// Number of bodies that are being received.
     receiving: usize,
+    /// Number of streams that aren't read for now.
+    held: usize,
     send_window: u64,
     /// The largest send window so far: as much may still be buffered after the window has shrunk.
     send_window_peak: u64,
@@ -100,6 +102,7 @@ impl ConnectionFlow {
             state: Mutex::new(FlowState {
                 sending: 0,
                 receiving: 0,
+                held: 0,
                 send_window: minimum.send,
                 send_window_peak: minimum.send,
                 receive_window: ReceiveWindow::new(minimum.receive),
@@ -129,6 +132,18 @@ impl ConnectionFlow {
         self.begin(Direction::In)
     }
 
+    /// Leaves other streams room beyond the window of one that isn't read, until the guard is
+    /// dropped. Needed wherever reading it goes on only after others have made progress.
+    pub fn hold(&self) -> HeldStream {
+        let mut state = self.0.state();
+        state.held += 1;
+        self.0.update(&mut state, Instant::now());
+        drop(state);
+        HeldStream {
+            shared: Arc::clone(&self.0),
+        }
+    }
+
     /// Creates the budget of one stream for bytes that wait for earlier ones.
     pub(crate) fn reorder_budget(&self) -> ReorderBudget {
         ReorderBudget {
@@ -138,7 +153,7 @@ impl ConnectionFlow {
     }
 
     /// Whether the peer is so close that losses are repaired at once.
-    pub(crate) fn is_local(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         windows::is_local(self.0.connection.stats().path.min_rtt)
     }
 
@@ -267,6 +282,20 @@ impl Drop for ActiveBody {
     }
 }
 
+/// A stream that isn't read for now; see [`ConnectionFlow::hold`].
+#[derive(Debug)]
+pub struct HeldStream {
+    shared: Arc<FlowShared>,
+}
+
+impl Drop for HeldStream {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.held -= 1;
+        self.shared.update(&mut state, Instant::now());
+    }
+}
+
 /// Memory of one stream for bytes that wait for earlier ones. Released on drop.
 #[derive(Debug)]
 pub(crate) struct ReorderBudget {
@@ -353,7 +382,10 @@ impl FlowShared {
             rate: state.rate.largest(),
         };
         let send = windows::send(&path, state.sending, self.side);
-        let receive = windows::receive(&path, state.receiving, self.side);
+        let mut receive = windows::receive(&path, state.receiving, self.side);
+        if state.held > 0 {
+            receive = receive.max(windows::receive_window_few(self.side));
+        }
         let wanted = Windows {
             send: windows::hysteresis(state.send_window, send),
             receive: windows::hysteresis(state.receive_window.wanted(), receive),

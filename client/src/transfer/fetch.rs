@@ -15,7 +15,7 @@ use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer, job_queue, run_jobs};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
-use super::unpack::{Unpacker, receive};
+use super::unpack::{DownloadQueue, Unpacker, receive};
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::open_target;
@@ -208,7 +208,11 @@ impl FetchWalk<'_> {
             return Err(ClientError::Unexpected(DecodeError::Malformed));
         }
         let (from, to, options) = (item.from.clone(), item.to.clone(), self.options);
-        let (transfer, queue) = (Arc::clone(self.transfer), self.queue.clone());
+        let transfer = Arc::clone(self.transfer);
+        let queue = DownloadQueue {
+            jobs: self.queue.clone(),
+            flow: connection.flow().clone(),
+        };
         let links = match item.contents {
             true => Links::Follow,
             false => Links::Refuse,

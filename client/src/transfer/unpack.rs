@@ -17,10 +17,11 @@ use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
 use quire_transport::bottleneck::file_work;
+use quire_transport::flow::ConnectionFlow;
 use quire_transport::stream::Receiver;
 use quire_transport::stream::item_decoder::{Item, ItemDecoder};
 use quire_transport::stream::message_buffer::MessageBuffer;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinHandle;
 
 use super::engine::{Moved, SkipReason, Transfer, local_entry};
@@ -107,6 +108,26 @@ impl Worker {
     }
 }
 
+/// Takes the files of a tree that are fetched by themselves.
+#[derive(Debug)]
+pub(super) struct DownloadQueue {
+    pub(super) jobs: mpsc::Sender<FileDownload>,
+    /// The flow of the connection that the tree arrives on.
+    pub(super) flow: ConnectionFlow,
+}
+
+impl DownloadQueue {
+    /// Queues a job. If the queue is full, no more of the tree is read until jobs have ended, and
+    /// those need the window that the tree would fill. Blocks.
+    fn push(&self, job: FileDownload) {
+        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+            let _held = self.flow.hold();
+            // Fails only after the connection was lost, which has been reported.
+            let _ = self.jobs.blocking_send(job);
+        }
+    }
+}
+
 /// Makes files of what has arrived. Its work blocks.
 #[derive(Debug)]
 pub(super) struct Unpacker {
@@ -115,7 +136,7 @@ pub(super) struct Unpacker {
     decoder: ItemDecoder<TreeItem>,
     options: FetchOptions,
     transfer: Arc<Transfer>,
-    queue: mpsc::Sender<FileDownload>,
+    queue: DownloadQueue,
 }
 
 #[derive(Debug)]
@@ -150,7 +171,7 @@ impl Unpacker {
         top: LocalDir,
         options: FetchOptions,
         transfer: Arc<Transfer>,
-        queue: mpsc::Sender<FileDownload>,
+        queue: DownloadQueue,
     ) -> Self {
         Self {
             levels: vec![TreeLevel::new(remote, Some(Arc::new(top)))],
@@ -263,8 +284,7 @@ impl Unpacker {
             described_size: Some(entry.attributes.size),
             directory: Some(directory),
         };
-        // Fails only after the connection was lost, which has been reported.
-        let _ = self.queue.blocking_send(job);
+        self.queue.push(job);
         Ok(())
     }
 

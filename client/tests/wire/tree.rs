@@ -16,10 +16,11 @@ use quire_shared::protocol::{
     Trailer, TreeItem,
 };
 use quire_shared::{ErrorCode, Name};
-use quire_transport::stream::Sender;
+use quire_transport::stream::{Priority, Sender};
 use tempfile::TempDir;
 
 use quire_test_harness::fake::FakeConnection;
+use quire_test_harness::within;
 
 use crate::{attributes, entry, failed, header, names, path, trailer};
 
@@ -375,4 +376,80 @@ async fn the_rest_of_a_directory_may_be_missing() {
     let told = &fetched.errors()[1].1;
     assert!(told.ends_with(r": \n\xff and others"), "{told}");
     assert_eq!(names(&fetched.target()), ["a", "b"]);
+}
+
+/// Answers each request for a file with `LARGE` bytes, once the whole tree was sent.
+async fn serve_large(pair: &FakeConnection, tree: Script) {
+    let tree = Bytes::from(tree.0);
+    let sent = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut answers = tokio::task::JoinSet::new();
+    loop {
+        let (request, mut sender, receiver) = pair.request().await;
+        let (tree, sent) = (tree.clone(), Arc::clone(&sent));
+        answers.spawn(async move {
+            sender.set_priority(Priority::Bulk);
+            if let Request::GetTree(_) = request {
+                let top = Reply::Ok(attributes(EntryKind::Directory));
+                sender.send(&top).await.unwrap();
+                sender.send_bytes(tree).await.unwrap();
+                sent.close();
+            } else {
+                // Nobody adds permits: it ends when the tree was sent.
+                let _ = sent.acquire().await;
+                let body = vec![0; LARGE];
+                let trailer = Reply::Ok(trailer(&body));
+                sender.send(&Reply::Ok(header(LARGE as u64))).await.unwrap();
+                sender.send_bytes(body.into()).await.unwrap();
+                sender.send(&trailer).await.unwrap();
+            }
+            let _ = sender.finish();
+            // Dropping it would tell the client to stop.
+            receiver
+        });
+    }
+}
+
+/// Bytes of a file that is fetched by itself.
+const LARGE: usize = 512 * 1024;
+
+#[tokio::test]
+async fn large_files_arrive_while_the_tree_waits_for_them_with_a_full_window() {
+    // More than the client queues, so that it stops reading the tree until some have arrived.
+    const LARGE_FILES: usize = 330;
+    // Almost the window of a stream, which the connection lacks until the tree is read.
+    const SMALL_FILES: usize = 31;
+    let small = vec![0; 1024 * 1024];
+    let mut script = Script::default();
+    for number in 0..LARGE_FILES {
+        script = script.described(&format!("a{number:04}"), EntryKind::File);
+    }
+    for number in 0..SMALL_FILES {
+        let mut entry = entry(&format!("b{number:04}"), EntryKind::File);
+        entry.attributes.size = small.len() as u64;
+        script = script
+            .message(&TreeItem::Enclosed(entry))
+            .bytes(&small)
+            .message(&Reply::Ok(trailer(&small)));
+    }
+    let pair = FakeConnection::open().await;
+    let directory = tempfile::tempdir().unwrap();
+    let items = vec![DownloadJob {
+        from: path("d"),
+        to: directory.path().join("top"),
+        contents: false,
+    }];
+    let options = FetchOptions {
+        recursive: true,
+        ..FetchOptions::default()
+    };
+    let transfer = Transfer::new(|_| {});
+    let fetching = async {
+        tokio::select! {
+            () = transfer::fetch(&pair.client, items, options, &transfer) => {}
+            () = serve_large(&pair, script.left()) => {}
+        }
+    };
+    within("a tree of large files", fetching).await;
+    assert_eq!(transfer.failed(), 0);
+    assert_eq!(transfer.files(), (LARGE_FILES + SMALL_FILES) as u64);
 }

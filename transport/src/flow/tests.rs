@@ -94,6 +94,14 @@ async fn many_bodies_share_a_smaller_window_than_few() {
     assert_eq!(few, windows::receive_window_few(Side::Client));
     let many: Vec<_> = (0..64).map(|_| flow.begin_receiving()).collect();
     assert!(window() < few);
+    let held = flow.hold();
+    assert_eq!(
+        window(),
+        few,
+        "others have room beyond a stream that isn't read"
+    );
+    drop(held);
+    assert!(window() < few);
     drop(many);
     assert_eq!(window(), few);
 }

@@ -12,7 +12,8 @@
 //!   a path with very high loss.
 //! - **Receive window.** With few bodies the window of one stream and some more, so that a stream
 //!   that isn't read can't block the others. With many bodies that would take too much memory,
-//!   because their chunks share buffers of the socket; there the rate decides.
+//!   because their chunks share buffers of the socket; there the rate decides, unless a stream is
+//!   known not to be read for now.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
