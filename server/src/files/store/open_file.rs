@@ -16,6 +16,7 @@ use bytes::Bytes;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::Attributes;
 use quire_transport::body::ReadAhead;
+use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::path::Arg;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -144,10 +145,9 @@ impl OpenFile {
             let mut position = 0;
             while position < size {
                 let rest = usize::try_from(size - position).unwrap_or(PIECE);
-                let mut piece = vec![0; rest.min(PIECE)];
-                if file.file.read_exact_at(&mut piece, position).is_err() {
+                let Some(piece) = read_piece(&file.file, position, rest.min(PIECE)) else {
                     return;
-                }
+                };
                 position += piece.len() as u64;
                 if !push(&mut sink, piece) {
                     return;
@@ -259,6 +259,21 @@ impl OpenFile {
 
 /// Reader of a part of an open file.
 pub(in crate::files) type FileReader = ReadAhead<File>;
+
+/// Reads exactly `length` bytes at `position`, if they can be read, into memory that was never
+/// zeroed: that would cost as much as the hash.
+fn read_piece(file: &File, position: u64, length: usize) -> Option<Vec<u8>> {
+    let mut piece = Vec::with_capacity(length);
+    while piece.len() < length {
+        let next = position + piece.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut piece), next) {
+            Ok(0) => return None,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(piece)
+}
 
 /// Hashes a range of `file`, and returns whether the file is long enough.
 fn hash_range(file: &File, range: Range<u64>, hasher: &mut Hasher) -> Result<bool, Error> {
