@@ -11,14 +11,14 @@ use std::sync::atomic::AtomicU64;
 use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Trailer, Version};
+use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
 use crate::blocking::blocking;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
-use crate::save::SaveTarget;
+use crate::save::{SaveTarget, Unfinished};
 use crate::upload::Links;
 
 pub use crate::save::SaveOptions;
@@ -110,7 +110,8 @@ impl<'a> DownloadRequest<'a> {
         let download = get(self.connection, self.get).await?;
         let uncounted = AtomicU64::new(0);
         let moved = self.moved.unwrap_or(&uncounted);
-        download.save_to(save, target.as_ref(), moved).await
+        let received = download.receive_to(save, target.as_ref(), moved).await?;
+        received.publish().await
     }
 
     /// Downloads into memory.
@@ -246,16 +247,16 @@ impl Download {
         moved: &AtomicU64,
     ) -> Result<Fetched, ClientError> {
         let save = open_target(target, options, Links::Follow).await?;
-        self.save_to(save, target, moved).await
+        self.receive_to(save, target, moved).await?.publish().await
     }
 
-    /// Receives the content into a target that was opened as `target`.
-    pub(crate) async fn save_to(
+    /// Receives the content into a target that was opened as `target`, without giving it its name.
+    pub(crate) async fn receive_to(
         self,
         save: SaveTarget,
         target: &Path,
         moved: &AtomicU64,
-    ) -> Result<Fetched, ClientError> {
+    ) -> Result<ReceivedFile, ClientError> {
         let (modified, mode) = (self.header.modified, self.header.mode);
         let unfinished = blocking(move || save.create(mode)).await?;
         let (unfinished, fetched) = match self.write_to(unfinished, moved).await {
@@ -265,6 +266,30 @@ impl Download {
                 return Err(ClientError::disk(target, "write", error));
             }
         };
+        Ok(ReceivedFile {
+            unfinished,
+            modified,
+            fetched,
+        })
+    }
+}
+
+/// A file that has arrived and was verified, under a temporary name.
+#[derive(Debug)]
+pub(crate) struct ReceivedFile {
+    unfinished: Unfinished,
+    modified: Time,
+    fetched: Fetched,
+}
+
+impl ReceivedFile {
+    /// Gives it its attributes and its name, after a sync if that was asked for.
+    pub(crate) async fn publish(self) -> Result<Fetched, ClientError> {
+        let Self {
+            unfinished,
+            modified,
+            fetched,
+        } = self;
         blocking(move || unfinished.publish(modified)).await?;
         Ok(fetched)
     }

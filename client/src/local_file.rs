@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::Time;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attributes;
 use crate::blocking::blocking;
@@ -25,6 +26,7 @@ pub struct LocalFile {
     file: Arc<File>,
     path: PathBuf,
     metadata: Metadata,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl LocalFile {
@@ -59,7 +61,13 @@ impl LocalFile {
             file: Arc::new(file),
             path,
             metadata,
+            room: None,
         })
+    }
+
+    /// Keeps `room` until the file was read to its end.
+    pub(crate) fn holding(self, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self { room, ..self }
     }
 
     /// The size when it was opened, in bytes.
@@ -135,6 +143,7 @@ impl LocalFile {
             source: FromStart {
                 file: self.file,
                 position: 0,
+                _room: self.room,
             },
             path: self.path,
             snapshot: None,
@@ -158,6 +167,7 @@ pub(crate) enum FileContent {
 pub struct FromStart {
     file: Arc<File>,
     position: u64,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Read for FromStart {

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::Version;
 use quire_shared::{Name, RemotePath};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::item_name::ItemName;
@@ -331,6 +331,29 @@ pub(super) async fn run_jobs<J, F>(
     }
 }
 
+/// Bounds the bytes of the files that are in transfer one by one on a local network.
+///
+/// There a few streams fill the path. More of them only take turns packet by packet, which costs
+/// memory and wakes a task for each packet. On a longer path their number hides round trips.
+#[derive(Debug, Clone)]
+pub(super) struct ByteGate(Option<Arc<Semaphore>>);
+
+impl ByteGate {
+    pub(super) fn new(is_local: bool) -> Self {
+        Self(is_local.then(|| Arc::new(Semaphore::new(LOCAL_KIB as usize))))
+    }
+
+    /// Waits until a file of `bytes` may be moved. It counts until the result is dropped, which is
+    /// best done before what needs no network, such as a sync.
+    pub(super) async fn enter(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let gate = self.0.clone()?;
+        // Half of the room at most, so that the next large file begins before this one ends.
+        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
+        // It is never closed.
+        gate.acquire_many_owned(kib.min(LOCAL_KIB / 2)).await.ok()
+    }
+}
+
 /// The path of the entry `name` in the local directory `directory`.
 ///
 /// # Errors
@@ -376,6 +399,10 @@ pub(super) fn local_name(path: &Path) -> String {
 /// of some ten milliseconds, and few enough that their buffers stay at some ten megabytes and a
 /// third of the streams that a server grants stays free for other requests.
 const JOBS_AT_ONCE: usize = 32;
+
+/// KiB of files in transfer at once on a local network: twice its send window, so that one file's
+/// end and the next one's begin leave no gap.
+const LOCAL_KIB: u32 = 4 * 1024;
 
 /// Files found but not begun: enough that a walk that waits for a listing leaves no gap.
 const QUEUE_JOBS: usize = 256;

@@ -12,7 +12,7 @@ use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
 use super::description::{is_in_the_way, survey};
-use super::engine::{Moved, Transfer, job_queue, run_jobs};
+use super::engine::{ByteGate, Moved, Transfer, job_queue, run_jobs};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use super::unpack::{DownloadQueue, Unpacker, receive};
@@ -36,9 +36,10 @@ pub async fn fetch(
         transfer,
         queue,
     };
+    let gate = ByteGate::new(client.connection().flow().is_local());
     let work = |job: FileDownload| {
-        let (client, transfer) = (client.clone(), Arc::clone(transfer));
-        async move { job.run(&client, options, &transfer).await }
+        let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
+        async move { job.run(&client, options, &transfer, &gate).await }
     };
     let ahead = items.iter().map(|item| item.from.clone()).collect();
     let moving = async {
@@ -80,10 +81,16 @@ async fn survey_all(
 }
 
 impl FileDownload {
-    async fn run(self, client: &Client, options: FetchOptions, transfer: &Arc<Transfer>) {
+    async fn run(
+        self,
+        client: &Client,
+        options: FetchOptions,
+        transfer: &Arc<Transfer>,
+        gate: &ByteGate,
+    ) {
         let name = self.from.clone();
         transfer.start(&name);
-        let result = self.fetch(client, options, transfer).await;
+        let result = self.fetch(client, options, transfer, gate).await;
         transfer.end(name, result);
         if let Some(directory) = self.directory {
             let transfer = Arc::clone(transfer);
@@ -101,6 +108,7 @@ impl FileDownload {
         client: &Client,
         options: FetchOptions,
         transfer: &Transfer,
+        gate: &ByteGate,
     ) -> Result<Moved, ClientError> {
         let get = Get {
             path: self.from.clone(),
@@ -113,13 +121,16 @@ impl FileDownload {
         };
         // What can't be written isn't asked for.
         let target = open_target(&self.to, options.save, links).await?;
+        let room = gate.enter(self.described_size.unwrap_or(0)).await;
         let download = client.get(get).await?;
         if self.described_size.is_none() {
             transfer.expect(download.header().length);
         }
-        let fetched = download
-            .save_to(target, &self.to, transfer.counter())
+        let received = download
+            .receive_to(target, &self.to, transfer.counter())
             .await?;
+        drop(room);
+        let fetched = received.publish().await?;
         Ok(Moved {
             name: self.from.to_string(),
             local: self.to.clone(),

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
-use super::engine::{Moved, Transfer, job_queue, local_name, run_jobs};
+use super::engine::{ByteGate, Moved, Transfer, job_queue, local_name, run_jobs};
 use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::survey::Survey;
@@ -68,13 +68,14 @@ pub async fn store(
             transfer.fail(name, error);
         }
     };
+    let gate = ByteGate::new(client.connection().flow().is_local());
     let work = |job: FileUpload| {
-        let (client, transfer) = (client.clone(), Arc::clone(transfer));
+        let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
         let broken = broken.clone();
         async move {
             tokio::select! {
                 is_there = job.is_wanted() => if is_there {
-                    job.run(&client, options, &transfer).await;
+                    job.run(&client, options, &transfer, &gate).await;
                 },
                 () = broken.cancelled() => transfer.add_failed(1),
             }
@@ -156,9 +157,15 @@ impl FileUpload {
         is_there
     }
 
-    async fn run(&self, client: &Client, options: StoreOptions, transfer: &Transfer) {
+    async fn run(
+        &self,
+        client: &Client,
+        options: StoreOptions,
+        transfer: &Transfer,
+        gate: &ByteGate,
+    ) {
         transfer.start(&*self.from);
-        let stored = self.put(client, options, transfer).await;
+        let stored = self.put(client, options, transfer, gate).await;
         // Errors that concern the local file name it themselves; the rest come from the server.
         transfer.end(&self.to, stored);
     }
@@ -168,8 +175,11 @@ impl FileUpload {
         client: &Client,
         options: StoreOptions,
         transfer: &Transfer,
+        gate: &ByteGate,
     ) -> Result<Moved, ClientError> {
         let file = LocalFile::open(&self.from, self.links).await?;
+        let room = gate.enter(file.size()).await;
+        let file = file.holding(room);
         transfer.expect(file.size());
         let make_parents = options.recursive && self.directory.is_none();
         let put = options.put(&file, self.to.clone(), make_parents);
