@@ -141,7 +141,8 @@ impl Default for Limits {
             validate_addresses: ValidateAddresses::Public,
             early_requests: 4,
             handshake_time: seconds(5),
-            request_time: seconds(5),
+            // As long as a path may be silent before its connection times out.
+            request_time: seconds(30),
             idle_time: seconds(3600),
             stall_time: seconds(30),
             stall_rate: ByteCount(1024),
