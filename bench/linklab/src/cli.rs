@@ -12,7 +12,7 @@ use rand_pcg::Pcg64;
 use crate::generate::TraceKind;
 use crate::model::{self, Config, Outage, Policer, Trace};
 use crate::units::{
-    Queue, Rate, Silence, nanos, parse_duration, parse_gilbert, parse_name, parse_outage,
+    OutageCycle, Queue, Rate, nanos, parse_duration, parse_gilbert, parse_name, parse_outage,
     parse_policer, parse_probability, parse_queue, parse_rate, parse_sysctl,
 };
 
@@ -89,7 +89,7 @@ pub struct LinkArgs {
     /// Lose everything, in both directions, for LENGTH in each PERIOD: 20ms/1s. The seed
     /// decides when in the period.
     #[arg(long, global = true, value_name = "LENGTH/PERIOD", value_parser = parse_outage)]
-    pub outage: Option<Silence>,
+    pub outage: Option<OutageCycle>,
     /// Most of a random delay of each packet, which keeps the order.
     #[arg(long, global = true, default_value = "0ms", value_name = "TIME", value_parser = parse_duration)]
     pub jitter: Duration,
@@ -266,7 +266,7 @@ impl LinkArgs {
     }
 
     /// Both directions fall silent at the same time.
-    fn outage(&self, silence: Silence) -> Outage {
+    fn outage(&self, silence: OutageCycle) -> Outage {
         let period_ns = nanos(silence.period);
         Outage {
             length_ns: nanos(silence.length),

@@ -104,20 +104,20 @@ pub struct Arrival<P> {
 }
 
 /// A packet that others may overtake, ordered by its due time and then by its place.
-struct Late<P>(Arrival<P>);
+struct LateDelivery<P>(Arrival<P>);
 
-impl<P> PartialEq for Late<P> {
+impl<P> PartialEq for LateDelivery<P> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
-impl<P> Eq for Late<P> {}
-impl<P> PartialOrd for Late<P> {
+impl<P> Eq for LateDelivery<P> {}
+impl<P> PartialOrd for LateDelivery<P> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl<P> Ord for Late<P> {
+impl<P> Ord for LateDelivery<P> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.0.due, self.0.place).cmp(&(other.0.due, other.0.place))
     }
@@ -136,7 +136,7 @@ pub struct LinkModel<P> {
     waiting_bytes: u64,
     /// In-order packets: due times never decrease, so a queue is enough.
     in_order: VecDeque<Arrival<P>>,
-    late: BinaryHeap<Reverse<Late<P>>>,
+    late: BinaryHeap<Reverse<LateDelivery<P>>>,
     in_flight_bytes: u64,
     newest_delivered: u64,
     losses: LossProcess,
@@ -258,7 +258,7 @@ impl<P> LinkModel<P> {
         if keeps_order {
             self.in_order.push_back(arrival);
         } else {
-            self.late.push(Reverse(Late(arrival)));
+            self.late.push(Reverse(LateDelivery(arrival)));
         }
     }
 

@@ -16,7 +16,7 @@ pub enum Queue {
 
 /// A silence of this length in each period.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Silence {
+pub struct OutageCycle {
     pub length: Duration,
     pub period: Duration,
 }
@@ -134,9 +134,9 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
-pub fn parse_outage(text: &str) -> Result<Silence, String> {
+pub fn parse_outage(text: &str) -> Result<OutageCycle, String> {
     let (length, period) = text.split_once('/').ok_or("expected LENGTH/PERIOD")?;
-    let silence = Silence {
+    let silence = OutageCycle {
         length: parse_duration(length)?,
         period: parse_duration(period)?,
     };

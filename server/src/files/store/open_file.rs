@@ -272,6 +272,8 @@ fn read_piece(file: &File, position: u64, length: usize) -> Option<Vec<u8>> {
             Err(_) => return None,
         }
     }
+    // The memory may be larger than asked for, and the file as well by now.
+    piece.truncate(length);
     Some(piece)
 }
 
