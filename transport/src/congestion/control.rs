@@ -405,7 +405,8 @@ impl Control {
             }
             Phase::Cruise { .. } => {
                 let alone = model.min(self.loss.ceiling());
-                let target = self.cubic_mode.as_ref().map_or(alone, CubicMode::window);
+                let shared = self.cubic_mode.as_ref().map_or(0.0, CubicMode::window);
+                let target = alone.max(shared);
                 self.utilization.window(target, in_flight)
             }
             Phase::Probe { .. } => (model * PROBE_GAIN).min(self.loss.probe_ceiling()),

@@ -12,13 +12,13 @@
 //!
 //! So both ends look for progress while a stream is open: for stream data from the peer, and for
 //! acknowledgements of what this end has sent. Without any for two round trips, this end sends a
-//! probe at a fixed interval, until something comes or the idle timeout ends the connection. A
+//! probe at fixed intervals, until something comes or the idle timeout ends the connection. A
 //! probe is a new packet, so the peer acknowledges it, and that shows what was lost before. It
 //! carries the acknowledgements that may have been lost. It leaves even if the congestion window is
 //! full, as the probes of RFC 9002 do.
 //!
 //! The load is bounded. Idle connections have no timer, a silent peer is sent ten datagrams per
-//! second, and quinn keeps the limit for addresses that aren't validated (RFC 9000, §8.1). A peer
+//! second, and forty from the third second on, and quinn keeps the limit for addresses that aren't validated (RFC 9000, §8.1). A peer
 //! that answers probes, but has nothing else to say yet, is probed about once per second.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,6 +96,8 @@ struct Silence {
     last: Progress,
     /// Looks since something came.
     quiet: u32,
+    /// Probes since something came.
+    probes: u32,
     is_probing: bool,
     /// How often the interval of looks is doubled.
     doublings: u32,
@@ -126,15 +128,18 @@ impl Silence {
                 self.doublings += 1;
             }
             self.quiet = 0;
+            self.probes = 0;
             self.is_probing = false;
         }
         let interval = (now.round_trip / 2).max(LOOK_INTERVAL);
         let most = interval.max(LOOK_INTERVAL_MAX);
         let is_probe = self.quiet >= QUIET_LOOKS;
         self.is_probing |= is_probe;
+        self.probes += u32::from(is_probe);
         Step {
             is_probe,
             wait: match self.is_probing {
+                true if self.probes > PROBES_SLOW => PROBE_INTERVAL_LATE,
                 true => PROBE_INTERVAL,
                 false => most.min(interval.saturating_mul(1 << self.doublings.min(8))),
             },
@@ -153,9 +158,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest interval of looks for a peer that answers only probes.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(300);
 
-/// Interval of probes. A burst of 20 packets is over after two seconds, and the 300 probes up to the
-/// idle timeout outlast one that is ten times as long.
+/// Interval of probes. A burst of 20 packets is over after two seconds.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Probes at that interval, three seconds long.
+const PROBES_SLOW: u32 = 30;
+
+/// Interval of later probes. Up to the idle timeout they outlast a burst of a thousand packets, and
+/// need no more than half a megabit per second.
+const PROBE_INTERVAL_LATE: Duration = Duration::from_millis(25);
 
 /// Progress in bytes that is more than the answers to probes.
 const MOVED_BYTES_MIN: u64 = 1024;
@@ -189,13 +200,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_probe_comes_within_two_round_trips_and_more_at_a_fixed_interval() {
+    fn the_first_probe_comes_within_two_round_trips_and_more_at_fixed_intervals() {
         let mut silence = Silence::default();
         let now = progress(1, 1, 10_000);
         assert_eq!(until_probe(&mut silence, now), ROUND_TRIP * 3 / 2);
-        for _ in 0..100 {
+        for probe in 2..100 {
             let step = silence.look(now);
-            assert_eq!((step.is_probe, step.wait), (true, PROBE_INTERVAL));
+            let interval = match probe {
+                ..=PROBES_SLOW => PROBE_INTERVAL,
+                _ => PROBE_INTERVAL_LATE,
+            };
+            assert_eq!((step.is_probe, step.wait), (true, interval), "{probe}");
         }
     }
 
