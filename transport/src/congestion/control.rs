@@ -7,7 +7,7 @@
 
 mod draining;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::cubic_mode::CubicMode;
 use super::delivery_rate::{DeliveryRate, Round, Sample};
@@ -54,7 +54,6 @@ pub(super) struct Control {
     /// The larger rate of the last two rounds, because a stall may have slowed one of them.
     rate_now: f64,
     model: PathModel,
-    round_trip: Duration,
     startup: Startup,
     /// End of start-up: the time, and the bytes delivered until then.
     startup_end: Option<(Instant, u64)>,
@@ -88,7 +87,6 @@ impl Control {
             last_round: None,
             rate_now: 0.0,
             model: PathModel::default(),
-            round_trip: Duration::ZERO,
             startup: Startup::default(),
             startup_end: None,
             overflow_ignored_until: 0,
@@ -144,7 +142,6 @@ impl Control {
             // A window that wasn't filled says nothing about the path, whatever the cause.
             round.app_limited |= !is_filled;
         }
-        self.round_trip = sample.round_trip;
         self.model.observe(now, &sample, self.phase.sending());
         if let Some(probe) = &mut self.drain_probe {
             probe.round_trip = probe.round_trip.min(sample.round_trip);
@@ -192,7 +189,7 @@ impl Control {
         self.delivery.on_lost(lost);
         let round_trip_min = self.model.round_trip_min.get().unwrap_or_default();
         if let Some(cubic) = &mut self.cubic_mode {
-            cubic.on_lost(now, sent, self.round_trip, round_trip_min);
+            cubic.on_lost(now, sent, self.delivery.round_trip(), round_trip_min);
         } else if is_mark {
             self.loss
                 .lower_for_mark(self.window_last_round.min(self.window));

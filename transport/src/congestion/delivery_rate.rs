@@ -65,7 +65,7 @@ pub(super) struct DeliveryRate {
     delivered: u64,
     delivered_at: Instant,
     acked_sent: Instant,
-    /// Round trip of that packet.
+    /// Round trip of that packet; zero before the first.
     round_trip: Duration,
     /// Transmissions before this many bytes were delivered are application-limited.
     app_limited_until: u64,
@@ -114,6 +114,11 @@ impl DeliveryRate {
     /// Returns the number of rounds that have ended.
     pub(super) fn round(&self) -> u64 {
         self.round
+    }
+
+    /// Returns the round trip of the newest packet that was acknowledged; zero before the first.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Returns the bytes acknowledged so far.

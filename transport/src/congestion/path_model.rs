@@ -139,15 +139,14 @@ impl PathModel {
         self.round_trip() + self.delay_margin()
     }
 
-    /// Returns how far above the smallest a round trip may be without a queue.
+    /// Returns how far above [`round_trip`](Self::round_trip) one may be without a queue.
     pub(super) fn delay_margin(&self) -> Duration {
-        let smallest = self.round_trip();
         let allowed = if self.is_local() {
             SLACK_LOCAL
         } else {
             Duration::ZERO
         };
-        allowed + (smallest / DELAY_DIVISOR).max(DELAY_MIN)
+        allowed + (self.round_trip() / DELAY_DIVISOR).max(DELAY_MIN)
     }
 }
 

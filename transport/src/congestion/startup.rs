@@ -91,7 +91,7 @@ impl Startup {
             return GROWTH_DELAYED;
         }
         if is_jitter {
-            return 1.0;
+            return GROWTH_JITTER;
         }
         let Some(rate) = self.train_rate() else {
             return GROWTH_UNKNOWN;
@@ -156,6 +156,9 @@ const GROWTH_NEAR: f64 = 1.25;
 /// Growth while acknowledgements are delayed: a quarter, as in the conservative slow start of
 /// HyStart++ (RFC 9406), because the delay may be a queue or a stall.
 const GROWTH_DELAYED: f64 = 0.25;
+
+/// Growth where there is jitter, which distorts the trains: that of slow start (RFC 9002, §7.3.1).
+const GROWTH_JITTER: f64 = 1.0;
 
 /// Growth without an estimate from trains: a factor of about 2.2 per round.
 const GROWTH_UNKNOWN: f64 = 1.5;

@@ -98,7 +98,6 @@ struct Silence {
     quiet: u32,
     /// Probes since something came.
     probes: u32,
-    is_probing: bool,
     /// How often the interval of looks is doubled.
     doublings: u32,
 }
@@ -123,25 +122,23 @@ impl Silence {
             let has_moved = now.bytes.saturating_sub(last.bytes) >= MOVED_BYTES_MIN;
             if has_moved {
                 self.doublings = 0;
-            } else if self.is_probing {
+            } else if self.probes > 0 {
                 // Only a probe was answered: the peer is there, and has nothing to say yet.
                 self.doublings += 1;
             }
             self.quiet = 0;
             self.probes = 0;
-            self.is_probing = false;
         }
         let interval = (now.round_trip / 2).max(LOOK_INTERVAL);
         let most = interval.max(LOOK_INTERVAL_MAX);
         let is_probe = self.quiet >= QUIET_LOOKS;
-        self.is_probing |= is_probe;
         self.probes += u32::from(is_probe);
         Step {
             is_probe,
-            wait: match self.is_probing {
-                true if self.probes > PROBES_SLOW => PROBE_INTERVAL_LATE,
-                true => PROBE_INTERVAL,
-                false => most.min(interval.saturating_mul(1 << self.doublings.min(8))),
+            wait: match self.probes {
+                0 => most.min(interval.saturating_mul(1 << self.doublings.min(8))),
+                1..=PROBES_SLOW => PROBE_INTERVAL,
+                _ => PROBE_INTERVAL_LATE,
             },
         }
     }

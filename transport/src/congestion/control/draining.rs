@@ -24,7 +24,8 @@ impl Control {
         self.drain_probe = Some(DrainProbe {
             due_round: None,
             round_trip: Duration::MAX,
-            round_trip_before: before.map_or(self.round_trip, |round| round.round_trip_min),
+            round_trip_before: before
+                .map_or_else(|| self.delivery.round_trip(), |round| round.round_trip_min),
             rate_before: self.rate_now,
             renews: share <= RENEW_SHARE,
         });

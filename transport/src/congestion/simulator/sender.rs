@@ -180,14 +180,14 @@ impl SimulatedSender {
     /// congestion (RFC 9002, §7.6).
     fn is_persistent(&self, lost: &[(u64, u64)]) -> bool {
         let span_min = 3 * self.probe_interval();
-        let mut first: Option<(u64, u64)> = None;
+        let mut first = None;
         let mut last = 0;
         self.smoothed.is_some()
             && lost.iter().any(|&(packet, sent)| {
                 let start = match first {
-                    Some((_, start)) if packet == last + 1 => start,
+                    Some(start) if packet == last + 1 => start,
                     _ => {
-                        first = Some((packet, sent));
+                        first = Some(sent);
                         sent
                     }
                 };
