@@ -11,13 +11,13 @@ import random
 from . import targets
 from .contenders import CONTENDERS
 from .links import Link, emulator, linklab
-from .neighbour import NeighbourRow, run_neighbour_row
+from .neighbour import NeighbourRow
 from .processes import Sample
 from .results import MIB, RowResult
 from .rows import Plan, describe, entry_result
 from .servers import Site
 from .targets import OUR_PUT, OURS
-from .wan import Row, run_once, run_row
+from .wan import Row, run_once, run_rows
 
 LIMIT_S = 60.0
 BYTES, SATELLITE_BYTES = 20 * MIB, 128 * MIB
@@ -99,16 +99,10 @@ KEYS = [row.key for row in (*ROWS, *BESIDE)]
 
 
 def run(site: Site, plan: Plan, keys: list[str], done: list[RowResult]) -> None:
-    kind = emulator()
     if linklab() is None:
         done.extend(RowResult(key, key, skipped=NO_LINKLAB) for key in keys)
         return
-    for row in ROWS:
-        if row.key in keys:
-            run_row(site, plan, kind, row, done)
-    for beside in BESIDE:
-        if beside.key in keys:
-            run_neighbour_row(site, plan, kind, beside, done)
+    run_rows(site, plan, emulator(), (*ROWS, *BESIDE), keys, done)
 
 
 def random_link(seed: int) -> Link:

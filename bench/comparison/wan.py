@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Iterable
 
 from . import targets
 from .contenders import CONTENDERS, OURS
@@ -83,15 +84,18 @@ def run(site: Site, plan: Plan, keys: list[str], done: list[RowResult]) -> None:
         for key in keys:
             done.append(RowResult(key, key, skipped=NO_EMULATOR))
         return
-    for row in ROWS:
-        if row.key in keys:
-            run_row(site, plan, kind, row, done)
-    for neighbour in NEIGHBOURS:
-        if neighbour.key in keys:
-            run_neighbour_row(site, plan, kind, neighbour, done)
+    run_rows(site, plan, kind, (*ROWS, *NEIGHBOURS), keys, done)
     for key in LATENCY_TITLES:
         if key in keys:
             run_latency_row(site, plan, kind, key, done)
+
+
+def run_rows(site: Site, plan: Plan, kind: type, rows: Iterable[Row | NeighbourRow], keys: list[str],
+             done: list[RowResult]) -> None:
+    for row in rows:
+        if row.key in keys:
+            run_one = run_row if isinstance(row, Row) else run_neighbour_row
+            run_one(site, plan, kind, row, done)
 
 
 def row_bytes(plan: Plan, row: Row) -> int:
