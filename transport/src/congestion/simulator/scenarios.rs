@@ -249,13 +249,13 @@ const STALLED_RUNS: u32 = 8;
 #[test]
 fn stalls_of_either_end_or_of_the_link_do_not_end_start_up_for_good() {
     for (part, share_min) in [
-        (StalledPart::Sender, 0.48),
-        (StalledPart::Receiver, 0.53),
-        (StalledPart::Link, 0.44),
+        (StalledPart::Sender, 0.51),
+        (StalledPart::Receiver, 0.57),
+        (StalledPart::Link, 0.48),
     ] {
         let (share, drops) = with_stalls(part);
         assert!(
-            share > share_min && drops < 0.05,
+            share > share_min && drops < 0.045,
             "{part:?}: {share}, {drops}"
         );
     }
