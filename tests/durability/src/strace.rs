@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -67,9 +70,21 @@ impl Strace {
     }
 
     fn let_go(&mut self) {
+        let strace = Pid::from_child(&self.child);
         // Fails if the server's end was its own.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
-        self.child.wait().unwrap();
+        let _ = kill_process(strace, Signal::INT);
+        let (ended, end) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                self.child.wait().unwrap();
+                let _ = ended.send(());
+            });
+            if end.recv_timeout(PATIENCE).is_err() {
+                // Interrupted while a server's threads end, strace can wait forever for the first
+                // of them, which ends only after strace has taken note of all others.
+                let _ = kill_process(strace, Signal::KILL);
+            }
+        });
     }
 }
 
@@ -80,6 +95,9 @@ impl Drop for Strace {
         }
     }
 }
+
+/// How long strace may take to detach.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A system call.
 #[derive(Debug, Clone, PartialEq, Eq)]

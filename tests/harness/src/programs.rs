@@ -6,6 +6,8 @@
 use std::io::{BufRead, BufReader, read_to_string};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use quire_certs::{Role, StateDir, load_or_create};
 use quire_client::known_servers::ServerId;
@@ -14,7 +16,7 @@ use quire_client::{Client, ClientError};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::tree::scratch;
-use super::{skip, within};
+use super::{DEADLINE, skip, within};
 
 /// Both programs, and a state directory that they share.
 #[derive(Debug)]
@@ -107,10 +109,13 @@ impl Programs {
             .stdout(Stdio::piped())
             .stderr(log);
         let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let fingerprint = lines.next().unwrap().unwrap();
+        let (said, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || stdout.lines().try_for_each(|line| said.send(line)));
+        let line = || lines.recv_timeout(DEADLINE).expect("the server's start");
+        let fingerprint = line().unwrap();
         assert!(fingerprint.starts_with("fingerprint "), "{fingerprint}");
-        let listening = lines.next().unwrap().unwrap();
+        let listening = line().unwrap();
         let address = listening.strip_prefix("listening on ").expect(&listening);
         let (_, port) = address.rsplit_once(':').unwrap();
         ServerProcess {
@@ -182,6 +187,16 @@ impl Programs {
             "quire {arguments:?}\nstdout: {stdout}\nstderr: {stderr}"
         );
         stdout
+    }
+
+    /// Runs a transfer, and returns what `-v` says limited it: the limit, a colon, and figures.
+    pub fn limit(&self, arguments: &[&str]) -> String {
+        let ran = self.quire(&[arguments, &["--force", "-v"]].concat());
+        let text = String::from_utf8(ran.stderr).unwrap();
+        assert!(ran.status.success(), "{text}");
+        let mut lines = text.lines();
+        let line = lines.find_map(|line| line.strip_prefix("limited by "));
+        line.expect(&text).to_owned()
     }
 
     /// A connection with the owner's key.
