@@ -12,6 +12,7 @@ use quire_shared::protocol::{
     Ping, Pong, Put, Rename, Stat,
 };
 use quire_shared::{RemotePath, Side};
+use quire_transport::bottleneck::{Meter, Verdict};
 use quire_transport::congestion::CongestionControl;
 use quire_transport::flow::ConnectionFlow;
 
@@ -158,7 +159,17 @@ impl Client {
     /// # Errors
     /// As every request: the server's refusal, or a broken connection.
     pub async fn ping(&self) -> Result<Pong, ClientError> {
-        self.connection.ask(Ping {}).await
+        self.connection.ask(Ping::default()).await
+    }
+
+    /// Returns what limited a transfer that has just ended, with what the server measured of it.
+    ///
+    /// # Errors
+    /// As every request: the server's refusal, or a broken connection.
+    pub async fn judge(&self, meter: &Meter) -> Result<Verdict, ClientError> {
+        let transfer = Some(meter.question());
+        let pong = self.connection.ask(Ping { transfer }).await?;
+        Ok(meter.judge(pong.measured.as_ref()))
     }
 
     /// Requests a file's content, which the returned handle receives.

@@ -30,7 +30,7 @@ pub use many::{
 };
 pub use replies::{
     Attributes, CacheEntry, CachePage, Changed, Copied, Done, Entry, EntryKind, Failure, GetHeader,
-    Hashed, Page, Pong, Reply, Trailer,
+    Hashed, Measured, Page, Pong, Reply, Trailer,
 };
 
 /// The ALPN identifier of the protocol (RFC 7301), which includes its version.
@@ -117,10 +117,26 @@ impl Message for Request {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;
 }
 
-/// Checks that the server answers. Reply: [`Pong`].
+/// Checks that the server answers, and asks what limited a transfer. Reply: [`Pong`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
-pub struct Ping {}
+pub struct Ping {
+    /// The transfer to be judged, which has just ended.
+    #[n(0)]
+    pub transfer: Option<EndedTransfer>,
+}
+
+/// A transfer on the connection of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EndedTransfer {
+    /// Whether the client sent.
+    #[n(0)]
+    pub is_upload: bool,
+    /// Its duration, in microseconds.
+    #[n(1)]
+    pub micros: u64,
+}
 
 /// Downloads a file or a range of it. Reply: [`GetHeader`], the bytes that it announces, then a
 /// second reply with a [`Trailer`].

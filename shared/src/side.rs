@@ -8,3 +8,13 @@ pub enum Side {
     /// The end that accepted the connection and answers requests.
     Server,
 }
+
+impl Side {
+    /// Returns the end that this one is connected with.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! What users and other programs hear of a command's outcome: text, JSON, and the exit status.
 
+mod bottlenecks;
 mod json;
 mod streams;
 mod terminal;

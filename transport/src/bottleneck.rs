@@ -1,21 +1,24 @@
 //! Bottleneck analysis: what limited a transfer, from measurements at one end.
 //!
 //! Each end measures how long its bodies waited for its own disk and for the peer, and how much
-//! processor time it used. Only the sender sees losses and full windows. A receiver can therefore
-//! say no more than that it was the path or the sender.
+//! processor time it used. Only the sender sees full windows and what the path does to packets, and
+//! only the receiver knows of its syncs. So a client asks the server after a transfer, whose
+//! [`Meters`] answer; then the verdict of the receiver counts, if it found the limit on its side,
+//! and else that of the sender.
 //!
 //! A body waits for a blocking thread, which reads and hashes. What such threads spend computing is
-//! no wait for the disk, so [`file_work`] measures both. Syncs are measured as well, and at the
-//! sender the wait for answers, which come when the receiver has synced.
+//! no wait for the disk, so [`file_work`] measures both. Syncs are measured as well. These and the
+//! processor time are of the whole process, so a server that is busy for others blames itself.
 
 mod process;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use quire_shared::Side;
+use quire_shared::protocol::{EndedTransfer, Measured};
 
-use crate::flow::{ConnectionFlow, Direction, windows};
+use crate::controller::Acknowledged;
+use crate::flow::{ConnectionFlow, Direction};
 use process::CALLS_PER_SAMPLE;
 pub(crate) use process::add_process;
 pub use process::{file_sync, file_work};
@@ -25,10 +28,14 @@ pub use process::{file_sync, file_work};
 pub enum Bottleneck {
     /// The capacity of the path.
     Path,
-    /// The path or the sender: the receiver can't tell which.
+    /// The path or the other end: this one can't tell which.
     Elsewhere,
     /// Packet loss on the path.
     Loss,
+    /// Packets that overtake others on the path.
+    Reordering,
+    /// Delay that the path adds to some packets.
+    Jitter,
     /// The disk of the sender.
     SenderDisk,
     /// The receiver doesn't take the data, or make it durable, fast enough: mostly its disk.
@@ -43,18 +50,64 @@ pub enum Bottleneck {
     Window,
 }
 
+impl Bottleneck {
+    /// All that an end can name, by their numbers in messages.
+    const ALL: [Self; 11] = [
+        Self::Elsewhere,
+        Self::Path,
+        Self::Loss,
+        Self::Reordering,
+        Self::Jitter,
+        Self::SenderDisk,
+        Self::Receiver,
+        Self::ReceiverSync,
+        Self::SenderProcessor,
+        Self::ReceiverProcessor,
+        Self::Window,
+    ];
+
+    fn number(self) -> u8 {
+        let position = Self::ALL.iter().position(|one| *one == self);
+        position.and_then(|at| u8::try_from(at).ok()).unwrap_or(0)
+    }
+
+    /// Returns what has a number; what a newer peer names is elsewhere.
+    fn from_number(number: u8) -> Self {
+        let known = Self::ALL.get(usize::from(number));
+        known.copied().unwrap_or(Self::Elsewhere)
+    }
+}
+
+/// What a path did to the packets of a sender.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct PathFaults {
+    /// Share that was lost.
+    lost: f64,
+    /// Share that later packets overtook.
+    late: f64,
+    /// Delay by jitter.
+    jitter: Duration,
+}
+
+/// What limited a transfer, with the figures of this end, and those of the path if the sender has
+/// told them. Shown on one line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// What limited it.
+    pub limit: Bottleneck,
+    stats: TransferStats,
+    faults: Option<PathFaults>,
+}
+
 /// Measurements of one end during a transfer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct TransferStats {
+pub(crate) struct TransferStats {
     /// Duration of the transfer.
     pub(crate) elapsed: Duration,
     /// Time that bodies waited for the disk of this end, summed over concurrent bodies.
     pub(crate) disk: Duration,
     /// Time that bodies waited for the peer or the path, summed likewise.
     pub(crate) network: Duration,
-    /// Time that streams of this end waited for data from the peer, summed likewise: at a sender,
-    /// for answers.
-    pub(crate) answers: Duration,
     /// Time of blocking work on files, and how much of it was computing or waiting for a processor,
     /// summed over threads; of a sample.
     pub(crate) file_work: Duration,
@@ -71,42 +124,42 @@ pub struct TransferStats {
     pub(crate) lost: u64,
     /// Number of times that flow control of the peer blocked this end.
     pub(crate) stopped: u64,
-    /// The smoothed round-trip time.
+    /// Packets that the peer acknowledged, and those of them that came after later ones.
+    pub(crate) acknowledged: Acknowledged,
+    /// The smoothed round-trip time, and the smallest.
     pub(crate) round_trip: Duration,
+    pub(crate) round_trip_min: Duration,
+    /// What of it is jitter, if the controller has found any.
+    pub(crate) jitter: Duration,
     /// The congestion window, in bytes.
     pub(crate) in_flight_max: u64,
-    /// The send window, in bytes.
+    /// The largest send window, in bytes; without bodies it is smaller.
     pub(crate) send_window: u64,
+    /// The receive window of a stream at the peer, in bytes.
+    pub(crate) stream_window: u64,
 }
 
 impl TransferStats {
     /// Returns what limited the transfer, as seen by its sender.
-    pub(crate) fn of_sender(&self) -> Bottleneck {
-        let stream_window = u64::from(windows::stream_window(Side::Server));
+    fn of_sender(&self) -> Bottleneck {
         if self.disk() > self.network {
             Bottleneck::SenderDisk
         } else if self.is_busy() {
             Bottleneck::SenderProcessor
-        } else if self.is_most(self.answers) && self.is_most(self.idle()) {
-            // Nothing was left to send, and the answers were still to come.
-            Bottleneck::ReceiverSync
         } else if self.is_stopped() {
-            match self.fills(stream_window) {
+            match self.fills(self.stream_window) {
                 true => Bottleneck::Window,
                 false => Bottleneck::Receiver,
             }
         } else if self.send_window < self.in_flight_max && self.fills(self.send_window) {
             Bottleneck::Window
-        } else if self.loss() >= LOSS_SHARE {
-            Bottleneck::Loss
         } else {
-            Bottleneck::Path
+            self.limit_of_path()
         }
     }
 
-    /// Returns what limited the transfer, as seen by its receiver. `sender` is what the sender
-    /// reported, if it did.
-    pub(crate) fn of_receiver(&self, sender: Option<Bottleneck>) -> Bottleneck {
+    /// Returns what limited the transfer, as seen by its receiver.
+    fn of_receiver(&self) -> Bottleneck {
         if self.is_most(self.syncs) {
             Bottleneck::ReceiverSync
         } else if self.disk() > self.network {
@@ -114,7 +167,7 @@ impl TransferStats {
         } else if self.is_busy() {
             Bottleneck::ReceiverProcessor
         } else {
-            sender.unwrap_or(Bottleneck::Elsewhere)
+            Bottleneck::Elsewhere
         }
     }
 
@@ -126,11 +179,6 @@ impl TransferStats {
         }
         let blocked = self.file_work.saturating_sub(self.file_processor);
         self.disk.min(blocked * CALLS_PER_SAMPLE)
-    }
-
-    /// Returns the time in which no body waited: at a sender mostly for answers, after its last byte.
-    fn idle(&self) -> Duration {
-        self.elapsed.saturating_sub(self.disk + self.network)
     }
 
     /// Whether `time` is more than half of the whole.
@@ -156,10 +204,49 @@ impl TransferStats {
         self.stopped > 1 && u128::from(self.stopped) >= trips / 4
     }
 
-    /// Returns the share of packets that were lost.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    pub(crate) fn loss(&self) -> f64 {
-        self.lost as f64 / self.sent.max(1) as f64
+    /// Returns what of the path limited a transfer that nothing else did.
+    fn limit_of_path(&self) -> Bottleneck {
+        let PathFaults { lost, late, jitter } = self.faults();
+        // Packets that are very late count as lost.
+        if late >= FAULT_SHARE && late >= lost {
+            Bottleneck::Reordering
+        } else if lost >= FAULT_SHARE {
+            Bottleneck::Loss
+        } else if jitter >= self.jitter_tolerated() {
+            Bottleneck::Jitter
+        } else {
+            Bottleneck::Path
+        }
+    }
+
+    /// Returns the jitter that costs nothing, or that acknowledgements make: they come once in
+    /// several packets.
+    #[expect(clippy::cast_precision_loss, reason = "a rough comparison")]
+    fn jitter_tolerated(&self) -> Duration {
+        let packets = self.elapsed.as_secs_f64() / self.sent.max(1) as f64;
+        let acknowledgement = Duration::from_secs_f64(packets * ACKNOWLEDGED_PACKETS);
+        acknowledgement.max(self.round_trip_min / 4).max(JITTER_MIN)
+    }
+
+    /// Returns what the path did to the packets of this end.
+    #[expect(clippy::cast_precision_loss, reason = "shares")]
+    fn faults(&self) -> PathFaults {
+        let Acknowledged { packets, late } = self.acknowledged;
+        PathFaults {
+            lost: self.lost as f64 / self.sent.max(1) as f64,
+            late: late as f64 / packets.max(1) as f64,
+            jitter: self.jitter,
+        }
+    }
+}
+
+impl From<&Measured> for PathFaults {
+    fn from(measured: &Measured) -> Self {
+        Self {
+            lost: f64::from(measured.lost) / MILLION,
+            late: f64::from(measured.late) / MILLION,
+            jitter: Duration::from_micros(measured.jitter.into()),
+        }
     }
 }
 
@@ -167,8 +254,10 @@ impl fmt::Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Path => "the path",
-            Self::Elsewhere => "the path or the sender",
+            Self::Elsewhere => "the path or the other side",
             Self::Loss => "the packets that the path loses",
+            Self::Reordering => "the path, which reorders packets",
+            Self::Jitter => "the path, whose delay varies",
             Self::SenderDisk => "the disk of the sender",
             Self::Receiver => "the disk of the receiver",
             Self::ReceiverSync => "the syncs to the disk of the receiver",
@@ -179,21 +268,30 @@ impl fmt::Display for Bottleneck {
     }
 }
 
-/// Shows the figures on one line.
-impl fmt::Display for TransferStats {
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let disk = self.disk();
-        let waited = (disk + self.network).as_secs_f64().max(f64::MIN_POSITIVE);
+        let stats = &self.stats;
+        let disk = stats.disk();
+        let waited = (disk + stats.network).as_secs_f64().max(f64::MIN_POSITIVE);
         write!(
             f,
-            "waited {:.0} % for the disk, {:.0} % for the other side; processor {:.0} % of a core; \
-             round trip {:.1} ms; {:.2} % lost of what was sent here",
+            "{}: waited {:.0} % for the disk, {:.0} % for the other side; processor {:.0} % of a core; \
+             round trip {:.1} ms",
+            self.limit,
             100.0 * disk.as_secs_f64() / waited,
-            100.0 * self.network.as_secs_f64() / waited,
-            100.0 * self.processor.as_secs_f64()
-                / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
-            1000.0 * self.round_trip.as_secs_f64(),
-            100.0 * self.loss(),
+            100.0 * stats.network.as_secs_f64() / waited,
+            100.0 * stats.processor.as_secs_f64()
+                / stats.elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            1000.0 * stats.round_trip.as_secs_f64(),
+        )?;
+        let Some(PathFaults { lost, late, jitter }) = self.faults else {
+            return Ok(());
+        };
+        let (lost, late) = (100.0 * lost, 100.0 * late);
+        let jitter = 1000.0 * jitter.as_secs_f64();
+        write!(
+            f,
+            ", jitter {jitter:.1} ms; {lost:.2} % lost, {late:.2} % late"
         )
     }
 }
@@ -227,14 +325,34 @@ impl Meter {
         }
     }
 
-    /// Returns what limited the transfer until now, with the figures.
-    pub fn read(&self) -> (Bottleneck, TransferStats) {
+    /// Returns how to ask the peer about the transfer until now.
+    pub fn question(&self) -> EndedTransfer {
+        EndedTransfer {
+            is_upload: self.direction == Direction::Out,
+            micros: whole(self.started.elapsed().as_micros()),
+        }
+    }
+
+    /// Returns what limited the transfer until now. `peer` is what the other end has measured, if
+    /// it has told that.
+    pub fn judge(&self, peer: Option<&Measured>) -> Verdict {
         let stats = self.stats();
-        let bottleneck = match self.direction {
-            Direction::Out => stats.of_sender(),
-            Direction::In => stats.of_receiver(None),
+        let theirs = peer.map_or(Bottleneck::Elsewhere, |peer| {
+            Bottleneck::from_number(peer.limit)
+        });
+        let (sender, receiver, faults) = match self.direction {
+            Direction::Out => (stats.of_sender(), theirs, Some(stats.faults())),
+            Direction::In => (theirs, stats.of_receiver(), peer.map(PathFaults::from)),
         };
-        (bottleneck, stats)
+        let limit = match receiver {
+            Bottleneck::Elsewhere => sender,
+            found => found,
+        };
+        Verdict {
+            limit,
+            stats,
+            faults,
+        }
     }
 
     fn stats(&self) -> TransferStats {
@@ -244,7 +362,6 @@ impl Meter {
             elapsed: self.started.elapsed(),
             disk: now.disk.saturating_sub(before.disk),
             network: now.network.saturating_sub(before.network),
-            answers: now.answers.saturating_sub(before.answers),
             file_work: now.file_work.saturating_sub(before.file_work),
             file_processor: now.file_processor.saturating_sub(before.file_processor),
             syncs: now.syncs.saturating_sub(before.syncs),
@@ -253,181 +370,87 @@ impl Meter {
             sent: now.sent.saturating_sub(before.sent),
             lost: now.lost.saturating_sub(before.lost),
             stopped: now.stopped.saturating_sub(before.stopped),
+            acknowledged: Acknowledged {
+                packets: now.acknowledged.packets - before.acknowledged.packets,
+                late: now.acknowledged.late - before.acknowledged.late,
+            },
             ..now
         }
     }
 }
 
+/// Measures both directions of a connection for a peer that asks.
+#[derive(Debug)]
+pub struct Meters {
+    sending: Meter,
+    receiving: Meter,
+}
+
+impl Meters {
+    /// Starts to measure.
+    pub fn new(flow: &ConnectionFlow) -> Self {
+        Self {
+            sending: Meter::sending(flow),
+            receiving: Meter::receiving(flow),
+        }
+    }
+
+    /// Returns what was measured of a transfer with the peer, and measures the next one.
+    pub fn measured(&mut self, transfer: EndedTransfer) -> Measured {
+        let meter = match transfer.is_upload {
+            true => &mut self.receiving,
+            false => &mut self.sending,
+        };
+        let mut stats = meter.stats();
+        // What was before the transfer is no part of it.
+        stats.elapsed = stats.elapsed.min(Duration::from_micros(transfer.micros));
+        *meter = Meter::new(&meter.flow, meter.direction);
+        let limit = match transfer.is_upload {
+            true => stats.of_receiver(),
+            false => stats.of_sender(),
+        };
+        let faults = stats.faults();
+        Measured {
+            limit: limit.number(),
+            lost: millionths(faults.lost),
+            late: millionths(faults.late),
+            jitter: whole(faults.jitter.as_micros()),
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is between zero and one"
+)]
+fn millionths(share: f64) -> u32 {
+    (share * MILLION) as u32
+}
+
+fn whole<T: TryFrom<u128> + From<u32>>(number: u128) -> T {
+    T::try_from(number).unwrap_or_else(|_| T::from(u32::MAX))
+}
+
+const MILLION: f64 = 1e6;
+
 /// Share of one core from which the processor is the bottleneck: only one thread at a time builds
 /// packets of a connection.
 const BUSY_SHARE: f64 = 0.9;
 
-/// Share of lost packets from which loss is the bottleneck.
-const LOSS_SHARE: f64 = 0.01;
+/// Share of lost or late packets from which they are what is to be said of the path.
+const FAULT_SHARE: f64 = 0.01;
+
+/// Jitter below which it is noise of the machines.
+const JITTER_MIN: Duration = Duration::from_millis(2);
+
+/// Packets for which a round trip may be longer than that of the first, until all of them are
+/// acknowledged: quinn acknowledges ten at once, and the next packet may have waited as long.
+const ACKNOWLEDGED_PACKETS: f64 = 20.0;
 
 /// Shorter round trips count as this long: on them a window fills and drains so often that being
 /// blocked costs nothing.
 const STOP_PERIOD_MIN: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Ten seconds in which bodies waited for the peer and nothing else stood out.
-    const UNHURRIED: TransferStats = TransferStats {
-        elapsed: Duration::from_secs(10),
-        disk: Duration::from_millis(100),
-        network: Duration::from_secs(9),
-        answers: Duration::ZERO,
-        file_work: Duration::ZERO,
-        file_processor: Duration::ZERO,
-        syncs: Duration::ZERO,
-        processor: Duration::from_secs(1),
-        sent_bytes: 150_000_000,
-        sent: 100_000,
-        lost: 10,
-        stopped: 0,
-        round_trip: Duration::from_millis(80),
-        in_flight_max: 2_500_000,
-        send_window: 10_000_000,
-    };
-
-    #[test]
-    fn a_sender_that_only_waits_for_the_path_is_limited_by_it() {
-        assert_eq!(UNHURRIED.of_sender(), Bottleneck::Path);
-    }
-
-    #[test]
-    fn each_figure_that_stands_out_is_the_bottleneck() {
-        let cases = [
-            (
-                Bottleneck::SenderDisk,
-                TransferStats {
-                    disk: Duration::from_secs(20),
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::SenderProcessor,
-                TransferStats {
-                    processor: Duration::from_millis(9_500),
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::Receiver,
-                TransferStats {
-                    stopped: 100,
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::Window,
-                TransferStats {
-                    stopped: 100,
-                    sent_bytes: 4_000_000_000,
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::Window,
-                TransferStats {
-                    send_window: 2_000_000,
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::Loss,
-                TransferStats {
-                    lost: 2_000,
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::Path,
-                TransferStats {
-                    stopped: 3,
-                    ..UNHURRIED
-                },
-            ),
-        ];
-        for (bottleneck, stats) in cases {
-            assert_eq!(stats.of_sender(), bottleneck, "{stats:?}");
-        }
-    }
-
-    #[test]
-    fn on_a_fast_path_neither_windows_nor_memory_are_blamed() {
-        let cases = [
-            (
-                // On a local path the congestion window says nothing.
-                Bottleneck::Receiver,
-                TransferStats {
-                    stopped: 10_000,
-                    in_flight_max: 40_000_000,
-                    round_trip: Duration::from_micros(200),
-                    ..UNHURRIED
-                },
-            ),
-            (
-                Bottleneck::ReceiverSync,
-                TransferStats {
-                    network: Duration::from_secs(1),
-                    answers: Duration::from_secs(8),
-                    ..UNHURRIED
-                },
-            ),
-            (
-                // The threads that read spent their time computing: the files are in memory.
-                Bottleneck::Path,
-                TransferStats {
-                    disk: Duration::from_secs(20),
-                    file_work: Duration::from_secs(20),
-                    file_processor: Duration::from_secs(19),
-                    ..UNHURRIED
-                },
-            ),
-        ];
-        for (bottleneck, stats) in cases {
-            assert_eq!(stats.of_sender(), bottleneck, "{stats:?}");
-        }
-    }
-
-    #[test]
-    fn a_receiver_blames_itself_first_and_else_believes_the_sender() {
-        let slow_disk = TransferStats {
-            disk: Duration::from_secs(10),
-            ..UNHURRIED
-        };
-        let busy = TransferStats {
-            processor: Duration::from_secs(10),
-            ..UNHURRIED
-        };
-        let syncing = TransferStats {
-            syncs: Duration::from_secs(8),
-            ..UNHURRIED
-        };
-        assert_eq!(syncing.of_receiver(None), Bottleneck::ReceiverSync);
-        let reported = Some(Bottleneck::Loss);
-        assert_eq!(slow_disk.of_receiver(reported), Bottleneck::Receiver);
-        assert_eq!(busy.of_receiver(reported), Bottleneck::ReceiverProcessor);
-        assert_eq!(UNHURRIED.of_receiver(reported), Bottleneck::Loss);
-        assert_eq!(UNHURRIED.of_receiver(None), Bottleneck::Elsewhere);
-    }
-
-    #[test]
-    fn empty_measurements_divide_nothing_by_zero() {
-        let nothing = TransferStats::default();
-        assert!(!nothing.to_string().contains("NaN"), "{nothing}");
-        nothing.of_sender();
-    }
-
-    #[test]
-    fn the_figures_are_one_line() {
-        assert_eq!(
-            UNHURRIED.to_string(),
-            "waited 1 % for the disk, 99 % for the other side; processor 10 % of a core; \
-             round trip 80.0 ms; 0.01 % lost of what was sent here"
-        );
-    }
-}
+mod tests;

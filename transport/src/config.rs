@@ -68,7 +68,7 @@ mod tests {
     use crate::loopback::Loopback;
 
     fn is_as_chosen(connection: &Connection, choice: CongestionControl) -> bool {
-        let controller = controller_of(connection).into_any();
+        let controller = controller_of(connection).unwrap().into_any();
         match choice {
             CongestionControl::Quire => !controller.is::<Cubic>() && !controller.is::<Bbr>(),
             CongestionControl::Cubic => controller.is::<Cubic>(),

@@ -51,7 +51,7 @@ use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
@@ -133,6 +133,15 @@ impl ControllerFactory for QuireCongestion {
 struct QuireController {
     mtu: u16,
     control: Control,
+}
+
+/// Returns the delay by jitter that `controller` has found on its path: zero for those of quinn,
+/// which don't look for it.
+pub(crate) fn jitter(controller: Box<dyn Controller>) -> Duration {
+    match controller.into_any().downcast::<QuireController>() {
+        Ok(own) => own.control.jitter(),
+        Err(_) => Duration::ZERO,
+    }
 }
 
 impl Controller for QuireController {

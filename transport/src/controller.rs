@@ -2,7 +2,8 @@
 //!
 //! quinn offers no other way to send beyond the window. [`close`](crate::close) opens it for good.
 //! [`probe`](crate::flow) lets one datagram out of a full one, as a probe timeout does (RFC 9002,
-//! §6.2.4). The wrapper also counts what the peer acknowledges, which quinn doesn't report.
+//! §6.2.4). The wrapper also counts what the peer acknowledges, and what the path has reordered,
+//! which quinn doesn't report.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -23,6 +24,16 @@ pub(crate) struct ControllerHandle {
     acknowledged: AtomicU64,
     /// Number of times that something was acknowledged.
     acknowledgements: AtomicU64,
+    packets: AtomicU64,
+    late: AtomicU64,
+}
+
+/// Packets that the peer has acknowledged, on all paths of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    pub(crate) packets: u64,
+    /// Those of them that later ones overtook.
+    pub(crate) late: u64,
 }
 
 impl ControllerHandle {
@@ -50,6 +61,14 @@ impl ControllerHandle {
     /// overhead of packets.
     pub(crate) fn acknowledged(&self) -> &AtomicU64 {
         &self.acknowledged
+    }
+
+    /// Returns the packets that the peer has acknowledged.
+    pub(crate) fn packets(&self) -> Acknowledged {
+        Acknowledged {
+            packets: self.packets.load(Ordering::Relaxed),
+            late: self.late.load(Ordering::Relaxed),
+        }
     }
 
     /// Returns how often the peer has acknowledged something.
@@ -83,6 +102,9 @@ impl ControllerFactory for HandledFactory {
             mtu: current_mtu,
             in_flight: 0,
             let_out: self.handle.let_out.load(Ordering::Relaxed),
+            newest: now,
+            newest_before: now,
+            acknowledged: Acknowledged::default(),
             handle: Arc::clone(&self.handle),
         })
     }
@@ -96,6 +118,12 @@ struct HandledController {
     in_flight: u64,
     /// Datagrams that had been let out when something was sent last.
     let_out: u64,
+    /// When the newest acknowledged packet was sent, also without what the acknowledgement that is
+    /// being read says.
+    newest: Instant,
+    newest_before: Instant,
+    /// What the acknowledgement that is being read says.
+    acknowledged: Acknowledged,
     handle: Arc<ControllerHandle>,
 }
 
@@ -119,6 +147,9 @@ impl Controller for HandledController {
         self.handle
             .acknowledged
             .fetch_add(content, Ordering::Relaxed);
+        self.acknowledged.packets += 1;
+        self.acknowledged.late += u64::from(sent < self.newest_before);
+        self.newest = self.newest.max(sent);
         self.controller.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -130,7 +161,12 @@ impl Controller for HandledController {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.in_flight = in_flight;
-        self.handle.acknowledgements.fetch_add(1, Ordering::Relaxed);
+        let Acknowledged { packets, late } = std::mem::take(&mut self.acknowledged);
+        self.newest_before = self.newest;
+        let handle = &self.handle;
+        handle.acknowledgements.fetch_add(1, Ordering::Relaxed);
+        handle.packets.fetch_add(packets, Ordering::Relaxed);
+        handle.late.fetch_add(late, Ordering::Relaxed);
         self.controller
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -175,6 +211,9 @@ impl Controller for HandledController {
             // quinn copies the controller for another path, where nothing is in flight yet.
             in_flight: 0,
             let_out: self.let_out,
+            newest: self.newest,
+            newest_before: self.newest_before,
+            acknowledged: Acknowledged::default(),
             handle: Arc::clone(&self.handle),
         })
     }
@@ -196,11 +235,11 @@ const PACKET_OVERHEAD: u64 = 64;
 /// paces.
 const WINDOW_OPEN: u64 = 1 << 40;
 
-/// Returns a copy of the wrapped controller.
-#[cfg(test)]
-pub(crate) fn controller_of(connection: &Connection) -> Box<dyn Controller> {
+/// Returns a copy of the controller of `connection`, without the wrapper.
+pub(crate) fn controller_of(connection: &Connection) -> Option<Box<dyn Controller>> {
     let state = connection.congestion_state().into_any();
-    state.downcast::<HandledController>().unwrap().controller
+    let wrapper = state.downcast::<HandledController>().ok()?;
+    Some(wrapper.controller)
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ use self::windows::{
     LossEstimate, PathEstimate, RateEstimate, ReceiveWindow, WindowBudget, WindowGrant, Windows,
 };
 use crate::bottleneck::{self, TransferStats};
-use crate::controller::ControllerHandle;
+use crate::congestion;
+use crate::controller::{ControllerHandle, controller_of};
 use quire_shared::Side;
 
 /// State that the streams of one connection share. Clones refer to the same connection.
@@ -179,14 +180,17 @@ impl ConnectionFlow {
         let stats = TransferStats {
             disk: duration(&waits.disk),
             network: duration(&waits.network),
-            answers: duration(&self.0.waits(Direction::In).network),
             sent_bytes: stats.udp_tx.bytes,
             sent: stats.path.sent_packets,
             lost: stats.path.lost_packets,
             stopped: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
+            acknowledged: self.0.controller.packets(),
             round_trip: stats.path.rtt,
+            round_trip_min: stats.path.min_rtt,
+            jitter: controller_of(&self.0.connection).map_or(Duration::ZERO, congestion::jitter),
             in_flight_max: stats.path.cwnd,
-            send_window: self.0.state().send_window,
+            send_window: self.0.state().send_window_peak,
+            stream_window: windows::stream_window(self.0.side.other()).into(),
             ..TransferStats::default()
         };
         bottleneck::add_process(stats)

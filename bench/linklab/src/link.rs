@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::model::{Config, Counters, LinkModel, Verdict};
+use crate::model::{Config, Counters, Fate, LinkModel};
 use crate::sys;
 
 /// Packets read or written in one go before looking at the other work.
@@ -123,10 +123,10 @@ impl Lane {
                     self.keep(packet);
                 }
                 Ok(len) => match self.model.offer(clock.now(), len, packet) {
-                    Verdict::Accepted => {}
-                    Verdict::Policed(packet)
-                    | Verdict::QueueFull(packet)
-                    | Verdict::Lost(packet) => self.keep(packet),
+                    Fate::Accepted => {}
+                    Fate::Policed(packet) | Fate::QueueFull(packet) | Fate::Lost(packet) => {
+                        self.keep(packet)
+                    }
                 },
                 Err(error) => {
                     self.keep(packet);

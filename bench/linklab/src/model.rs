@@ -85,7 +85,7 @@ pub struct Counters {
 /// What became of a packet offered to the link. A packet that goes no further is given back,
 /// so that its buffer can be used again.
 #[derive(Debug, PartialEq)]
-pub enum Verdict<P> {
+pub enum Fate<P> {
     Accepted,
     Policed(P),
     QueueFull(P),
@@ -175,7 +175,7 @@ impl<P> LinkModel<P> {
     }
 
     /// Offers a packet of `len` bytes. `now` must not decrease from one call to the next.
-    pub fn offer(&mut self, now: u64, len: usize, packet: P) -> Verdict<P> {
+    pub fn offer(&mut self, now: u64, len: usize, packet: P) -> Fate<P> {
         let bytes = len as u64;
         self.counters.sent += 1;
         self.counters.sent_bytes += bytes;
@@ -184,12 +184,12 @@ impl<P> LinkModel<P> {
             && !bucket.admits(now, bytes)
         {
             self.counters.policed += 1;
-            return Verdict::Policed(packet);
+            return Fate::Policed(packet);
         }
         let backlog = self.backlog_bytes(now);
         if backlog + bytes > self.config.queue_bytes {
             self.counters.queue_dropped += 1;
-            return Verdict::QueueFull(packet);
+            return Fate::QueueFull(packet);
         }
         self.counters.max_queue_bytes = self.counters.max_queue_bytes.max(backlog + bytes);
         self.enqueue(now, bytes);
@@ -197,14 +197,14 @@ impl<P> LinkModel<P> {
         let outage = self.config.outage;
         if self.losses.takes_next() {
             self.counters.lost += 1;
-            return Verdict::Lost(packet);
+            return Fate::Lost(packet);
         }
         if outage.is_some_and(|outage| outage.covers(self.busy_until)) {
             self.counters.outage_lost += 1;
-            return Verdict::Lost(packet);
+            return Fate::Lost(packet);
         }
         self.send_off(len, packet);
-        Verdict::Accepted
+        Fate::Accepted
     }
 
     /// Lets a packet into the queue: from now on `busy_until` is when it leaves.

@@ -73,11 +73,12 @@ impl<'a> TransferDisplay<'a> {
     }
 
     /// Prints what limited the transfer, if --verbose was given.
-    pub(super) fn judge(&self, meter: &Meter) {
+    pub(super) async fn judge(&self, client: &Client, meter: &Meter) {
         if self.session.config.verdicts && self.transfer.moved() > 0 {
-            let (limit, counters) = meter.read();
-            let text = format!("limited by {limit}: {counters}");
-            self.session.output.note(&text);
+            // A server that is gone by now is not worth another error.
+            let verdict = client.judge(meter).await;
+            let verdict = verdict.unwrap_or_else(|_| meter.judge(None));
+            self.session.output.note(&format!("limited by {verdict}"));
         }
     }
 

@@ -78,7 +78,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
         let meter = Meter::receiving(client.flow());
         let work = transfer::fetch(&client, items, options, &transfer);
         progress.watch(&client, work).await;
-        progress.judge(&meter);
+        progress.judge(&client, &meter).await;
     }
     if let Some(record) = record {
         record.end(&transfer).await;
@@ -274,7 +274,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         };
         let work = put_stdin(&client, put, input, &transfer);
         progress.watch(&client, work).await;
-        progress.judge(&meter);
+        progress.judge(&client, &meter).await;
         progress.end(digest);
         return Ok(());
     }
@@ -300,7 +300,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     };
     let work = transfer::store(&client, items, options, &transfer);
     progress.watch(&client, work).await;
-    progress.judge(&meter);
+    progress.judge(&client, &meter).await;
     if let Some(record) = record {
         record.end(&transfer).await;
     }

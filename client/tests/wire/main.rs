@@ -243,6 +243,7 @@ async fn close_tells_the_server() {
     let pong = Pong {
         software: "test".to_owned(),
         writable: true,
+        measured: None,
     };
     let (answer, _) = tokio::join!(pair.client.ping(), pair.answer(Reply::Ok(pong.clone())));
     assert_eq!(answer.unwrap(), pong);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Done, Hashed, Pong, Request};
+use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request};
 use quire_transport::stream::{Receiver, Sender};
 use tracing::debug;
 
@@ -17,7 +17,6 @@ use super::error::RequestError;
 use super::reply::{answer, refuse};
 use super::requests::{get, get_tree, list, list_cache, put, put_many};
 use super::session::Session;
-use crate::files::{Caller, Files};
 
 /// Outcome of a request, as far as it matters to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +101,7 @@ async fn dispatch(
     let caller = &*session.caller();
     let changed = |version| Changed { version };
     match request {
-        Request::Ping(_) => answer(sender, pong(files, caller)?).await,
+        Request::Ping(ping) => answer(sender, pong(&ping, session)?).await,
         Request::Get(get) => get::serve(get, files, caller, sender).await,
         Request::Put(put) => put::serve(put, files, caller, sender, receiver).await,
         Request::List(list) => list::serve(list, files, caller, sender).await,
@@ -144,10 +143,13 @@ async fn dispatch(
     }
 }
 
-/// Makes the reply to `Ping`: the server's software, and whether the client may change anything.
-fn pong(files: &Files, caller: &Caller) -> Result<Pong, RequestError> {
+/// Makes the reply to `Ping`: the server's software, whether the client may change anything, and
+/// what was measured of its transfer.
+fn pong(ping: &Ping, session: &Session) -> Result<Pong, RequestError> {
+    let measured = |transfer| session.meters.lock().measured(transfer);
     Ok(Pong {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
-        writable: files.is_writable(caller)?,
+        writable: session.shared.files.is_writable(&session.caller())?,
+        measured: ping.transfer.map(measured),
     })
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, VarInt};
 use quire_shared::limits::STREAMS_MAX;
+use quire_transport::bottleneck::Meters;
 use quire_transport::flow::ConnectionFlow;
 use quire_transport::flow::stream_limits::{RateLimiter, StreamLimits};
 
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     caller: RwLock<Arc<Caller>>,
     /// Flow control that the streams share.
     pub(crate) flow: ConnectionFlow,
+    /// What the client may ask about its transfers.
+    pub(crate) meters: Mutex<Meters>,
     /// Stall timeout and rate limits of each stream.
     pub(crate) limits: StreamLimits,
     /// Rate limit of requests.
@@ -53,6 +56,7 @@ impl Session {
             connection: connection.clone(),
             peer,
             caller: RwLock::new(Arc::new(caller)),
+            meters: Mutex::new(Meters::new(&flow)),
             flow,
             limits,
             requests,

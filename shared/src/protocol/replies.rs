@@ -157,6 +157,27 @@ pub struct Pong {
     #[n(1)]
     #[cbor(default)]
     pub writable: bool,
+    /// What the server measured of the transfer that was named.
+    #[n(2)]
+    pub measured: Option<Measured>,
+}
+
+/// What an end of a transfer measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Measured {
+    /// What limited the transfer; see the table in PROTOCOL.md.
+    #[n(0)]
+    pub limit: u8,
+    /// Packets of this end that were lost, in millionths.
+    #[n(1)]
+    pub lost: u32,
+    /// Packets of this end that later ones overtook, in millionths.
+    #[n(2)]
+    pub late: u32,
+    /// Delay by jitter, in microseconds.
+    #[n(3)]
+    pub jitter: u32,
 }
 
 /// The header before the bytes of a file.

@@ -18,8 +18,8 @@ use crate::limits::{
 use crate::path::{PathError, RawName};
 
 use messages::{
-    attributes, cache_page, copied, digest, get_header, hashed, page, reply, request, trailer,
-    version,
+    attributes, cache_page, copied, digest, get_header, hashed, page, pong, reply, request,
+    trailer, version,
 };
 
 /// Checks the properties of one message, including a cut at every byte.
@@ -82,9 +82,7 @@ proptest! {
         changed in reply(version().prop_map(|version| Changed { version })),
         attributes in reply(attributes()),
         hashed in reply(hashed()),
-        pong in reply((".{0,40}", any::<bool>()).prop_map(|(software, writable)| {
-            Pong { software, writable }
-        })),
+        pong in reply(pong()),
         key in 7_u16..,
     ) {
         check(&header);
@@ -248,6 +246,7 @@ fn missing_optional_keys_have_their_defaults() {
     let pong = Pong {
         software: String::new(),
         writable: false,
+        measured: None,
     };
     assert_eq!(decode::<Reply<Pong>>(&[0x82, 0, 0xa0]), Ok(Reply::Ok(pong)));
     assert_eq!(
@@ -338,6 +337,7 @@ fn a_message_over_its_limit_is_not_sent() {
     let pong = Pong {
         software: "x".repeat(REPLY_BYTES_MAX),
         writable: true,
+        measured: None,
     };
     let error = encode(&Reply::Ok(pong)).unwrap_err();
     assert_eq!(error.code(), ErrorCode::MESSAGE_TOO_LONG);

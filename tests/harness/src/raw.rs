@@ -68,7 +68,7 @@ impl Raw {
             .unwrap();
         // The session ticket comes with the first packets after the handshake.
         first
-            .ask::<Pong>(&encoded(Ping {}))
+            .ask::<Pong>(&encoded(Ping::default()))
             .await
             .into_result()
             .unwrap();

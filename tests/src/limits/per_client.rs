@@ -48,7 +48,7 @@ async fn a_put_whose_client_stalls_is_cut_off_and_leaves_nothing() {
         ErrorCode::TIMEOUT
     );
     // The connection itself still works.
-    let pong = raw.ask::<Pong>(&encoded(Ping {})).await;
+    let pong = raw.ask::<Pong>(&encoded(Ping::default())).await;
     pong.into_result().unwrap();
     assert_eq!(tree.read("f"), b"old");
     assert_eq!(server.limits_met(), "stall_time 2");

@@ -203,7 +203,7 @@ async fn a_client_without_a_certificate_has_the_rights_of_the_anonymous() {
             );
         } else {
             let pong = raw
-                .ask::<quire_shared::protocol::Pong>(&encoded(Ping {}))
+                .ask::<quire_shared::protocol::Pong>(&encoded(Ping::default()))
                 .await;
             let Reply::Ok(pong) = pong else {
                 panic!("refused")
@@ -324,7 +324,7 @@ async fn a_session_that_is_continued_is_authorized_anew() {
     ] {
         let again = Raw::connect_again(&server, identity, server.address()).await;
         let pong = again
-            .ask::<quire_shared::protocol::Pong>(&encoded(Ping {}))
+            .ask::<quire_shared::protocol::Pong>(&encoded(Ping::default()))
             .await;
         assert_eq!(pong.into_result().unwrap().writable, is_writable);
         again.close().await;

@@ -96,7 +96,7 @@ async fn a_client_without_the_code_gets_nothing_and_a_few_tries_invalidate_it() 
     let raw = Raw::connect(&host.server, stranger).await;
     // Not even a ping.
     let pong = raw
-        .ask::<Pong>(&encoded(quire_shared::protocol::Ping {}))
+        .ask::<Pong>(&encoded(quire_shared::protocol::Ping::default()))
         .await;
     let Reply::Failed(failure) = pong else {
         panic!("answered")

@@ -388,7 +388,7 @@ async fn neither_unidirectional_streams_nor_datagrams_are_taken() {
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
     assert_eq!(raw.connection.max_datagram_size(), None);
-    let ping = encoded(Ping {});
+    let ping = encoded(Ping::default());
     tokio::select! {
         biased;
         opened = raw.connection.open_uni() => panic!("a stream: {opened:?}"),
@@ -419,7 +419,7 @@ async fn more_streams_than_allowed_wait_for_their_turn() {
         () = std::future::ready(()) => {}
     }
     drop(open);
-    raw.ask::<Pong>(&encoded(Ping {}))
+    raw.ask::<Pong>(&encoded(Ping::default()))
         .await
         .into_result()
         .unwrap();

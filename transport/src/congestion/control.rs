@@ -7,7 +7,7 @@
 
 mod draining;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cubic_mode::CubicMode;
 use super::delivery_rate::{DeliveryRate, Round, Sample};
@@ -107,6 +107,11 @@ impl Control {
     /// Returns the congestion window, in bytes.
     pub(super) fn window(&self) -> u64 {
         whole_bytes(self.window.max(self.window_min()))
+    }
+
+    /// Returns the delay that jitter adds to the round trips of a filled path.
+    pub(super) fn jitter(&self) -> Duration {
+        self.model.jitter()
     }
 
     pub(super) fn on_mtu_update(&mut self, mtu: u16) {

@@ -91,6 +91,11 @@ impl PathModel {
         }
     }
 
+    /// Returns by how much packets that find no queue are later than the earliest.
+    pub(super) fn jitter(&self) -> Duration {
+        self.round_trip() - self.round_trip_min.get().unwrap_or_default()
+    }
+
     /// Whether jitter has been seen.
     pub(super) fn knows_jitter(&self) -> bool {
         self.loaded.is_some()
@@ -115,8 +120,7 @@ impl PathModel {
     /// doesn't leave the path idle.
     pub(super) fn slack(&self) -> f64 {
         let time = if self.is_local() { SLACK_LOCAL } else { SLACK };
-        let smallest = self.round_trip_min.get().unwrap_or_default();
-        let covered = self.rates.get() * (self.round_trip() - smallest).as_secs_f64();
+        let covered = self.rates.get() * self.jitter().as_secs_f64();
         let burst = (self.bursts.get() - covered).min(self.pipe() * BURST_SHARE_MAX);
         (self.rates.get() * time.as_secs_f64()).max(burst)
     }

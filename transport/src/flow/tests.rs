@@ -43,7 +43,9 @@ async fn a_message_finds_room_where_bulk_has_filled_the_window() {
     more.set_priority(Priority::Bulk);
     let body = Bytes::from(vec![0; 2 * usize::try_from(windows::SEND_WINDOW).unwrap()]);
     assert!(!completes_now(bulk.send_bytes(body)), "the window is full");
-    assert!(completes_now(control.send::<Request>(&Ping {}.into())));
+    assert!(completes_now(
+        control.send::<Request>(&Ping::default().into())
+    ));
     let bytes = Bytes::from_static(b"bulk");
     assert!(
         !completes_now(more.send_bytes(bytes)),
@@ -72,7 +74,9 @@ async fn a_message_finds_room_where_the_window_has_become_smaller() {
     loopback.client.set_send_window(windows::SEND_WINDOW);
     let (send, _receive) = loopback.client.open_bi().await.unwrap();
     let mut control = Sender::new(send, flow);
-    assert!(completes_now(control.send::<Request>(&Ping {}.into())));
+    assert!(completes_now(
+        control.send::<Request>(&Ping::default().into())
+    ));
 }
 
 #[tokio::test]
@@ -125,7 +129,7 @@ async fn an_answer_finds_a_client_whose_address_changed_while_it_waited() {
     let both = Loopback::connect_relayed().await;
     both.talk(
         async |mut send, mut receive| {
-            send.send::<Request>(&Ping {}.into()).await.unwrap();
+            send.send::<Request>(&Ping::default().into()).await.unwrap();
             assert_eq!(receive.receive_length().await.unwrap(), 7);
         },
         async |mut send, mut receive| {

@@ -124,7 +124,7 @@ mod tests {
         for body in [Some(&b"hello"[..]), None, Some(b""), Some(b"x")] {
             let message = match body {
                 Some(body) => enclosing(Some(body.len() as u64)),
-                None => Request::from(Ping {}),
+                None => Request::from(Ping::default()),
             };
             codec::append(&message, &mut bytes).unwrap();
             if let Some(body) = body {

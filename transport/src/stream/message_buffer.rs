@@ -97,7 +97,7 @@ mod tests {
             grew: false,
         };
         let bytes = [
-            codec::encode(&Request::from(Ping {})).unwrap(),
+            codec::encode(&Request::from(Ping::default())).unwrap(),
             b"hello".to_vec(),
             codec::encode(&trailer).unwrap(),
         ]
@@ -119,7 +119,7 @@ mod tests {
                     end = buffer.message::<Trailer>().unwrap();
                 }
             }
-            assert_eq!(request, Some(Ping {}.into()));
+            assert_eq!(request, Some(Ping::default().into()));
             assert_eq!(body.as_deref(), Some(&b"hello"[..]));
             assert_eq!(end.as_ref(), Some(&trailer));
             assert!(buffer.is_empty());

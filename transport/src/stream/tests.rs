@@ -7,7 +7,7 @@ use quire_shared::limits::REQUEST_BYTES_MAX;
 use quire_shared::protocol::{Done, Failure, Ping, Reply, Request};
 
 fn ping() -> Request {
-    Ping {}.into()
+    Ping::default().into()
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ fn drain(model: &mut LinkModel<u64>) -> Vec<Arrival<u64>> {
 fn packets_leave_at_the_rate_and_arrive_after_the_delay() {
     let mut model = LinkModel::new(config());
     for n in 0..10 {
-        assert_eq!(model.offer(1000, 1500, n), Verdict::Accepted);
+        assert_eq!(model.offer(1000, 1500, n), Fate::Accepted);
     }
     // 1500 bytes at 100 Mbit/s take 120 microseconds.
     assert_eq!(model.next_due(), Some(1000 + 120_000 + 10 * MS));
@@ -41,7 +41,7 @@ fn packets_leave_at_the_rate_and_arrive_after_the_delay() {
         assert_eq!(arrival.due, 1000 + 120_000 * (n as u64 + 1) + 10 * MS);
     }
     // An idle link sends at once.
-    assert_eq!(model.offer(500 * MS, 1500, 99), Verdict::Accepted);
+    assert_eq!(model.offer(500 * MS, 1500, 99), Fate::Accepted);
     assert_eq!(model.next_due(), Some(510 * MS + 120_000));
 }
 
@@ -67,14 +67,14 @@ fn the_queue_drops_its_tail_and_drains_at_the_rate() {
     let mut model = LinkModel::new(config());
     // 96 000 bytes hold 64 full packets.
     for n in 0..64 {
-        assert_eq!(model.offer(0, 1500, n), Verdict::Accepted);
+        assert_eq!(model.offer(0, 1500, n), Fate::Accepted);
     }
-    assert_eq!(model.offer(0, 1500, 64), Verdict::QueueFull(64));
-    assert_eq!(model.offer(0, 40, 65), Verdict::QueueFull(65));
+    assert_eq!(model.offer(0, 1500, 64), Fate::QueueFull(64));
+    assert_eq!(model.offer(0, 40, 65), Fate::QueueFull(65));
     // After one transmission time there is room for exactly one packet.
-    assert_eq!(model.offer(119_999, 1500, 66), Verdict::QueueFull(66));
-    assert_eq!(model.offer(120_000, 1500, 67), Verdict::Accepted);
-    assert_eq!(model.offer(120_000, 1500, 68), Verdict::QueueFull(68));
+    assert_eq!(model.offer(119_999, 1500, 66), Fate::QueueFull(66));
+    assert_eq!(model.offer(120_000, 1500, 67), Fate::Accepted);
+    assert_eq!(model.offer(120_000, 1500, 68), Fate::QueueFull(68));
     assert_eq!(model.counters().max_queue_bytes, 96_000);
     assert_eq!(model.counters().queue_dropped, 4);
     assert_eq!(drain(&mut model).len(), 65);
@@ -103,7 +103,7 @@ fn random_loss_has_its_probability_and_its_seed() {
             ..config()
         });
         (0..1_000_000)
-            .filter(|n| matches!(model.offer(*n, 1500, *n), Verdict::Lost(_)))
+            .filter(|n| matches!(model.offer(*n, 1500, *n), Fate::Lost(_)))
             .collect::<Vec<_>>()
     };
     let one = lost(1);
@@ -129,7 +129,7 @@ fn gilbert_loss_has_its_mean_and_its_burst_length() {
     let packets = 2_000_000u64;
     let (mut lost, mut bursts, mut before) = (0u64, 0u64, false);
     for n in 0..packets {
-        let now = matches!(model.offer(n, 1500, n), Verdict::Lost(_));
+        let now = matches!(model.offer(n, 1500, n), Fate::Lost(_));
         lost += u64::from(now);
         bursts += u64::from(now && !before);
         before = now;
@@ -299,7 +299,7 @@ fn a_policer_passes_its_burst_and_then_its_rate() {
     });
     let passed = |model: &mut LinkModel<u64>, now: u64, packets: u64| {
         let all = (0..packets).map(|n| model.offer(now, 1500, n));
-        all.filter(|verdict| *verdict == Verdict::Accepted).count()
+        all.filter(|fate| *fate == Fate::Accepted).count()
     };
     assert_eq!(passed(&mut model, 0, 20), 10);
     // 12 Mbit/s are one packet in a millisecond.
@@ -322,7 +322,7 @@ fn on_trace(times: Vec<u64>) -> LinkModel<u64> {
 fn packets_leave_at_the_times_of_the_trace_which_repeats() {
     let mut model = on_trace(vec![2, 2, 5, 10]);
     let mut leaves = |now: u64, len: usize| {
-        assert_eq!(model.offer(now, len, 0), Verdict::Accepted);
+        assert_eq!(model.offer(now, len, 0), Fate::Accepted);
         drain(&mut model)[0].due / MS
     };
     assert_eq!(leaves(0, 1500), 2);
@@ -341,12 +341,12 @@ fn packets_leave_at_the_times_of_the_trace_which_repeats() {
 fn the_queue_before_a_trace_is_what_has_not_left() {
     let mut model = on_trace(vec![2, 2, 5, 10]);
     for n in 0..4 {
-        assert_eq!(model.offer(MS, 1500, n), Verdict::Accepted);
+        assert_eq!(model.offer(MS, 1500, n), Fate::Accepted);
     }
-    assert_eq!(model.offer(MS, 40, 4), Verdict::QueueFull(4));
-    assert_eq!(model.offer(2 * MS, 1500, 5), Verdict::Accepted);
-    assert_eq!(model.offer(2 * MS, 1500, 6), Verdict::Accepted);
-    assert_eq!(model.offer(2 * MS, 1500, 7), Verdict::QueueFull(7));
+    assert_eq!(model.offer(MS, 40, 4), Fate::QueueFull(4));
+    assert_eq!(model.offer(2 * MS, 1500, 5), Fate::Accepted);
+    assert_eq!(model.offer(2 * MS, 1500, 6), Fate::Accepted);
+    assert_eq!(model.offer(2 * MS, 1500, 7), Fate::QueueFull(7));
     assert_eq!(model.counters().max_queue_bytes, 6_000);
 }
 

@@ -176,7 +176,7 @@ fn read_allows_inquiries_and_write_allows_everything() {
     };
     let inquiries = || {
         [
-            Request::Ping(Ping {}),
+            Request::Ping(Ping::default()),
             get("a"),
             list(""),
             stat("a"),
@@ -341,7 +341,7 @@ fn a_client_without_rights_may_only_pair() {
     let pair = Request::Pair(Pair { proof: [0; 32] });
     assert_eq!(decide(&no_rights, pair), Decision::Granted);
     for request in [
-        Request::Ping(Ping {}),
+        Request::Ping(Ping::default()),
         Request::ListCache(ListCache {}),
         get("a"),
         stat(""),

@@ -7,6 +7,7 @@
 
 use std::os::fd::AsFd;
 
+use quire_transport::bottleneck::file_sync;
 use rustix::io::Errno;
 
 /// Faults of one server. There are none by default, and never any without the feature.
@@ -60,7 +61,7 @@ impl Faults {
         if self.has(site) {
             return Ok(());
         }
-        rustix::fs::fsync(file)
+        file_sync(|| rustix::fs::fsync(file))
     }
 
     /// Waits between the check of a precondition and the change, where locks are left out. Other

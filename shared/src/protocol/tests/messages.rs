@@ -45,6 +45,28 @@ pub(super) fn trailer() -> impl Strategy<Value = Trailer> {
     (digest(), any::<bool>()).prop_map(|(digest, grew)| Trailer { digest, grew })
 }
 
+pub(super) fn pong() -> impl Strategy<Value = Pong> {
+    let figures = (any::<u8>(), any::<u32>(), any::<u32>(), any::<u32>());
+    let measured = figures.prop_map(|(limit, lost, late, jitter)| Measured {
+        limit,
+        lost,
+        late,
+        jitter,
+    });
+    let fields = (".{0,40}", any::<bool>(), option::of(measured));
+    fields.prop_map(|(software, writable, measured)| Pong {
+        software,
+        writable,
+        measured,
+    })
+}
+
+fn ping() -> impl Strategy<Value = Ping> {
+    let transfer = (any::<bool>(), any::<u64>());
+    let transfer = transfer.prop_map(|(is_upload, micros)| EndedTransfer { is_upload, micros });
+    option::of(transfer).prop_map(|transfer| Ping { transfer })
+}
+
 pub(super) fn kind() -> impl Strategy<Value = DigestKind> {
     proptest::sample::select(DigestKind::ALL.to_vec())
 }
@@ -143,7 +165,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
 
 pub(super) fn one_path() -> impl Strategy<Value = Request> {
     prop_oneof![
-        Just(Ping {}.into()),
+        ping().prop_map(Request::from),
         Just(ListCache {}.into()),
         Just(PutMany {}.into()),
         any::<[u8; 32]>().prop_map(|proof| Pair { proof }.into()),

@@ -6,7 +6,7 @@
 
 use super::impairments::Impairments;
 use super::scenarios::mebibytes;
-use super::sender::Supply;
+use super::sender::{Supply, WindowControl};
 use super::{FlowRecord, MILLISECOND, Network, SECOND, SimulatedLink, SimulatedSender};
 
 /// A link of 100 Mbit/s and 40 ms that impairs both directions.
@@ -107,6 +107,33 @@ fn jitter_is_no_queue() {
     for (jitter, smallest, median) in [(10, 0.4, 0.74), (20, 0.65, 0.7), (30, 0.6, 0.65)] {
         let link = link(|way| way.jitter = jitter * MILLISECOND);
         Transfers::over(&link).hold(smallest, median, 0.05);
+    }
+}
+
+#[test]
+fn jitter_is_measured_where_there_is_some() {
+    let found = |jitter: u64| {
+        let link = link(|way| way.jitter = jitter * MILLISECOND);
+        let found = (1..=SEEDS).map(|seed| {
+            let sender = SimulatedSender::quire(0, mebibytes(MEBIBYTES));
+            let mut network = Network::new(link.clone(), vec![sender], seed);
+            network.run(60 * SECOND);
+            match &network.senders[0].control {
+                WindowControl::Quire(control) => control.jitter().as_nanos() as u64,
+                WindowControl::Cubic(_) => unreachable!("it is ours"),
+            }
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable();
+        found
+    };
+    assert_eq!(found(0), [0; SEEDS as usize]);
+    for jitter in [10, 20, 30] {
+        // Both directions add their own.
+        let (least, most) = (jitter * MILLISECOND * 3 / 4, 2 * jitter * MILLISECOND);
+        let found = found(jitter);
+        let is_near = |found: &u64| (least..=most).contains(found);
+        assert!(found.iter().all(is_near), "{jitter} ms: {found:?}");
     }
 }
 
