@@ -55,6 +55,11 @@ impl PendingFile {
         })
     }
 
+    /// Keeps the file under its temporary name when this is dropped.
+    pub fn keep(&mut self) {
+        self.file.disable_cleanup(true);
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         self.file.as_file()

@@ -160,6 +160,7 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use quire_client::download::PartUse;
     use quire_client::transfer::Moved;
     use quire_shared::RemotePath;
     use quire_shared::digest::DigestKind;
@@ -188,6 +189,7 @@ mod tests {
             digest_kind: DigestKind::Xxh3,
             version: Version::new(b"").unwrap(),
             grew: false,
+            part: PartUse::None,
         };
         transfer.end("f".to_owned(), Ok(moved));
         let text = summary(&transfer, "xxh3", Duration::from_millis(500));

@@ -6,11 +6,11 @@
 use std::io::{self, Write};
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
-use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
@@ -18,7 +18,7 @@ use quire_transport::stream::Receiver;
 use crate::blocking::blocking;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
-use crate::save::{SaveTarget, Unfinished};
+use crate::save::{Part, PartSource, SaveStart, SaveTarget, Unfinished};
 use crate::upload::Links;
 
 pub use crate::save::SaveOptions;
@@ -106,12 +106,17 @@ impl<'a> DownloadRequest<'a> {
     /// The server's refusal, a broken connection, or why writing failed. Then no part of the content
     /// stays on disk.
     pub async fn to_file(self, target: impl AsRef<Path>) -> Result<Fetched, ClientError> {
-        let save = open_target(target.as_ref(), self.options, Links::Follow).await?;
-        let download = get(self.connection, self.get).await?;
         let uncounted = AtomicU64::new(0);
+        let file = FileFetch {
+            connection: self.connection,
+            get: self.get,
+            target: target.as_ref(),
+            options: self.options,
+            links: Links::Follow,
+        };
         let moved = self.moved.unwrap_or(&uncounted);
-        let received = download.receive_to(save, target.as_ref(), moved).await?;
-        received.publish().await
+        let save = file.open().await?;
+        file.receive(save, moved, |_| {}).await?.publish().await
     }
 
     /// Downloads into memory.
@@ -142,6 +147,124 @@ impl<'a> DownloadRequest<'a> {
         let uncounted = AtomicU64::new(0);
         let moved = self.moved.unwrap_or(&uncounted);
         download.write_to(writer, moved).await
+    }
+}
+
+/// A file that is fetched to a local one, from where an earlier fetch of it was interrupted.
+#[derive(Debug)]
+pub(crate) struct FileFetch<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) get: Get,
+    pub(crate) target: &'a Path,
+    pub(crate) options: SaveOptions,
+    pub(crate) links: Links,
+}
+
+impl FileFetch<'_> {
+    /// Looks at the target before the content is asked for.
+    pub(crate) async fn open(&self) -> Result<SaveTarget, ClientError> {
+        let (target, options, links) = (self.target.to_owned(), self.options, self.links);
+        blocking(move || SaveTarget::open(&target, options, links)).await
+    }
+
+    /// Receives the content, without giving it its name. `expect` is told how much will be moved.
+    pub(crate) async fn receive(
+        &self,
+        target: SaveTarget,
+        moved: &AtomicU64,
+        expect: impl Fn(u64),
+    ) -> Result<ReceivedFile, ClientError> {
+        let is_whole = self.get.offset == 0 && self.get.length.is_none();
+        let path = self.get.path.clone();
+        let (mut target, part) = blocking(move || {
+            let part = target.find_part(&path).filter(|_| is_whole);
+            Ok((target, part))
+        })
+        .await?;
+        let mut is_anew = false;
+        if let Some(part) = part {
+            match self.go_on(target, part, moved, &expect).await {
+                Err(error) if !error.leaves_a_part() => {
+                    // The file has changed since, or the part isn't what it should be. What else
+                    // is wrong shows again.
+                    target = self.discard_part().await?;
+                    is_anew = true;
+                }
+                received => return received,
+            }
+        }
+        let mut received = self.start(target, moved, &expect).await;
+        match &mut received {
+            Ok(received) if is_anew => received.fetched.part = PartUse::Discarded,
+            Err(error) if !error.leaves_a_part() => drop(self.discard_part().await),
+            _ => {}
+        }
+        received
+    }
+
+    /// Removes what earlier fetches have left, and opens the target again.
+    async fn discard_part(&self) -> Result<SaveTarget, ClientError> {
+        let target = self.open().await?;
+        blocking(move || {
+            target.discard_part();
+            Ok(target)
+        })
+        .await
+    }
+
+    async fn start(
+        &self,
+        target: SaveTarget,
+        moved: &AtomicU64,
+        expect: &impl Fn(u64),
+    ) -> Result<ReceivedFile, ClientError> {
+        let download = get(self.connection, self.get.clone()).await?;
+        expect(download.header.length);
+        let is_whole = download.header.length == download.header.size;
+        let source = is_whole.then(|| PartSource {
+            path: self.get.path.clone(),
+            version: download.header.version.clone(),
+            size: download.header.size,
+        });
+        let mode = download.header.mode;
+        let unfinished = blocking(move || target.create(mode, SaveStart::Nothing(source)));
+        let (unfinished, hasher) = (unfinished.await?, self.get.digest.hasher());
+        download
+            .receive_to(unfinished, hasher, self.target, moved)
+            .await
+    }
+
+    async fn go_on(
+        &self,
+        target: SaveTarget,
+        mut part: Part,
+        moved: &AtomicU64,
+        expect: &impl Fn(u64),
+    ) -> Result<ReceivedFile, ClientError> {
+        let length = part.length();
+        let rest = Get {
+            offset: length,
+            precondition: Precondition::Match(part.version().clone()),
+            digest_from_start: true,
+            ..self.get.clone()
+        };
+        let download = get(self.connection, rest).await?;
+        expect(length + download.header.length);
+        moved.fetch_add(length, Ordering::Relaxed);
+        let hasher = self.get.digest.hasher();
+        let (mode, path) = (download.header.mode, self.target.to_owned());
+        // The server reads the same bytes meanwhile, for the same reason.
+        let (unfinished, hasher) = blocking(move || {
+            let hasher = part.add_to(hasher);
+            let hasher = hasher.map_err(|error| ClientError::disk(&path, "read", error))?;
+            Ok((target.create(mode, SaveStart::Part(part))?, hasher))
+        })
+        .await?;
+        let received = download.receive_to(unfinished, hasher, self.target, moved);
+        let mut received = received.await?;
+        received.fetched.part = PartUse::Continued(length);
+        received.fetched.bytes += length;
+        Ok(received)
     }
 }
 
@@ -186,6 +309,20 @@ pub struct Fetched {
     pub version: Version,
     /// Whether the file grew meanwhile, so that this is only what it had at the beginning.
     pub grew: bool,
+    /// What became of the part that an earlier download had left.
+    pub part: PartUse,
+}
+
+/// What became of the part of a file that an earlier, interrupted download had left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PartUse {
+    /// There was none.
+    #[default]
+    None,
+    /// So many bytes were there, and only the others came.
+    Continued(u64),
+    /// It was damaged, or of another version, so that the whole file came anew.
+    Discarded,
 }
 
 impl Download {
@@ -200,15 +337,26 @@ impl Download {
     /// # Errors
     /// [`ClientError::Changed`], [`ClientError::Damaged`], or why receiving or writing failed.
     pub async fn write_to<W: Write + Send + 'static>(
+        self,
+        sink: W,
+        moved: &AtomicU64,
+    ) -> Result<(W, Fetched), WriteToError> {
+        let hasher = self.digest.hasher();
+        self.write_hashed(sink, hasher, moved).await
+    }
+
+    /// As [`write_to`](Self::write_to), with a hasher that has what the digest begins with.
+    async fn write_hashed<W: Write + Send + 'static>(
         mut self,
         sink: W,
+        hasher: Hasher,
         moved: &AtomicU64,
     ) -> Result<(W, Fetched), WriteToError> {
         let received = body::receive(
             &mut self.receiver,
             sink,
             body::Length::Declared(self.header.length),
-            self.digest.hasher(),
+            hasher,
             moved,
         )
         .await
@@ -228,6 +376,7 @@ impl Download {
             digest_kind: self.digest,
             version: self.header.version,
             grew: trailer.grew,
+            part: PartUse::None,
         };
         Ok((received.sink, fetched))
     }
@@ -246,20 +395,27 @@ impl Download {
         options: SaveOptions,
         moved: &AtomicU64,
     ) -> Result<Fetched, ClientError> {
-        let save = open_target(target, options, Links::Follow).await?;
-        self.receive_to(save, target, moved).await?.publish().await
+        let path = target.to_owned();
+        let mode = self.header.mode;
+        let unfinished = blocking(move || {
+            let save = SaveTarget::open(&path, options, Links::Follow)?;
+            save.create(mode, SaveStart::Nothing(None))
+        });
+        let (unfinished, hasher) = (unfinished.await?, self.digest.hasher());
+        let received = self.receive_to(unfinished, hasher, target, moved);
+        received.await?.publish().await
     }
 
     /// Receives the content into a target that was opened as `target`, without giving it its name.
-    pub(crate) async fn receive_to(
+    async fn receive_to(
         self,
-        save: SaveTarget,
+        unfinished: Unfinished,
+        hasher: Hasher,
         target: &Path,
         moved: &AtomicU64,
     ) -> Result<ReceivedFile, ClientError> {
-        let (modified, mode) = (self.header.modified, self.header.mode);
-        let unfinished = blocking(move || save.create(mode)).await?;
-        let (unfinished, fetched) = match self.write_to(unfinished, moved).await {
+        let modified = self.header.modified;
+        let (unfinished, fetched) = match self.write_hashed(unfinished, hasher, moved).await {
             Ok(written) => written,
             Err(WriteToError::Client(error)) => return Err(error),
             Err(WriteToError::Sink(error)) => {
@@ -295,16 +451,6 @@ impl ReceivedFile {
     }
 }
 
-/// Looks at the target of a download before it is asked for.
-pub(crate) async fn open_target(
-    target: &Path,
-    options: SaveOptions,
-    links: Links,
-) -> Result<SaveTarget, ClientError> {
-    let target = target.to_owned();
-    blocking(move || SaveTarget::open(&target, options, links)).await
-}
-
 /// Writes a file inside a tree from content that is verified and in memory. Blocks.
 ///
 /// # Errors
@@ -316,7 +462,7 @@ pub(crate) fn save_whole(
     options: SaveOptions,
 ) -> Result<(), ClientError> {
     let save = SaveTarget::open(target, options, Links::Refuse)?;
-    let mut unfinished = save.create(attributes.mode)?;
+    let mut unfinished = save.create(attributes.mode, SaveStart::Nothing(None))?;
     unfinished
         .write_all(content)
         .map_err(|error| ClientError::disk(target, "write", error))?;

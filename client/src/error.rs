@@ -210,6 +210,23 @@ impl ClientError {
         )
     }
 
+    /// Whether what has come until then may be continued later.
+    pub(crate) fn leaves_a_part(&self) -> bool {
+        let may_come_later = |code| {
+            [
+                ErrorCode::NOT_AUTHORIZED,
+                ErrorCode::BUSY,
+                ErrorCode::TIMEOUT,
+                ErrorCode::CANCELLED,
+                ErrorCode::SHUTTING_DOWN,
+                ErrorCode::LIMIT,
+                ErrorCode::QUOTA,
+            ]
+            .contains(&code)
+        };
+        self.is_connection_lost() || self.code().is_some_and(may_come_later)
+    }
+
     /// The code with which the server refused the request, if it did.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {

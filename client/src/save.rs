@@ -2,7 +2,7 @@
 //!
 //! A file is written under a temporary name beside its target, and renamed once its content is
 //! verified. That name is derived from the target and locked, so what a killed process has left is
-//! recognized by the next download to the same place. A FIFO or device is no file to replace: the
+//! recognized by the next download to the same place, which goes on from there ([`part`]). A FIFO or device is no file to replace: the
 //! content goes into it.
 
 use std::fs::{self, File, Metadata};
@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
+use quire_shared::RemotePath;
 use quire_shared::protocol::{Preserve, Time};
 use quire_transport::bottleneck::file_sync;
 
@@ -17,8 +18,11 @@ use crate::attributes::{self, KeptAttributes};
 use crate::error::ClientError;
 use crate::upload::Links;
 
+mod part;
 mod staged;
 
+use part::Journal;
+pub(crate) use part::{Part, PartSource};
 pub(crate) use staged::is_left_over;
 
 /// How a downloaded file is written.
@@ -71,8 +75,23 @@ impl SaveTarget {
         })
     }
 
+    /// Finds what an earlier download of `remote` to this target has left. Blocks.
+    pub(crate) fn find_part(&self, remote: &RemotePath) -> Option<Part> {
+        match &self.kind {
+            TargetKind::File(target, kept) => Part::find(target, remote, kept.is_some()),
+            TargetKind::Device(_) => None,
+        }
+    }
+
+    /// Removes what earlier downloads to this target have left. Blocks.
+    pub(crate) fn discard_part(&self) {
+        if let TargetKind::File(target, _) = &self.kind {
+            part::discard(target);
+        }
+    }
+
     /// Begins to write. `mode` has the permission bits of the file on the server. Blocks.
-    pub(crate) fn create(self, mode: u32) -> Result<Unfinished, ClientError> {
+    pub(crate) fn create(self, mode: u32, start: SaveStart) -> Result<Unfinished, ClientError> {
         let Self {
             path,
             options,
@@ -87,9 +106,22 @@ impl SaveTarget {
                     (None, Preserve::Nothing) => NEW_FILE,
                     (None, Preserve::Usual | Preserve::Exact) => mode,
                 };
-                let file = staged::create(&target, mode_at_first)
-                    .map_err(|error| ClientError::disk(&path, "create", error))?;
-                SaveSink::Staged { file, target, kept }
+                let (file, journal) = match start {
+                    SaveStart::Part(part) => (part.file, Some(part.journal)),
+                    SaveStart::Nothing(source) => {
+                        let (file, is_of_target) = staged::create(&target, mode_at_first)
+                            .map_err(|error| ClientError::disk(&path, "create", error))?;
+                        let source = source.filter(|_| is_of_target);
+                        let begin = |source| Journal::begin(&target, source, kept.is_some());
+                        (file, source.as_ref().and_then(begin))
+                    }
+                };
+                SaveSink::Staged {
+                    file,
+                    journal,
+                    target,
+                    kept,
+                }
             }
         };
         Ok(Unfinished {
@@ -99,6 +131,15 @@ impl SaveTarget {
             mode,
         })
     }
+}
+
+/// What a download begins with.
+#[derive(Debug)]
+pub(crate) enum SaveStart {
+    /// Nothing. What comes can be continued later if it is told what it is.
+    Nothing(Option<PartSource>),
+    /// What an earlier one has left.
+    Part(Part),
 }
 
 /// A target that the user named: a link is followed, and a device is written into.
@@ -196,9 +237,10 @@ pub(crate) struct Unfinished {
 #[derive(Debug)]
 enum SaveSink {
     Device(File),
-    /// A temporary file, removed on drop.
+    /// A temporary file, removed on drop unless it is worth to be continued.
     Staged {
         file: PendingFile,
+        journal: Option<Journal>,
         target: PathBuf,
         kept: Option<KeptAttributes>,
     },
@@ -213,9 +255,14 @@ impl Unfinished {
             sink,
             mode,
         } = self;
-        let (file, target, kept) = match sink {
-            SaveSink::Device(_) => return Ok(()),
-            SaveSink::Staged { file, target, kept } => (file, target, kept),
+        let SaveSink::Staged {
+            file,
+            journal,
+            target,
+            kept,
+        } = sink
+        else {
+            return Ok(());
         };
         let set = || {
             if let Some(kept) = &kept {
@@ -235,7 +282,12 @@ impl Unfinished {
             false => publish(),
         };
         match published {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(journal) = journal {
+                    journal.end();
+                }
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(ClientError::LocalExists(path))
             }
@@ -249,15 +301,29 @@ impl Unfinished {
             SaveSink::Staged { file, .. } => file.file_mut(),
         }
     }
+
+    fn wrote(&mut self, bytes: usize) -> usize {
+        if let SaveSink::Staged {
+            file,
+            journal: Some(journal),
+            ..
+        } = &mut self.sink
+        {
+            journal.wrote(bytes as u64, file);
+        }
+        bytes
+    }
 }
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file().write(bytes)
+        let written = self.file().write(bytes)?;
+        Ok(self.wrote(written))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file().write_vectored(slices)
+        let written = self.file().write_vectored(slices)?;
+        Ok(self.wrote(written))
     }
 
     fn flush(&mut self) -> io::Result<()> {

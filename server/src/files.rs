@@ -232,6 +232,7 @@ impl Files {
         drop(guard);
         content::require_version(&request.precondition, &file.attributes)?;
         let range = ByteRange {
+            digest_from_start: request.digest_from_start,
             offset: request.offset,
             length: request.length,
         };

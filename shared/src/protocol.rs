@@ -76,6 +76,8 @@ macro_rules! requests {
             /// (PROTOCOL.md, P4).
             pub const fn may_be_early(&self) -> bool {
                 match self {
+                    // It has to read what it doesn't send.
+                    Self::Get(get) if get.digest_from_start => false,
                     $(Self::$name(_) => $early,)*
                 }
             }
@@ -161,6 +163,11 @@ pub struct Get {
     #[n(4)]
     #[cbor(default)]
     pub precondition: Precondition,
+    /// Whether the digest is of all bytes from the first of the file on, also of those before the
+    /// range, so that it proves a download that goes on.
+    #[n(5)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub digest_from_start: bool,
 }
 
 /// Uploads a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], after the content is

@@ -162,6 +162,7 @@ async fn fetch_counted(client: &Client, path: &RemotePath, moved: &AtomicU64) ->
         length: None,
         digest: DigestKind::default(),
         precondition: Precondition::Any,
+        digest_from_start: false,
     };
     let download = client.get(get).await?;
     let size = download.header().size;

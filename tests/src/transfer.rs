@@ -8,5 +8,6 @@ mod cuts_at_random;
 mod files;
 mod flipped_bytes;
 mod network_paths;
+mod resume;
 mod targets;
 mod versions;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
 use quire_shared::digest::DigestKind;
 use quire_transport::bottleneck::Meter;
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use crate::output::Output;
 use crate::progress;
 use crate::session::CliSession;
 use quire_client::Client;
+use quire_client::download::PartUse;
 use quire_client::transfer::{Moved, Transfer, TransferEvent};
 
 /// A transfer, how it is shown, and when it began.
@@ -155,11 +156,28 @@ impl Observer {
                 .with("digest", moved.digest_kind.name())
                 .with("value", moved.digest.to_string())
                 .with("version", moved.version.to_string());
-            match moved.grew {
+            let event = match moved.grew {
                 true => event.with("grew", true),
                 false => event,
+            };
+            match moved.part {
+                PartUse::None => event,
+                PartUse::Continued(bytes) => event.with("continued", bytes),
+                PartUse::Discarded => event.with("continued", 0_u64),
             }
         });
+        match moved.part {
+            PartUse::None => {}
+            PartUse::Continued(bytes) => self.output.note(&format!(
+                "{}: went on after {}, which an earlier get had left",
+                moved.name,
+                HumanBytes(bytes)
+            )),
+            PartUse::Discarded => self.output.note(&format!(
+                "{}: came anew; what an earlier get had left was damaged, or of another version",
+                moved.name
+            )),
+        }
         if moved.grew {
             self.output.note(&format!(
                 "{}: grew while it was sent; these are its first {} bytes",

@@ -26,7 +26,7 @@ use crate::progress;
 use crate::session::CliSession;
 use crate::standard_input::{self, StandardInput};
 use quire_client::Client;
-use quire_client::download::{SaveOptions, WriteToError};
+use quire_client::download::{PartUse, SaveOptions, WriteToError};
 use quire_client::transfer::{
     self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, UploadJob,
 };
@@ -376,6 +376,7 @@ async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &T
         digest_kind: stored.digest_kind,
         version: stored.version,
         grew: false,
+        part: PartUse::None,
     });
     transfer.end(&path, stored);
 }

@@ -16,7 +16,7 @@ const OVERWRITE: SaveOptions = SaveOptions {
 };
 
 fn create(target: &Path, options: SaveOptions, mode: u32) -> Result<Unfinished, ClientError> {
-    SaveTarget::open(target, options, Links::Follow)?.create(mode)
+    SaveTarget::open(target, options, Links::Follow)?.create(mode, SaveStart::Nothing(None))
 }
 
 fn names(directory: &Path) -> Vec<String> {

@@ -20,6 +20,7 @@ use super::engine::{Moved, Transfer, local_name};
 use super::job::StoreOptions;
 use super::pack::{ItemBatch, SentFile, SentItem};
 use super::remote_dir::{CompleteDir, RemoteDirState};
+use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::exchange::Connection;
 
@@ -238,6 +239,7 @@ impl Delivery<'_> {
             digest_kind: self.options.digest,
             version,
             grew: file.grew,
+            part: PartUse::None,
         });
         self.transfer.end(name, moved);
     }

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::item_name::ItemName;
+use crate::download::PartUse;
 use crate::error::{ClientError, ErrorKind, shown};
 
 /// The transfer of any number of files: counters, and the observer of its events.
@@ -113,6 +114,8 @@ pub struct Moved {
     pub version: Version,
     /// Whether the file grew meanwhile, so that this is only the beginning of it.
     pub grew: bool,
+    /// What became of what an earlier transfer had left of it.
+    pub part: PartUse,
 }
 
 impl Transfer {
@@ -140,7 +143,7 @@ impl Transfer {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Bytes of content in the files that have arrived.
+    /// Bytes of content that came for the files that have arrived.
     pub fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
     }
@@ -219,7 +222,11 @@ impl Transfer {
         match result {
             Ok(moved) => {
                 self.files.fetch_add(1, Ordering::Relaxed);
-                self.arrived.fetch_add(moved.bytes, Ordering::Relaxed);
+                let bytes = match moved.part {
+                    PartUse::Continued(there) => moved.bytes.saturating_sub(there),
+                    PartUse::None | PartUse::Discarded => moved.bytes,
+                };
+                self.arrived.fetch_add(bytes, Ordering::Relaxed);
                 (self.observer)(&TransferEvent::Moved(moved));
             }
             Err(error) => self.fail(name, error),

@@ -18,7 +18,7 @@ use super::local_dir::{LocalDir, finish};
 use super::unpack::{DownloadQueue, Unpacker, receive};
 use crate::blocking::blocking;
 use crate::client::Client;
-use crate::download::open_target;
+use crate::download::FileFetch;
 use crate::error::ClientError;
 use crate::upload::Links;
 
@@ -119,16 +119,22 @@ impl FileDownload {
             Some(_) => Links::Refuse,
             None => Links::Follow,
         };
+        let file = FileFetch {
+            connection: client.connection(),
+            get,
+            target: &self.to,
+            options: options.save,
+            links,
+        };
         // What can't be written isn't asked for.
-        let target = open_target(&self.to, options.save, links).await?;
+        let target = file.open().await?;
         let room = gate.enter(self.described_size.unwrap_or(0)).await;
-        let download = client.get(get).await?;
-        if self.described_size.is_none() {
-            transfer.expect(download.header().length);
-        }
-        let received = download
-            .receive_to(target, &self.to, transfer.counter())
-            .await?;
+        let expect = |bytes| {
+            if self.described_size.is_none() {
+                transfer.expect(bytes);
+            }
+        };
+        let received = file.receive(target, transfer.counter(), expect).await?;
         drop(room);
         let fetched = received.publish().await?;
         Ok(Moved {
@@ -140,6 +146,7 @@ impl FileDownload {
             digest_kind: fetched.digest_kind,
             version: fetched.version,
             grew: fetched.grew,
+            part: fetched.part,
         })
     }
 }

@@ -20,6 +20,7 @@ use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::client::Client;
+use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::upload::{LocalFile, put_file};
 
@@ -193,6 +194,7 @@ impl FileUpload {
             digest_kind: stored.digest_kind,
             version: stored.version,
             grew: stored.grew,
+            part: PartUse::None,
         })
     }
 }

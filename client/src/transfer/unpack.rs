@@ -30,6 +30,7 @@ use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use crate::attributes;
 use crate::blocking::joined;
+use crate::download::PartUse;
 use crate::download::save_whole;
 use crate::error::ClientError;
 use crate::exchange::Connection;
@@ -387,6 +388,7 @@ impl Unpacker {
             digest_kind: self.options.digest,
             version: entry.attributes.version,
             grew: trailer.grew,
+            part: PartUse::None,
         });
         self.transfer.end(name, moved);
         Ok(())

@@ -46,6 +46,7 @@ fn get(name: &str) -> Get {
         length: None,
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
+        digest_from_start: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Content of a file for a client: from the cache as far as it is there, else from the open file.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Attributes, Precondition};
@@ -17,6 +17,8 @@ pub struct ByteRange {
     pub offset: u64,
     /// Maximum length, in bytes; `None` for the rest of the file.
     pub length: Option<u64>,
+    /// Whether the digest is of the bytes before the range as well.
+    pub digest_from_start: bool,
 }
 
 /// Content of a file, or a range of it: one version, even if the path is changed meanwhile.
@@ -24,8 +26,12 @@ pub struct ByteRange {
 pub struct Content {
     file: OpenFile,
     length: u64,
+    /// Offset of the first byte that the digest is of.
+    start: u64,
     /// Offset of the next byte in the file.
     position: u64,
+    /// Offset of the first byte to send; earlier ones are only for the digest.
+    sent_from: u64,
     /// Number of bytes still to come.
     rest: u64,
     source: ByteSource,
@@ -60,6 +66,13 @@ impl Content {
         let Attributes { version, size, .. } = &file.attributes;
         let available = size.checked_sub(range.offset).ok_or(Error::Range)?;
         let length = range.length.unwrap_or(available).min(available);
+        let sent_from = range.offset;
+        let start = if range.digest_from_start {
+            0
+        } else {
+            sent_from
+        };
+        let to_read = sent_from - start + length;
         // Reading a whole file for a small part of it would cost more than it saves.
         let admit = length >= size / 2 && store::is_quiet(version);
         let lookup = match file.content() {
@@ -76,17 +89,19 @@ impl Content {
         let hasher = digest.hasher();
         let source = match (cached, file.content()) {
             (Some(mut reader), _) => {
-                reader.seek(range.offset);
+                reader.seek(start);
                 ByteSource::Cache(reader, hasher)
             }
             (None, Some(content)) => ByteSource::Memory(content.clone(), hasher),
-            (None, None) => ByteSource::File(file.read(range.offset, length, hasher)?),
+            (None, None) => ByteSource::File(file.read(start, to_read, hasher)?),
         };
         Ok(Self {
             file,
             length,
-            position: range.offset,
-            rest: length,
+            start,
+            position: start,
+            sent_from,
+            rest: to_read,
             source,
             fill,
             from_file,
@@ -111,6 +126,21 @@ impl Content {
     /// # Errors
     /// If reading fails, or the file was truncated.
     pub async fn next(&mut self, piece_max: usize) -> Result<Option<Bytes>, Error> {
+        loop {
+            let unsent = self.sent_from.saturating_sub(self.position);
+            let Some(mut piece) = self.read(piece_max).await? else {
+                return Ok(None);
+            };
+            let unsent = usize::try_from(unsent).unwrap_or(usize::MAX);
+            if unsent < piece.len() {
+                piece.advance(unsent);
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    /// Reads the next piece, also one that isn't to be sent.
+    async fn read(&mut self, piece_max: usize) -> Result<Option<Bytes>, Error> {
         if self.rest == 0 {
             return Ok(None);
         }
@@ -178,7 +208,7 @@ impl Content {
         if !self.from_file {
             return Ok(Some(digest));
         }
-        let range = self.position - self.length..self.position;
+        let range = self.start..self.position;
         let state = self.file.verify(range, self.digest, &digest).await?;
         self.grew = state == Some(SinceOpened::Grown);
         Ok(state.map(|_| digest))

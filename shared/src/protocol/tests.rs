@@ -192,21 +192,12 @@ fn missing_optional_keys_have_their_defaults() {
     let precondition = Precondition::Any;
     let get = Get {
         path: a.clone(),
-        offset: 0,
-        length: None,
-        digest,
-        precondition: precondition.clone(),
+        ..Get::default()
     };
     assert_eq!(minimal(2), Ok(get.into()));
     let put = Put {
         path: a.clone(),
-        size: None,
-        modified: None,
-        mode: None,
-        digest,
-        precondition: precondition.clone(),
-        make_parents: false,
-        preserve: Preserve::Usual,
+        ..Put::default()
     };
     assert_eq!(minimal(3), Ok(put.into()));
     let list = List {
@@ -243,10 +234,15 @@ fn missing_optional_keys_have_their_defaults() {
     };
     assert_eq!(minimal_pair(9), Ok(copy.into()));
     assert_eq!(minimal(10), Ok(Hash { path: a, digest }.into()));
+}
+
+#[test]
+fn missing_optional_keys_of_replies_have_their_defaults() {
+    let (software, writable, measured) = (String::new(), false, None);
     let pong = Pong {
-        software: String::new(),
-        writable: false,
-        measured: None,
+        software,
+        writable,
+        measured,
     };
     assert_eq!(decode::<Reply<Pong>>(&[0x82, 0, 0xa0]), Ok(Reply::Ok(pong)));
     assert_eq!(

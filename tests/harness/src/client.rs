@@ -35,6 +35,7 @@ pub fn get(file: &str) -> Get {
         length: None,
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
+        digest_from_start: false,
     }
 }
 

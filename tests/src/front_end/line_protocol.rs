@@ -83,6 +83,7 @@ async fn get(path: RemotePath, files: &Files, caller: &Caller) -> Result<(u64, V
         length: None,
         digest: DigestKind::default(),
         precondition: Precondition::Any,
+        digest_from_start: false,
     };
     let mut content = files.get(caller, &request).await?;
     let length = content.length();

@@ -27,6 +27,7 @@ fn get(path: &str) -> Request {
         length: None,
         digest: Default::default(),
         precondition: Default::default(),
+        digest_from_start: false,
     })
 }
 

@@ -97,14 +97,16 @@ pub(super) fn get() -> impl Strategy<Value = Request> {
         option::of(any::<u64>()),
         kind(),
         precondition(),
+        any::<bool>(),
     );
-    fields.prop_map(|(path, offset, length, digest, precondition)| {
+    fields.prop_map(|(path, offset, length, digest, precondition, from_start)| {
         let get = Get {
             path,
             offset,
             length,
             digest,
             precondition,
+            digest_from_start: from_start,
         };
         get.into()
     })
