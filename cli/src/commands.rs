@@ -9,6 +9,7 @@ mod copy;
 mod display;
 mod inquiry;
 mod listing;
+mod reconnect;
 mod targets;
 mod transfer;
 

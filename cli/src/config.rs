@@ -1,6 +1,7 @@
 //! Options of every command, interpreted.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quire_shared::digest::DigestKind;
 use quire_transport::congestion::CongestionControl;
@@ -30,6 +31,8 @@ pub struct Config {
     pub verdicts: bool,
     /// Whether only results and errors are printed.
     pub quiet: bool,
+    /// How long a transfer whose connection was lost tries to make another.
+    pub timeout: Duration,
 }
 
 impl Config {
@@ -66,6 +69,7 @@ impl From<GlobalArgs> for Config {
             json: args.each.json,
             verdicts: args.verbose > 0,
             quiet: args.each.quiet,
+            timeout: Duration::from_secs(args.timeout),
         }
     }
 }

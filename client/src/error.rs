@@ -210,6 +210,15 @@ impl ClientError {
         )
     }
 
+    /// Whether the loss of a connection may be over when another is made.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Lost(error) => *error != ConnectionError::LocallyClosed,
+            Self::Closed(code) => matches!(*code, ErrorCode::SHUTTING_DOWN | ErrorCode::TIMEOUT),
+            _ => false,
+        }
+    }
+
     /// Whether what has come until then may be continued later.
     pub(crate) fn leaves_a_part(&self) -> bool {
         let may_come_later = |code| {

@@ -2,7 +2,8 @@
 //!
 //! [`fetch()`] downloads and [`store()`] uploads. Both report to a [`Transfer`], which counts files and
 //! bytes and passes each event to an observer. A failure on one file is reported and doesn't stop the
-//! others; a lost connection stops all.
+//! others; a lost connection stops all, unless [`fetch_with()`] or [`store_with()`] is told how to make it
+//! again.
 //!
 //! ```
 //! # use quire_test_harness::{TestServer, Tree};
@@ -45,15 +46,18 @@ mod engine;
 mod fetch;
 mod item_name;
 mod job;
+mod jobs;
 mod local_dir;
 mod pack;
+mod reconnect;
 mod remote_dir;
 mod store;
 mod survey;
 mod unpack;
 
 pub use engine::{Moved, SkipReason, Transfer, TransferEvent, local_entry};
-pub use fetch::fetch;
+pub use fetch::{fetch, fetch_with};
 pub use item_name::ItemName;
 pub use job::{DownloadJob, FetchOptions, StoreOptions, UploadJob};
-pub use store::store;
+pub use reconnect::{GiveUp, Reconnect};
+pub use store::{store, store_with};

@@ -8,6 +8,7 @@ mod cuts_at_random;
 mod files;
 mod flipped_bytes;
 mod network_paths;
+mod reconnect;
 mod resume;
 mod targets;
 mod versions;

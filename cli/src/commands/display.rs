@@ -68,6 +68,8 @@ impl<'a> TransferDisplay<'a> {
                 () = &mut work => break,
             }
         }
+        // A loss that was noticed outside the passes over the files.
+        self.transfer.give_up();
         while let Ok(failure) = unexplained.try_recv() {
             output.fail(&failure.explain(client).await);
         }

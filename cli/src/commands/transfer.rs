@@ -11,6 +11,7 @@ use quire_shared::{EscapedPath, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
+use super::reconnect::Reconnecting;
 use super::targets::{
     LocalTarget, UnfinishedTransfer, by_server, is_directory, local_text, remote_text,
     require_distinct, upload_job,
@@ -76,7 +77,8 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             }
         }
         let meter = Meter::receiving(client.flow());
-        let work = transfer::fetch(&client, items, options, &transfer);
+        let reconnecting = Reconnecting::new(session, &server);
+        let work = transfer::fetch_with(&client, &reconnecting, items, options, &transfer);
         progress.watch(&client, work).await;
         progress.judge(&client, &meter).await;
     }
@@ -266,10 +268,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         let put = Put {
             path: remote.path.clone(),
             digest,
-            precondition: match args.force {
-                true => Precondition::Any,
-                false => Precondition::Absent,
-            },
+            precondition: condition(args.force),
             ..Put::default()
         };
         let work = put_stdin(&client, put, input, &transfer);
@@ -298,7 +297,8 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         survey: session.output.shows_progress(),
         preserve: args.preserve.choice(),
     };
-    let work = transfer::store(&client, items, options, &transfer);
+    let reconnecting = Reconnecting::new(session, &remote.server);
+    let work = transfer::store_with(&client, &reconnecting, items, options, &transfer);
     progress.watch(&client, work).await;
     progress.judge(&client, &meter).await;
     if let Some(record) = record {
@@ -306,6 +306,14 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     }
     progress.end(digest);
     Ok(())
+}
+
+/// The condition for what has the name of a file that is stored.
+fn condition(overwrite: bool) -> Precondition {
+    match overwrite {
+        true => Precondition::Any,
+        false => Precondition::Absent,
+    }
 }
 
 /// What each local file becomes on the server. One that can't be anything is reported.

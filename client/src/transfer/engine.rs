@@ -1,19 +1,15 @@
-//! State of a transfer, and the queue that moves a bounded number of files at once.
-//!
-//! A walk finds files and puts them into a short queue. It waits while the queue is full, so a tree
-//! is never held in memory.
+//! State of a transfer: what is counted, reported, and lost.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::Version;
 use quire_shared::{Name, RemotePath};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
 
 use super::item_name::ItemName;
 use crate::download::PartUse;
@@ -30,10 +26,30 @@ pub struct Transfer {
     directories: AtomicU64,
     skipped: AtomicU64,
     present: AtomicU64,
+    /// Files that had arrived when the connection was made again.
+    moved_before: AtomicU64,
     failed: AtomicU64,
     first_failure: OnceLock<ErrorKind>,
-    lost: OnceLock<()>,
+    lost: Mutex<Option<LostConnection>>,
+    told: Mutex<ToldNames>,
     observer: Box<dyn Fn(&TransferEvent) + Send + Sync>,
+}
+
+/// The loss of the connection: the first that has noticed it, and how many have.
+pub(super) struct LostConnection {
+    name: ItemName,
+    pub(super) error: ClientError,
+    failed: u64,
+}
+
+/// Hashes of the names of what was reported as failed or skipped, so that it isn't reported again when
+/// the transfer goes on over another connection.
+#[derive(Default)]
+struct ToldNames {
+    /// In this pass over the files.
+    now: HashSet<u64>,
+    /// In earlier ones.
+    before: HashSet<u64>,
 }
 
 /// Something that happened during a transfer.
@@ -131,9 +147,11 @@ impl Transfer {
             directories: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             present: AtomicU64::new(0),
+            moved_before: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             first_failure: OnceLock::new(),
-            lost: OnceLock::new(),
+            lost: Mutex::default(),
+            told: Mutex::default(),
             observer: Box::new(observer),
         })
     }
@@ -178,7 +196,10 @@ impl Transfer {
 
     /// Files that an earlier transfer had moved, and that this one goes on from.
     pub fn present(&self) -> u64 {
-        self.present.load(Ordering::Relaxed)
+        // After the loss of a connection, what this transfer had moved before is there as well.
+        let moved_before = self.moved_before.load(Ordering::Relaxed);
+        let present = self.present.load(Ordering::Relaxed);
+        present.saturating_sub(moved_before)
     }
 
     /// Files and directories that could not be moved.
@@ -233,15 +254,75 @@ impl Transfer {
         }
     }
 
-    /// Reports a failure. The loss of the connection is reported once, not for every file.
+    /// Reports a failure. The loss of the connection waits for [`give_up`](Self::give_up): until then
+    /// another connection may be made.
     pub fn fail(&self, name: impl Into<ItemName>, error: ClientError) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.first_failure.get_or_init(|| error.kind());
-        if error.is_connection_lost() && self.lost.set(()).is_err() {
-            return;
-        }
         let name = name.into();
+        if error.is_connection_lost() {
+            let mut lost = lock(&self.lost);
+            match &mut *lost {
+                Some(loss) => loss.failed += 1,
+                None => {
+                    *lost = Some(LostConnection {
+                        name,
+                        error,
+                        failed: 1,
+                    });
+                }
+            }
+        } else if self.is_news(&name) {
+            self.report(name, error, 1);
+        }
+    }
+
+    /// Reports the loss of the connection, if it was lost: once, not for every file.
+    pub fn give_up(&self) {
+        if let Some(loss) = self.take_loss() {
+            self.report_loss(loss);
+        }
+    }
+
+    /// Returns the loss of the connection, if it was lost, and forgets it.
+    pub(super) fn take_loss(&self) -> Option<LostConnection> {
+        lock(&self.lost).take()
+    }
+
+    pub(super) fn report_loss(&self, loss: LostConnection) {
+        self.report(loss.name, loss.error, loss.failed);
+    }
+
+    /// Prepares for another pass over the files, whose counts begin anew.
+    pub(super) fn begin_again(&self) {
+        for counter in [
+            &self.moved,
+            &self.expected,
+            &self.foreseen,
+            &self.directories,
+            &self.skipped,
+            &self.present,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.foresees_all.store(false, Ordering::Relaxed);
+        self.moved_before.store(self.files(), Ordering::Relaxed);
+        let mut told = lock(&self.told);
+        let now = std::mem::take(&mut told.now);
+        told.before.extend(now);
+    }
+
+    fn report(&self, name: ItemName, error: ClientError, failed: u64) {
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+        self.first_failure.get_or_init(|| error.kind());
         (self.observer)(&TransferEvent::Failed { name, error });
+    }
+
+    fn is_news(&self, name: &ItemName) -> bool {
+        let mut hasher = DefaultHasher::new();
+        name.to_string().hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut told = lock(&self.told);
+        told.now.insert(hash);
+        !told.before.contains(&hash)
     }
 
     /// Reports the failure of a directory together with `below` files and directories below it.
@@ -251,7 +332,6 @@ impl Transfer {
         error: ClientError,
         below: u64,
     ) {
-        self.add_failed(below);
         let error = match below {
             0 => error,
             below => ClientError::WithBelow {
@@ -259,7 +339,12 @@ impl Transfer {
                 below,
             },
         };
-        self.fail(name, error);
+        let name = name.into();
+        if error.is_connection_lost() {
+            self.fail(name, error);
+        } else if self.is_news(&name) {
+            self.report(name, error, 1 + below);
+        }
     }
 
     /// Counts what failed for a reason that is reported once for all.
@@ -267,8 +352,11 @@ impl Transfer {
         self.failed.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn add_present(&self) {
+    /// Counts a file of `bytes` that is there already.
+    pub(super) fn add_present(&self, bytes: u64) {
         self.present.fetch_add(1, Ordering::Relaxed);
+        self.expect(bytes);
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn skip(&self, name: impl Into<ItemName>, reason: SkipReason) {
@@ -277,7 +365,9 @@ impl Transfer {
             self.skipped.fetch_add(1, Ordering::Relaxed);
         }
         let name = name.into();
-        (self.observer)(&TransferEvent::Skipped { name, reason });
+        if self.is_news(&name) {
+            (self.observer)(&TransferEvent::Skipped { name, reason });
+        }
     }
 
     pub(super) fn add_directory(&self) {
@@ -285,7 +375,7 @@ impl Transfer {
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.get().is_some()
+        lock(&self.lost).is_some()
     }
 }
 
@@ -299,66 +389,9 @@ impl fmt::Debug for Transfer {
     }
 }
 
-/// A queue from a walk to [`run_jobs`].
-pub(super) fn job_queue<J>() -> (mpsc::Sender<J>, mpsc::Receiver<J>) {
-    mpsc::channel(QUEUE_JOBS)
-}
-
-/// Does `work` on each job as it comes, a bounded number at once, until the walk ends or the
-/// connection is lost.
-pub(super) async fn run_jobs<J, F>(
-    mut jobs: mpsc::Receiver<J>,
-    transfer: &Transfer,
-    work: impl Fn(J) -> F,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let mut running = JoinSet::new();
-    let mut is_walking = true;
-    while is_walking || !running.is_empty() {
-        tokio::select! {
-            Some(ended) = running.join_next() => {
-                if let Err(error) = ended
-                    && let Ok(panic) = error.try_into_panic()
-                {
-                    std::panic::resume_unwind(panic);
-                }
-            }
-            job = jobs.recv(), if is_walking && running.len() < JOBS_AT_ONCE => match job {
-                Some(job) => {
-                    running.spawn(work(job));
-                }
-                None => is_walking = false,
-            },
-        }
-        if transfer.is_lost() {
-            // What still runs can't succeed, and the walk ends at the closed queue.
-            return;
-        }
-    }
-}
-
-/// Bounds the bytes of the files that are in transfer one by one on a local network.
-///
-/// There a few streams fill the path. More of them only take turns packet by packet, which costs
-/// memory and wakes a task for each packet. On a longer path their number hides round trips.
-#[derive(Debug, Clone)]
-pub(super) struct ByteGate(Option<Arc<Semaphore>>);
-
-impl ByteGate {
-    pub(super) fn new(is_local: bool) -> Self {
-        Self(is_local.then(|| Arc::new(Semaphore::new(LOCAL_KIB as usize))))
-    }
-
-    /// Waits until a file of `bytes` may be moved. It counts until the result is dropped, which is
-    /// best done before what needs no network, such as a sync.
-    pub(super) async fn enter(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let gate = self.0.clone()?;
-        // Half of the room at most, so that the next large file begins before this one ends.
-        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
-        // It is never closed.
-        gate.acquire_many_owned(kib.min(LOCAL_KIB / 2)).await.ok()
-    }
+/// Locks state that is whole whenever a thread panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The path of the entry `name` in the local directory `directory`.
@@ -401,18 +434,6 @@ fn is_refused_by_windows(name: &str) -> bool {
 pub(super) fn local_name(path: &Path) -> String {
     shown(path)
 }
-
-/// Files in transfer at once: enough to keep a connection busy with small files over a round trip
-/// of some ten milliseconds, and few enough that their buffers stay at some ten megabytes and a
-/// third of the streams that a server grants stays free for other requests.
-const JOBS_AT_ONCE: usize = 32;
-
-/// KiB of files in transfer at once on a local network: twice its send window, so that one file's
-/// end and the next one's begin leave no gap.
-const LOCAL_KIB: u32 = 4 * 1024;
-
-/// Files found but not begun: enough that a walk that waits for a listing leaves no gap.
-const QUEUE_JOBS: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -463,33 +484,10 @@ mod tests {
             "c".to_owned(),
             ClientError::Lost(quinn::ConnectionError::TimedOut),
         );
+        assert_eq!(*seen.lock().unwrap(), ["a"]);
+        transfer.give_up();
         assert_eq!(transfer.first_failure(), Some(ErrorKind::NotFound));
         assert_eq!(transfer.failed(), 3);
         assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
-    }
-
-    #[tokio::test]
-    async fn a_bounded_number_of_jobs_runs_at_once_and_all_run() {
-        let transfer = Transfer::new(|_| {});
-        let (queue, jobs) = job_queue();
-        let (running, most, done) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        let work = |()| {
-            let (running, most, done) =
-                (Arc::clone(&running), Arc::clone(&most), Arc::clone(&done));
-            async move {
-                most.fetch_max(1 + running.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-                tokio::task::yield_now().await;
-                running.fetch_sub(1, Ordering::SeqCst);
-                done.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        let walk = async move {
-            for _ in 0..1000 {
-                queue.send(()).await.unwrap();
-            }
-        };
-        tokio::join!(walk, run_jobs(jobs, &transfer, work));
-        assert_eq!(done.load(Ordering::SeqCst), 1000);
-        assert!(most.load(Ordering::SeqCst) <= JOBS_AT_ONCE as u64);
     }
 }

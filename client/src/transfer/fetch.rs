@@ -12,10 +12,13 @@ use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
 use super::description::{is_in_the_way, survey};
-use super::engine::{ByteGate, Moved, Transfer, job_queue, run_jobs};
+use super::engine::{Moved, Transfer};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
+use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::local_dir::{LocalDir, finish};
+use super::reconnect::{GiveUp, Reconnect, passes};
 use super::unpack::{DownloadQueue, Unpacker, receive};
+use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::FileFetch;
@@ -24,6 +27,32 @@ use crate::upload::Links;
 
 /// Fetches all `items`, reporting to `transfer`.
 pub async fn fetch(
+    client: &Client,
+    items: Vec<DownloadJob>,
+    options: FetchOptions,
+    transfer: &Arc<Transfer>,
+) {
+    fetch_with(client, &GiveUp, items, options, transfer).await;
+}
+
+/// Fetches all `items`, reporting to `transfer`. After the loss of the connection it goes on over the
+/// one that `reconnect` makes; what is here by then doesn't come again.
+pub async fn fetch_with(
+    client: &Client,
+    reconnect: &impl Reconnect,
+    items: Vec<DownloadJob>,
+    options: FetchOptions,
+    transfer: &Arc<Transfer>,
+) {
+    let pass = |client: Client, is_again| {
+        let (items, mut options) = (items.clone(), options);
+        options.resume |= is_again;
+        async move { fetch_once(&client, items, options, transfer).await }
+    };
+    passes(client, reconnect, transfer, pass).await;
+}
+
+async fn fetch_once(
     client: &Client,
     items: Vec<DownloadJob>,
     options: FetchOptions,
@@ -90,8 +119,13 @@ impl FileDownload {
     ) {
         let name = self.from.clone();
         transfer.start(&name);
-        let result = self.fetch(client, options, transfer, gate).await;
-        transfer.end(name, result);
+        match self.size_if_there(client, options).await {
+            Some(bytes) => transfer.add_present(bytes),
+            None => {
+                let result = self.fetch(client, options, transfer, gate).await;
+                transfer.end(name, result);
+            }
+        }
         if let Some(directory) = self.directory {
             let transfer = Arc::clone(transfer);
             // It reports its failures itself.
@@ -101,6 +135,18 @@ impl FileDownload {
             })
             .await;
         }
+    }
+
+    /// Returns the size of a file that was named by itself, if an earlier pass has fetched it. Those in
+    /// a tree have been looked at.
+    async fn size_if_there(&self, client: &Client, options: FetchOptions) -> Option<u64> {
+        let is_to_be_looked_at = options.resume && self.directory.is_none();
+        let found = std::fs::metadata(&self.to)
+            .ok()
+            .filter(|_| is_to_be_looked_at)?;
+        let path = self.from.clone();
+        let wanted = client.stat(Stat { path }).await.ok()?;
+        attributes::is_same_file(&found, &wanted).then_some(wanted.size)
     }
 
     async fn fetch(

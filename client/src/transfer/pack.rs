@@ -260,29 +260,24 @@ impl UploadPacker {
         let to = remote_entry(level, entry)?;
         let found = to.name().and_then(|name| level.there.get(name));
         let stored = match found {
-            Some(found) => {
-                self.present(path, &to, found);
+            Some(found) if self.is_there(path, found) => {
+                self.transfer.add_present(found.size);
                 Ok(())
             }
-            None => self.file(path.to_owned(), to, &level.directory),
+            Some(_) if !self.options.overwrite => {
+                self.transfer
+                    .fail(to, ClientError::of_code(ErrorCode::EXISTS));
+                Ok(())
+            }
+            Some(_) | None => self.file(path.to_owned(), to, &level.directory),
         };
         Ok(stored.map(|()| Descent::Same))
     }
 
-    /// A file that isn't sent, because something is in its place.
-    fn present(&self, path: &Path, to: &RemotePath, found: &Attributes) {
-        let is_same = |local: Metadata| {
-            found.kind == EntryKind::File
-                && found.size == local.len()
-                && attributes::modified(&local) == Some(found.modified)
-        };
-        match self.options.resume && fs::symlink_metadata(path).is_ok_and(is_same) {
-            true => self.transfer.add_present(),
-            false => {
-                let error = ClientError::of_code(ErrorCode::EXISTS);
-                self.transfer.fail(to, error);
-            }
-        }
+    /// Whether an earlier pass has stored the file `path`, of which this was found there.
+    fn is_there(&self, path: &Path, found: &Attributes) -> bool {
+        let is_same = |local: Metadata| attributes::is_same_file(&local, found);
+        self.options.resume && fs::symlink_metadata(path).is_ok_and(is_same)
     }
 
     /// Has a directory made on the server, and begins to list it here.

@@ -14,10 +14,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
-use super::engine::{ByteGate, Moved, Transfer, job_queue, local_name, run_jobs};
+use super::engine::{Moved, Transfer, local_name};
 use super::job::{FileUpload, StoreOptions, UploadJob};
+use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
+use super::reconnect::{GiveUp, Reconnect, passes};
 use super::survey::Survey;
+use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::PartUse;
@@ -26,6 +29,32 @@ use crate::upload::{LocalFile, put_file};
 
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
+    client: &Client,
+    items: Vec<UploadJob>,
+    options: StoreOptions,
+    transfer: &Arc<Transfer>,
+) {
+    store_with(client, &GiveUp, items, options, transfer).await;
+}
+
+/// Stores all `items`, reporting to `transfer`. After the loss of the connection it goes on over the
+/// one that `reconnect` makes; what is there by then isn't sent again.
+pub async fn store_with(
+    client: &Client,
+    reconnect: &impl Reconnect,
+    items: Vec<UploadJob>,
+    options: StoreOptions,
+    transfer: &Arc<Transfer>,
+) {
+    let pass = |client: Client, is_again| {
+        let (items, mut options) = (items.clone(), options);
+        options.resume |= is_again;
+        async move { store_once(&client, items, options, transfer).await }
+    };
+    passes(client, reconnect, transfer, pass).await;
+}
+
+async fn store_once(
     client: &Client,
     items: Vec<UploadJob>,
     options: StoreOptions,
@@ -114,7 +143,7 @@ async fn with_what_is_there(
     items: Vec<UploadJob>,
     options: StoreOptions,
 ) -> Vec<WalkedJob> {
-    let asks = options.recursive && !options.overwrite;
+    let asks = options.recursive && (options.resume || !options.overwrite);
     let mut asking = JoinSet::new();
     let mut answered: Vec<_> = items
         .into_iter()
@@ -166,9 +195,27 @@ impl FileUpload {
         gate: &ByteGate,
     ) {
         transfer.start(&*self.from);
-        let stored = self.put(client, options, transfer, gate).await;
-        // Errors that concern the local file name it themselves; the rest come from the server.
-        transfer.end(&self.to, stored);
+        match self.size_if_there(client, options).await {
+            Some(bytes) => transfer.add_present(bytes),
+            None => {
+                let stored = self.put(client, options, transfer, gate).await;
+                // Errors that concern the local file name it themselves; the rest come from the
+                // server.
+                transfer.end(&self.to, stored);
+            }
+        }
+    }
+
+    /// Returns the size of a file that was named by itself, if an earlier pass has stored it: its
+    /// answer may have been lost. Those in a tree have been looked at.
+    async fn size_if_there(&self, client: &Client, options: StoreOptions) -> Option<u64> {
+        let is_to_be_looked_at = options.resume && self.directory.is_none();
+        let local = std::fs::metadata(&self.from)
+            .ok()
+            .filter(|_| is_to_be_looked_at)?;
+        let path = self.to.clone();
+        let there = client.stat(Stat { path }).await.ok()?;
+        attributes::is_same_file(&local, &there).then_some(there.size)
     }
 
     async fn put(

@@ -6,8 +6,8 @@
 //! was asked for. A small file is in memory and proved right before anything of it is on disk. See
 //! PROTOCOL.md, "get-tree".
 
-use std::fs::{self, Metadata};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -272,11 +272,15 @@ impl Unpacker {
                 return Ok(());
             }
         };
-        if let Ok(found) = fs::symlink_metadata(&to)
-            && !self.options.save.overwrite
-        {
-            self.found(&from, to, &found, &entry.attributes);
-            return Ok(());
+        if let Ok(found) = fs::symlink_metadata(&to) {
+            if self.options.resume && attributes::is_same_file(&found, &entry.attributes) {
+                self.transfer.add_present(entry.attributes.size);
+                return Ok(());
+            }
+            if !self.options.save.overwrite {
+                self.transfer.fail(from, ClientError::LocalExists(to));
+                return Ok(());
+            }
         }
         self.transfer.expect(entry.attributes.size);
         let job = FileDownload {
@@ -287,20 +291,6 @@ impl Unpacker {
         };
         self.queue.push(job);
         Ok(())
-    }
-
-    /// A file that isn't fetched, because something is in its place.
-    fn found(&self, from: &RemotePath, to: PathBuf, found: &Metadata, wanted: &Attributes) {
-        let is_same = found.is_file()
-            && found.len() == wanted.size
-            && attributes::modified(found) == Some(wanted.modified);
-        match is_same && self.options.resume {
-            true => self.transfer.add_present(),
-            false => {
-                let error = ClientError::LocalExists(to);
-                self.transfer.fail(from, error);
-            }
-        }
     }
 
     fn entered(&mut self, entry: Entry) -> Result<(), ClientError> {

@@ -50,6 +50,12 @@ impl Programs {
         self.serve_with(root, &[])
     }
 
+    /// As [`serve`](Self::serve), on a port where another server was before.
+    pub fn serve_at(&self, port: u16, root: &Path) -> ServerProcess {
+        let command = Command::new(self.directory.join("quire-server"));
+        self.start_with(command, root, Stdio::piped(), port)
+    }
+
     /// As [`serve`](Self::serve), with more arguments.
     pub fn serve_with(&self, root: &Path, arguments: &[&str]) -> ServerProcess {
         let mut command = Command::new(self.directory.join("quire-server"));
@@ -63,7 +69,7 @@ impl Programs {
         let mut command = Command::new(self.directory.join("quire-server"));
         command.args(arguments);
         let log = std::fs::File::create(log).unwrap();
-        self.start_with(command, root, log.into())
+        self.start_with(command, root, log.into(), 0)
     }
 
     /// Starts a server that leaves out `fault`, if it was built with faults.
@@ -96,13 +102,19 @@ impl Programs {
     }
 
     fn start(&self, command: Command, root: &Path) -> ServerProcess {
-        self.start_with(command, root, Stdio::piped())
+        self.start_with(command, root, Stdio::piped(), 0)
     }
 
-    fn start_with(&self, mut command: Command, root: &Path, log: Stdio) -> ServerProcess {
-        command
-            .arg(root)
-            .args(["--listen", "127.0.0.1:0", "--state-dir"]);
+    /// Starts a server on `port`, or on any that is free if that is zero.
+    fn start_with(
+        &self,
+        mut command: Command,
+        root: &Path,
+        log: Stdio,
+        port: u16,
+    ) -> ServerProcess {
+        let listen = format!("127.0.0.1:{port}");
+        command.arg(root).args(["--listen", &listen, "--state-dir"]);
         command.arg(self.state_dir()).env_remove("RUST_LOG");
         command
             .stdin(Stdio::null())

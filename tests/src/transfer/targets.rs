@@ -222,7 +222,7 @@ fn what_a_killed_get_leaves_is_not_put_and_goes_with_the_next_get() {
     begun(&directory, &mut getting);
     getting.kill().unwrap();
     getting.wait().unwrap();
-    assert_eq!(unfinished(&directory).len(), 1);
+    assert!(!unfinished(&directory).is_empty());
     // As a former version and a server leave them.
     here.write("local/.quire-0123456789abcdEF", "left");
     here.write("local/.quire-staging/deleted", "left");
@@ -242,7 +242,7 @@ fn what_a_killed_get_leaves_is_not_put_and_goes_with_the_next_get() {
 }
 
 #[test]
-fn a_get_that_is_hung_up_or_quit_leaves_nothing() {
+fn a_get_that_is_hung_up_or_quit_leaves_at_most_its_part() {
     let Some(programs) = Programs::find() else {
         return;
     };
@@ -258,7 +258,9 @@ fn a_get_that_is_hung_up_or_quit_leaves_nothing() {
         begun(&directory, &mut getting);
         kill_process(Pid::from_child(&getting), signal).unwrap();
         assert_eq!(getting.wait().unwrap().code(), Some(status));
-        assert_eq!(names(&directory), [""; 0], "{signal:?}");
+        let names = names(&directory);
+        let is_part = |name: &String| name.starts_with(".quire-get-");
+        assert!(names.iter().all(is_part), "{signal:?}: {names:?}");
     }
 }
 

@@ -1,0 +1,115 @@
+//! Making the connection of a transfer again after it was lost: the network was away, the server was
+//! restarted, or this machine slept.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use quire_client::transfer::Reconnect;
+use quire_client::{Client, ClientError, ErrorKind, ServerId};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::session::CliSession;
+
+/// Tries to reach a server again, for as long as `--timeout` says.
+#[derive(Debug)]
+pub(super) struct Reconnecting<'a> {
+    session: &'a CliSession,
+    server: &'a ServerId,
+    attempts: Mutex<AttemptTimes>,
+}
+
+/// When attempts are made.
+#[derive(Debug)]
+struct AttemptTimes {
+    /// When the connection was made last.
+    connected: Instant,
+    /// When a connection was lost that had been good.
+    lost: Instant,
+    /// The wait after the next attempt that fails.
+    wait: Duration,
+}
+
+impl<'a> Reconnecting<'a> {
+    /// For a transfer whose connection to `server` has just been made.
+    pub(super) fn new(session: &'a CliSession, server: &'a ServerId) -> Self {
+        let now = Instant::now();
+        let attempts = Mutex::new(AttemptTimes {
+            connected: now,
+            lost: now,
+            wait: WAIT_MIN,
+        });
+        Self {
+            session,
+            server,
+            attempts,
+        }
+    }
+
+    /// Notes a loss; returns until when attempts are made, and the first wait.
+    fn begin(&self) -> (Instant, Duration) {
+        let now = Instant::now();
+        let Ok(mut times) = self.attempts.lock() else {
+            return (now, WAIT_MIN);
+        };
+        // A server that ends each connection at once is given the time of one loss.
+        if now - times.connected >= GOOD_TIME || times.lost <= times.connected {
+            times.lost = now;
+            times.wait = WAIT_MIN;
+        }
+        (times.lost + self.session.config.timeout, times.wait)
+    }
+
+    async fn attempt(&self) -> Result<Client, ClientError> {
+        let client = self.session.client(self.server).await?;
+        // Early data is no proof that anybody is there.
+        client.ping().await?;
+        Ok(client)
+    }
+}
+
+impl Reconnect for Reconnecting<'_> {
+    async fn reconnect(&self, loss: &ClientError) -> Option<Client> {
+        let seconds = self.session.config.timeout.as_secs();
+        if seconds == 0 {
+            return None;
+        }
+        let (deadline, mut wait) = self.begin();
+        let server = self.server;
+        let output = &self.session.output;
+        output.note(&format!("{server}: {loss}; trying again for {seconds} s"));
+        loop {
+            match timeout(ATTEMPT_TIME, self.attempt()).await {
+                Ok(Ok(client)) => {
+                    output.note(&format!("{server}: connected again"));
+                    if let Ok(mut times) = self.attempts.lock() {
+                        times.connected = Instant::now();
+                        times.wait = wait;
+                    }
+                    return Some(client);
+                }
+                Ok(Err(error)) if error.kind() != ErrorKind::Unreachable => {
+                    output.note(&format!("{server}: {error}"));
+                    return None;
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+            if Instant::now() + wait > deadline {
+                return None;
+            }
+            sleep(wait).await;
+            wait = WAIT_MAX.min(2 * wait);
+        }
+    }
+}
+
+/// The first wait between two attempts, which doubles.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// The longest wait between two attempts: so soon is the return of a network noticed.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Time for one attempt: two round trips to the other side of the world, and a lost packet.
+const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+
+/// A connection that has lasted so long was good.
+const GOOD_TIME: Duration = Duration::from_secs(10);
