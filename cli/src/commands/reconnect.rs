@@ -77,8 +77,12 @@ impl Reconnect for Reconnecting<'_> {
         let server = self.server;
         let output = &self.session.output;
         output.note(&format!("{server}: {loss}; trying again for {seconds} s"));
-        loop {
-            match timeout(ATTEMPT_TIME, self.attempt()).await {
+        for attempt in 1_u32.. {
+            let time = match attempt.is_multiple_of(SLOW_EVERY) {
+                true => ATTEMPT_TIME_SLOW,
+                false => ATTEMPT_TIME,
+            };
+            match timeout(time, self.attempt()).await {
                 Ok(Ok(client)) => {
                     output.note(&format!("{server}: connected again"));
                     if let Ok(mut times) = self.attempts.lock() {
@@ -94,22 +98,30 @@ impl Reconnect for Reconnecting<'_> {
                 Ok(Err(_)) | Err(_) => {}
             }
             if Instant::now() + wait > deadline {
-                return None;
+                break;
             }
             sleep(wait).await;
             wait = WAIT_MAX.min(2 * wait);
         }
+        None
     }
 }
 
 /// The first wait between two attempts, which doubles.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 
-/// The longest wait between two attempts: so soon is the return of a network noticed.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait between two attempts.
+const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Time for one attempt: two round trips to the other side of the world, and a lost packet.
-const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+/// Time for one attempt: three round trips over a satellite. quinn sends its first packet again after a
+/// second, and then after twice that, so a new attempt notices sooner that the network is back.
+const ATTEMPT_TIME: Duration = Duration::from_secs(2);
+
+/// Every so many attempts, one has more time, for a path on which nothing is that fast.
+const SLOW_EVERY: u32 = 5;
+
+/// Time for such an attempt.
+const ATTEMPT_TIME_SLOW: Duration = Duration::from_secs(10);
 
 /// A connection that has lasted so long was good.
 const GOOD_TIME: Duration = Duration::from_secs(10);

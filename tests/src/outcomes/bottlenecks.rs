@@ -18,8 +18,10 @@ const PLAIN: NetworkPath = NetworkPath {
 };
 
 const LOSSES: &str = "the packets that the path loses";
+const REORDERING: &str = "the path, which reorders packets";
 
-/// Asserts what limits a `get` and a `put` over `path`; nothing stands for anything but its losses.
+/// Asserts what limits a `get` and a `put` over `path`; `None` stands for anything but what a path does
+/// to packets. On a busy machine that may be jitter, which then there is.
 async fn assert_limits(
     programs: &Arc<Programs>,
     server: &ServerProcess,
@@ -37,7 +39,10 @@ async fn assert_limits(
     let limits = ran.await.unwrap();
     for (limit, expected) in limits.iter().zip(expected) {
         let named = limit.split_once(": ").unwrap().0;
-        let is_expected = expected.map_or(named != LOSSES, |expected| named == expected);
+        let is_expected = match expected {
+            Some(expected) => named == expected,
+            None => named != LOSSES && named != REORDERING,
+        };
         assert!(is_expected, "{limits:?}, {path:?}");
     }
 }
@@ -61,10 +66,9 @@ async fn the_limit_is_what_the_path_does_to_packets() {
         held_up: 20,
         ..PLAIN
     };
-    let (plain, losses) = (Some("the path"), Some(LOSSES));
-    let reordering = Some("the path, which reorders packets");
+    let (losses, reordering) = (Some(LOSSES), Some(REORDERING));
     for (path, of_get, of_put) in [
-        (PLAIN, plain, plain),
+        (PLAIN, None, None),
         (there, None, losses),
         (back, losses, None),
         (late, reordering, reordering),
