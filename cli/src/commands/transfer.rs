@@ -154,12 +154,29 @@ async fn unfinished_get(
     }
     // Without a connection nothing begins that could be left unfinished.
     session.client(&source.server).await?;
-    let (from, to) = (remote_text(source), local_text(&target.path)?);
-    let shown = EscapedPath(&target.path).to_string();
+    let from = remote_text(source);
+    let inside = target.job(&source.path, false, true)?.to;
+    let is_inside = target.is_directory;
+    let path = target.path.clone();
+    let record = unfinished_at(session, &from, &path, &mut target.is_directory).await?;
+    if record.is_some() || !is_inside {
+        return Ok(record);
+    }
+    // Below a directory that was there, the place is the same for every repetition.
+    let mut is_there = inside.symlink_metadata().is_ok();
+    unfinished_at(session, &from, &inside, &mut is_there).await
+}
+
+async fn unfinished_at(
+    session: &CliSession,
+    from: &str,
+    path: &Path,
+    is_there: &mut bool,
+) -> Result<Option<UnfinishedTransfer>, CommandError> {
+    let to = local_text(path)?;
+    let shown = EscapedPath(path).to_string();
     let note = || format!("going on in {shown}, which an unfinished get has made");
-    let goes_inside = &mut target.is_directory;
-    let between = (from.as_str(), to.as_str());
-    let record = UnfinishedTransfer::begin_or_resume(session, between, goes_inside, note);
+    let record = UnfinishedTransfer::begin_or_resume(session, (from, &to), is_there, note);
     Ok(record.await?)
 }
 
@@ -362,12 +379,29 @@ async fn unfinished_put(
     if is_contents(local.as_os_str()) || remote.path.is_root() || !local.is_dir() {
         return Ok(None);
     }
-    let (from, to) = (local_text(local)?, remote_text(remote));
-    let path = &remote.path;
-    let note = || format!("going on in {path}, which an unfinished put has made");
-    let between = (from.as_str(), to.as_str());
-    let record = UnfinishedTransfer::begin_or_resume(session, between, goes_inside, note);
-    Ok(record.await?)
+    let from = local_text(local)?;
+    let is_inside = *goes_inside;
+    let begin = async |remote: &Remote, is_there: &mut bool| {
+        let to = remote_text(remote);
+        let note = || {
+            let path = &remote.path;
+            format!("going on in {path}, which an unfinished put has made")
+        };
+        UnfinishedTransfer::begin_or_resume(session, (&from, &to), is_there, note).await
+    };
+    let record = begin(remote, goes_inside).await?;
+    if record.is_some() || !is_inside {
+        return Ok(record);
+    }
+    // Below a directory that was there, the place is the same for every repetition.
+    let path = upload_job(local, &remote.path, true)?.to;
+    let client = session.client(&remote.server).await?;
+    let mut is_there = client.stat(Stat { path: path.clone() }).await.is_ok();
+    let inside = Remote {
+        path,
+        ..remote.clone()
+    };
+    Ok(begin(&inside, &mut is_there).await?)
 }
 
 async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &Transfer) {

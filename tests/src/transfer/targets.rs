@@ -330,6 +330,40 @@ fn the_content_of_a_directory_goes_into_another() {
 }
 
 #[test]
+fn a_repeated_transfer_goes_on_in_a_directory_that_it_went_into() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let here = Here(&programs);
+    for name in ["m/a", "m/sub/b", "m/.quire-mine"] {
+        here.write(name, name);
+    }
+    let tree = Tree::new()
+        .file("d/a", "a")
+        .file("d/sub/b", "b")
+        .file("into/f", "f");
+    let server = programs.serve(&tree.root());
+    let at = |name: &str| format!("{}/{name}", server.host());
+    // Failures in part, and repetitions.
+    here.said_failed(&["put", "-r", "m", &at("into")], ".quire-mine");
+    fs::rename(here.path("m/.quire-mine"), here.path("m/c")).unwrap();
+    let said = here.said(0, &["put", "-r", "m", &at("into")]);
+    assert!(said.contains("going on in /into/m"), "{said}");
+    assert!(said.contains("2 there already"), "{said}");
+    assert_eq!(tree.names("into/m"), ["a", "c", "sub"]);
+    let foreign = std::ffi::OsStr::from_bytes(b"\xff");
+    fs::write(tree.path("d").join(foreign), "c").unwrap();
+    here.said_failed(&["get", "-r", &at("d"), "."], "UTF-8");
+    fs::rename(tree.path("d").join(foreign), tree.path("d/c")).unwrap();
+    let said = here.said(0, &["get", "-r", &at("d"), "."]);
+    assert!(said.contains("going on in d, "), "{said}");
+    assert!(said.contains("2 there already"), "{said}");
+    assert_eq!(names(&here.path("d")), ["a", "c", "sub"]);
+    // What has succeeded is not continued.
+    here.said_failed(&["get", "-r", &at("d"), "."], "d/a");
+}
+
+#[test]
 fn a_repeated_transfer_goes_on_in_the_directory_that_it_has_made() {
     let Some(programs) = Programs::find() else {
         return;
