@@ -23,8 +23,8 @@ pub(super) struct Reconnecting<'a> {
 struct AttemptTimes {
     /// When the connection was made last.
     connected: Instant,
-    /// When a connection was lost that had been good.
-    lost: Instant,
+    /// When the first connection was lost, or the last that had been good.
+    lost: Option<Instant>,
     /// The wait after the next attempt that fails.
     wait: Duration,
 }
@@ -35,7 +35,7 @@ impl<'a> Reconnecting<'a> {
         let now = Instant::now();
         let attempts = Mutex::new(AttemptTimes {
             connected: now,
-            lost: now,
+            lost: None,
             wait: WAIT_MIN,
         });
         Self {
@@ -51,12 +51,13 @@ impl<'a> Reconnecting<'a> {
         let Ok(mut times) = self.attempts.lock() else {
             return (now, WAIT_MIN);
         };
-        // A server that ends each connection at once is given the time of one loss.
-        if now - times.connected >= GOOD_TIME || times.lost <= times.connected {
-            times.lost = now;
+        if now - times.connected >= GOOD_TIME {
+            times.lost = None;
             times.wait = WAIT_MIN;
         }
-        (times.lost + self.session.config.timeout, times.wait)
+        // A server that ends each connection at once is given the time of one loss.
+        let lost = *times.lost.get_or_insert(now);
+        (lost + self.session.config.timeout, times.wait)
     }
 
     async fn attempt(&self) -> Result<Client, ClientError> {

@@ -192,8 +192,10 @@ impl Drop for Journal {
 
 /// Removes what an earlier download of `target` has left. Blocks.
 pub(super) fn discard(target: &Path) {
-    drop(staged::reopen(target));
-    if let Some(journal) = journal_path(target) {
+    let part = staged::reopen(target);
+    // Another process may be writing it.
+    let is_gone = part.is_some() || staged::path(target).is_some_and(|path| !path.exists());
+    if let Some(journal) = journal_path(target).filter(|_| is_gone) {
         let _ = std::fs::remove_file(journal);
     }
 }

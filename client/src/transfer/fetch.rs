@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quire_shared::codec::DecodeError;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree, Stat};
+use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree, Preserve, Stat};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
@@ -49,7 +49,10 @@ pub async fn fetch_with(
         options.resume |= is_again;
         async move { fetch_once(&client, items, options, transfer).await }
     };
-    passes(client, reconnect, transfer, pass).await;
+    // Without its time, what is there can't be told from another file.
+    let is_told = options.save.preserve != Preserve::Nothing || options.save.overwrite;
+    let may_repeat = is_told || (items.len() == 1 && !options.recursive);
+    passes(client, reconnect, transfer, may_repeat, pass).await;
 }
 
 async fn fetch_once(

@@ -23,17 +23,18 @@ impl Reconnect for GiveUp {
     }
 }
 
-/// Runs `pass` over `client`, and again over each connection that is made after a loss; then it is told
-/// that it isn't the first. The loss is reported when `reconnect` gives up.
+/// Runs `pass` over `client`, and, if it `may_repeat`, again over each connection that is made after a
+/// loss; then it is told that it isn't the first. The loss is reported when `reconnect` gives up.
 pub(super) async fn passes<F: Future<Output = ()>>(
     client: &Client,
     reconnect: &impl Reconnect,
     transfer: &Transfer,
+    may_repeat: bool,
     pass: impl Fn(Client, bool) -> F,
 ) {
     pass(client.clone(), false).await;
     while let Some(loss) = transfer.take_loss() {
-        let again = match loss.error.may_pass() {
+        let again = match may_repeat && loss.error.may_pass() {
             true => reconnect.reconnect(&loss.error).await,
             false => None,
         };

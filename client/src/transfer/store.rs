@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quire_shared::protocol::{EntryKind, List, Stat};
+use quire_shared::protocol::{EntryKind, List, Preserve, Stat};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -51,7 +51,10 @@ pub async fn store_with(
         options.resume |= is_again;
         async move { store_once(&client, items, options, transfer).await }
     };
-    passes(client, reconnect, transfer, pass).await;
+    // Without its time, what is there can't be told from another file.
+    let is_told = options.preserve != Preserve::Nothing || options.overwrite;
+    let may_repeat = is_told || (items.len() == 1 && !options.recursive);
+    passes(client, reconnect, transfer, may_repeat, pass).await;
 }
 
 async fn store_once(
