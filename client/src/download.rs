@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quire_shared::RemotePath;
@@ -18,7 +18,7 @@ use quire_transport::stream::Receiver;
 use crate::blocking::blocking;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
-use crate::save::{Part, PartSource, SaveStart, SaveTarget, Unfinished};
+use crate::save::{self, Part, PartSource, SaveStart, SaveTarget, Unfinished};
 use crate::upload::Links;
 
 pub use crate::save::SaveOptions;
@@ -176,6 +176,7 @@ impl FileFetch<'_> {
     ) -> Result<ReceivedFile, ClientError> {
         let is_whole = self.get.offset == 0 && self.get.length.is_none();
         let path = self.get.path.clone();
+        let place = target.file_path().map(Path::to_owned);
         let (mut target, part) = blocking(move || {
             let part = target.find_part(&path).filter(|_| is_whole);
             Ok((target, part))
@@ -187,7 +188,8 @@ impl FileFetch<'_> {
                 Err(error) if !error.leaves_a_part() => {
                     // The file has changed since, or the part isn't what it should be. What else
                     // is wrong shows again.
-                    target = self.discard_part().await?;
+                    discard_part(place.clone()).await?;
+                    target = self.open().await?;
                     is_anew = true;
                 }
                 received => return received,
@@ -196,20 +198,10 @@ impl FileFetch<'_> {
         let mut received = self.start(target, moved, &expect).await;
         match &mut received {
             Ok(received) if is_anew => received.fetched.part = PartUse::Discarded,
-            Err(error) if !error.leaves_a_part() => drop(self.discard_part().await),
+            Err(error) if !error.leaves_a_part() => discard_part(place).await?,
             _ => {}
         }
         received
-    }
-
-    /// Removes what earlier fetches have left, and opens the target again.
-    async fn discard_part(&self) -> Result<SaveTarget, ClientError> {
-        let target = self.open().await?;
-        blocking(move || {
-            target.discard_part();
-            Ok(target)
-        })
-        .await
     }
 
     async fn start(
@@ -266,6 +258,17 @@ impl FileFetch<'_> {
         received.fetched.bytes += length;
         Ok(received)
     }
+}
+
+/// Removes what interrupted fetches to the file `place` have left.
+async fn discard_part(place: Option<PathBuf>) -> Result<(), ClientError> {
+    blocking(move || {
+        if let Some(place) = place {
+            save::discard_part(&place);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Requests a file's content.

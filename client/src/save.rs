@@ -22,7 +22,7 @@ mod part;
 mod staged;
 
 use part::Journal;
-pub(crate) use part::{Part, PartSource};
+pub(crate) use part::{Part, PartSource, discard_part};
 pub(crate) use staged::is_left_over;
 
 /// How a downloaded file is written.
@@ -83,10 +83,11 @@ impl SaveTarget {
         }
     }
 
-    /// Removes what earlier downloads to this target have left. Blocks.
-    pub(crate) fn discard_part(&self) {
-        if let TargetKind::File(target, _) = &self.kind {
-            part::discard(target);
+    /// Returns the path of the file that will be there, without links; none for a device.
+    pub(crate) fn file_path(&self) -> Option<&Path> {
+        match &self.kind {
+            TargetKind::File(target, _) => Some(target),
+            TargetKind::Device(_) => None,
         }
     }
 

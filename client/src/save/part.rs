@@ -191,7 +191,7 @@ impl Drop for Journal {
 }
 
 /// Removes what an earlier download of `target` has left. Blocks.
-pub(super) fn discard(target: &Path) {
+pub(crate) fn discard_part(target: &Path) {
     let part = staged::reopen(target);
     // Another process may be writing it.
     let is_gone = part.is_some() || staged::path(target).is_some_and(|path| !path.exists());

@@ -1,8 +1,8 @@
 //! Request of one stream: read, dispatch, reply.
 //!
 //! [`dispatch`] has the `match` over all requests, in the order of the protocol. A request is
-//! decoded, carried out by [`Files`] and answered. A request with more than one message for that
-//! has a file under `requests/`.
+//! decoded, carried out by [`Files`](crate::files::Files) and answered. A request with more than one
+//! message for that has a file under `requests/`.
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub(crate) enum RequestEnd {
 /// Serves the request of one stream, until the client cancels it or is gone.
 ///
 /// Whatever a request does or waits for is then dropped, which also stops its work on blocking
-/// threads. Only a commit that has begun runs to its end: it is owned by [`Files`].
+/// threads. Only a commit that has begun runs to its end: it is owned by
+/// [`Files`](crate::files::Files).
 pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Session>) -> RequestEnd {
     let flow = &session.flow;
     // 0-RTT data can be a replay by an attacker (RFC 9001, section 9.2).

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::cut_gets::{Cut, answer, breaks_off};
 use quire_client::Client;
 use quire_client::download::{Fetched, PartUse};
+use quire_shared::ErrorCode;
 use quire_test_harness::client::path;
 use quire_test_harness::programs::Programs;
 use quire_test_harness::relay::{NetworkPath, Relay};
@@ -246,6 +248,25 @@ async fn little_is_not_kept() {
     part.unwrap().set_len(1000).unwrap();
     assert_eq!(interrupted.again().await.part, PartUse::None);
     interrupted.end().await;
+}
+
+#[tokio::test]
+async fn a_fifo_has_no_part_and_is_not_opened_again_after_an_error() {
+    let local = scratch();
+    let fifo = local.path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+    let body = content(1, 200_000);
+    let answer = answer(&body);
+    let server = breaks_off(&answer[..100_000], Cut::Reset(ErrorCode::DISK));
+    let client = server.client().await;
+    let reading = fifo.clone();
+    let reader = tokio::task::spawn_blocking(move || fs::read(reading).unwrap().len());
+    let fetching = client.download(path("f")).to_file(&fifo);
+    let error = within("an error", fetching).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::DISK));
+    assert!(reader.await.unwrap() < body.len());
+    assert_eq!(names(local.path()), ["fifo"]);
+    client.close().await;
 }
 
 #[tokio::test]
