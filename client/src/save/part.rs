@@ -61,19 +61,15 @@ impl Part {
         file.file().set_len(length).ok()?;
         file.file_mut().seek(SeekFrom::End(0)).ok()?;
         file.keep();
-        let mut options = File::options();
-        options.append(true);
-        crate::upload::Links::Refuse.apply(&mut options);
-        let lines = options.open(&journal).ok()?;
+        // From now on, what is written counts as long as the system isn't started again.
+        let facts = Facts {
+            boot: boot(),
+            synced: facts.synced.min(length),
+            ..facts
+        };
         Some(Self {
             file,
-            journal: Journal {
-                path: journal,
-                lines: Arc::new(lines),
-                is_syncing: Arc::default(),
-                written: length,
-                begun: length,
-            },
+            journal: Journal::create(journal, &facts, length)?,
             version: facts.version,
             length,
         })
@@ -127,22 +123,25 @@ impl Journal {
         if source.size < PART_BYTES_MIN {
             return None;
         }
-        let path = journal_path(target)?;
+        Self::create(journal_path(target)?, &Facts::of(source, is_private), 0)
+    }
+
+    /// Writes a new journal of a part that has `written` bytes.
+    fn create(path: PathBuf, facts: &Facts, written: u64) -> Option<Self> {
         // Another's file of that name, or a link, is replaced and never written into.
         let _ = std::fs::remove_file(&path);
         let mut options = File::options();
         options.append(true).create_new(true);
         staged::set_mode(&mut options, super::PRIVATE);
-        let mut lines = options.open(&path).ok()?;
-        let text = Facts::of(source, is_private).to_string();
+        let lines = Arc::new(options.open(&path).ok()?);
         let journal = Self {
             path,
-            lines: Arc::new(lines.try_clone().ok()?),
+            lines: Arc::clone(&lines),
             is_syncing: Arc::default(),
-            written: 0,
-            begun: 0,
+            written,
+            begun: written,
         };
-        lines.write_all(text.as_bytes()).ok()?;
+        (&*lines).write_all(facts.to_string().as_bytes()).ok()?;
         Some(journal)
     }
 
@@ -255,11 +254,12 @@ impl std::fmt::Display for Facts {
             version,
             path,
             is_private,
-            synced: _,
+            synced,
         } = self;
         writeln!(
             f,
-            "{BOOT}{boot}\n{SIZE}{size}\n{VERSION}{version}\n{PATH}{path}\n{PRIVATE}{is_private}"
+            "{BOOT}{boot}\n{SIZE}{size}\n{VERSION}{version}\n{PATH}{path}\n{PRIVATE}{is_private}\n\
+             {SYNCED}{synced}"
         )
     }
 }

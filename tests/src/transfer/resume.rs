@@ -43,15 +43,30 @@ impl Interrupted {
     async fn new() -> Self {
         let tree = Tree::new().file("f", content(1, SIZE));
         let server = TestServer::start(&tree).await;
+        let client = server.client().await;
+        let interrupted = Self {
+            server,
+            client,
+            tree,
+            local: scratch(),
+        };
+        interrupted.interrupt(INTERRUPTED).await;
+        interrupted
+    }
+
+    /// Interrupts a download when so many bytes are there.
+    async fn interrupt(&self, bytes: u64) {
+        let server = &self.server;
         let relay = Relay::start(server.address(), PATH, 1).await;
         let connector = server.connector(relay.address(), &server.keys().writer);
         let client = connector.connect().await.unwrap();
-        let local = scratch();
         let moved = AtomicU64::new(0);
-        let target = local.path().join("f");
-        let fetching = client.download(path("f")).progress(&moved).to_file(&target);
+        let fetching = client
+            .download(path("f"))
+            .progress(&moved)
+            .to_file(self.target());
         let until = async {
-            while moved.load(Ordering::Relaxed) < INTERRUPTED {
+            while moved.load(Ordering::Relaxed) < bytes {
                 tokio::task::yield_now().await;
             }
         };
@@ -60,15 +75,15 @@ impl Interrupted {
             () = within("some bytes", until) => {}
         }
         client.close().await;
-        let client = server.client().await;
-        let interrupted = Self {
-            server,
-            client,
-            tree,
-            local,
-        };
-        interrupted.settle().await;
-        interrupted
+        self.settle().await;
+    }
+
+    /// Lets the journal say that the system has been started again since, and adds `lines` to it.
+    fn start_again(&self, lines: &str) {
+        let journal = self.journal();
+        let text = fs::read_to_string(&journal).unwrap();
+        let text = text.replace("boot ", "boot 0");
+        fs::write(&journal, format!("{text}{lines}")).unwrap();
     }
 
     /// Waits until the thread that wrote has ended.
@@ -212,12 +227,9 @@ async fn a_part_is_used_only_with_a_journal_that_belongs_to_it() {
 #[tokio::test]
 async fn after_a_restart_of_the_system_only_what_was_synced_counts() {
     let interrupted = Interrupted::new().await;
-    let journal = interrupted.journal();
-    let text = fs::read_to_string(&journal).unwrap();
-    let text = text.replace("boot ", "boot 0");
-    // The last line was cut off.
     let synced = 2 * MIB;
-    fs::write(&journal, format!("{text}synced {synced}\nsynced 99")).unwrap();
+    // The last line was cut off.
+    interrupted.start_again(&format!("synced {synced}\nsynced 99"));
     // What was not synced may be anything.
     let mut part = fs::read(interrupted.part()).unwrap();
     part[synced..].fill(0);
@@ -228,12 +240,21 @@ async fn after_a_restart_of_the_system_only_what_was_synced_counts() {
 }
 
 #[tokio::test]
+async fn after_a_restart_of_the_system_and_a_kill_all_that_was_written_since_counts() {
+    let interrupted = Interrupted::new().await;
+    interrupted.start_again(&format!("synced {}\n", 2 * MIB));
+    interrupted.interrupt(2 * INTERRUPTED).await;
+    let there = fs::metadata(interrupted.part()).unwrap().len();
+    assert!(there > INTERRUPTED, "{there}");
+    let fetched = interrupted.again().await;
+    assert_eq!(fetched.part, PartUse::Continued(there));
+    interrupted.end().await;
+}
+
+#[tokio::test]
 async fn a_journal_that_is_ahead_of_its_part_is_no_harm() {
     let interrupted = Interrupted::new().await;
-    let journal = interrupted.journal();
-    let text = fs::read_to_string(&journal).unwrap();
-    let text = text.replace("boot ", "boot 0");
-    fs::write(&journal, format!("{text}synced {SIZE}\n")).unwrap();
+    interrupted.start_again(&format!("synced {SIZE}\n"));
     let part = fs::File::options().write(true).open(interrupted.part());
     part.unwrap().set_len(2 * MIB as u64).unwrap();
     let fetched = interrupted.again().await;
