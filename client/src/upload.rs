@@ -50,10 +50,7 @@ impl<'a> UploadRequest<'a> {
     /// Whether a file of that name on the server is replaced.
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> Self {
-        self.put.precondition = match overwrite {
-            true => Precondition::Any,
-            false => Precondition::Absent,
-        };
+        self.put.precondition = Precondition::of_target(overwrite);
         self
     }
 

@@ -373,6 +373,16 @@ pub enum Precondition {
     Match(Version),
 }
 
+impl Precondition {
+    /// Returns the condition for what has the path of a new file or directory already.
+    pub const fn of_target(may_exist: bool) -> Self {
+        match may_exist {
+            true => Self::Any,
+            false => Self::Absent,
+        }
+    }
+}
+
 impl<C> Encode<C> for Precondition {
     fn encode<W: minicbor::encode::Write>(
         &self,

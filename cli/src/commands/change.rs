@@ -25,7 +25,7 @@ pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<()
         from: two.from.path.clone(),
         to: two.to.clone(),
         source: Precondition::Any,
-        target: target_precondition(args.force),
+        target: Precondition::of_target(args.force),
     };
     let renamed = match client.rename(rename).await {
         Ok(renamed) => renamed,
@@ -90,7 +90,7 @@ pub(super) async fn make_directory(
         let make = MakeDirectory {
             path: remote.path.clone(),
             make_parents: true,
-            precondition: target_precondition(args.parents),
+            precondition: Precondition::of_target(args.parents),
         };
         match client.make_directory(make).await {
             Ok(made) => session.output.event(|| {
@@ -197,13 +197,5 @@ impl TwoPaths {
         Event::new(kind)
             .remote("from", &self.from.path)
             .remote("to", &self.to)
-    }
-}
-
-/// The condition on what has the path of a change already.
-pub(super) fn target_precondition(may_exist: bool) -> Precondition {
-    match may_exist {
-        true => Precondition::Any,
-        false => Precondition::Absent,
     }
 }

@@ -3,7 +3,7 @@
 use quire_shared::protocol::{Copy, Entry, EntryKind, List, Precondition};
 use quire_shared::{Printable, RemotePath};
 
-use super::change::{TwoPaths, target_precondition};
+use super::change::TwoPaths;
 use super::targets::is_directory;
 use super::{CommandError, ErrorContext, require_directory};
 use crate::args::CopyArgs;
@@ -94,7 +94,7 @@ async fn copy_one(
         to: two.to.clone(),
         recursive: args.recursive,
         source: Precondition::Any,
-        target: target_precondition(args.force),
+        target: Precondition::of_target(args.force),
         preserve: args.preserve.choice(),
     };
     let what = format!("copying {}", two.from.path);

@@ -285,7 +285,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         let put = Put {
             path: remote.path.clone(),
             digest,
-            precondition: condition(args.force),
+            precondition: Precondition::of_target(args.force),
             ..Put::default()
         };
         let work = put_stdin(&client, put, input, &transfer);
@@ -323,14 +323,6 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     }
     progress.end(digest);
     Ok(())
-}
-
-/// The condition for what has the name of a file that is stored.
-fn condition(overwrite: bool) -> Precondition {
-    match overwrite {
-        true => Precondition::Any,
-        false => Precondition::Absent,
-    }
 }
 
 /// What each local file becomes on the server. One that can't be anything is reported.

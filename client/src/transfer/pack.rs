@@ -427,10 +427,7 @@ impl StoreOptions {
             modified: file.modified(),
             mode: file.mode(),
             digest: self.digest,
-            precondition: match self.overwrite {
-                true => Precondition::Any,
-                false => Precondition::Absent,
-            },
+            precondition: Precondition::of_target(self.overwrite),
             make_parents,
             preserve: self.preserve,
         }
