@@ -1,7 +1,8 @@
 //! Downloads of single files.
 //!
-//! A file gets its name once length and digest have been verified; a failure before that leaves
-//! nothing behind. No local path comes from the server. See PROTOCOL.md, "Get".
+//! A file gets its name once length and digest have been verified. What an interruption before that
+//! leaves is hidden, and continued by the next fetch to the same target. No local path comes from the
+//! server. See PROTOCOL.md, "Get".
 
 use std::io::{self, Write};
 use std::ops::{Bound, RangeBounds};
@@ -100,11 +101,12 @@ impl<'a> DownloadRequest<'a> {
         self
     }
 
-    /// Downloads into the file `target`, as [`Download::save`] does.
+    /// Downloads into the file `target`, as [`Download::save`] does, from where an earlier download of
+    /// the same version was interrupted.
     ///
     /// # Errors
-    /// The server's refusal, a broken connection, or why writing failed. Then no part of the content
-    /// stays on disk.
+    /// The server's refusal, a broken connection, or why writing failed. After the loss of the
+    /// connection, what has come of a large file stays beside the target for the next download.
     pub async fn to_file(self, target: impl AsRef<Path>) -> Result<Fetched, ClientError> {
         let uncounted = AtomicU64::new(0);
         let file = FileFetch {

@@ -2,8 +2,8 @@
 //!
 //! A file is written under a temporary name beside its target, and renamed once its content is
 //! verified. That name is derived from the target and locked, so what a killed process has left is
-//! recognized by the next download to the same place, which goes on from there ([`part`]). A FIFO or device is no file to replace: the
-//! content goes into it.
+//! recognized by the next download to the same place, which goes on from there ([`part`]). A FIFO or
+//! device is no file to replace: the content goes into it.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, IoSlice, Write};
