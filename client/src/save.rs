@@ -21,7 +21,7 @@ use crate::upload::Links;
 mod part;
 mod staged;
 
-use part::Journal;
+use part::PartJournal;
 pub(crate) use part::{Part, PartSource, discard_part};
 pub(crate) use staged::is_left_over;
 
@@ -113,7 +113,7 @@ impl SaveTarget {
                         let (file, is_of_target) = staged::create(&target, mode_at_first)
                             .map_err(|error| ClientError::disk(&path, "create", error))?;
                         let source = source.filter(|_| is_of_target);
-                        let begin = |source| Journal::begin(&target, source, kept.is_some());
+                        let begin = |source| PartJournal::begin(&target, source, kept.is_some());
                         (file, source.as_ref().and_then(begin))
                     }
                 };
@@ -241,7 +241,7 @@ enum SaveSink {
     /// A temporary file, removed on drop unless it is worth to be continued.
     Staged {
         file: PendingFile,
-        journal: Option<Journal>,
+        journal: Option<PartJournal>,
         target: PathBuf,
         kept: Option<KeptAttributes>,
     },
@@ -258,7 +258,7 @@ impl Unfinished {
         } = self;
         let SaveSink::Staged {
             file,
-            journal,
+            mut journal,
             target,
             kept,
         } = sink
@@ -279,7 +279,10 @@ impl Unfinished {
         set().map_err(|error| ClientError::disk(&path, "set the attributes of", error))?;
         let publish = || file.publish(&target, options.overwrite, options.sync);
         let published = match options.sync {
-            true => file_sync(publish),
+            true => file_sync(|| {
+                journal.as_mut().map_or(Ok(()), PartJournal::settle)?;
+                publish()
+            }),
             false => publish(),
         };
         match published {
@@ -303,28 +306,28 @@ impl Unfinished {
         }
     }
 
-    fn wrote(&mut self, bytes: usize) -> usize {
+    fn wrote(&mut self, bytes: usize) -> io::Result<usize> {
         if let SaveSink::Staged {
             file,
             journal: Some(journal),
             ..
         } = &mut self.sink
         {
-            journal.wrote(bytes as u64, file);
+            journal.wrote(bytes as u64, file)?;
         }
-        bytes
+        Ok(bytes)
     }
 }
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file().write(bytes)?;
-        Ok(self.wrote(written))
+        self.wrote(written)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = self.file().write_vectored(slices)?;
-        Ok(self.wrote(written))
+        self.wrote(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! See PROTOCOL.md, "Bodies".
 
 mod blocking;
+pub mod journal;
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,22 +1,18 @@
 //! Parts of files: what an interrupted download leaves, so that the next one to the same target goes
 //! on.
 //!
-//! The part is the temporary file of the download, and a journal beside it says of which file and
-//! version it is. Bytes that were written stay in the page cache when a process ends, so the length
-//! of the part counts as long as the system has not been started again. After that only what was
-//! synced counts, and the journal records a length only after the sync of so many bytes. In the end
-//! the digest of the whole decides, so damage to a part, or to its journal, costs time only.
+//! The part is the temporary file of the download, and a [journal](quire_transport::body::journal)
+//! beside it says of which file and version it is.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::digest::Hasher;
 use quire_shared::protocol::Version;
+use quire_transport::body::journal::{Journal, PART_BYTES_MIN, PartRecord};
 
 use super::staged;
 
@@ -35,7 +31,7 @@ pub(crate) struct PartSource {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(super) file: PendingFile,
-    pub(super) journal: Journal,
+    pub(super) journal: PartJournal,
     version: Version,
     length: u64,
 }
@@ -46,14 +42,10 @@ impl Part {
     pub(super) fn find(target: &Path, path: &RemotePath, is_private: bool) -> Option<Self> {
         let mut file = staged::reopen(target)?;
         let journal = journal_path(target)?;
-        let facts = Facts::parse(&read(&journal)?)?;
+        let record = read(&journal)?;
+        let facts = Facts::parse(&record.subject)?;
         let written = file.file().metadata().ok()?.len();
-        let is_same_start = !facts.boot.is_empty() && facts.boot == boot();
-        let durable = match is_same_start {
-            true => written,
-            false => written.min(facts.synced),
-        };
-        let length = durable.min(facts.size);
+        let length = record.durable(written).min(facts.size);
         let is_of_this = facts.path == name_of(path) && facts.is_private == is_private;
         if !is_of_this || length < PART_BYTES_MIN {
             return None;
@@ -62,14 +54,10 @@ impl Part {
         file.file_mut().seek(SeekFrom::End(0)).ok()?;
         file.keep();
         // From now on, what is written counts as long as the system isn't started again.
-        let facts = Facts {
-            boot: boot(),
-            synced: facts.synced.min(length),
-            ..facts
-        };
+        let synced = record.synced.min(length);
         Some(Self {
             file,
-            journal: Journal::create(journal, &facts, length)?,
+            journal: PartJournal::create(journal, &facts, length, synced)?,
             version: facts.version,
             length,
         })
@@ -107,83 +95,65 @@ impl Part {
 /// The journal of a part that is being written. The file is removed on drop, unless so much was
 /// written that the part is kept.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct PartJournal {
     path: PathBuf,
-    lines: Arc<File>,
-    is_syncing: Arc<AtomicBool>,
-    written: u64,
-    /// Bytes written when the last sync began.
-    begun: u64,
+    journal: Journal,
+    is_ended: bool,
 }
 
-impl Journal {
+impl PartJournal {
     /// Begins the journal of a part of `source`; none if that is too small, or can't be written. A
     /// download without a journal only can't be continued.
     pub(super) fn begin(target: &Path, source: &PartSource, is_private: bool) -> Option<Self> {
         if source.size < PART_BYTES_MIN {
             return None;
         }
-        Self::create(journal_path(target)?, &Facts::of(source, is_private), 0)
+        Self::create(journal_path(target)?, &Facts::of(source, is_private), 0, 0)
     }
 
     /// Writes a new journal of a part that has `written` bytes.
-    fn create(path: PathBuf, facts: &Facts, written: u64) -> Option<Self> {
+    fn create(path: PathBuf, facts: &Facts, written: u64, synced: u64) -> Option<Self> {
         // Another's file of that name, or a link, is replaced and never written into.
         let _ = std::fs::remove_file(&path);
         let mut options = File::options();
         options.append(true).create_new(true);
         staged::set_mode(&mut options, super::PRIVATE);
-        let lines = Arc::new(options.open(&path).ok()?);
-        let journal = Self {
-            path,
-            lines: Arc::clone(&lines),
-            is_syncing: Arc::default(),
-            written,
-            begun: written,
+        let lines = options.open(&path).ok()?;
+        let Ok(journal) = Journal::begin(lines, &facts.to_string(), written, synced) else {
+            let _ = std::fs::remove_file(&path);
+            return None;
         };
-        (&*lines).write_all(facts.to_string().as_bytes()).ok()?;
-        Some(journal)
+        Some(Self {
+            path,
+            journal,
+            is_ended: false,
+        })
     }
 
-    /// Notes that `bytes` more were written to `file`. From time to time a thread syncs them.
-    pub(super) fn wrote(&mut self, bytes: u64, file: &mut PendingFile) {
-        let before = self.written;
-        self.written += bytes;
-        if before < PART_BYTES_MIN && self.is_kept() {
+    /// Notes that `bytes` more were written to `file`.
+    pub(super) fn wrote(&mut self, bytes: u64, file: &mut PendingFile) -> io::Result<()> {
+        let was_kept = self.journal.is_worth_keeping();
+        self.journal.wrote(bytes, file.file())?;
+        if !was_kept && self.journal.is_worth_keeping() {
             file.keep();
         }
-        if self.written - self.begun < SYNC_BYTES || self.is_syncing.load(Ordering::Acquire) {
-            return;
-        }
-        let Ok(file) = file.file().try_clone() else {
-            return;
-        };
-        self.begun = self.written;
-        self.is_syncing.store(true, Ordering::Release);
-        let (length, lines) = (self.written, Arc::clone(&self.lines));
-        let is_syncing = Arc::clone(&self.is_syncing);
-        std::thread::spawn(move || {
-            // Without the line, less counts after a power cut.
-            if file.sync_data().is_ok() {
-                let _ = (&*lines).write_all(format!("{SYNCED}{length}\n").as_bytes());
-            }
-            is_syncing.store(false, Ordering::Release);
-        });
+        Ok(())
     }
 
-    fn is_kept(&self) -> bool {
-        self.written >= PART_BYTES_MIN
+    /// Waits for the sync in progress, whose error a later sync may not repeat.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        self.journal.settle()
     }
 
     /// Forgets the part, which has got its name.
     pub(super) fn end(mut self) {
-        self.written = 0;
+        self.is_ended = true;
     }
 }
 
-impl Drop for Journal {
+impl Drop for PartJournal {
     fn drop(&mut self) {
-        if !self.is_kept() {
+        if self.is_ended || !self.journal.is_worth_keeping() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -199,49 +169,32 @@ pub(crate) fn discard_part(target: &Path) {
     }
 }
 
-/// What a journal says.
+/// Of what a part is, as its journal says.
 struct Facts {
-    /// The start of the system at which the part was written, by its ID; empty where there is none.
-    boot: String,
     size: u64,
     version: Version,
     path: String,
     is_private: bool,
-    synced: u64,
 }
 
 impl Facts {
     fn of(source: &PartSource, is_private: bool) -> Self {
         Self {
-            boot: boot(),
             size: source.size,
             version: source.version.clone(),
             path: name_of(&source.path),
             is_private,
-            synced: 0,
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        // A line that was cut off has no end.
-        let mut lines = text.split_inclusive('\n');
-        let mut field = |name: &str| lines.next()?.strip_suffix('\n')?.strip_prefix(name);
-        let boot = field(BOOT)?.to_owned();
-        let size = field(SIZE)?.parse().ok()?;
-        let version = version_of(field(VERSION)?)?;
-        let path = field(PATH)?.to_owned();
-        let is_private = field(PRIVATE)?.parse().ok()?;
-        let mut synced = 0;
-        while let Some(length) = field(SYNCED) {
-            synced = length.parse().ok()?;
-        }
+    fn parse(lines: &str) -> Option<Self> {
+        let mut lines = lines.lines();
+        let mut field = |name: &str| lines.next()?.strip_prefix(name);
         Some(Self {
-            boot,
-            size,
-            version,
-            path,
-            is_private,
-            synced,
+            size: field(SIZE)?.parse().ok()?,
+            version: version_of(field(VERSION)?)?,
+            path: field(PATH)?.to_owned(),
+            is_private: field(PRIVATE)?.parse().ok()?,
         })
     }
 }
@@ -249,28 +202,23 @@ impl Facts {
 impl std::fmt::Display for Facts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
-            boot,
             size,
             version,
             path,
             is_private,
-            synced,
         } = self;
         writeln!(
             f,
-            "{BOOT}{boot}\n{SIZE}{size}\n{VERSION}{version}\n{PATH}{path}\n{PRIVATE}{is_private}\n\
-             {SYNCED}{synced}"
+            "{SIZE}{size}\n{VERSION}{version}\n{PATH}{path}\n{PRIVATE}{is_private}"
         )
     }
 }
 
-/// The beginnings of the lines of a journal.
-const BOOT: &str = "boot ";
+/// The beginnings of its lines.
 const SIZE: &str = "size ";
 const VERSION: &str = "version ";
 const PATH: &str = "path ";
 const PRIVATE: &str = "private ";
-const SYNCED: &str = "synced ";
 
 fn version_of(text: &str) -> Option<Version> {
     let digit = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
@@ -283,14 +231,8 @@ fn name_of(path: &RemotePath) -> String {
     format!("{:?}", path.to_string())
 }
 
-/// The ID that Linux gives to each start of the system.
-fn boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.unwrap_or_default().trim().to_owned()
-}
-
-/// Reads a journal, which is small.
-fn read(path: &Path) -> Option<String> {
+/// Reads a journal.
+fn read(path: &Path) -> Option<PartRecord> {
     let mut options = File::options();
     options.read(true);
     crate::upload::Links::Refuse.apply(&mut options);
@@ -298,26 +240,12 @@ fn read(path: &Path) -> Option<String> {
     if !staged::is_own(&file) {
         return None;
     }
-    let mut text = String::new();
-    file.take(JOURNAL_BYTES_MAX)
-        .read_to_string(&mut text)
-        .ok()?;
-    Some(text)
+    PartRecord::read(&file)
 }
 
 fn journal_path(target: &Path) -> Option<PathBuf> {
     Some(staged::path(target)?.with_extension("journal"))
 }
 
-/// Files that are smaller are fetched anew, and less of a file isn't kept: that takes less than a
-/// second on all but the slowest paths.
-const PART_BYTES_MIN: u64 = 1024 * 1024;
-
-/// Bytes from one sync of a part to the next: what is to be fetched again after a power cut.
-const SYNC_BYTES: u64 = 256 * 1024 * 1024;
-
 /// Bytes that are read at once for a digest.
 const PIECE_BYTES: usize = 1024 * 1024;
-
-/// Bytes of the longest journal that is read: of files of some terabytes.
-const JOURNAL_BYTES_MAX: u64 = 1024 * 1024;
