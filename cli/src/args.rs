@@ -193,6 +193,8 @@ pub enum ClientCommand {
     Cat(CatArgs),
     /// List the files in the server's memory cache
     Cache(CacheArgs),
+    /// List the uploads of yours that were interrupted and can go on, or remove what they left
+    Uploads(UploadsArgs),
     /// Measure handshake and round-trip time, and show your rights
     Ping(PingArgs),
     /// Print this client's key fingerprint
@@ -386,6 +388,17 @@ pub struct CatArgs {
 pub struct CacheArgs {
     /// Server
     #[arg(value_name = "HOST[:PORT]")]
+    pub(crate) operand: String,
+}
+
+/// Operands of `uploads`.
+#[derive(Debug, Clone, Args)]
+pub struct UploadsArgs {
+    /// Remove what is listed, unless it is being uploaded
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// Server, and the file or directory to which the uploads go
+    #[arg(value_name = "HOST[:PORT][/PATH]")]
     pub(crate) operand: String,
 }
 

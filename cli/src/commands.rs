@@ -30,7 +30,7 @@ use quire_client::{Client, ClientError};
 use change::{chmod, delete, make_directory, rename};
 use copy::copy;
 use inquiry::{hash, key, pair, ping};
-use listing::{cache, list, stat};
+use listing::{cache, list, stat, uploads};
 use transfer::{cat, get, put};
 
 /// Runs `command`, prints its error if it fails, and returns the exit status.
@@ -47,6 +47,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
         ClientCommand::Chmod(args) => chmod(session, args).await,
         ClientCommand::Cat(args) => cat(session, args).await,
         ClientCommand::Cache(args) => cache(session, args).await,
+        ClientCommand::Uploads(args) => uploads(session, args).await,
         ClientCommand::Ping(args) => ping(session, args).await,
         ClientCommand::Key => key(session).await,
         ClientCommand::Pair(args) => pair(session, args).await,

@@ -53,6 +53,7 @@ event_kinds! {
     Renamed "renamed";
     Skipped "skipped";
     Summary "summary";
+    Unfinished "unfinished";
     Uploaded "uploaded";
 }
 

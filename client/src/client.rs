@@ -9,7 +9,7 @@ use quire_certs::Identity;
 use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
     Attributes, Changed, Chmod, Copied, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory,
-    Ping, Pong, Put, Rename, Stat,
+    Ping, Pong, Put, Rename, Stat, UnfinishedUpload, UploadPage, Uploads,
 };
 use quire_shared::{RemotePath, Side};
 use quire_transport::bottleneck::{Meter, Verdict};
@@ -19,7 +19,7 @@ use quire_transport::flow::ConnectionFlow;
 use crate::connect::Connector;
 use crate::download::{self, Download, DownloadRequest};
 use crate::error::ClientError;
-use crate::exchange::Connection;
+use crate::exchange::{Connection, read_to_end};
 use crate::known_servers::ServerId;
 use crate::listing::{CacheListing, DirectoryListing};
 use crate::trust::ServerVerifier;
@@ -256,6 +256,28 @@ impl Client {
     /// The server's refusal, or a broken connection.
     pub async fn cache(&self) -> Result<CacheListing, ClientError> {
         CacheListing::open(self.connection.clone()).await
+    }
+
+    /// Lists what interrupted uploads of this client's key have left at or below `path` on the
+    /// server, and removes it if `remove` says so, unless it is being received.
+    ///
+    /// # Errors
+    /// The server's refusal, or a broken connection.
+    pub async fn unfinished_uploads(
+        &self,
+        path: RemotePath,
+        remove: bool,
+    ) -> Result<Vec<UnfinishedUpload>, ClientError> {
+        let mut receiver = self.connection.send(Uploads { path, remove }).await?;
+        let mut uploads = Vec::new();
+        loop {
+            let page: UploadPage = self.connection.answer(&mut receiver).await?;
+            uploads.extend(page.entries);
+            if page.last {
+                read_to_end(&mut receiver).await;
+                return Ok(uploads);
+            }
+        }
     }
 
     /// Changes the permission bits of a file or directory.

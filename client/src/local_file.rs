@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::Time;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,12 +21,12 @@ use crate::error::ClientError;
 use crate::upload::UploadBody;
 
 /// A local file that was opened, and its metadata at that time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LocalFile {
     file: Arc<File>,
     path: PathBuf,
     metadata: Metadata,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl LocalFile {
@@ -67,7 +67,10 @@ impl LocalFile {
 
     /// Keeps `room` until the file was read to its end.
     pub(crate) fn holding(self, room: Option<OwnedSemaphorePermit>) -> Self {
-        Self { room, ..self }
+        Self {
+            room: room.map(Arc::new),
+            ..self
+        }
     }
 
     /// The size when it was opened, in bytes.
@@ -130,10 +133,26 @@ impl LocalFile {
 
     /// The file as content of a put that declares [`LocalFile::size`].
     pub fn into_content(self) -> UploadBody<FromStart> {
+        self.into_content_from(0)
+    }
+
+    /// As [`into_content`](Self::into_content), without the first `offset` bytes.
+    pub(crate) fn into_content_from(self, offset: u64) -> UploadBody<FromStart> {
         let snapshot = Some(self.snapshot());
-        UploadBody {
-            snapshot,
-            ..self.into_stream()
+        let mut body = self.into_stream();
+        body.source.position = offset;
+        UploadBody { snapshot, ..body }
+    }
+
+    /// Adds the first `length` bytes to a digest. Blocks.
+    ///
+    /// # Errors
+    /// If they can't be read, or aren't there any more.
+    pub(crate) fn add_to(self, mut hasher: Hasher, length: u64) -> Result<Hasher, ClientError> {
+        let added = add_first(&self.file, &mut hasher, length);
+        match added.map_err(|error| ClientError::disk(&self.path, "read", error))? {
+            true => Ok(hasher),
+            false => Err(ClientError::LocalChanged(self.path)),
         }
     }
 
@@ -167,7 +186,7 @@ pub(crate) enum FileContent {
 pub struct FromStart {
     file: Arc<File>,
     position: u64,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Read for FromStart {
@@ -241,27 +260,33 @@ impl FileSnapshot {
     /// The digest of as many bytes as there were at the beginning, if there still are.
     fn digest_again(&self, kind: DigestKind) -> io::Result<Option<Digest>> {
         let mut hasher = kind.hasher();
-        let mut buffer = vec![0; READ_BYTES];
-        let mut rest = self.size;
-        (&*self.file).seek(SeekFrom::Start(0))?;
-        while rest > 0 {
-            let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
-            let room = buffer.get_mut(..limit).unwrap_or_default();
-            match (&*self.file).read(room) {
-                Ok(0) => return Ok(None),
-                Ok(read) => {
-                    hasher.update(room.get(..read).unwrap_or_default());
-                    rest -= read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Some(hasher.finish()))
+        let is_whole = add_first(&self.file, &mut hasher, self.size)?;
+        Ok(is_whole.then(|| hasher.finish()))
     }
 }
 
-/// Bytes per read when a file is read again.
+/// Adds the first `length` bytes of a file to a digest, and returns whether there are as many.
+fn add_first(mut file: &File, hasher: &mut Hasher, length: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut rest = length;
+    file.seek(SeekFrom::Start(0))?;
+    while rest > 0 {
+        let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
+        let room = buffer.get_mut(..limit).unwrap_or_default();
+        match file.read(room) {
+            Ok(0) => return Ok(false),
+            Ok(read) => {
+                hasher.update(room.get(..read).unwrap_or_default());
+                rest -= read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// Bytes per read when a file is read for its digest alone.
 const READ_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]

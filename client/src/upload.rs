@@ -5,6 +5,8 @@
 //! its digest would confirm a mixture of old and new. One that only grows is published as it was at
 //! the beginning. See PROTOCOL.md, "Put".
 
+mod resume;
+
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quinn::WriteError;
 use quire_shared::codec::DecodeError;
-use quire_shared::digest::{Digest, DigestKind};
+use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Changed, Precondition, Preserve, Put, Request, Trailer, Version};
 use quire_shared::{ErrorCode, RemotePath};
+use quire_transport::body::journal::PART_BYTES_MIN;
 use quire_transport::body::{self, SendBodyError};
-use quire_transport::stream::{Priority, SendError, Sender};
+use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 
 use crate::blocking::blocking;
+use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
 use crate::local_file::{FileContent, FileSnapshot};
@@ -161,6 +165,8 @@ pub struct Stored {
     pub bytes: u64,
     /// Whether the local file grew meanwhile, so that this is only the beginning of it.
     pub grew: bool,
+    /// What became of the part that an earlier upload had left on the server.
+    pub part: PartUse,
 }
 
 impl<R: Read + Send + 'static> UploadBody<R> {
@@ -197,6 +203,10 @@ pub(crate) async fn put_file(
             let stored = self::put(connection, put, body, moved).await?;
             Ok(Stored { grew, ..stored })
         }
+        FileContent::Declared if file.size() >= PART_BYTES_MIN && put.modified.is_some() => {
+            put.size = Some(file.size());
+            resume::put(connection, put, file, moved).await
+        }
         FileContent::Declared => {
             put.size = Some(file.size());
             self::put(connection, put, file.into_content(), moved).await
@@ -214,44 +224,77 @@ pub(crate) async fn put<R: Read + Send + 'static>(
     content: UploadBody<R>,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
-    let digest_kind = put.digest;
-    let (mut sender, mut receiver) = connection.open().await?;
-    let answer = async {
-        let changed = connection.answer::<Changed>(&mut receiver).await?;
-        read_to_end(&mut receiver).await;
-        Ok(changed)
+    let (sender, receiver) = connection.open().await?;
+    let outgoing = Outgoing {
+        length: put.size,
+        digest_kind: put.digest,
+        hasher: put.digest.hasher(),
+        request: Some(put.into()),
+        content,
     };
-    let sending = send(connection, &mut sender, put, content, moved);
-    tokio::pin!(answer, sending);
-    let sent = tokio::select! {
-        biased;
-        early = &mut answer => {
-            // Dropping what is being sent resets the stream.
-            return match early {
-                Err(error) => Err(error),
-                Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
-            };
-        }
-        sent = &mut sending => sent,
-    };
-    let sent = match sent {
-        Ok(sent) => sent,
-        // A server that stops reading sends the reason in its reply.
-        Err(Unsent::Stopped) => {
-            return match answer.await {
-                Err(error) => Err(error),
-                Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
-            };
-        }
-        Err(Unsent::Failed(error)) => return Err(error),
-    };
-    Ok(Stored {
-        digest: sent.digest,
-        digest_kind,
-        version: answer.await?.version,
-        bytes: sent.bytes,
-        grew: sent.grew,
-    })
+    outgoing.send(connection, sender, receiver, moved).await
+}
+
+/// What is sent of an upload.
+struct Outgoing<R> {
+    /// The request, unless it has been sent.
+    request: Option<Request>,
+    /// The length of the body, if it is known.
+    length: Option<u64>,
+    digest_kind: DigestKind,
+    /// Hasher of the file, which has what comes before the body.
+    hasher: Hasher,
+    content: UploadBody<R>,
+}
+
+impl<R: Read + Send + 'static> Outgoing<R> {
+    /// Sends everything, and waits for the answer.
+    async fn send(
+        self,
+        connection: &Connection,
+        mut sender: Sender,
+        mut receiver: Receiver,
+        moved: &AtomicU64,
+    ) -> Result<Stored, ClientError> {
+        let digest_kind = self.digest_kind;
+        let answer = async {
+            let changed = connection.answer::<Changed>(&mut receiver).await?;
+            read_to_end(&mut receiver).await;
+            Ok(changed)
+        };
+        let sending = send(connection, &mut sender, self, moved);
+        tokio::pin!(answer, sending);
+        let sent = tokio::select! {
+            biased;
+            early = &mut answer => {
+                // Dropping what is being sent resets the stream.
+                return match early {
+                    Err(error) => Err(error),
+                    Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
+                };
+            }
+            sent = &mut sending => sent,
+        };
+        let sent = match sent {
+            Ok(sent) => sent,
+            // A server that stops reading sends the reason in its reply.
+            Err(Unsent::Stopped) => {
+                return match answer.await {
+                    Err(error) => Err(error),
+                    Ok(_) => Err(ClientError::Unexpected(DecodeError::Malformed)),
+                };
+            }
+            Err(Unsent::Failed(error)) => return Err(error),
+        };
+        Ok(Stored {
+            digest: sent.digest,
+            digest_kind,
+            version: answer.await?.version,
+            bytes: sent.bytes,
+            grew: sent.grew,
+            part: PartUse::None,
+        })
+    }
 }
 
 /// A body that was sent with its trailer.
@@ -296,28 +339,31 @@ impl Unsent {
 async fn send<R: Read + Send + 'static>(
     connection: &Connection,
     sender: &mut Sender,
-    put: Put,
-    content: UploadBody<R>,
+    outgoing: Outgoing<R>,
     moved: &AtomicU64,
 ) -> Result<SentBody, Unsent> {
-    let UploadBody {
-        source,
-        path,
-        snapshot,
-    } = content;
-    let size = put.size;
-    let digest_kind = put.digest;
-    sender
-        .send(&Request::from(put))
-        .await
-        .map_err(|error| Unsent::send(connection, error))?;
-    sender.set_priority(Priority::of_body(size));
+    let Outgoing {
+        request,
+        length,
+        digest_kind,
+        hasher,
+        content: UploadBody {
+            source,
+            path,
+            snapshot,
+        },
+    } = outgoing;
+    if let Some(request) = request {
+        let sent = sender.send(&request).await;
+        sent.map_err(|error| Unsent::send(connection, error))?;
+    }
+    sender.set_priority(Priority::of_body(length));
     let bytes = Arc::<AtomicU64>::default();
     let source = CountedReader {
         source,
         bytes: Arc::clone(&bytes),
     };
-    let digest = match body::send(sender, source, size.into(), digest_kind.hasher(), moved).await {
+    let digest = match body::send(sender, source, length.into(), hasher, moved).await {
         Ok(digest) => digest,
         Err(SendBodyError::Send(error)) => return Err(Unsent::send(connection, error)),
         Err(SendBodyError::Short { .. }) => {

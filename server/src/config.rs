@@ -21,7 +21,7 @@ use crate::auth::authorized_keys::AuthorizedKeys;
 use crate::auth::client_ca::ClientCa;
 use crate::auth::keyring::KeysFile;
 use crate::config::limits::Limits;
-use crate::config::settings::{CACHE_BYTES, DRAIN_SECONDS, Settings};
+use crate::config::settings::{CACHE_BYTES, DRAIN_SECONDS, KEEP_UPLOADS_SECONDS, Settings};
 use crate::config::start_error::StartError;
 use crate::config::value::ListenAddress;
 use crate::files::quota::QuotaLimits;
@@ -58,6 +58,8 @@ pub struct Config {
     pub congestion: CongestionControl,
     /// Time that running requests have to finish after the signal to stop.
     pub drain: Duration,
+    /// Time for which an upload that was interrupted can go on; none is kept if it is zero.
+    pub keep_uploads: Duration,
     /// Limits on what clients can use.
     pub limits: Limits,
     /// Time that a request waits for the lock of a path before it fails as busy.
@@ -100,6 +102,7 @@ impl Config {
             secrets: Vec::new(),
             congestion: CongestionControl::default(),
             drain: Duration::from_secs(DRAIN_SECONDS),
+            keep_uploads: Duration::from_secs(KEEP_UPLOADS_SECONDS),
             limits: Limits::default(),
             lock_limit: LOCK_LIMIT,
             faults: Faults::default(),
@@ -112,6 +115,7 @@ impl Config {
             root: self.root.clone(),
             options: Options {
                 read_only: self.read_only,
+                keep_uploads: self.keep_uploads,
                 faults: self.faults,
             },
             cache: self.cache,
@@ -186,6 +190,7 @@ impl Config {
             secrets,
             congestion: settings.congestion,
             drain: Duration::from_secs(settings.drain),
+            keep_uploads: Duration::from_secs(settings.keep_uploads),
             limits: settings.limits.clone(),
             faults: Faults::asked(),
             ..Self::new(settings.root.clone(), identity, access)

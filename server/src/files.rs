@@ -101,7 +101,7 @@ pub struct FilesConfig {
 pub(crate) fn check_root(path: &Path) -> Result<(), OpenError> {
     let options = Options {
         read_only: true,
-        faults: Faults::default(),
+        ..Options::default()
     };
     Store::open(path, options).map(drop)
 }
@@ -163,7 +163,7 @@ impl Files {
     /// Makes the caller for a client with these rights. `None` is for clients without a key, or
     /// with one without rights of its own; all of these share one quota.
     pub fn caller(&self, access: Arc<Access>, key: Option<Fingerprint>) -> Caller {
-        Caller::new(access, self.0.quotas.of(key), self.locks().new_owner())
+        Caller::new(access, self.0.quotas.of(key), self.locks().new_owner(), key)
     }
 
     /// Subscribes to all later changes. A change is announced when it is durable.

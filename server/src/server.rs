@@ -139,6 +139,7 @@ impl Server {
             () = self.serve(shutdown) => {}
             () = self.shared.gate.watch_file() => {}
             () = self.shared.metrics.keep_logging() => {}
+            () = self.shared.files.keep_expiring_uploads() => {}
         }
         self.shared.metrics.log();
     }

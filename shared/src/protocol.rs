@@ -14,6 +14,7 @@
 mod many;
 mod replies;
 mod tagged;
+mod uploads;
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
@@ -32,6 +33,7 @@ pub use replies::{
     Attributes, CacheEntry, CachePage, Changed, Copied, Done, Entry, EntryKind, Failure, GetHeader,
     Hashed, Measured, Page, Pong, Reply, Trailer,
 };
+pub use uploads::{PutOffset, ResumePut, UnfinishedUpload, UploadPage, Uploads};
 
 /// The ALPN identifier of the protocol (RFC 7301), which includes its version.
 pub const ALPN: &[u8] = b"quire/1";
@@ -112,6 +114,8 @@ requests! {
     12 GetTree -> Attributes, early: false, "Downloads a directory with everything below it.";
     13 PutMany -> Outcome, early: false, "Uploads many files and directories.";
     14 Chmod -> Changed, early: false, "Changes the permission bits of a file or directory.";
+    15 ResumePut -> PutOffset, early: false, "Uploads a file from where an upload was interrupted.";
+    16 Uploads -> UploadPage, early: false, "Lists or removes what interrupted uploads have left.";
     22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 

@@ -10,5 +10,6 @@ mod flipped_bytes;
 mod network_paths;
 mod reconnect;
 mod resume;
+mod resume_puts;
 mod targets;
 mod versions;

@@ -12,6 +12,7 @@ mod unordered;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, WriteError};
@@ -245,6 +246,11 @@ impl Receiver {
     /// Sets the stall timer and the rate limits of this half of the stream.
     pub fn set_limits(&mut self, limits: StreamLimits) {
         self.limits = limits;
+    }
+
+    /// Lets the peer stall for so much longer in total.
+    pub fn allow_stall(&mut self, more: Duration) {
+        self.limits.allow_stall(more);
     }
 
     /// Receives one message.

@@ -42,7 +42,7 @@ Exit status:
   1 failed                 5 refused: your rights don't suffice
   2 wrong usage            6 cannot connect, not trusted, or connection lost
   3 not found              7 content damaged, or changed during the transfer
-  130 interrupted (143 ended by SIGTERM); no unfinished file is left
+  130 interrupted (143 ended by SIGTERM); given again, it goes on
 
 An IPv6 address needs brackets: [::1]:4433/inbox.
 If one of several files fails, the others are still tried.

@@ -171,12 +171,12 @@ impl Observer {
         match moved.part {
             PartUse::None => {}
             PartUse::Continued(bytes) => self.output.note(&format!(
-                "{}: went on after {}, which an earlier get had left",
+                "{}: went on after {}, which an earlier transfer had left",
                 moved.name,
                 HumanBytes(bytes)
             )),
             PartUse::Discarded => self.output.note(&format!(
-                "{}: came anew; what an earlier get had left was damaged, or of another version",
+                "{}: sent anew; what an earlier transfer had left was damaged, or of another version",
                 moved.name
             )),
         }

@@ -1,18 +1,18 @@
-//! Commands that show files and cache of the server: list, stat, cache.
+//! Commands that show what is on the server: list, stat, cache, uploads.
 
 use indicatif::HumanBytes;
-use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat};
+use quire_shared::protocol::{Attributes, Entry, EntryKind, List, Stat, Time};
 use quire_shared::{ErrorCode, EscapedBytes, RemotePath};
 
 use super::{CommandError, ErrorContext, kind_text, mode_text, require_directory, time_text};
-use crate::args::{CacheArgs, ListArgs, StatArgs};
+use crate::args::{CacheArgs, ListArgs, StatArgs, UploadsArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
 use quire_client::{Client, ClientError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Lists a directory, or shows a single file as an entry.
 ///
@@ -173,6 +173,64 @@ pub(super) async fn cache(session: &CliSession, args: &CacheArgs) -> Result<(), 
     Ok(())
 }
 
+/// Lists what interrupted uploads have left on the server, or removes it.
+///
+/// # Errors
+/// If the server refuses, or there is no connection.
+pub(super) async fn uploads(session: &CliSession, args: &UploadsArgs) -> Result<(), CommandError> {
+    let remote = Remote::parse(&args.operand)?;
+    let client = session.client(&remote.server).await?;
+    let found = client.unfinished_uploads(remote.path.clone(), args.remove);
+    let found = found.await.about(&remote.path)?;
+    let output = &session.output;
+    let is_for_people = output.is_for_people();
+    let size = |bytes| size_text(bytes, is_for_people);
+    let mut bytes = 0_u64;
+    for upload in &found {
+        bytes = bytes.saturating_add(upload.received);
+        let is_removed = args.remove && !upload.is_active;
+        output.result(
+            || {
+                let state = match (is_removed, upload.is_active) {
+                    (true, _) => "removed".to_owned(),
+                    (false, true) => "being uploaded".to_owned(),
+                    (false, false) => format!("until {}", time_text(upload.expires)),
+                };
+                format!(
+                    "{:>12} of {:>12}  {state:<26} {}",
+                    size(upload.received),
+                    size(upload.size),
+                    upload.path
+                )
+            },
+            || {
+                Event::new(EventKind::Unfinished)
+                    .remote("path", &upload.path)
+                    .with("bytes", upload.received)
+                    .with("size", upload.size)
+                    .with("last", time_json(upload.last))
+                    .with("expires", time_json(upload.expires))
+                    .with("active", upload.is_active)
+                    .with("removed", is_removed)
+            },
+        )?;
+    }
+    let files = found.len() as u64;
+    output.event(|| {
+        Event::new(EventKind::Summary)
+            .with("files", files)
+            .with("bytes", bytes)
+    });
+    if !output.is_json() {
+        output.note(&format!(
+            "{}, {}",
+            progress::count_text(files, "upload", "uploads"),
+            HumanBytes(bytes)
+        ));
+    }
+    Ok(())
+}
+
 fn long_line(entry: &Entry, is_for_people: bool) -> String {
     let Entry { name, attributes } = entry;
     let (size, mark) = match attributes.kind {
@@ -205,6 +263,10 @@ fn target_text(attributes: &Attributes) -> Option<String> {
     Some(EscapedBytes(target.as_bytes()).to_string())
 }
 
+fn time_json(time: Time) -> Value {
+    json!({ "seconds": time.seconds, "nanoseconds": time.nanoseconds })
+}
+
 fn with_attributes(event: Event, attributes: &Attributes) -> Event {
     let event = match &attributes.target {
         Some(target) => event.bytes("target", target.as_bytes()),
@@ -213,13 +275,7 @@ fn with_attributes(event: Event, attributes: &Attributes) -> Event {
     event
         .with("kind", kind_text(attributes.kind))
         .with("size", attributes.size)
-        .with(
-            "modified",
-            json!({
-                "seconds": attributes.modified.seconds,
-                "nanoseconds": attributes.modified.nanoseconds,
-            }),
-        )
+        .with("modified", time_json(attributes.modified))
         .with("mode", attributes.mode)
         .with("version", attributes.version.to_string())
 }

@@ -140,6 +140,7 @@ impl WorkingDir {
             ClientCommand::Chmod(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Cat(args) => self.qualify_all(&mut args.operands)?,
             ClientCommand::Hash(args) => self.qualify_all(&mut args.operands)?,
+            ClientCommand::Uploads(args) => args.operand = self.operand(&args.operand)?,
             ClientCommand::Cache(args) => args.operand = self.server.to_string(),
             ClientCommand::Ping(args) => args.operand = self.server.to_string(),
             ClientCommand::Pair(args) => args.operand = self.server.to_string(),

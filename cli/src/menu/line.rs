@@ -115,7 +115,7 @@ fn without_host(command: clap::Command) -> clap::Command {
                  the current directory. The last of several operands is PATH",
             )
         }),
-        "list" | "stat" => command.mut_arg(OPERAND, |arg| {
+        "list" | "stat" | "uploads" => command.mut_arg(OPERAND, |arg| {
             arg.required(false)
                 .default_value(".")
                 .hide_default_value(true)

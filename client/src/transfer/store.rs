@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use quire_shared::ErrorCode;
 use quire_shared::protocol::{EntryKind, List, Preserve, Stat};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -23,7 +24,6 @@ use super::survey::Survey;
 use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
-use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::upload::{LocalFile, put_file};
 
@@ -202,6 +202,13 @@ impl FileUpload {
             Some(bytes) => transfer.add_present(bytes),
             None => {
                 let stored = self.put(client, options, transfer, gate).await;
+                // The answer to an earlier pass may have been on its way then.
+                if let Err(error) = &stored
+                    && error.code() == Some(ErrorCode::EXISTS)
+                    && let Some(bytes) = self.size_if_there(client, options).await
+                {
+                    return transfer.add_present(bytes);
+                }
                 // Errors that concern the local file name it themselves; the rest come from the
                 // server.
                 transfer.end(&self.to, stored);
@@ -244,7 +251,7 @@ impl FileUpload {
             digest_kind: stored.digest_kind,
             version: stored.version,
             grew: stored.grew,
-            part: PartUse::None,
+            part: stored.part,
         })
     }
 }

@@ -14,6 +14,8 @@ use landlock::{
     RulesetError, RulesetStatus, Scope,
 };
 
+use quire_transport::body::journal::BOOT_ID_PATH;
+
 use crate::config::Config;
 
 /// How far the process is confined.
@@ -63,6 +65,7 @@ impl Sandbox {
             let real = real.map_or_else(|_| named.clone(), |real| parent(&real));
             places.extend([(named, own()), (real, own())]);
         }
+        places.push((BOOT_ID_PATH.into(), AccessFs::ReadFile.into()));
         let status = confine(&places, &config.tcp_ports)?;
         Ok(match status.ruleset {
             RulesetStatus::FullyEnforced => Self::Whole,

@@ -23,6 +23,7 @@ pub struct Settings {
     pub(crate) cache_size: ByteCount,
     pub(crate) cache_file_max: Option<ByteCount>,
     pub(crate) drain: u64,
+    pub(crate) keep_uploads: u64,
     /// Umask of the process, if it isn't that of the program that started it.
     pub umask: Option<Umask>,
     /// Whether the Landlock sandbox is disabled.
@@ -49,6 +50,7 @@ impl Default for Settings {
             cache_size: ByteCount(CACHE_BYTES),
             cache_file_max: None,
             drain: DRAIN_SECONDS,
+            keep_uploads: KEEP_UPLOADS_SECONDS,
             umask: None,
             no_landlock: false,
             cert: None,
@@ -145,6 +147,12 @@ impl Settings {
                 FILE_MAX_HELP,
             ),
             row("drain", &mut self.drain, "SECONDS", DRAIN_HELP),
+            row(
+                "keep-uploads",
+                &mut self.keep_uploads,
+                "SECONDS",
+                KEEP_UPLOADS_HELP,
+            ),
             row("umask", &mut self.umask, "OCTAL", UMASK_HELP),
             row(
                 "no-landlock",
@@ -223,6 +231,9 @@ const CONGESTION_HELP: &str =
 const DRAIN_HELP: &str =
     "Time in seconds that running requests have to finish after SIGINT or SIGTERM";
 
+const KEEP_UPLOADS_HELP: &str = "Time in seconds for which an upload that was interrupted can go \
+    on; until then it takes up space; 0 keeps none";
+
 const UMASK_HELP: &str = "Permissions that new files and directories don't get, such as 027; \
     a default ACL of their directory counts instead [default: that of the process]";
 
@@ -245,6 +256,9 @@ const VERBOSE_HELP: &str = "Log every request, not only connections; RUST_LOG ov
 
 /// Memory for file contents, in bytes.
 pub(crate) const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A week, so that a weekend or a journey lies in between.
+pub(crate) const KEEP_UPLOADS_SECONDS: u64 = 7 * 24 * 60 * 60;
 
 /// Long enough for a large file to finish, and shorter than the 90 seconds after which systemd
 /// kills a service that is told to stop.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use quire_certs::Fingerprint;
+
 use super::locks::Owner;
 use super::quota::Quota;
 use crate::auth::access::Access;
@@ -13,14 +15,22 @@ pub struct Caller {
     pub(super) access: Arc<Access>,
     pub(super) quota: Arc<Quota>,
     pub(super) owner: Owner,
+    /// Key of the client, if it has rights of its own.
+    pub(super) key: Option<Fingerprint>,
 }
 
 impl Caller {
-    pub(super) fn new(access: Arc<Access>, quota: Arc<Quota>, owner: Owner) -> Self {
+    pub(super) fn new(
+        access: Arc<Access>,
+        quota: Arc<Quota>,
+        owner: Owner,
+        key: Option<Fingerprint>,
+    ) -> Self {
         Self {
             access,
             quota,
             owner,
+            key,
         }
     }
 

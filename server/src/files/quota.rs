@@ -103,6 +103,7 @@ impl Quota {
             day: self.used().since,
             bytes: 0,
             files: 0,
+            kept_bytes: 0,
             is_kept: false,
         };
         reservation.add(bytes, files)?;
@@ -130,6 +131,8 @@ pub(crate) struct Reservation {
     day: Instant,
     bytes: u64,
     files: u64,
+    /// Bytes that stay charged when it is dropped.
+    kept_bytes: u64,
     is_kept: bool,
 }
 
@@ -158,6 +161,16 @@ impl Reservation {
         Ok(())
     }
 
+    /// Makes the charge for `bytes` permanent, since they stay stored whatever becomes of the rest.
+    fn keep_bytes(&mut self, bytes: u64) {
+        self.kept_bytes += bytes;
+    }
+
+    /// Takes back what was kept of the charge so far.
+    pub(crate) fn keep_nothing(&mut self) {
+        self.kept_bytes = 0;
+    }
+
     /// Makes the charge permanent.
     pub(crate) fn keep(mut self) {
         self.is_kept = true;
@@ -172,7 +185,8 @@ impl Drop for Reservation {
         let mut used = self.quota.used();
         // A new day has started at 0: it doesn't contain a charge of the day before.
         if used.since == self.day {
-            used.bytes = used.bytes.saturating_sub(self.bytes);
+            let returned = self.bytes.saturating_sub(self.kept_bytes);
+            used.bytes = used.bytes.saturating_sub(returned);
             used.files = used.files.saturating_sub(self.files);
         }
     }
@@ -187,9 +201,21 @@ pub(crate) struct Metered<W> {
     pub(crate) reservation: Reservation,
     /// Bytes that are charged but not written yet.
     pub(crate) ahead: u64,
+    /// Whether bytes that are written stay charged, because they are kept for an upload that goes
+    /// on.
+    pub(crate) stays_charged: bool,
 }
 
 impl<W> Metered<W> {
+    /// Notes that `written` of `asked` bytes were written.
+    fn wrote(&mut self, written: usize, asked: usize) -> usize {
+        self.ahead += (asked - written) as u64;
+        if self.stays_charged {
+            self.reservation.keep_bytes(written as u64);
+        }
+        written
+    }
+
     fn reserve(&mut self, bytes: usize) -> io::Result<()> {
         let bytes = bytes as u64;
         if let Some(left) = self.ahead.checked_sub(bytes) {
@@ -210,16 +236,14 @@ impl<W: Write> Write for Metered<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.reserve(bytes.len())?;
         let written = self.sink.write(bytes)?;
-        self.ahead += (bytes.len() - written) as u64;
-        Ok(written)
+        Ok(self.wrote(written, bytes.len()))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let bytes = slices.iter().map(|slice| slice.len()).sum();
         self.reserve(bytes)?;
         let written = self.sink.write_vectored(slices)?;
-        self.ahead += (bytes - written) as u64;
-        Ok(written)
+        Ok(self.wrote(written, bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -270,6 +294,7 @@ mod tests {
             sink: Vec::new(),
             reservation: quota.reserve(4, 1).unwrap(),
             ahead: 4,
+            stays_charged: false,
         };
         charged.write_all(b"1234").unwrap();
         assert_eq!(quota.used().bytes, 4);

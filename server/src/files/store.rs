@@ -22,6 +22,7 @@ mod namespace;
 mod new_directories;
 mod open;
 mod open_file;
+mod parts;
 mod permissions;
 mod publish;
 mod read_dir;
@@ -45,6 +46,7 @@ use quire_shared::{Name, RemotePath};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 pub use batch::Committed;
 pub use error::Error;
@@ -58,6 +60,7 @@ pub(super) use batch::Change;
 pub(super) use copy::{CopySource, LeftOut, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;
+pub(super) use parts::{ActiveUpload, FoundPart, UploadSource};
 pub(super) use permissions::GivenAttributes;
 pub(super) use publish::Destination;
 pub(super) use staged_file::StagedFile;
@@ -168,6 +171,61 @@ impl Store {
         .await
     }
 
+    /// Waits until nobody else writes the part of `source`, for which its writer is asked.
+    pub(super) async fn enter_upload(&self, source: &UploadSource) -> ActiveUpload {
+        self.root.inner.uploads.enter(source).await
+    }
+
+    /// As [`stage`](Self::stage), for the part of an upload that an earlier one may have begun.
+    ///
+    /// # Errors
+    /// As for [`stage`](Self::stage).
+    pub(super) async fn stage_part(
+        &self,
+        target: Destination,
+        source: UploadSource,
+        active: ActiveUpload,
+    ) -> Result<StagedFile, Error> {
+        self.change(move |root| {
+            root.check(&target, None)?;
+            root.stage_part(&source, active)
+        })
+        .await
+    }
+
+    /// See [`Root::parts`].
+    ///
+    /// # Errors
+    /// If the staging directory can't be read.
+    pub(super) async fn parts(
+        &self,
+        owner: String,
+        path: RemotePath,
+        remove: bool,
+    ) -> Result<Vec<FoundPart>, Error> {
+        self.change(move |root| root.parts(&owner, &path, remove))
+            .await
+    }
+
+    /// Removes parts that are too old, again and again.
+    pub(super) async fn keep_expiring_parts(&self) {
+        loop {
+            tokio::time::sleep(EXPIRY_INTERVAL).await;
+            if let Err(error) = self.change(Root::expire_parts).await {
+                let error: &dyn std::error::Error = &error;
+                warn!(
+                    error,
+                    "could not remove unfinished uploads that are too old"
+                );
+            }
+        }
+    }
+
+    /// How long parts are kept.
+    pub(super) fn keeps_parts_for(&self) -> Duration {
+        self.root.inner.keep_uploads
+    }
+
     /// Prepares many changes in one blocking task. `prepare` writes the content of all of them
     /// before the first of the files that `staged` finds is synced, so that they share the file
     /// system's journal commit.
@@ -220,9 +278,17 @@ impl Store {
         given: GivenAttributes,
     ) -> Result<StagedFile, Error> {
         self.change(move |root| {
-            root.set_attributes(&mut staged, &target, given, &mut None)?;
-            staged.sync()?;
-            Ok(staged)
+            let sealed = root
+                .set_attributes(&mut staged, &target, given, &mut None)
+                .and_then(|()| staged.settle())
+                .and_then(|()| staged.sync());
+            match sealed {
+                Ok(()) => Ok(staged),
+                Err(error) => {
+                    staged.give_up_part();
+                    Err(error)
+                }
+            }
         })
         .await
     }
@@ -361,6 +427,10 @@ impl Stager<'_> {
         self.root.set_attributes(staged, target, given, last)
     }
 }
+
+/// Time between two looks for parts that are too old, so that one outlives its time by an hour at
+/// most.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Time between two looks at the clock of the file system, which advances every 1 to 10 ms.
 const CLOCK_TICK: Duration = Duration::from_millis(1);

@@ -6,16 +6,19 @@
 use std::io;
 
 use bytes::Bytes;
-use quire_shared::digest::Digest;
-use quire_shared::protocol::{Put, Version};
+use quire_shared::RemotePath;
+use quire_shared::digest::{Digest, Hasher};
+use quire_shared::protocol::{Put, UnfinishedUpload, Version};
+use quire_transport::body::journal::PART_BYTES_MIN;
 use quire_transport::body::{BodySink, Received, WriteBehind};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Files;
 use super::caller::Caller;
 use super::commit::Pending;
 use super::error::Error;
 use super::quota::Metered;
-use super::store::{self, Change, Destination, GivenAttributes, StagedFile};
+use super::store::{self, Change, Destination, GivenAttributes, StagedFile, UploadSource};
 
 /// Upload of new content for a file. Dropping it before [`commit`](Self::commit) discards the
 /// content.
@@ -26,6 +29,10 @@ pub struct Upload {
     request: Put,
     target: Destination,
     writing: WriteBehind<Metered<StagedFile>>,
+    offset: u64,
+    /// Ends the work on a part when the upload is dropped, or a later one takes the part over.
+    superseded: CancellationToken,
+    _ended: DropGuard,
 }
 
 impl Files {
@@ -35,29 +42,124 @@ impl Files {
     /// # Errors
     /// If it is refused, the quota is used up, the precondition isn't met, or space is lacking.
     pub async fn put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
+        self.start_upload(caller, request, None).await
+    }
+
+    /// Starts an upload that goes on where an earlier one of the same file by the same client was
+    /// interrupted. What comes of a large file is kept then, if the client has a key.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put).
+    pub async fn resume_put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
+        let source = self.source_of(caller, &request);
+        self.start_upload(caller, request, source).await
+    }
+
+    /// What binds a part to its upload; `None` if no part is kept.
+    fn source_of(&self, caller: &Caller, request: &Put) -> Option<UploadSource> {
+        let is_kept = !self.store().keeps_parts_for().is_zero();
+        let size = request
+            .size
+            .filter(|size| is_kept && *size >= PART_BYTES_MIN)?;
+        Some(UploadSource {
+            owner: caller.key?.to_string(),
+            path: request.path.clone(),
+            size,
+            modified: request.modified?,
+            precondition: request.precondition.clone(),
+        })
+    }
+
+    async fn start_upload(
+        &self,
+        caller: &Caller,
+        request: Put,
+        source: Option<UploadSource>,
+    ) -> Result<Upload, Error> {
         let precondition = caller.access.create(&request.path, &request.precondition)?;
         let target = Destination {
             parents: caller.access.parents(&request.path, request.make_parents),
             path: request.path.clone(),
             precondition,
         };
-        let ahead = request.size.unwrap_or(0);
-        let reservation = caller.quota.reserve(ahead, 1)?;
-        let guard = self.locks().shared(caller.owner, &target.path).await?;
-        let staged = self.store().stage(target.clone(), request.size).await?;
-        drop(guard);
+        let size = request.size.unwrap_or(0);
+        let is_part = source.is_some();
+        let (staged, reservation) = match source {
+            Some(source) => {
+                // Before the lock, for which the one that is asked to make way may be waiting.
+                let active = self.store().enter_upload(&source).await;
+                let _guard = self.locks().shared(caller.owner, &target.path).await?;
+                let staged = self.store().stage_part(target.clone(), source, active);
+                let staged = staged.await?;
+                // What is there was charged when it came.
+                let reservation = caller.quota.reserve(size - staged.length(), 1)?;
+                (staged, reservation)
+            }
+            None => {
+                let reservation = caller.quota.reserve(size, 1)?;
+                let _guard = self.locks().shared(caller.owner, &target.path).await?;
+                let staged = self.store().stage(target.clone(), request.size).await?;
+                (staged, reservation)
+            }
+        };
+        let offset = staged.length();
+        let superseded = staged.superseded().unwrap_or_default();
         let metered = Metered {
             sink: staged,
             reservation,
-            ahead,
+            ahead: size - offset,
+            stays_charged: is_part,
+        };
+        let hasher = request.digest.hasher();
+        let stop = superseded.clone();
+        let prepare = move |metered: &mut Metered<StagedFile>, hasher: &mut Hasher| {
+            metered.sink.read_into(hasher, offset, &stop)
         };
         Ok(Upload {
             files: self.clone(),
             caller: caller.clone(),
-            writing: WriteBehind::new(metered, request.digest.hasher()),
+            writing: match offset {
+                0 => WriteBehind::new(metered, hasher),
+                _ => WriteBehind::prepare(metered, hasher, prepare),
+            },
             request,
             target,
+            offset,
+            _ended: superseded.clone().drop_guard(),
+            superseded,
         })
+    }
+
+    /// Returns what interrupted uploads of the caller's key have left at or below `path`, and
+    /// removes it if `remove` says so, unless it is being received.
+    ///
+    /// # Errors
+    /// If the caller may not change anything, or the staging directory can't be read.
+    pub async fn unfinished_uploads(
+        &self,
+        caller: &Caller,
+        path: RemotePath,
+        remove: bool,
+    ) -> Result<Vec<UnfinishedUpload>, Error> {
+        caller.access.any()?;
+        let Some(key) = caller.key else {
+            return Ok(Vec::new());
+        };
+        let parts = self.store().parts(key.to_string(), path, remove).await?;
+        let uploads = parts.into_iter().map(|part| UnfinishedUpload {
+            path: part.source.path,
+            size: part.source.size,
+            received: part.received,
+            last: part.last,
+            expires: part.expires,
+            is_active: part.is_active,
+        });
+        Ok(uploads.collect())
+    }
+
+    /// Removes what interrupted uploads have left, when it is too old.
+    pub(crate) async fn keep_expiring_uploads(&self) {
+        self.store().keep_expiring_parts().await;
     }
 }
 
@@ -72,6 +174,29 @@ impl BodySink for Upload {
 }
 
 impl Upload {
+    /// How many bytes of the file are there already.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Completes when a later upload of the same file takes this one over.
+    pub fn superseded(&self) -> CancellationToken {
+        self.superseded.clone()
+    }
+
+    /// Discards the content, also of a part that would be kept otherwise.
+    pub async fn discard(self) {
+        if let Ok(Received { sink, .. }) = self.writing.finish().await {
+            let Metered {
+                mut sink,
+                mut reservation,
+                ..
+            } = sink;
+            sink.give_up_part();
+            reservation.keep_nothing();
+        }
+    }
+
     /// Publishes the content and makes it durable, if its digest equals `digest`.
     ///
     /// # Errors
@@ -83,12 +208,16 @@ impl Upload {
             digest: computed,
             length: _,
         } = written.map_err(store::Error::system("writing"))?;
+        let Metered {
+            mut sink,
+            mut reservation,
+            ..
+        } = metered;
         if computed != *digest {
+            sink.give_up_part();
+            reservation.keep_nothing();
             return Err(Error::Damaged);
         }
-        let Metered {
-            sink, reservation, ..
-        } = metered;
         let Put {
             modified,
             mode,
@@ -97,13 +226,16 @@ impl Upload {
         } = self.request;
         let given = GivenAttributes::new(modified, mode, preserve);
         let target = self.target.clone();
-        let staged = self.files.store().seal(sink, target, given).await?;
+        let mut staged = self.files.store().seal(sink, target, given).await?;
         let paths = [&self.target.path];
         let guard = self
             .files
             .locks()
             .exclusive(self.caller.owner, &paths)
             .await?;
+        // From here on it is published, or refused for a reason that stays.
+        staged.give_up_part();
+        reservation.keep_nothing();
         let change = Change::File {
             target: self.target,
             staged,

@@ -2,6 +2,7 @@
 //!
 //! The client gets only the code; the error itself, with its causes, is for the log.
 
+use quinn::ReadError;
 use quire_shared::ErrorCode;
 use quire_shared::codec::DecodeError;
 use quire_shared::protocol::Failure;
@@ -30,6 +31,9 @@ pub(crate) enum RequestError {
     /// The client cancelled the request.
     #[error("cancelled")]
     Cancelled,
+    /// The client has begun the same upload again.
+    #[error("a later upload of the same file goes on with what was received")]
+    Superseded,
     /// Sending failed.
     #[error(transparent)]
     Send(#[from] SendError),
@@ -50,6 +54,14 @@ impl RequestError {
             self,
             Self::Send(SendError::Stalled(_)) | Self::Receive(ReceiveError::Stalled(_))
         )
+    }
+
+    /// Whether the client reset the stream with `code`.
+    pub(crate) fn is_reset_with(&self, code: ErrorCode) -> bool {
+        let Self::Receive(ReceiveError::Read(ReadError::Reset(reason))) = self else {
+            return false;
+        };
+        reason.into_inner() == u64::from(code.number())
     }
 
     /// What the operator can do about it, if the log is to say so at its default level.
@@ -104,7 +116,9 @@ impl RequestError {
             Self::Pairing(error) => error.code(),
             Self::TooEarly => ErrorCode::TOO_EARLY,
             Self::Timeout | Self::Send(SendError::Stalled(_)) => ErrorCode::TIMEOUT,
-            Self::Cancelled | Self::Send(SendError::Write(_)) => ErrorCode::CANCELLED,
+            Self::Cancelled | Self::Superseded | Self::Send(SendError::Write(_)) => {
+                ErrorCode::CANCELLED
+            }
             Self::Send(_) => ErrorCode::INTERNAL,
             Self::Receive(error) => code_of_receiving(error),
         }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request};
+use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request, ResumePut};
 use quire_transport::stream::{Receiver, Sender};
 use tracing::debug;
 
 use super::Shared;
 use super::error::RequestError;
 use super::reply::{answer, refuse};
-use super::requests::{get, get_tree, list, list_cache, put, put_many};
+use super::requests::{get, get_tree, list, list_cache, put, put_many, uploads};
 use super::session::Session;
 
 /// Outcome of a request, as far as it matters to the connection.
@@ -131,6 +131,10 @@ async fn dispatch(
         Request::ListCache(_) => list_cache::serve(files, caller, sender).await,
         Request::GetTree(get) => get_tree::serve(get, files, caller, sender).await,
         Request::PutMany(_) => put_many::serve(files, caller, sender, receiver).await,
+        Request::ResumePut(ResumePut { put }) => {
+            put::resume(put, files, caller, sender, receiver).await
+        }
+        Request::Uploads(request) => uploads::serve(request, files, caller, sender).await,
         Request::Chmod(chmod) => answer(sender, changed(files.chmod(caller, chmod).await?)).await,
         Request::Pair(pair) => {
             let Session {

@@ -6,3 +6,4 @@ pub(crate) mod list;
 pub(crate) mod list_cache;
 pub(crate) mod put;
 pub(crate) mod put_many;
+pub(crate) mod uploads;

@@ -17,7 +17,7 @@ use quire_shared::pairing::Paired;
 use quire_shared::protocol;
 use quire_shared::protocol::{
     Attributes, CachePage, Changed, Copied, Done, GetHeader, Hashed, Message, Outcome, Page, Pong,
-    PutItem, Reply, Request, Trailer, TreeItem,
+    PutItem, PutOffset, Reply, Request, Trailer, TreeItem, UploadPage,
 };
 use quire_shared::{limits, path};
 
@@ -31,6 +31,7 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("get-header-reply", recode::<Reply<GetHeader>>),
     ("trailer-reply", recode::<Reply<Trailer>>),
     ("changed-reply", recode::<Reply<Changed>>),
+    ("put-offset-reply", recode::<Reply<PutOffset>>),
     ("copied-reply", recode::<Reply<Copied>>),
     ("trailer", recode::<Trailer>),
     ("page-reply", recode::<Reply<Page>>),
@@ -38,6 +39,7 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("done-reply", recode::<Reply<Done>>),
     ("hashed-reply", recode::<Reply<Hashed>>),
     ("cache-page-reply", recode::<Reply<CachePage>>),
+    ("upload-page-reply", recode::<Reply<UploadPage>>),
     ("tree-item", recode::<TreeItem>),
     ("put-item", recode::<PutItem>),
     ("outcome-reply", recode::<Reply<Outcome>>),

@@ -134,6 +134,25 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
         }))
     }
 
+    /// As [`new`](Self::new), after `prepare` has worked on the sink and the hasher on a blocking
+    /// thread. Writes wait for that.
+    pub fn prepare(
+        sink: W,
+        hasher: Hasher,
+        prepare: impl FnOnce(&mut W, &mut Hasher) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let mut state = SinkState {
+            sink,
+            hasher,
+            written: 0,
+        };
+        let preparing = move || {
+            prepare(&mut state.sink, &mut state.hasher)?;
+            Ok(state)
+        };
+        Self(WriteStage::Writing(spawn_blocking(|| file_work(preparing))))
+    }
+
     /// Waits for the last write, and returns the sink with digest and length.
     ///
     /// # Errors

@@ -192,6 +192,14 @@ impl StreamLimits {
         waited.await.unwrap_or(Err(Stalled))
     }
 
+    /// Lets the peer stall for so much longer in total.
+    pub(crate) fn allow_stall(&mut self, more: Duration) {
+        if let Some(timer) = &mut self.stall_timer {
+            timer.limit += more;
+            timer.left += more;
+        }
+    }
+
     /// Reports that bytes of a message or a body have moved.
     pub(crate) fn moved(&mut self, bytes: usize) {
         if let Some(timer) = &mut self.stall_timer {

@@ -7,7 +7,7 @@ use quire_shared::Name;
 use quire_shared::pairing::Pair;
 use quire_shared::protocol::{
     Chmod, Copy, Delete, Get, Hash, List, ListCache, MakeDirectory, Ping, Put, Rename, Request,
-    Stat, Version,
+    ResumePut, Stat, Version,
 };
 
 use super::*;
@@ -140,6 +140,10 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
         }
         Request::Chmod(chmod) => access.chmod(&chmod.path)?,
+        Request::ResumePut(ResumePut { put }) => {
+            put.precondition = access.create(&put.path, &put.precondition)?;
+        }
+        Request::Uploads(_) => access.any()?,
         Request::PutMany(_) if access.may_change() => {}
         Request::PutMany(_) => return Err(Denial::NotAuthorized),
     }
@@ -406,7 +410,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
     match request {
         Request::Get(get) => vec![(get.path.clone(), Verbs::GET)],
         Request::Hash(hash) => vec![(hash.path.clone(), Verbs::GET)],
-        Request::Put(put) => all(&put.path, Verbs::CREATE),
+        Request::Put(put) | Request::ResumePut(ResumePut { put }) => all(&put.path, Verbs::CREATE),
         Request::Chmod(chmod) => all(&chmod.path, Verbs::REPLACE),
         Request::MakeDirectory(make) => all(&make.path, Verbs::CREATE),
         Request::Delete(delete) => {
@@ -440,6 +444,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         | Request::List(_)
         | Request::Stat(_)
         | Request::ListCache(_)
+        | Request::Uploads(_)
         | Request::GetTree(_)
         | Request::PutMany(_)
         | Request::Pair(_) => Vec::new(),

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -20,6 +21,7 @@ use super::faults::Faults;
 use super::group_commit::GroupCommit;
 use super::metadata::Metadata;
 use super::new_directories::PendingSyncs;
+use super::parts::ActiveUploads;
 use super::resolve::open_beneath;
 use super::root::{Inner, Root};
 
@@ -28,6 +30,8 @@ use super::root::{Inner, Root};
 pub struct Options {
     /// Refuse every change.
     pub read_only: bool,
+    /// How long the parts of interrupted uploads are kept; none if zero.
+    pub keep_uploads: Duration,
     /// Faults that tests inject.
     pub faults: Faults,
 }
@@ -68,6 +72,8 @@ impl Root {
             commits: GroupCommit::default(),
             pending_syncs: PendingSyncs::default(),
             faults: options.faults,
+            uploads: ActiveUploads::default(),
+            keep_uploads: options.keep_uploads,
             ending: CancelFlag::default(),
             background: TaskTracker::new(),
         };

@@ -10,6 +10,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -28,6 +29,7 @@ use super::metadata::{FileId, Metadata};
 use super::new_directories::PendingSyncs;
 use super::open::ReadOnlyReason;
 use super::open_file::OpenFile;
+use super::parts::ActiveUploads;
 use super::staging::Staging;
 
 /// Handle of the served directory; clones refer to the same one.
@@ -55,6 +57,9 @@ pub(super) struct Inner {
     pub(super) faults: Faults,
     /// Set once it was logged that the root was removed.
     pub(super) is_removal_logged: AtomicBool,
+    /// Uploads that are being received and may go on later, and how long they may.
+    pub(super) uploads: ActiveUploads,
+    pub(super) keep_uploads: Duration,
     /// Set when the server stops: the next start removes what is left in the staging directory.
     pub(super) ending: CancelFlag,
     /// Work that outlives the requests that began it. A server that stops waits for it.

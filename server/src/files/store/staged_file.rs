@@ -5,8 +5,10 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
 use quire_shared::protocol::Precondition;
+use quire_transport::body::journal::Journal;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::attributes::set_modified;
@@ -91,6 +93,65 @@ impl StagedFile {
         })
     }
 
+    /// Takes the opened part of an upload.
+    pub(super) fn of_part(file: File, entry: StagedEntry) -> Self {
+        Self {
+            file,
+            entry,
+            given: GivenAttributes::default(),
+            permissions: None,
+        }
+    }
+
+    fn journal(&self) -> Option<&Journal> {
+        self.entry.part.as_ref()?.journal.as_ref()
+    }
+
+    /// Length of the part that it goes on from, and with which it was opened, in bytes.
+    pub(in crate::files) fn length(&self) -> u64 {
+        self.journal().map_or(0, Journal::written)
+    }
+
+    /// The request that writes it, if it is the part of an upload.
+    pub(in crate::files) fn superseded(&self) -> Option<CancellationToken> {
+        let part = self.entry.part.as_ref()?;
+        Some(part.active.superseded().clone())
+    }
+
+    /// Gives up what makes it the part of an upload: it is published or removed.
+    pub(in crate::files) fn give_up_part(&mut self) {
+        let part = self.entry.part.as_mut();
+        if part.and_then(|part| part.journal.take()).is_some() {
+            self.entry.staging.remove_journal(&self.entry.name);
+        }
+    }
+
+    /// Waits for the syncs of a part that is being received.
+    ///
+    /// # Errors
+    /// If one failed, so that the content is lost; see [`sync`](Self::sync).
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let part = self.entry.part.as_mut();
+        let journal = part.and_then(|part| part.journal.as_mut());
+        let settled = journal.map_or(Ok(()), Journal::settle);
+        settled.map_err(Error::system("syncing a file"))
+    }
+
+    fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        let noted = written.and_then(|written| {
+            let part = self.entry.part.as_mut();
+            if let Some(journal) = part.and_then(|part| part.journal.as_mut()) {
+                journal.wrote(written as u64, &self.file)?;
+            }
+            Ok(written)
+        });
+        if noted.is_err() {
+            // Nothing is left that could go on.
+            self.give_up_part();
+        }
+        noted
+    }
+
     /// Starts writeback of the content without waiting for it, where the system takes such hints.
     ///
     /// Call it for each of several files before the first is synced: writeback allocates their
@@ -150,11 +211,13 @@ impl Write for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // writev(2), as below. Tests that trace or fail system calls can tell it from the write(2)
         // with which the runtime wakes its threads.
-        self.file.write_vectored(&[IoSlice::new(bytes)])
+        let written = self.file.write_vectored(&[IoSlice::new(bytes)]);
+        self.wrote(written)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_vectored(slices)
+        let written = self.file.write_vectored(slices);
+        self.wrote(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,7 +3,8 @@
 //!
 //! It lies on the root's own file system, so that publishing is a rename. Its lock makes one server
 //! the only writer of a root. The server that holds the lock may clear the directory, since no
-//! running server can need its content. The directory is removed with the last reference to it.
+//! running server can need its content, except for the [parts](super::parts) of uploads that may go
+//! on. The directory is removed with the last reference to it, if it is empty.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::acl::{self, Acl};
 use super::cancel::CancelFlag;
 use super::faults::Faults;
 use super::metadata::{FileId, MODE_MASK, Metadata};
+use super::parts::StagedPart;
 use super::permissions::{Owners, ProcessDefaults};
 use super::resolve::{Slot, open_beneath};
 use super::{Error, trash};
@@ -136,12 +138,15 @@ impl Drop for Staging {
     }
 }
 
-/// Entry of the staging directory, removed when dropped unless it was published.
+/// Entry of the staging directory, removed when dropped unless it was published, or is a part that
+/// is worth keeping.
 #[derive(Debug)]
 pub(super) struct StagedEntry {
     pub(super) staging: Arc<Staging>,
     pub(super) name: String,
     is_published: bool,
+    /// Set if the entry is the part of an upload.
+    pub(super) part: Option<StagedPart>,
     /// The last field, so that it counts until nothing of the entry is left.
     _running: TaskTrackerToken,
 }
@@ -153,8 +158,15 @@ impl StagedEntry {
             staging,
             name,
             is_published: false,
+            part: None,
             _running: running,
         }
+    }
+
+    pub(super) fn of_part(staging: Arc<Staging>, name: String, part: StagedPart) -> Self {
+        let mut entry = Self::new(staging, name);
+        entry.part = Some(part);
+        entry
     }
 
     /// Renames the entry to `slot`, under the caller's lock of that path. With
@@ -167,6 +179,9 @@ impl StagedEntry {
         let staging = &self.staging.directory;
         rename(staging, &self.name, slot, precondition)?;
         self.is_published = true;
+        if self.part.is_some() {
+            self.staging.remove_journal(&self.name);
+        }
         Ok(())
     }
 }
@@ -177,6 +192,15 @@ impl Drop for StagedEntry {
             return;
         }
         let staging = &*self.staging;
+        if let Some(StagedPart { journal, .. }) = &self.part {
+            return match journal
+                .as_ref()
+                .filter(|journal| journal.is_worth_keeping())
+            {
+                Some(journal) => staging.end_at(&self.name, journal.written()),
+                None => staging.remove_part(&self.name),
+            };
+        }
         // What can't be removed now is removed at the next start.
         if let Err(Errno::ISDIR) = unlinkat(&staging.directory, &self.name, AtFlags::empty()) {
             let _ = staging

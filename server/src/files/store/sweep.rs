@@ -26,6 +26,7 @@ impl Root {
             Ok(None) | Err(Error::OtherServer) => return,
             Err(error) => return report(&error),
         };
+        staging.settle_parts(inner.keep_uploads);
         // Most servers leave nothing but the empty directory.
         if unlinkat(&inner.directory, STAGING_NAME, AtFlags::REMOVEDIR).is_ok() {
             return;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::Error;
 use super::cancel;
 use super::metadata::Metadata;
+use super::parts;
 use super::resolve::{Slot, open_beneath};
 use super::staging::Staging;
 
@@ -55,7 +56,8 @@ impl Trash {
 /// Removes what a killed server left in the staging directory.
 pub(super) fn clear(staging: &Staging) -> Result<(), Error> {
     let mut trees = Trees::new(staging)?;
-    if let Err(errno) = trees.empty(&staging.directory, staging.session.as_bytes()) {
+    let kept = [staging.session.as_bytes(), parts::PREFIX.as_bytes()];
+    if let Err(errno) = trees.empty(&staging.directory, &kept) {
         trees.failed.get_or_insert(errno);
     }
     trees.finish()
@@ -117,7 +119,7 @@ impl<'a> Trees<'a> {
     /// Removes one directory that may not be empty.
     fn remove(&mut self, name: &str) {
         let removed = open_for_removal(self.staging, name, self.root_device)
-            .and_then(|directory| self.empty(&directory, NONE_KEPT))
+            .and_then(|directory| self.empty(&directory, &[]))
             .and_then(|()| unlinkat(self.staging, name, AtFlags::REMOVEDIR));
         if let Err(errno) = removed {
             self.failed.get_or_insert(errno);
@@ -126,8 +128,9 @@ impl<'a> Trees<'a> {
 
     /// Empties `directory` by removing or queueing its entries. readdir(3) may skip entries while
     /// others are removed. So passes are repeated until one finds nothing to do. What has a name
-    /// that begins with `kept` stays, which in the staging directory is what this server made.
-    fn empty(&mut self, directory: &OwnedFd, kept: &[u8]) -> Result<(), Errno> {
+    /// that begins with one of `kept` stays, which in the staging directory is what this server made
+    /// and what may go on.
+    fn empty(&mut self, directory: &OwnedFd, kept: &[&[u8]]) -> Result<(), Errno> {
         for _ in 0..PASSES_MAX {
             let mut is_changed = false;
             for entry in Dir::read_from(directory)? {
@@ -137,7 +140,7 @@ impl<'a> Trees<'a> {
                 }
                 let entry = entry?;
                 let name = entry.file_name();
-                let is_kept = !kept.is_empty() && name.to_bytes().starts_with(kept);
+                let is_kept = kept.iter().any(|kept| name.to_bytes().starts_with(kept));
                 if is_kept || matches!(name.to_bytes(), b"." | b"..") {
                     continue;
                 }
@@ -211,9 +214,6 @@ fn open_for_removal(
     }
     Ok(opened)
 }
-
-/// For a directory that is emptied as a whole.
-const NONE_KEPT: &[u8] = b"";
 
 /// Most passes over one directory. More would be needed only if other programs keep adding entries.
 const PASSES_MAX: usize = 8;

@@ -1,12 +1,15 @@
-//! `Put`: a body, and a trailer with its digest.
+//! `Put` and `ResumePut`: a body, and a trailer with the digest of the file.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use quire_shared::protocol::{Changed, Put, Trailer};
+use quire_shared::ErrorCode;
+use quire_shared::codec::DecodeError;
+use quire_shared::protocol::{Changed, Put, PutOffset, Reply, Trailer};
 use quire_transport::body::{self, Length};
-use quire_transport::stream::{Receiver, Sender};
+use quire_transport::stream::{ReceiveError, Receiver, Sender};
 
-use crate::files::{Caller, Files};
+use crate::files::{Caller, Files, Upload};
 use crate::quic::error::RequestError;
 use crate::quic::reply::answer;
 
@@ -20,11 +23,64 @@ pub(crate) async fn serve(
 ) -> Result<(), RequestError> {
     let size = request.size;
     receiver.expect_body(size);
-    let mut upload = files.put(caller, request).await?;
-    let moved = AtomicU64::new(0);
-    body::receive_into(receiver, &mut upload, Length::from(size), &moved).await?;
-    let Trailer { digest, .. } = receiver.receive().await?;
-    receiver.expect_end().await?;
-    let version = upload.commit(&digest).await?;
-    answer(sender, Changed { version }).await
+    let upload = files.put(caller, request).await?;
+    receive(upload, Length::from(size), sender, receiver).await
 }
+
+/// Says how much of a file is there, receives the rest, and replies when it is durable under its
+/// name.
+pub(crate) async fn resume(
+    request: Put,
+    files: &Files,
+    caller: &Caller,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+) -> Result<(), RequestError> {
+    let (Some(size), Some(_)) = (request.size, request.modified) else {
+        return Err(ReceiveError::Decode(DecodeError::Malformed).into());
+    };
+    let upload = files.resume_put(caller, request).await?;
+    let offset = upload.offset();
+    receiver.expect_body(Some(size - offset));
+    // The client reads what is there as well before it sends more.
+    receiver.allow_stall(Duration::from_secs(offset / READ_BYTES_PER_SECOND));
+    sender.send(&Reply::Ok(PutOffset { offset })).await?;
+    receive(upload, Length::Declared(size - offset), sender, receiver).await
+}
+
+async fn receive(
+    mut upload: Upload,
+    length: Length,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+) -> Result<(), RequestError> {
+    let superseded = upload.superseded();
+    let moved = AtomicU64::new(0);
+    let receiving = async {
+        body::receive_into(receiver, &mut upload, length, &moved).await?;
+        let Trailer { digest, .. } = receiver.receive().await?;
+        receiver.expect_end().await?;
+        Ok(digest)
+    };
+    let received = tokio::select! {
+        received = receiving => received,
+        () = superseded.cancelled() => Err(RequestError::Superseded),
+    };
+    match received {
+        Ok(digest) => {
+            let version = upload.commit(&digest).await?;
+            answer(sender, Changed { version }).await
+        }
+        Err(error) => {
+            // The client's file isn't what it was: this is the part of none.
+            if error.is_reset_with(ErrorCode::CHANGED) {
+                upload.discard().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Bytes that a client reads in a second at least, to prove what the server has already: as a disk
+/// that isn't the fastest.
+const READ_BYTES_PER_SECOND: u64 = 50 * 1024 * 1024;

@@ -205,6 +205,11 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         get(),
         put(),
+        put().prop_map(|put| match put {
+            Request::Put(put) => ResumePut { put }.into(),
+            other => other,
+        }),
+        (path(), any::<bool>()).prop_map(|(path, remove)| Uploads { path, remove }.into()),
         two_paths(),
         one_path(),
         super::many::get_tree()

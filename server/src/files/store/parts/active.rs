@@ -1,0 +1,69 @@
+//! Who writes which part: one request at a time, the latest.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::UploadSource;
+
+/// Uploads that are being received, by the names of their parts.
+#[derive(Debug, Default, Clone)]
+pub(in crate::files::store) struct ActiveUploads(Arc<Mutex<HashMap<String, ActiveState>>>);
+
+#[derive(Debug, Default, Clone)]
+struct ActiveState {
+    superseded: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl ActiveUploads {
+    /// Waits until the part of `source` is free, which its writer is asked for.
+    pub(in crate::files::store) async fn enter(&self, source: &UploadSource) -> ActiveUpload {
+        let name = source.name();
+        loop {
+            let earlier = match self.0.lock().entry(name.clone()) {
+                Entry::Occupied(earlier) => earlier.get().clone(),
+                Entry::Vacant(free) => {
+                    let state = free.insert(ActiveState::default()).clone();
+                    let uploads = self.clone();
+                    return ActiveUpload {
+                        uploads,
+                        name,
+                        state,
+                    };
+                }
+            };
+            earlier.superseded.cancel();
+            earlier.ended.cancelled().await;
+        }
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.0.lock().contains_key(name)
+    }
+}
+
+/// The only writer of a part, until it is dropped.
+#[derive(Debug)]
+pub(in crate::files) struct ActiveUpload {
+    uploads: ActiveUploads,
+    name: String,
+    state: ActiveState,
+}
+
+impl ActiveUpload {
+    /// Completes when a later request for the same upload waits.
+    pub(in crate::files) fn superseded(&self) -> &CancellationToken {
+        &self.state.superseded
+    }
+}
+
+impl Drop for ActiveUpload {
+    fn drop(&mut self) {
+        self.uploads.0.lock().remove(&self.name);
+        self.state.ended.cancel();
+    }
+}
