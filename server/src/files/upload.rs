@@ -21,7 +21,7 @@ use super::quota::Metered;
 use super::store::{self, Change, Destination, GivenAttributes, StagedFile, UploadSource};
 
 /// Upload of new content for a file. Dropping it before [`commit`](Self::commit) discards the
-/// content.
+/// content, unless it can go on later.
 #[derive(Debug)]
 pub struct Upload {
     files: Files,

@@ -33,14 +33,14 @@ const PATH: NetworkPath = NetworkPath {
 };
 
 /// A server to which the upload of a file `f` was interrupted.
-struct Interrupted {
+struct InterruptedPut {
     server: TestServer,
     client: Client,
     tree: Tree,
     local: tempfile::TempDir,
 }
 
-impl Interrupted {
+impl InterruptedPut {
     async fn new() -> Self {
         let tree = Tree::new();
         let server = TestServer::start(&tree).await;
@@ -135,7 +135,7 @@ impl Interrupted {
 
 #[tokio::test]
 async fn a_put_goes_on_where_it_was_interrupted() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let there = interrupted.there();
     assert!(there >= INTERRUPTED / 3, "{there}");
     assert_eq!(interrupted.unfinished().await, [(there, false)]);
@@ -147,7 +147,7 @@ async fn a_put_goes_on_where_it_was_interrupted() {
 // P47
 #[tokio::test]
 async fn a_part_that_was_damaged_is_found_out_by_the_digest_of_the_whole() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let [part, _] = interrupted.left();
     let mut bytes = fs::read(&part).unwrap();
     bytes[1_000_000] ^= 1;
@@ -175,7 +175,7 @@ async fn a_part_is_used_only_with_a_journal_that_belongs_to_it() {
         ),
     ];
     for (why, damage) in damages {
-        let interrupted = Interrupted::new().await;
+        let interrupted = InterruptedPut::new().await;
         let [_, journal] = interrupted.left();
         let text = fs::read_to_string(&journal).unwrap();
         assert_ne!(damage(&text), text, "{why}");
@@ -188,7 +188,7 @@ async fn a_part_is_used_only_with_a_journal_that_belongs_to_it() {
 
 #[tokio::test]
 async fn after_a_restart_of_the_system_only_what_was_synced_counts() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let [part, journal] = interrupted.left();
     let text = fs::read_to_string(&journal).unwrap();
     let synced = MIB + 4096;
@@ -204,7 +204,7 @@ async fn after_a_restart_of_the_system_only_what_was_synced_counts() {
 
 #[tokio::test]
 async fn a_journal_that_is_ahead_of_its_part_is_no_harm() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let [part, journal] = interrupted.left();
     let text = fs::read_to_string(&journal).unwrap();
     let text = text.replace("boot ", "boot 0");
@@ -219,7 +219,7 @@ async fn a_journal_that_is_ahead_of_its_part_is_no_harm() {
 // P46
 #[tokio::test]
 async fn another_file_or_condition_begins_anew() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let there = interrupted.there();
     let source = fs::File::options().write(true).open(interrupted.source());
     let source = source.unwrap();
@@ -245,7 +245,7 @@ async fn another_file_or_condition_begins_anew() {
 
 #[tokio::test]
 async fn another_client_neither_sees_nor_removes_a_part() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let there = interrupted.there();
     let identity = &interrupted.server.keys().reader;
     let other = interrupted.server.connect(identity).await.unwrap();
@@ -261,7 +261,7 @@ async fn another_client_neither_sees_nor_removes_a_part() {
 
 #[tokio::test]
 async fn a_part_is_listed_by_its_path_and_removed_when_asked() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let list = |at: &str, remove| interrupted.client.unfinished_uploads(path(at), remove);
     assert!(list("d", true).await.unwrap().is_empty());
     let [part] = &*list("f", true).await.unwrap() else {
@@ -276,7 +276,7 @@ async fn a_part_is_listed_by_its_path_and_removed_when_asked() {
 
 #[tokio::test]
 async fn a_later_request_takes_over_what_an_earlier_one_receives() {
-    let interrupted = Interrupted::new().await;
+    let interrupted = InterruptedPut::new().await;
     let there = interrupted.there();
     // A client that sends nothing more, as one whose network is gone.
     let keys = interrupted.server.keys();

@@ -76,16 +76,23 @@ impl Root {
                 (File::from(file), 0, 0)
             }
         };
-        let journal = staging.begin_journal(source, &name, length, synced);
+        // From here on, what can't go on is removed when the entry is dropped.
+        let part = StagedPart {
+            journal: None,
+            active,
+        };
+        let mut entry = StagedEntry::of_part(Arc::clone(&staging), name, part);
+        let journal = staging.begin_journal(source, &entry.name, length, synced);
         let journal = journal.map_err(Error::system("creating the journal of a staged file"))?;
-        let journal = Some(journal);
-        let part = StagedPart { journal, active };
-        let entry = StagedEntry::of_part(Arc::clone(&staging), name, part);
+        entry.begin_part(journal);
         let staged = StagedFile::of_part(file, entry);
         let rest = source.size - length;
+        if rest == 0 {
+            return Ok(staged);
+        }
         staging.require_room(rest)?;
         // As for other staged files.
-        match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, length, rest.max(1)) {
+        match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, length, rest) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(staged),
             Err(errno) => Err(Error::system("reserving space")(errno)),
         }
@@ -110,7 +117,7 @@ impl Root {
         parts.sort_by(|one, other| one.source.path.cmp(&other.source.path));
         if remove {
             for part in parts.iter().filter(|part| !part.is_active) {
-                staging.remove_part(&part.name);
+                self.remove_idle_part(&staging, &part.name);
             }
         }
         Ok(parts)
@@ -124,8 +131,8 @@ impl Root {
         let now = time_of(SystemTime::now());
         if let Some(staging) = self.staging_if_any()? {
             for part in self.found_parts(&staging)? {
-                if !part.is_active && part.expires <= now {
-                    staging.remove_part(&part.name);
+                if part.expires <= now {
+                    self.remove_idle_part(&staging, &part.name);
                 }
             }
         }
@@ -160,8 +167,7 @@ impl Root {
                     is_active,
                     name,
                 }),
-                None if is_active => {}
-                None => staging.remove_part(&name),
+                None => self.remove_idle_part(staging, &name),
             }
         }
         Ok(parts)
@@ -186,6 +192,13 @@ impl Root {
         idle.sort_by_key(changed);
         let surplus = idle.len().saturating_sub(PARTS_MAX - 1);
         for name in idle.iter().take(surplus) {
+            self.remove_idle_part(staging, name);
+        }
+    }
+
+    /// Removes a part unless a request is writing it.
+    fn remove_idle_part(&self, staging: &Staging, name: &str) {
+        if let Some(_taken) = self.inner.uploads.take_idle(name) {
             staging.remove_part(name);
         }
     }
@@ -283,10 +296,17 @@ impl Staging {
         let _ = unlinkat(&self.directory, journal_of(name), AtFlags::empty());
     }
 
-    /// Cuts a part off after `length` bytes, and gives back the space that was reserved for more.
+    /// Cuts a part off after `length` bytes, and gives back the space that was reserved for more. A
+    /// part that has no more keeps its time of the last change.
     pub(super) fn end_at(&self, name: &str, length: u64) {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if let Ok(part) = openat(&self.directory, name, flags, Mode::empty()) {
+        let Ok(part) = openat(&self.directory, name, flags, Mode::empty()) else {
+            return;
+        };
+        let has_more = Metadata::of(&part).is_ok_and(|metadata| {
+            metadata.size > length || metadata.blocks * 512 > length + SURPLUS_BYTES
+        });
+        if has_more {
             let _ = ftruncate(part, length);
         }
     }
@@ -323,7 +343,8 @@ impl StagedFile {
 /// What makes a staged file the part of an upload.
 #[derive(Debug)]
 pub(super) struct StagedPart {
-    /// `None` once the part is given up, so that it is published or removed.
+    /// `None` while the part isn't worth keeping: before it begins, and once it is given up, so that
+    /// it is published or removed.
     pub(super) journal: Option<Journal>,
     pub(super) active: ActiveUpload,
 }
@@ -363,6 +384,9 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Parts that one key may have; the oldest gives way to the next. More than a client uploads at
 /// once.
 const PARTS_MAX: usize = 64;
+
+/// Bytes that a part may take up beyond its length: more than file systems round up.
+const SURPLUS_BYTES: u64 = 1024 * 1024;
 
 /// Bytes that are read at once for a digest.
 const PIECE_BYTES: usize = 1024 * 1024;

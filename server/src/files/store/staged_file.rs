@@ -118,11 +118,11 @@ impl StagedFile {
         Some(part.active.superseded().clone())
     }
 
-    /// Gives up what makes it the part of an upload: it is published or removed.
+    /// Gives up what makes it the part of an upload: it is published or removed. Only if the server
+    /// is killed before that, it can go on.
     pub(in crate::files) fn give_up_part(&mut self) {
-        let part = self.entry.part.as_mut();
-        if part.and_then(|part| part.journal.take()).is_some() {
-            self.entry.staging.remove_journal(&self.entry.name);
+        if let Some(part) = &mut self.entry.part {
+            part.journal = None;
         }
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use quire_shared::protocol::Precondition;
+use quire_transport::body::journal::Journal;
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, fstatvfs, mkdirat, openat,
     renameat_with, unlinkat,
@@ -167,6 +168,13 @@ impl StagedEntry {
         let mut entry = Self::new(staging, name);
         entry.part = Some(part);
         entry
+    }
+
+    /// Lets the part go on later, as `journal` says.
+    pub(super) fn begin_part(&mut self, journal: Journal) {
+        if let Some(part) = &mut self.part {
+            part.journal = Some(journal);
+        }
     }
 
     /// Renames the entry to `slot`, under the caller's lock of that path. With

@@ -24,20 +24,28 @@ impl ActiveUploads {
     pub(in crate::files::store) async fn enter(&self, source: &UploadSource) -> ActiveUpload {
         let name = source.name();
         loop {
-            let earlier = match self.0.lock().entry(name.clone()) {
-                Entry::Occupied(earlier) => earlier.get().clone(),
-                Entry::Vacant(free) => {
-                    let state = free.insert(ActiveState::default()).clone();
-                    let uploads = self.clone();
-                    return ActiveUpload {
-                        uploads,
-                        name,
-                        state,
-                    };
-                }
+            let earlier = match self.take(&name) {
+                Ok(active) => return active,
+                Err(earlier) => earlier,
             };
             earlier.superseded.cancel();
             earlier.ended.cancelled().await;
+        }
+    }
+
+    /// Takes a part that nobody writes, so that it can be removed.
+    pub(super) fn take_idle(&self, name: &str) -> Option<ActiveUpload> {
+        self.take(name).ok()
+    }
+
+    fn take(&self, name: &str) -> Result<ActiveUpload, ActiveState> {
+        match self.0.lock().entry(name.to_owned()) {
+            Entry::Occupied(earlier) => Err(earlier.get().clone()),
+            Entry::Vacant(free) => Ok(ActiveUpload {
+                state: free.insert(ActiveState::default()).clone(),
+                uploads: self.clone(),
+                name: name.to_owned(),
+            }),
         }
     }
 
