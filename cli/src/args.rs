@@ -8,6 +8,7 @@
     reason = "these comments are the help texts as well, in which brackets mark optional parts"
 )]
 
+mod choices;
 mod texts;
 
 use std::ffi::OsString;
@@ -17,10 +18,10 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use quire_shared::Escaped;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::Preserve;
 use quire_transport::congestion::CongestionControl;
 
 use crate::similar::similar_command;
+pub use choices::{ExistingArgs, PreserveArgs};
 pub(crate) use texts::one_line;
 pub use texts::print_usage_event;
 use texts::{EXAMPLES, MENU_HELP};
@@ -218,6 +219,8 @@ pub struct GetArgs {
     #[arg(long)]
     pub(crate) fsync: bool,
     #[command(flatten)]
+    pub(crate) existing: ExistingArgs,
+    #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it names a
@@ -237,34 +240,13 @@ pub struct PutArgs {
     #[arg(short, long)]
     pub(crate) force: bool,
     #[command(flatten)]
+    pub(crate) existing: ExistingArgs,
+    #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
     /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]
     pub(crate) operands: Vec<OsString>,
-}
-
-/// Which attributes of an original its copy gets. By default a new file gets the permissions that the
-/// umask leaves of them and the modification time, and a replaced one keeps its permissions.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub struct PreserveArgs {
-    /// Set exactly the permissions of the original, whatever the umask or the replaced file says
-    #[arg(short = 'p', long)]
-    preserve: bool,
-    /// Set neither permissions nor modification time of the original
-    #[arg(long, conflicts_with = "preserve")]
-    no_preserve: bool,
-}
-
-impl PreserveArgs {
-    /// What the flags say.
-    pub(crate) fn choice(self) -> Preserve {
-        match (self.preserve, self.no_preserve) {
-            (true, _) => Preserve::Exact,
-            (false, true) => Preserve::Nothing,
-            (false, false) => Preserve::Usual,
-        }
-    }
 }
 
 /// Operands of `chmod`.

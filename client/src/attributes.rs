@@ -8,20 +8,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quire_shared::protocol::{Attributes, EntryKind, Time};
+use quire_shared::protocol::Time;
 
 /// Modification time of a local file, in the form of the protocol.
 pub(crate) fn modified(metadata: &Metadata) -> Option<Time> {
     // Some platforms have no modification times; then none is sent.
     metadata.modified().ok().map(to_wire)
-}
-
-/// Whether a local file has the size and the time of one on the server.
-pub(crate) fn is_same_file(local: &Metadata, remote: &Attributes) -> bool {
-    local.is_file()
-        && remote.kind == EntryKind::File
-        && local.len() == remote.size
-        && modified(local) == Some(remote.modified)
 }
 
 /// The permission bits of a local file, on systems that have them.

@@ -55,11 +55,13 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
         recursive: args.recursive,
         digest: session.config.transfer_digest(),
         save: SaveOptions {
-            overwrite: args.force,
+            overwrite: args.existing.overwrites(args.force),
             sync: args.fsync,
             preserve: args.preserve.choice(),
         },
-        resume: record.as_ref().is_some_and(|record| record.is_resumed),
+        leave: args
+            .existing
+            .leave(record.as_ref().is_some_and(|record| record.is_resumed)),
         survey: session.output.shows_progress(),
     };
     let flags = HintFlags::GET.force_given(args.force);
@@ -308,9 +310,11 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     let items = upload_jobs(locals, &remote.path, goes_inside, &transfer)?;
     let options = StoreOptions {
         recursive: args.recursive,
-        overwrite: args.force,
+        overwrite: args.existing.overwrites(args.force),
         digest,
-        resume: record.as_ref().is_some_and(|record| record.is_resumed),
+        leave: args
+            .existing
+            .leave(record.as_ref().is_some_and(|record| record.is_resumed)),
         survey: session.output.shows_progress(),
         preserve: args.preserve.choice(),
     };

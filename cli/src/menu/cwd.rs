@@ -282,6 +282,7 @@ mod tests {
             force: false,
             fsync: false,
             preserve: PreserveArgs::default(),
+            existing: Default::default(),
             operands: typed.iter().map(OsString::from).collect(),
         });
         cwd.qualify(&mut command).unwrap();
@@ -312,6 +313,7 @@ mod tests {
                 recursive: false,
                 force: false,
                 preserve: PreserveArgs::default(),
+                existing: Default::default(),
                 operands: typed.iter().map(OsString::from).collect(),
             });
             cwd.qualify(&mut command).map(|()| match command {

@@ -18,7 +18,6 @@ use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::local_dir::{LocalDir, finish};
 use super::reconnect::{GiveUp, Reconnect, passes};
 use super::unpack::{DownloadQueue, Unpacker, receive};
-use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::FileFetch;
@@ -46,7 +45,9 @@ pub async fn fetch_with(
 ) {
     let pass = |client: Client, is_again| {
         let (items, mut options) = (items.clone(), options);
-        options.resume |= is_again;
+        if is_again {
+            options.leave = options.leave.for_another_pass();
+        }
         async move { fetch_once(&client, items, options, transfer).await }
     };
     // Without its time, what is there can't be told from another file.
@@ -140,16 +141,17 @@ impl FileDownload {
         }
     }
 
-    /// Returns the size of a file that was named by itself, if an earlier pass has fetched it. Those in
-    /// a tree have been looked at.
+    /// Returns the size of a file that was named by itself, if what is there is left, as after an
+    /// earlier pass that has fetched it. Those in a tree have been looked at.
     async fn size_if_there(&self, client: &Client, options: FetchOptions) -> Option<u64> {
-        let is_to_be_looked_at = options.resume && self.directory.is_none();
+        let is_to_be_looked_at = options.leave.looks() && self.directory.is_none();
         let found = std::fs::metadata(&self.to)
             .ok()
             .filter(|_| is_to_be_looked_at)?;
         let path = self.from.clone();
         let wanted = client.stat(Stat { path }).await.ok()?;
-        attributes::is_same_file(&found, &wanted).then_some(wanted.size)
+        let is_left = options.leave.leaves(&(&wanted).into(), &(&found).into());
+        is_left.then_some(wanted.size)
     }
 
     async fn fetch(
@@ -239,9 +241,9 @@ impl FetchWalk<'_> {
         Ok(())
     }
 
-    /// Whether contents would be sent only to be refused here.
+    /// Whether contents would be sent only to be refused or left out here.
     async fn is_in_the_way(&self, item: &DownloadJob) -> Result<bool, ClientError> {
-        if self.options.save.overwrite {
+        if self.options.save.overwrite && !self.options.leave.looks() {
             return Ok(false);
         }
         let to = item.to.clone();

@@ -7,6 +7,7 @@ use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::Preserve;
 
+use super::leave::Leave;
 use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
 use crate::download::SaveOptions;
@@ -33,9 +34,8 @@ pub struct FetchOptions {
     pub digest: DigestKind,
     /// How files are put on disk.
     pub save: SaveOptions,
-    /// Whether an earlier transfer is continued: files that have the size and time of those on the
-    /// server are there already, and no failure.
-    pub resume: bool,
+    /// Which files that exist here are left, and no failure.
+    pub leave: Leave,
     /// Whether a walk ahead counts what there is to fetch, for a display of the progress.
     pub survey: bool,
 }
@@ -58,9 +58,8 @@ pub struct StoreOptions {
     pub overwrite: bool,
     /// The kind of digest that proves a content.
     pub digest: DigestKind,
-    /// Whether an earlier transfer is continued: files that have the size and time of those here
-    /// are there already, and no failure.
-    pub resume: bool,
+    /// Which files that exist on the server are left, and no failure.
+    pub leave: Leave,
     /// Whether a walk ahead counts what there is to store, for a display of the progress.
     pub survey: bool,
     /// Which attributes of the local files the server sets.

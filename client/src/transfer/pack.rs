@@ -260,7 +260,7 @@ impl UploadPacker {
         let to = remote_entry(level, entry)?;
         let found = to.name().and_then(|name| level.there.get(name));
         let stored = match found {
-            Some(found) if self.is_there(path, found) => {
+            Some(found) if self.is_left(path, found) => {
                 self.transfer.add_present(found.size);
                 Ok(())
             }
@@ -274,10 +274,11 @@ impl UploadPacker {
         Ok(stored.map(|()| Descent::Same))
     }
 
-    /// Whether an earlier pass has stored the file `path`, of which this was found there.
-    fn is_there(&self, path: &Path, found: &Attributes) -> bool {
-        let is_same = |local: Metadata| attributes::is_same_file(&local, found);
-        self.options.resume && fs::symlink_metadata(path).is_ok_and(is_same)
+    /// Whether what was found in the place of the file `path` is left there.
+    fn is_left(&self, path: &Path, found: &Attributes) -> bool {
+        let leave = self.options.leave;
+        let is_left = |local: Metadata| leave.leaves(&(&local).into(), &found.into());
+        leave.looks() && fs::symlink_metadata(path).is_ok_and(is_left)
     }
 
     /// Has a directory made on the server, and begins to list it here.
@@ -312,7 +313,8 @@ impl UploadPacker {
             make_parents: parent.is_none(),
             precondition: Precondition::Any,
         };
-        let there = match is_there && !self.options.overwrite {
+        let is_to_be_looked_at = self.options.leave.looks() || !self.options.overwrite;
+        let there = match is_there && is_to_be_looked_at {
             true => (self.look)(&to),
             false => HashMap::new(),
         };

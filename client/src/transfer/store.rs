@@ -21,7 +21,6 @@ use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::reconnect::{GiveUp, Reconnect, passes};
 use super::survey::Survey;
-use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
@@ -48,7 +47,9 @@ pub async fn store_with(
 ) {
     let pass = |client: Client, is_again| {
         let (items, mut options) = (items.clone(), options);
-        options.resume |= is_again;
+        if is_again {
+            options.leave = options.leave.for_another_pass();
+        }
         async move { store_once(&client, items, options, transfer).await }
     };
     // Without its time, what is there can't be told from another file.
@@ -146,7 +147,7 @@ async fn with_what_is_there(
     items: Vec<UploadJob>,
     options: StoreOptions,
 ) -> Vec<WalkedJob> {
-    let asks = options.recursive && (options.resume || !options.overwrite);
+    let asks = options.recursive && (options.leave.looks() || !options.overwrite);
     let mut asking = JoinSet::new();
     let mut answered: Vec<_> = items
         .into_iter()
@@ -216,16 +217,17 @@ impl FileUpload {
         }
     }
 
-    /// Returns the size of a file that was named by itself, if an earlier pass has stored it: its
-    /// answer may have been lost. Those in a tree have been looked at.
+    /// Returns the size of a file that was named by itself, if what is there is left, as after an
+    /// earlier pass whose answer was lost. Those in a tree have been looked at.
     async fn size_if_there(&self, client: &Client, options: StoreOptions) -> Option<u64> {
-        let is_to_be_looked_at = options.resume && self.directory.is_none();
+        let is_to_be_looked_at = options.leave.looks() && self.directory.is_none();
         let local = std::fs::metadata(&self.from)
             .ok()
             .filter(|_| is_to_be_looked_at)?;
         let path = self.to.clone();
         let there = client.stat(Stat { path }).await.ok()?;
-        attributes::is_same_file(&local, &there).then_some(there.size)
+        let is_left = options.leave.leaves(&(&local).into(), &(&there).into());
+        is_left.then_some(there.size)
     }
 
     async fn put(

@@ -28,7 +28,6 @@ use super::engine::{Moved, SkipReason, Transfer, local_entry};
 use super::item_name::ItemName;
 use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
-use crate::attributes;
 use crate::blocking::joined;
 use crate::download::PartUse;
 use crate::download::save_whole;
@@ -273,7 +272,7 @@ impl Unpacker {
             }
         };
         if let Ok(found) = fs::symlink_metadata(&to) {
-            if self.options.resume && attributes::is_same_file(&found, &entry.attributes) {
+            if self.is_left(&entry.attributes, &found) {
                 self.transfer.add_present(entry.attributes.size);
                 return Ok(());
             }
@@ -365,6 +364,14 @@ impl Unpacker {
         };
         let name = remote.clone();
         self.transfer.start(&name);
+        if self.options.leave.looks()
+            && let Ok(local) = local_entry(&directory.path, &entry.name)
+            && let Ok(found) = fs::symlink_metadata(local)
+            && self.is_left(&entry.attributes, &found)
+        {
+            self.transfer.add_present(0);
+            return Ok(());
+        }
         let saved = local_entry(&directory.path, &entry.name).and_then(|local| {
             let trailer = self.save(&local, &entry.attributes, body, trailer)?;
             Ok((local, trailer))
@@ -382,6 +389,10 @@ impl Unpacker {
         });
         self.transfer.end(name, moved);
         Ok(())
+    }
+
+    fn is_left(&self, wanted: &Attributes, found: &fs::Metadata) -> bool {
+        self.options.leave.leaves(&wanted.into(), &found.into())
     }
 
     fn save(

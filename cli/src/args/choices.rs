@@ -1,0 +1,57 @@
+//! Flags that several commands share: what becomes of files that exist, and what a copy gets of its
+//! original.
+
+use clap::Args;
+use quire_client::transfer::Leave;
+use quire_shared::protocol::Preserve;
+
+/// What becomes of files that exist already, besides --force.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct ExistingArgs {
+    /// Leave existing files as they are, whatever is in them
+    #[arg(long, conflicts_with_all = ["force", "update"])]
+    skip_existing: bool,
+    /// Replace existing files that differ, unless they were modified later than the source
+    #[arg(short, long, conflicts_with = "force")]
+    update: bool,
+}
+
+impl ExistingArgs {
+    /// Which files are left; `is_resumed` says that an earlier transfer goes on.
+    pub(crate) fn leave(self, is_resumed: bool) -> Leave {
+        match self {
+            _ if self.skip_existing => Leave::Existing,
+            _ if self.update => Leave::Newer,
+            _ if is_resumed => Leave::Same,
+            _ => Leave::Nothing,
+        }
+    }
+
+    /// Whether the others are replaced, as with `force`.
+    pub(crate) fn overwrites(self, force: bool) -> bool {
+        self.update || force
+    }
+}
+
+/// Which attributes of an original its copy gets. By default a new file gets the permissions that the
+/// umask leaves of them and the modification time, and a replaced one keeps its permissions.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct PreserveArgs {
+    /// Set exactly the permissions of the original, whatever the umask or the replaced file says
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Set neither permissions nor modification time of the original
+    #[arg(long, conflicts_with = "preserve")]
+    no_preserve: bool,
+}
+
+impl PreserveArgs {
+    /// What the flags say.
+    pub(crate) fn choice(self) -> Preserve {
+        match (self.preserve, self.no_preserve) {
+            (true, _) => Preserve::Exact,
+            (false, true) => Preserve::Nothing,
+            (false, false) => Preserve::Usual,
+        }
+    }
+}
