@@ -310,6 +310,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_a_body_that_fails_stays_charged() {
+        let quota = quotas(Some(10), None).of(None);
+        let charged = |bytes: &[u8]| {
+            let mut charged = Metered {
+                sink: Vec::new(),
+                reservation: quota.reserve(10, 1).unwrap(),
+                ahead: 10,
+                stays_charged: true,
+            };
+            charged.write_all(bytes).unwrap();
+            charged
+        };
+        drop(charged(b"1234"));
+        let used = quota.used();
+        assert_eq!((used.bytes, used.files), (4, 0));
+        drop(used);
+        // The rest is all that is left of the quota.
+        assert!(quota.reserve(7, 1).is_err());
+        quota.reserve(6, 1).unwrap().keep();
+        let quota = quotas(Some(10), None).of(None);
+        let mut discarded = Metered {
+            sink: Vec::new(),
+            reservation: quota.reserve(10, 1).unwrap(),
+            ahead: 10,
+            stays_charged: true,
+        };
+        discarded.write_all(b"1234").unwrap();
+        discarded.reservation.keep_nothing();
+        drop(discarded);
+        assert_eq!(quota.used().bytes, 0);
+    }
+
+    #[test]
     fn concurrent_charges_do_not_exceed_a_quota_together() {
         let quota = quotas(Some(64), None).of(None);
         let fitted = std::thread::scope(|scope| {

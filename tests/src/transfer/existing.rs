@@ -11,10 +11,10 @@ use quire_test_harness::programs::Programs;
 const OLD: u64 = 1_000_000_000;
 const NEW: u64 = 1_100_000_000;
 
-/// Files of a tree and of its target: name, content and time of each.
-type Files = [(&'static str, &'static str, u64)];
+/// NamedFiles of a tree and of its target: name, content and time of each.
+type NamedFiles = [(&'static str, &'static str, u64)];
 
-const SOURCE: &Files = &[
+const SOURCE: &NamedFiles = &[
     ("missing", "source", OLD),
     ("same", "source", OLD),
     ("older", "source", NEW),
@@ -22,14 +22,14 @@ const SOURCE: &Files = &[
     ("d/other-size", "source and more", OLD),
 ];
 
-const TARGET: &Files = &[
+const TARGET: &NamedFiles = &[
     ("same", "target", OLD),
     ("older", "target", OLD),
     ("newer", "target", NEW),
     ("d/other-size", "target", OLD),
 ];
 
-fn make(root: &Path, files: &Files) {
+fn make(root: &Path, files: &NamedFiles) {
     for (name, content, time) in files {
         make_one(&root.join(name), content, *time);
     }

@@ -164,7 +164,7 @@ async fn a_part_is_used_only_with_a_journal_that_belongs_to_it() {
         ("it is empty", |_| String::new()),
         ("it is cut off", |text| text[..text.len() / 2].to_owned()),
         ("it is of another file", |text| {
-            text.replace("path 2f66", "path 2f67")
+            text.replace("path 66", "path 67")
         }),
         ("it is of another client", |text| {
             text.replace("owner ", "owner x")

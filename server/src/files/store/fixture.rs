@@ -26,10 +26,22 @@ pub(super) struct StoreFixture {
 
 impl StoreFixture {
     pub(super) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(super) fn with(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("root")).unwrap();
         std::fs::create_dir(directory.path().join("outside")).unwrap();
-        let root = open(&directory);
+        let root = open(&directory, options);
+        Self { directory, root }
+    }
+
+    /// Ends the server of this root, and opens it again as another would.
+    pub(super) fn restarted(self, options: Options) -> Self {
+        let Self { directory, root } = self;
+        drop(root);
+        let root = open(&directory, options);
         Self { directory, root }
     }
 
@@ -59,7 +71,7 @@ impl StoreFixture {
 
     /// Opens the same root again, as a second server would.
     pub(super) fn another_server(&self) -> Root {
-        open(&self.directory)
+        open(&self.directory, Options::default())
     }
 
     /// Stages and seals `content`.
@@ -156,8 +168,8 @@ impl StoreFixture {
     }
 }
 
-fn open(directory: &TempDir) -> Root {
-    Root::open(&directory.path().join("root"), Options::default()).unwrap()
+fn open(directory: &TempDir, options: Options) -> Root {
+    Root::open(&directory.path().join("root"), options).unwrap()
 }
 
 pub(super) fn path(text: &str) -> RemotePath {

@@ -390,3 +390,6 @@ const SURPLUS_BYTES: u64 = 1024 * 1024;
 
 /// Bytes that are read at once for a digest.
 const PIECE_BYTES: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -85,7 +85,7 @@ impl std::fmt::Display for UploadSource {
         }
         f.write_str(PATH)?;
         // In hexadecimal, since a name may contain the end of a line.
-        for byte in path.to_string().bytes() {
+        for byte in path.to_relative().bytes() {
             write!(f, "{byte:02x}")?;
         }
         writeln!(f)
