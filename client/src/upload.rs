@@ -98,6 +98,9 @@ impl<'a> UploadRequest<'a> {
     /// symbolic link is followed. Of a file that grows meanwhile, the bytes are uploaded that it had
     /// at the beginning, and [`Stored::grew`] says so.
     ///
+    /// Of a file of 1 MiB or more, an upload goes on where an earlier one with the same options was
+    /// interrupted, if the server has kept that; [`Stored::part`] says so.
+    ///
     /// # Errors
     /// The server's refusal, a broken connection, why reading failed, or
     /// [`ClientError::LocalChanged`] if the file changed meanwhile. Nothing is published then.
