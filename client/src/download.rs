@@ -231,7 +231,7 @@ impl FileFetch<'_> {
     async fn go_on(
         &self,
         target: SaveTarget,
-        mut part: Part,
+        part: Part,
         moved: &AtomicU64,
         expect: &impl Fn(u64),
     ) -> Result<ReceivedFile, ClientError> {

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::Time;
+use quire_transport::body::journal::add_first;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attributes;
@@ -149,7 +150,7 @@ impl LocalFile {
     /// # Errors
     /// If they can't be read, or aren't there any more.
     pub(crate) fn add_to(self, mut hasher: Hasher, length: u64) -> Result<Hasher, ClientError> {
-        let added = add_first(&self.file, &mut hasher, length);
+        let added = add_first(&self.file, &mut hasher, length, || true);
         match added.map_err(|error| ClientError::disk(&self.path, "read", error))? {
             true => Ok(hasher),
             false => Err(ClientError::LocalChanged(self.path)),
@@ -260,34 +261,10 @@ impl FileSnapshot {
     /// The digest of as many bytes as there were at the beginning, if there still are.
     fn digest_again(&self, kind: DigestKind) -> io::Result<Option<Digest>> {
         let mut hasher = kind.hasher();
-        let is_whole = add_first(&self.file, &mut hasher, self.size)?;
+        let is_whole = add_first(&self.file, &mut hasher, self.size, || true)?;
         Ok(is_whole.then(|| hasher.finish()))
     }
 }
-
-/// Adds the first `length` bytes of a file to a digest, and returns whether there are as many.
-fn add_first(mut file: &File, hasher: &mut Hasher, length: u64) -> io::Result<bool> {
-    let mut buffer = vec![0; READ_BYTES];
-    let mut rest = length;
-    file.seek(SeekFrom::Start(0))?;
-    while rest > 0 {
-        let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
-        let room = buffer.get_mut(..limit).unwrap_or_default();
-        match file.read(room) {
-            Ok(0) => return Ok(false),
-            Ok(read) => {
-                hasher.update(room.get(..read).unwrap_or_default());
-                rest -= read as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-/// Bytes per read when a file is read for its digest alone.
-const READ_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -5,14 +5,14 @@
 //! beside it says of which file and version it is.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::digest::Hasher;
 use quire_shared::protocol::Version;
-use quire_transport::body::journal::{Journal, PART_BYTES_MIN, PartRecord};
+use quire_transport::body::journal::{Journal, PART_BYTES_MIN, PartRecord, add_first};
 
 use super::staged;
 
@@ -74,21 +74,11 @@ impl Part {
     }
 
     /// Reads it, and adds it to a digest. Blocks.
-    pub(crate) fn add_to(&mut self, mut hasher: Hasher) -> io::Result<Hasher> {
-        let file = self.file.file_mut();
-        file.seek(SeekFrom::Start(0))?;
-        let mut rest = self.length;
-        let mut piece = vec![0; PIECE_BYTES];
-        while rest > 0 {
-            let room = usize::try_from(rest)
-                .unwrap_or(PIECE_BYTES)
-                .min(PIECE_BYTES);
-            let room = piece.get_mut(..room).unwrap_or_default();
-            file.read_exact(room)?;
-            hasher.update(room);
-            rest -= room.len() as u64;
+    pub(crate) fn add_to(&self, mut hasher: Hasher) -> io::Result<Hasher> {
+        match add_first(self.file.file(), &mut hasher, self.length, || true)? {
+            true => Ok(hasher),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        Ok(hasher)
     }
 }
 
@@ -246,6 +236,3 @@ fn read(path: &Path) -> Option<PartRecord> {
 fn journal_path(target: &Path) -> Option<PathBuf> {
     Some(staged::path(target)?.with_extension("journal"))
 }
-
-/// Bytes that are read at once for a digest.
-const PIECE_BYTES: usize = 1024 * 1024;

@@ -362,17 +362,18 @@ impl Unpacker {
         let Some((remote, directory)) = self.wanted(&entry.name)? else {
             return Ok(());
         };
-        let name = remote.clone();
-        self.transfer.start(&name);
+        let local = local_entry(&directory.path, &entry.name);
         if self.options.leave.looks()
-            && let Ok(local) = local_entry(&directory.path, &entry.name)
+            && let Ok(local) = &local
             && let Ok(found) = fs::symlink_metadata(local)
             && self.is_left(&entry.attributes, &found)
         {
             self.transfer.add_present(0);
             return Ok(());
         }
-        let saved = local_entry(&directory.path, &entry.name).and_then(|local| {
+        let name = remote.clone();
+        self.transfer.start(&name);
+        let saved = local.and_then(|local| {
             let trailer = self.save(&local, &entry.attributes, body, trailer)?;
             Ok((local, trailer))
         });

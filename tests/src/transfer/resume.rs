@@ -16,16 +16,16 @@ use quire_test_harness::relay::{NetworkPath, Relay};
 use quire_test_harness::tree::{names, scratch};
 use quire_test_harness::{TestServer, Tree, assert_same, content, within};
 
-const MIB: usize = 1024 * 1024;
+pub(super) const MIB: usize = 1024 * 1024;
 
 /// The size of the file.
-const SIZE: usize = 24 * MIB;
+pub(super) const SIZE: usize = 24 * MIB;
 
 /// What has come when a download is interrupted.
 const INTERRUPTED: u64 = 4 * MIB as u64;
 
 /// A path that takes a second for the file.
-const PATH: NetworkPath = NetworkPath {
+pub(super) const PATH: NetworkPath = NetworkPath {
     rate: Some(24_000_000),
     delay: Duration::from_millis(1),
     ..NetworkPath::GOOD

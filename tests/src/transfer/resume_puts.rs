@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::resume::{MIB, PATH, SIZE};
 use quire_client::download::PartUse;
 use quire_client::upload::{Links, LocalFile, Stored};
 use quire_client::{Client, ErrorKind};
@@ -13,24 +14,12 @@ use quire_shared::protocol::{Precondition, Put, PutOffset, ResumePut};
 use quire_test_harness::client::{path, put};
 use quire_test_harness::programs::Programs;
 use quire_test_harness::raw::reply;
-use quire_test_harness::relay::{NetworkPath, Relay};
+use quire_test_harness::relay::Relay;
 use quire_test_harness::tree::{names, scratch};
 use quire_test_harness::{Raw, TestServer, Tree, assert_same, content, within};
 
-const MIB: usize = 1024 * 1024;
-
-/// The size of the file.
-const SIZE: usize = 24 * MIB;
-
 /// What has been sent when an upload is interrupted.
 const INTERRUPTED: u64 = 6 * MIB as u64;
-
-/// A path that takes a second for the file.
-const PATH: NetworkPath = NetworkPath {
-    rate: Some(24_000_000),
-    delay: Duration::from_millis(1),
-    ..NetworkPath::GOOD
-};
 
 /// A server to which the upload of a file `f` was interrupted.
 struct InterruptedPut {

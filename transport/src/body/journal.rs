@@ -7,9 +7,11 @@
 //! decides, so damage to a part, or to its journal, costs time only.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+use quire_shared::digest::Hasher;
 
 /// Journal of a part that is being written.
 #[derive(Debug)]
@@ -140,6 +142,36 @@ impl PartRecord {
     }
 }
 
+/// Adds the first `length` bytes of `file` to a digest, as long as `goes_on` says so, and returns
+/// whether all were there and added. The position is behind them then. Blocks.
+///
+/// # Errors
+/// If reading fails.
+pub fn add_first(
+    mut file: &File,
+    hasher: &mut Hasher,
+    length: u64,
+    goes_on: impl Fn() -> bool,
+) -> io::Result<bool> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut rest = length;
+    file.seek(SeekFrom::Start(0))?;
+    while rest > 0 && goes_on() {
+        let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
+        let room = buffer.get_mut(..limit).unwrap_or_default();
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(room.get(..read).unwrap_or_default());
+                rest -= read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rest == 0)
+}
+
 /// The file with the ID that Linux gives to each start of the system.
 pub const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -155,6 +187,9 @@ pub const PART_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Bytes from one sync of a part to the next: what is to be sent again after a power cut.
 const SYNC_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Bytes per read when a file is read for its digest alone.
+const READ_BYTES: usize = 256 * 1024;
 
 /// Bytes of the longest journal that is read: of files of some terabytes.
 const JOURNAL_BYTES_MAX: u64 = 1024 * 1024;

@@ -11,17 +11,15 @@ mod active;
 mod source;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quire_shared::RemotePath;
 use quire_shared::digest::Hasher;
 use quire_shared::protocol::Time;
-use quire_transport::body::journal::{Journal, PART_BYTES_MIN, PartRecord};
-use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, Mode, OFlags, fallocate, ftruncate, openat, unlinkat,
-};
+use quire_transport::body::journal::{Journal, PART_BYTES_MIN, PartRecord, add_first};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
@@ -87,15 +85,9 @@ impl Root {
         entry.begin_part(journal);
         let staged = StagedFile::of_part(file, entry);
         let rest = source.size - length;
-        if rest == 0 {
-            return Ok(staged);
-        }
         staging.require_room(rest)?;
-        // As for other staged files.
-        match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, length, rest) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(staged),
-            Err(errno) => Err(Error::system("reserving space")(errno)),
-        }
+        staged.reserve(length, rest)?;
+        Ok(staged)
     }
 
     /// Returns the parts of `owner` at or below `path`, in the order of their paths, and removes
@@ -223,7 +215,7 @@ impl Staging {
         }
     }
 
-    /// Names of the files whose name begins with `prefix`, without those of journals only.
+    /// Names of the parts that begin with `prefix`, also of those with nothing left but a journal.
     fn part_names(&self, prefix: &str) -> Result<Vec<String>, Errno> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.directory)? {
@@ -318,24 +310,14 @@ impl StagedFile {
     /// # Errors
     /// If reading fails, or another request has taken the part over.
     pub(in crate::files) fn read_into(
-        &mut self,
+        &self,
         hasher: &mut Hasher,
         length: u64,
         superseded: &CancellationToken,
     ) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(0))?;
-        let mut piece = vec![0; PIECE_BYTES];
-        let mut rest = length;
-        while rest > 0 && !superseded.is_cancelled() {
-            let limit = usize::try_from(rest).map_or(PIECE_BYTES, |rest| rest.min(PIECE_BYTES));
-            let room = piece.get_mut(..limit).unwrap_or_default();
-            self.file.read_exact(room)?;
-            hasher.update(room);
-            rest -= room.len() as u64;
-        }
-        match rest {
-            0 => Ok(()),
-            _ => Err(io::ErrorKind::Interrupted.into()),
+        match add_first(&self.file, hasher, length, || !superseded.is_cancelled())? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::Interrupted.into()),
         }
     }
 }
@@ -387,9 +369,6 @@ const PARTS_MAX: usize = 64;
 
 /// Bytes that a part may take up beyond its length: more than file systems round up.
 const SURPLUS_BYTES: u64 = 1024 * 1024;
-
-/// Bytes that are read at once for a digest.
-const PIECE_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -43,13 +43,7 @@ impl Root {
         }
         let staged = StagedFile::new(staging)?;
         if size >= RESERVED_BYTES_MIN {
-            // KEEP_SIZE: the length of the file stays the number of bytes written.
-            match fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, size) {
-                // File systems without the call get no reservation. Writing zeros instead would
-                // cost as much as writing the content.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(Error::system("reserving space")(errno)),
-            }
+            staged.reserve(0, size)?;
         }
         Ok(staged)
     }
@@ -91,6 +85,20 @@ impl StagedFile {
             given: GivenAttributes::default(),
             permissions: None,
         })
+    }
+
+    /// Reserves space for `bytes` bytes behind the first `offset`.
+    pub(super) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // KEEP_SIZE: the length of the file stays the number of bytes written.
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, bytes) {
+            // File systems without the call get no reservation. Writing zeros instead would cost as
+            // much as writing the content.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(Error::system("reserving space")(errno)),
+        }
     }
 
     /// Takes the opened part of an upload.
