@@ -87,7 +87,7 @@ impl Root {
             inner: Arc::clone(&self.inner),
             levels: vec![level],
             here: Some(directory),
-            started: coarse_now(),
+            started: now(ClockId::Realtime),
         };
         Ok((walk, metadata.attributes()))
     }
@@ -96,7 +96,7 @@ impl Root {
 impl Walk {
     /// Whether whatever is created from now on has a later time than the beginning.
     pub(in crate::files) fn is_past_start(&self) -> bool {
-        coarse_now() > self.started
+        now(ClockId::RealtimeCoarse) > self.started
     }
 
     /// Advances to the next name.
@@ -188,9 +188,10 @@ impl Walk {
     }
 }
 
-/// The clock with which the kernel stamps files. It advances every few milliseconds.
-fn coarse_now() -> Time {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
+/// Reads a clock. The kernel stamps files with the coarse one, which advances every few milliseconds,
+/// and from Linux 6.13 on some with the fine one, which is ahead of it.
+fn now(clock: ClockId) -> Time {
+    let now = clock_gettime(clock);
     Time {
         seconds: now.tv_sec,
         nanoseconds: u32::try_from(now.tv_nsec).unwrap_or_default(),
@@ -205,6 +206,40 @@ impl Inner {
             Ok(directory)
         } else {
             Err(Error::NotFound)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{StoreFixture, path};
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_made_just_before_the_walk_is_visited() {
+        let fixture = StoreFixture::new();
+        for number in 0..200 {
+            let name = number.to_string();
+            // A change of what was just looked at makes the kernel use the fine clock.
+            for content in ["", "content"] {
+                fixture.write("file", content);
+                fixture.local("file").metadata().unwrap();
+            }
+            std::fs::create_dir(fixture.local(&name)).unwrap();
+            let (mut walk, _) = fixture.root.walk(&path(""), None).unwrap();
+            let mut visited = Vec::new();
+            loop {
+                match walk.step().unwrap() {
+                    WalkStep::Name(name, path) => {
+                        let path = path.unwrap();
+                        let found = walk.visit(&name, path, None, |_| Ok::<_, Error>(None));
+                        visited.extend(found.unwrap().map(|_| name.as_str().to_owned()));
+                    }
+                    WalkStep::Left { .. } => {}
+                    WalkStep::End => break,
+                }
+            }
+            assert!(visited.contains(&name), "{name} is missing in {visited:?}");
         }
     }
 }
