@@ -9,6 +9,7 @@
 )]
 
 mod choices;
+mod sync;
 mod texts;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use quire_transport::congestion::CongestionControl;
 
 use crate::similar::similar_command;
 pub use choices::{ExistingArgs, PreserveArgs};
+pub use sync::{FilterArgs, SyncArgs};
 pub(crate) use texts::one_line;
 pub use texts::print_usage_event;
 use texts::{EXAMPLES, MENU_HELP};
@@ -172,6 +174,8 @@ pub enum ClientCommand {
     Get(GetArgs),
     /// Upload files, or whole directories with -r
     Put(PutArgs),
+    /// Make a directory on a server what a local directory is, or the reverse
+    Sync(SyncArgs),
     /// List a directory, or show one file
     #[command(visible_alias = "ls")]
     List(ListArgs),

@@ -10,6 +10,7 @@ mod display;
 mod inquiry;
 mod listing;
 mod reconnect;
+mod sync;
 mod targets;
 mod transfer;
 
@@ -38,6 +39,7 @@ pub async fn run(session: &CliSession, command: &ClientCommand) -> Exit {
     let result = match command {
         ClientCommand::Get(args) => get(session, args).await,
         ClientCommand::Put(args) => put(session, args).await,
+        ClientCommand::Sync(args) => sync::sync(session, args).await,
         ClientCommand::List(args) => list(session, args).await,
         ClientCommand::Stat(args) => stat(session, args).await,
         ClientCommand::Rename(args) => rename(session, args).await,

@@ -52,6 +52,7 @@ event_kinds! {
     Ping "ping";
     Renamed "renamed";
     Skipped "skipped";
+    Step "step";
     Summary "summary";
     Unfinished "unfinished";
     Uploaded "uploaded";

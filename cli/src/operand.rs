@@ -241,6 +241,49 @@ pub(crate) fn get_operands(operands: &[OsString]) -> Result<GetOperands, Operand
     Ok(GetOperands { sources, target })
 }
 
+/// One side of `sync`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SyncOperand {
+    Local(PathBuf),
+    Server(Remote),
+}
+
+impl SyncOperand {
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        match self {
+            Self::Local(_) => None,
+            Self::Server(remote) => Some(remote),
+        }
+    }
+}
+
+/// The operands of `sync`. The source is local if it exists here; then the target is on a server.
+pub(crate) fn sync_operands(
+    source: &OsStr,
+    target: &OsStr,
+) -> Result<(SyncOperand, SyncOperand), OperandError> {
+    let server = |operand: &OsStr| Remote::parse_os(operand).map(SyncOperand::Server);
+    if is_local_source(source) {
+        let source = SyncOperand::Local(source.into());
+        return Ok((source, server(target)?));
+    }
+    let source_text = source.to_owned();
+    let source = server(source)?;
+    let target = match is_remote(target, &[source_text]) {
+        true => server(target)?,
+        false => SyncOperand::Local(target.into()),
+    };
+    Ok((source, target))
+}
+
+/// Whether an operand that is either local or on a server is a local directory.
+pub(crate) fn is_local_source(operand: &OsStr) -> bool {
+    let bytes = operand.as_encoded_bytes();
+    let is_written_as_local = bytes.starts_with(b"/") || bytes.starts_with(b".");
+    let exists = || std::fs::symlink_metadata(operand).is_ok();
+    is_written_as_local || (!is_written_as_server(operand) && exists())
+}
+
 /// Whether a local operand means the content of a directory, as `.`, `..` and what ends in `/.`.
 pub(crate) fn is_contents(operand: &OsStr) -> bool {
     let bytes = operand.as_encoded_bytes();

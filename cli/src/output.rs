@@ -91,10 +91,17 @@ impl Output {
     /// Prints the outcome of a change or transfer, for which there is only JSON, at once. If that
     /// fails, the command goes on, and [`end`](Self::end) says so.
     pub fn event(&self, event: impl FnOnce() -> Event) {
-        if !self.json || lock(&self.unprinted).is_some() {
+        if self.json {
+            self.outcome(String::new, event);
+        }
+    }
+
+    /// As [`event`](Self::event), with a line of text as well.
+    pub(crate) fn outcome(&self, text: impl FnOnce() -> String, event: impl FnOnce() -> Event) {
+        if lock(&self.unprinted).is_some() {
             return;
         }
-        let printed = self.result(String::new, event);
+        let printed = self.result(text, event);
         if let Err(error) = printed.and_then(|()| lock(&self.results).flush()) {
             *lock(&self.unprinted) = Some(error);
         }

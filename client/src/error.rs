@@ -18,6 +18,7 @@ use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedBytes, EscapedPath, Pr
 use crate::attempt::Attempts;
 use crate::known_servers::{KnownServersError, ServerId};
 use crate::tls::TlsSetupError;
+use crate::transfer::sync::PatternError;
 use crate::trust::{Refusal, TrustError};
 
 /// Why an operation of the client failed.
@@ -162,6 +163,29 @@ pub enum ClientError {
     /// Names in a directory of the server that aren't UTF-8.
     #[error("{}", unnameable_text(.0))]
     Unnameable(Unnameable),
+    /// A rule of a filter can't be used.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A file at one side of a sync, and something else at the other.
+    #[error("is of another kind at the target, and stays: only a sync that deletes replaces it")]
+    OtherKind,
+    /// A sync that would delete all there is.
+    #[error("the source is empty, so that everything at the target would be deleted")]
+    SourceEmpty,
+    /// A sync that would delete more than it may.
+    #[error("{count} files and directories would be deleted, more than {max}; nothing was changed")]
+    TooManyDeletions {
+        /// How many it would delete.
+        count: u64,
+        /// How many it may.
+        max: u64,
+    },
+    /// A sync that didn't delete, because something isn't at the target.
+    #[error("nothing was deleted, because {failed} failed before")]
+    NothingDeleted {
+        /// How many files and directories.
+        failed: u64,
+    },
 }
 
 impl ClientError {
@@ -183,7 +207,11 @@ impl ClientError {
             Self::Truncated | Self::Changed | Self::LocalChanged(_) | Self::Damaged => {
                 ErrorKind::Damaged
             }
-            Self::LocalExists(_) | Self::InTheWay => ErrorKind::Conflict,
+            Self::LocalExists(_)
+            | Self::InTheWay
+            | Self::OtherKind
+            | Self::SourceEmpty
+            | Self::TooManyDeletions { .. } => ErrorKind::Conflict,
             Self::WithBelow { error, .. } => error.kind(),
             Self::Disk { source, .. } => ErrorKind::of_disk(source),
             Self::Trust(_)
@@ -198,7 +226,9 @@ impl ClientError {
             | Self::LocalName { .. }
             | Self::RemotePath(_)
             | Self::ForeignName(_)
-            | Self::Unnameable(_) => ErrorKind::Other,
+            | Self::Unnameable(_)
+            | Self::Pattern(_)
+            | Self::NothingDeleted { .. } => ErrorKind::Other,
         }
     }
 

@@ -54,6 +54,7 @@ mod reconnect;
 mod remote_dir;
 mod store;
 mod survey;
+pub mod sync;
 mod unpack;
 
 pub use engine::{Moved, SkipReason, Transfer, TransferEvent, local_entry};

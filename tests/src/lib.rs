@@ -40,6 +40,8 @@ mod outcomes;
 #[cfg(test)]
 mod project;
 #[cfg(test)]
+mod sync;
+#[cfg(test)]
 mod transfer;
 #[cfg(test)]
 mod tree;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget};
 use quire_shared::digest::DigestKind;
@@ -86,7 +86,21 @@ impl<'a> TransferDisplay<'a> {
     }
 
     /// Prints the summary.
-    pub(super) fn end(mut self, digest: DigestKind) {
+    pub(super) fn end(self, digest: DigestKind) {
+        // Without a success there is nothing to sum up; each failure has been printed.
+        let text = |transfer: &Transfer, elapsed| {
+            let has_any = transfer.files() > 0 || transfer.directories() > 0;
+            has_any.then(|| progress::summary(transfer, digest.name(), elapsed))
+        };
+        self.end_with(text, |event| event);
+    }
+
+    /// Prints the summary that `text` makes, and `event` completes in JSON.
+    pub(super) fn end_with(
+        mut self,
+        text: impl FnOnce(&Transfer, Duration) -> Option<String>,
+        event: impl FnOnce(Event) -> Event,
+    ) {
         let elapsed = self.started.elapsed();
         // Those from before there was a client that could explain them.
         while let Ok(failure) = self.unexplained.try_recv() {
@@ -95,18 +109,21 @@ impl<'a> TransferDisplay<'a> {
         let transfer = &self.transfer;
         let output = &self.session.output;
         output.event(|| {
-            Event::new(EventKind::Summary)
-                .with("files", transfer.files())
-                .with("directories", transfer.directories())
-                .with("bytes", transfer.arrived())
-                .with("present", transfer.present())
-                .with("skipped", transfer.skipped())
-                .with("failed", transfer.failed())
-                .with("seconds", elapsed.as_secs_f64())
+            event(
+                Event::new(EventKind::Summary)
+                    .with("files", transfer.files())
+                    .with("directories", transfer.directories())
+                    .with("bytes", transfer.arrived())
+                    .with("present", transfer.present())
+                    .with("skipped", transfer.skipped())
+                    .with("failed", transfer.failed())
+                    .with("seconds", elapsed.as_secs_f64()),
+            )
         });
-        // Without a success there is nothing to sum up; each failure has been printed.
-        if !output.is_json() && (transfer.files() > 0 || transfer.directories() > 0) {
-            output.note(&progress::summary(transfer, digest.name(), elapsed));
+        if !output.is_json()
+            && let Some(text) = text(transfer, elapsed)
+        {
+            output.note(&text);
         }
     }
 }

@@ -13,7 +13,7 @@ use quire_shared::path::PathError;
 use quire_shared::protocol;
 use quire_shared::{Escaped, Name, RemotePath};
 
-use crate::args::ClientCommand;
+use crate::args::{ClientCommand, SyncArgs};
 use crate::operand::DASH;
 use quire_client::ServerId;
 
@@ -125,6 +125,7 @@ impl WorkingDir {
         match command {
             ClientCommand::Get(args) => self.qualify_get(&mut args.operands)?,
             ClientCommand::Put(args) => self.qualify_put(&mut args.operands)?,
+            ClientCommand::Sync(args) => self.qualify_sync(args)?,
             ClientCommand::List(args) => args.operand = self.operand(&args.operand)?,
             ClientCommand::Stat(args) => args.operand = self.operand(&args.operand)?,
             ClientCommand::Rename(args) => {
@@ -190,6 +191,19 @@ impl WorkingDir {
             *operand = self.local_path(operand).into();
         }
         operands.push(target.into());
+        Ok(())
+    }
+
+    /// Resolves operands of `sync`: the source is local if it exists here.
+    fn qualify_sync(&self, args: &mut SyncArgs) -> Result<(), WorkingDirError> {
+        let local_source = self.local_path(&args.source);
+        if local_source.symlink_metadata().is_ok() {
+            args.source = Path::new(".").join(local_source).into();
+            args.target = self.operand(utf8(&args.target)?)?.into();
+        } else {
+            args.source = self.operand(utf8(&args.source)?)?.into();
+            args.target = self.unlike_remote(self.local_path(&args.target));
+        }
         Ok(())
     }
 

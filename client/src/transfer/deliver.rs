@@ -11,14 +11,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use quinn::WriteError;
 use quire_shared::codec::DecodeError;
-use quire_shared::protocol::{LastItem, Outcome, PutItem, PutMany, Reply, Request, Version};
+use quire_shared::protocol::{
+    LastItem, Outcome, PutItem, PutMany, Reply, Request, SetAttributes, Version,
+};
 use quire_transport::stream::message_buffer::MessageBuffer;
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::engine::{Moved, Transfer, local_name};
 use super::job::StoreOptions;
-use super::pack::{ItemBatch, SentFile, SentItem};
+use super::pack::{BATCH_ITEMS_MAX, ItemBatch, SentFile, SentItem};
 use super::remote_dir::{CompleteDir, RemoteDirState};
 use crate::download::PartUse;
 use crate::error::ClientError;
@@ -75,6 +77,45 @@ pub(super) async fn deliver(
     let unanswered = delivery.items().waiting.len();
     transfer.add_failed(unanswered as u64);
     result
+}
+
+/// Has the attributes set that `next` returns, until there are no more.
+///
+/// # Errors
+/// As [`deliver`]; also what `next` returns.
+pub(super) async fn deliver_attributes(
+    connection: &Connection,
+    mut next: impl FnMut() -> Result<Option<SetAttributes>, ClientError>,
+    options: StoreOptions,
+    transfer: &Transfer,
+) -> Result<(), ClientError> {
+    let (batches, packed) = mpsc::channel(1);
+    let (_, complete) = mpsc::unbounded_channel();
+    let packing = async {
+        let mut batch = ItemBatch::default();
+        while let Some(set) = next()? {
+            batch.add_attributes(CompleteDir { set, parent: None });
+            if batch.items.len() >= BATCH_ITEMS_MAX
+                && batches.send(std::mem::take(&mut batch)).await.is_err()
+            {
+                return Ok(());
+            }
+        }
+        if !batch.items.is_empty() {
+            // Fails only after the stream broke, which is reported.
+            let _ = batches.send(batch).await;
+        }
+        drop(batches);
+        Ok(())
+    };
+    let packer_rx = PackerRx {
+        batches: packed,
+        complete,
+    };
+    let (packed, delivered) =
+        tokio::join!(packing, deliver(connection, packer_rx, options, transfer));
+    delivered?;
+    packed
 }
 
 impl PackerRx {

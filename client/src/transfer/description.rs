@@ -19,33 +19,40 @@ use crate::error::ClientError;
 use crate::exchange::Connection;
 
 /// A directory of the server that is described entry by entry.
-struct Description<'a> {
-    connection: &'a Connection,
+#[derive(Debug)]
+pub(super) struct Description {
+    connection: Connection,
     receiver: Receiver,
     decoder: ItemDecoder<TreeItem>,
     /// Directories that were entered and not left.
     depth: usize,
 }
 
-impl<'a> Description<'a> {
-    async fn open(connection: &'a Connection, path: RemotePath) -> Result<Self, ClientError> {
+impl Description {
+    /// Begins a description of the directory `path`, and returns the attributes of what has that path.
+    /// Only a directory is described.
+    pub(super) async fn open(
+        connection: &Connection,
+        path: RemotePath,
+    ) -> Result<(Self, Attributes), ClientError> {
         let get = GetTree {
             path,
             enclose_max: 0,
             ..GetTree::default()
         };
         let mut receiver = connection.send(get).await?;
-        let _: Attributes = connection.answer(&mut receiver).await?;
-        Ok(Self {
-            connection,
+        let attributes = connection.answer(&mut receiver).await?;
+        let description = Self {
+            connection: connection.clone(),
             receiver,
             decoder: ItemDecoder::new(body_size),
             depth: 1,
-        })
+        };
+        Ok((description, attributes))
     }
 
     /// The next items, none at the end.
-    async fn next(&mut self) -> Result<Vec<TreeItem>, ClientError> {
+    pub(super) async fn next(&mut self) -> Result<Vec<TreeItem>, ClientError> {
         let mut items = Vec::new();
         while items.is_empty() && self.depth > 0 {
             let mut arrived = MessageBuffer::default();
@@ -77,7 +84,7 @@ pub(super) async fn is_in_the_way(
     from: RemotePath,
     to: PathBuf,
 ) -> Result<bool, ClientError> {
-    let mut description = Description::open(connection, from).await?;
+    let (mut description, _) = Description::open(connection, from).await?;
     let mut levels = vec![Some(to)];
     loop {
         let items = description.next().await?;
@@ -126,7 +133,7 @@ pub(super) async fn survey(
     from: RemotePath,
     transfer: &Transfer,
 ) -> Result<(), ClientError> {
-    let mut description = Description::open(connection, from).await?;
+    let (mut description, _) = Description::open(connection, from).await?;
     loop {
         let items = description.next().await?;
         if items.is_empty() {

@@ -69,20 +69,33 @@ async fn fetch_once(
         transfer,
         queue,
     };
-    let gate = ByteGate::new(client.connection().flow().is_local());
-    let work = |job: FileDownload| {
-        let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
-        async move { job.run(&client, options, &transfer, &gate).await }
-    };
     let ahead = items.iter().map(|item| item.from.clone()).collect();
     let moving = async {
-        tokio::join!(walk.run(items), run_jobs(jobs, transfer, work));
+        tokio::join!(
+            walk.run(items),
+            fetch_queued(client, jobs, options, transfer)
+        );
     };
     tokio::select! {
         () = moving => {}
         // What it counts is only for those who watch the transfer, which outlasts it.
         () = survey_all(client, ahead, options, transfer) => {}
     }
+}
+
+/// Fetches the files of a queue, some at once.
+pub(super) async fn fetch_queued(
+    client: &Client,
+    jobs: mpsc::Receiver<FileDownload>,
+    options: FetchOptions,
+    transfer: &Arc<Transfer>,
+) {
+    let gate = ByteGate::new(client.connection().flow().is_local());
+    let work = |job: FileDownload| {
+        let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
+        async move { job.run(&client, options, &transfer, &gate).await }
+    };
+    run_jobs(jobs, transfer, work).await;
 }
 
 /// Counts what there is to fetch, and then never ends.
@@ -287,7 +300,7 @@ impl FetchWalk<'_> {
             false => Links::Refuse,
         };
         let unpacker = blocking(move || {
-            let top = LocalDir::make(to, attributes, options.save, None, links)?;
+            let top = LocalDir::make(to, (&attributes).into(), options.save, None, links)?;
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });

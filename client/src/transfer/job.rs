@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::Preserve;
+use quire_shared::protocol::{Precondition, Preserve};
 
 use super::leave::Leave;
 use super::local_dir::LocalDir;
@@ -83,6 +83,8 @@ pub(super) struct FileUpload {
     pub(super) to: RemotePath,
     /// What to do if it is a symbolic link.
     pub(super) links: Links,
+    /// The condition on what it replaces.
+    pub(super) precondition: Precondition,
     /// The directory in which it was found.
     pub(super) directory: Option<Arc<RemoteDir>>,
 }

@@ -59,15 +59,20 @@ pub(super) struct FileState {
 impl From<&Metadata> for FileState {
     fn from(local: &Metadata) -> Self {
         Self {
-            kind: match local {
-                _ if local.is_file() => EntryKind::File,
-                _ if local.is_dir() => EntryKind::Directory,
-                _ if local.is_symlink() => EntryKind::Symlink,
-                _ => EntryKind::Other,
-            },
+            kind: kind_of(local),
             size: local.len(),
             modified: attributes::modified(local),
         }
+    }
+}
+
+/// The kind of a local entry.
+pub(super) fn kind_of(local: &Metadata) -> EntryKind {
+    match local {
+        _ if local.is_file() => EntryKind::File,
+        _ if local.is_dir() => EntryKind::Directory,
+        _ if local.is_symlink() => EntryKind::Symlink,
+        _ => EntryKind::Other,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quire_shared::protocol::{Attributes, Preserve};
+use quire_shared::protocol::{Attributes, Preserve, Time};
 
 use super::engine::Transfer;
 use crate::attributes;
@@ -16,11 +16,27 @@ use crate::error::ClientError;
 use crate::save::SaveOptions;
 use crate::upload::Links;
 
+/// What a directory gets of its original.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GivenToDir {
+    pub(super) modified: Time,
+    pub(super) mode: u32,
+}
+
+impl From<&Attributes> for GivenToDir {
+    fn from(attributes: &Attributes) -> Self {
+        Self {
+            modified: attributes.modified,
+            mode: attributes.mode,
+        }
+    }
+}
+
 /// A local directory that is being filled. Every download into it holds a reference.
 #[derive(Debug)]
 pub(super) struct LocalDir {
     pub(super) path: PathBuf,
-    attributes: Attributes,
+    attributes: GivenToDir,
     /// Whether it was made here. One that was there before keeps its permissions.
     is_new: bool,
     /// One that was there before keeps its own time as well, unless it is to be overwritten.
@@ -33,7 +49,7 @@ impl LocalDir {
     /// Makes the directory here, or finds it. While it is being filled, its owner may write to it.
     pub(super) fn make(
         path: PathBuf,
-        attributes: Attributes,
+        attributes: GivenToDir,
         save: SaveOptions,
         parent: Option<Arc<Self>>,
         links: Links,
@@ -58,6 +74,23 @@ impl LocalDir {
             preserve: save.preserve,
             parent,
         })
+    }
+
+    /// Gives a directory that was there before the attributes of its original. Blocks.
+    pub(super) fn restore(
+        path: PathBuf,
+        attributes: GivenToDir,
+        save: SaveOptions,
+    ) -> Result<(), ClientError> {
+        let directory = Self {
+            path,
+            attributes,
+            is_new: false,
+            keeps_time: false,
+            preserve: save.preserve,
+            parent: None,
+        };
+        directory.set_attributes()
     }
 
     fn set_attributes(&self) -> Result<(), ClientError> {
@@ -134,21 +167,15 @@ pub(super) fn finish(directory: Arc<LocalDir>, transfer: &Transfer) {
 
 #[cfg(test)]
 mod tests {
-    use quire_shared::protocol::{EntryKind, Time, Version};
-
     use super::*;
 
-    fn attributes(mode: u32) -> Attributes {
-        Attributes {
-            kind: EntryKind::Directory,
-            size: 0,
+    fn attributes(mode: u32) -> GivenToDir {
+        GivenToDir {
             modified: Time {
                 seconds: 1_000_000_000,
                 nanoseconds: 0,
             },
             mode,
-            version: Version::new(b"").unwrap(),
-            target: None,
         }
     }
 

@@ -4,6 +4,8 @@
 //! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
 //! nothing waits for the server to have made it.
 
+mod planned;
+
 use std::collections::HashMap;
 use std::fs::{self, FileType, Metadata, ReadDir};
 use std::path::{Path, PathBuf};
@@ -21,11 +23,14 @@ use tokio::sync::mpsc;
 use super::engine::{SkipReason, Transfer};
 use super::job::{FileUpload, StoreOptions, UploadJob};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
+use super::survey::count_below;
 use crate::attributes;
 use crate::error::ClientError;
 use crate::local_file::FileContent;
 use crate::save::is_left_over;
 use crate::upload::{Links, LocalFile};
+
+pub(super) use planned::PlannedUpload;
 
 /// SentItems as they travel, and what is to be known when they are answered, in the same order.
 #[derive(Debug, Default)]
@@ -189,6 +194,7 @@ impl UploadPacker {
                     from,
                     to,
                     links: Links::Follow,
+                    precondition: self.precondition(),
                     directory: None,
                 })?,
             }
@@ -269,7 +275,7 @@ impl UploadPacker {
                     .fail(to, ClientError::of_code(ErrorCode::EXISTS));
                 Ok(())
             }
-            Some(_) | None => self.file(path.to_owned(), to, &level.directory),
+            Some(_) | None => self.file(path.to_owned(), to, &level.directory, self.precondition()),
         };
         Ok(stored.map(|()| Descent::Same))
     }
@@ -301,40 +307,13 @@ impl UploadPacker {
                 return Ok(None);
             }
         };
-        let is_root = to.is_root();
-        let attributes = (!is_root).then(|| SetAttributes {
-            path: to.clone(),
-            modified: attributes::modified(metadata),
-            mode: attributes::mode(metadata),
-            preserve: self.options.preserve,
-        });
-        let make = MakeDirectory {
-            path: to.clone(),
-            make_parents: parent.is_none(),
-            precondition: Precondition::Any,
-        };
+        let attributes = self.attributes(&to, metadata);
         let is_to_be_looked_at = self.options.leave.looks() || !self.options.overwrite;
         let there = match is_there && is_to_be_looked_at {
             true => (self.look)(&to),
             false => HashMap::new(),
         };
-        let is_missing = parent.as_deref().is_some_and(RemoteDir::is_missing);
-        let complete = self.packer_tx.complete.clone();
-        let transfer = Arc::clone(&self.transfer);
-        let directory = RemoteDir::new(to, attributes, parent, complete, transfer);
-        if is_missing {
-            // Nothing of it is sent; what is in it is counted.
-            directory.set_state(RemoteDirState::Missing);
-        } else if is_root {
-            // It always exists, and can't be created.
-            directory.set_state(RemoteDirState::Kept);
-            self.transfer.add_directory();
-        } else {
-            self.batch.append(&PutItem::Directory(make));
-            let sent = SentItem::Directory(Arc::clone(&directory));
-            self.batch.items.push(sent);
-        }
-        self.flush_if_full()?;
+        let directory = self.directory(to, attributes, parent, true)?;
         Ok(Some(LocalLevel {
             local: from,
             entries,
@@ -343,12 +322,64 @@ impl UploadPacker {
         }))
     }
 
+    /// The attributes that a directory gets in the end; none for the root, which keeps its own.
+    fn attributes(&self, to: &RemotePath, metadata: &Metadata) -> Option<SetAttributes> {
+        (!to.is_root()).then(|| SetAttributes {
+            path: to.clone(),
+            modified: attributes::modified(metadata),
+            mode: attributes::mode(metadata),
+            preserve: self.options.preserve,
+        })
+    }
+
+    /// Has a directory made on the server, if it `is_new`.
+    fn directory(
+        &mut self,
+        to: RemotePath,
+        attributes: Option<SetAttributes>,
+        parent: Option<Arc<RemoteDir>>,
+        is_new: bool,
+    ) -> Result<Arc<RemoteDir>, Stopped> {
+        let make = MakeDirectory {
+            path: to.clone(),
+            make_parents: parent.is_none(),
+            precondition: Precondition::Any,
+        };
+        let is_there = !is_new || to.is_root();
+        let is_missing = parent.as_deref().is_some_and(RemoteDir::is_missing);
+        let complete = self.packer_tx.complete.clone();
+        let transfer = Arc::clone(&self.transfer);
+        let directory = RemoteDir::new(to, attributes, parent, complete, transfer);
+        if is_missing {
+            // Nothing of it is sent; what is in it is counted.
+            directory.set_state(RemoteDirState::Missing);
+        } else if is_there {
+            // The root always exists, and can't be created.
+            directory.set_state(RemoteDirState::Kept);
+            if is_new {
+                self.transfer.add_directory();
+            }
+        } else {
+            self.batch.append(&PutItem::Directory(make));
+            let sent = SentItem::Directory(Arc::clone(&directory));
+            self.batch.items.push(sent);
+        }
+        self.flush_if_full()?;
+        Ok(directory)
+    }
+
+    /// The condition on what a file replaces, where nothing else is known.
+    fn precondition(&self) -> Precondition {
+        Precondition::of_target(self.options.overwrite)
+    }
+
     /// Packs a file that was found, or makes a job of it if it is large.
     fn file(
         &mut self,
         from: PathBuf,
         to: RemotePath,
         directory: &Arc<RemoteDir>,
+        precondition: Precondition,
     ) -> Result<(), Stopped> {
         let file = match LocalFile::open_now(from.clone(), Links::Refuse) {
             Ok(file) => file,
@@ -369,6 +400,7 @@ impl UploadPacker {
                 from,
                 to,
                 links: Links::Refuse,
+                precondition,
                 directory: Some(Arc::clone(directory)),
             });
         };
@@ -376,6 +408,7 @@ impl UploadPacker {
         self.transfer.expect(bytes.len() as u64);
         let put = Put {
             size: Some(bytes.len() as u64),
+            precondition,
             ..self.options.put(&file, to.clone(), false)
         };
         let digest = self.options.digest.of(&bytes);
@@ -436,24 +469,6 @@ impl StoreOptions {
     }
 }
 
-/// Number of files and directories below a local directory, as far as it can be read.
-fn count_below(directory: &Path) -> u64 {
-    let mut count = 0;
-    let mut levels = Vec::from_iter(fs::read_dir(directory));
-    while let Some(level) = levels.last_mut() {
-        let Some(entry) = level.next() else {
-            levels.pop();
-            continue;
-        };
-        let Ok(entry) = entry else { continue };
-        count += 1;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            levels.extend(fs::read_dir(entry.path()));
-        }
-    }
-    count
-}
-
 /// The name on the server of an entry of a local directory.
 fn remote_entry(level: &LocalLevel, entry: &fs::DirEntry) -> Result<RemotePath, ClientError> {
     let path = entry.path();
@@ -476,4 +491,4 @@ const BATCH_FIRST_BYTES: usize = 32 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// SentItems per batch, however small.
-const BATCH_ITEMS_MAX: usize = 256;
+pub(super) const BATCH_ITEMS_MAX: usize = 256;

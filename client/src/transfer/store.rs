@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quire_shared::ErrorCode;
-use quire_shared::protocol::{EntryKind, List, Preserve, Stat};
+use quire_shared::protocol::{EntryKind, List, Preserve, Put, Stat};
+use quire_shared::{ErrorCode, RemotePath};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -71,16 +71,7 @@ async fn store_once(
         let paths = items.iter().map(|item| item.from.clone()).collect();
         Survey::start(paths, Arc::clone(transfer))
     });
-    let (queue, jobs) = job_queue();
-    let (batches, packed) = mpsc::channel(BATCHES_AHEAD);
-    let (complete_tx, complete_rx) = mpsc::unbounded_channel();
-    let packer_tx = PackerTx {
-        batches,
-        complete: complete_tx,
-        jobs: queue,
-    };
-    let packer = UploadPacker::new(options, Arc::clone(transfer), packer_tx, look_from(client));
-    let walk = async {
+    let walk = async |packer: UploadPacker| {
         let items = with_what_is_there(client, items, options).await;
         let walking = blocking(move || {
             // A walk that was stopped has been told why by others.
@@ -90,6 +81,26 @@ async fn store_once(
         // It reports its failures itself.
         let _ = walking.await;
     };
+    store_walked(client, name, options, transfer, walk).await;
+}
+
+/// Stores what `walk` gives to the packer; `name` is what a failure of all is about.
+pub(super) async fn store_walked(
+    client: &Client,
+    name: RemotePath,
+    options: StoreOptions,
+    transfer: &Arc<Transfer>,
+    walk: impl AsyncFnOnce(UploadPacker),
+) {
+    let (queue, jobs) = job_queue();
+    let (batches, packed) = mpsc::channel(BATCHES_AHEAD);
+    let (complete_tx, complete_rx) = mpsc::unbounded_channel();
+    let packer_tx = PackerTx {
+        batches,
+        complete: complete_tx,
+        jobs: queue,
+    };
+    let packer = UploadPacker::new(options, Arc::clone(transfer), packer_tx, look_from(client));
     // What waits for a directory waits in vain once the stream is broken that has it made.
     let broken = CancellationToken::new();
     let delivery = async {
@@ -115,7 +126,7 @@ async fn store_once(
             }
         }
     };
-    tokio::join!(walk, delivery, run_jobs(jobs, transfer, work));
+    tokio::join!(walk(packer), delivery, run_jobs(jobs, transfer, work));
 }
 
 /// Lists a directory of the server from the thread of a walk.
@@ -242,7 +253,10 @@ impl FileUpload {
         let file = file.holding(room);
         transfer.expect(file.size());
         let make_parents = options.recursive && self.directory.is_none();
-        let put = options.put(&file, self.to.clone(), make_parents);
+        let put = Put {
+            precondition: self.precondition.clone(),
+            ..options.put(&file, self.to.clone(), make_parents)
+        };
         let stored = put_file(client.connection(), put, file, transfer.counter()).await?;
         Ok(Moved {
             name: local_name(&self.from),

@@ -1,7 +1,7 @@
-//! A walk ahead of an upload that counts what there is to send.
+//! Walks that only count: what there is to send, and what is below a directory.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,6 +65,24 @@ fn count(item: PathBuf, is_stopped: &AtomicBool, transfer: &Transfer) -> bool {
         }
     }
     true
+}
+
+/// Number of files and directories below a local directory, as far as it can be read.
+pub(super) fn count_below(directory: &Path) -> u64 {
+    let mut count = 0;
+    let mut levels = Vec::from_iter(fs::read_dir(directory));
+    while let Some(level) = levels.last_mut() {
+        let Some(entry) = level.next() else {
+            levels.pop();
+            continue;
+        };
+        let Ok(entry) = entry else { continue };
+        count += 1;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            levels.extend(fs::read_dir(entry.path()));
+        }
+    }
+    count
 }
 
 #[cfg(test)]

@@ -232,7 +232,7 @@ impl Unpacker {
                 let (body, trailer) = enclosed.ok_or(MALFORMED)?;
                 self.file(entry, &body, trailer)
             }
-            TreeItem::Entered(entry) => self.entered(entry),
+            TreeItem::Entered(entry) => self.entered(&entry),
             TreeItem::Missed(missed) => {
                 if let Some((from, _)) = self.wanted(&missed.name)? {
                     let error = ClientError::of_failure(missed.failure);
@@ -292,7 +292,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entered(&mut self, entry: Entry) -> Result<(), ClientError> {
+    fn entered(&mut self, entry: &Entry) -> Result<(), ClientError> {
         if entry.attributes.kind != EntryKind::Directory {
             return Err(MALFORMED);
         }
@@ -311,10 +311,15 @@ impl Unpacker {
         Ok(())
     }
 
-    fn make_directory(&self, remote: RemotePath, entry: Entry, parent: Arc<LocalDir>) -> TreeLevel {
+    fn make_directory(
+        &self,
+        remote: RemotePath,
+        entry: &Entry,
+        parent: Arc<LocalDir>,
+    ) -> TreeLevel {
         let save = self.options.save;
         let made = local_entry(&parent.path, &entry.name).and_then(|path| {
-            let (attributes, parent) = (entry.attributes, Some(parent));
+            let (attributes, parent) = ((&entry.attributes).into(), Some(parent));
             LocalDir::make(path, attributes, save, parent, Links::Refuse)
         });
         match made {

@@ -1,0 +1,267 @@
+//! The steps of a sync that move no content: renames, deletions, backups and attributes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quire_shared::protocol::SetAttributes;
+use tokio::task::JoinSet;
+
+use super::step_of_deletion;
+use crate::blocking::blocking;
+use crate::error::ClientError;
+use crate::save::SaveOptions;
+use crate::transfer::deliver::deliver_attributes;
+use crate::transfer::engine::Transfer;
+use crate::transfer::item_name::ItemName;
+use crate::transfer::job::StoreOptions;
+use crate::transfer::local_dir::{GivenToDir, LocalDir};
+use crate::transfer::sync::plan::{
+    PlannedDeletion, PlannedDirectory, PlannedMode, PlannedState, TransferStep,
+};
+use crate::transfer::sync::resolve::{ResolvedNames, StepReader, spooling};
+use crate::transfer::sync::side::{SyncSide, joined_path, local_path};
+use crate::transfer::sync::spool::{Spool, SpoolReader};
+use crate::transfer::sync::{SyncAction, SyncJob, SyncReport};
+
+/// TargetChanges at the target that are planned.
+pub(super) struct TargetChanges<'a> {
+    pub(super) job: &'a SyncJob,
+    pub(super) report: &'a Arc<SyncReport>,
+    pub(super) resolved: &'a ResolvedNames,
+}
+
+/// TargetChanges that run, some at once.
+struct ChangesAtOnce<'a> {
+    running: JoinSet<EndedChange>,
+    transfer: &'a Transfer,
+}
+
+/// How a change ended: what it was about, and where it counts if it succeeded.
+struct EndedChange {
+    name: ItemName,
+    result: Result<u64, ClientError>,
+}
+
+impl<'a> ChangesAtOnce<'a> {
+    fn new(transfer: &'a Transfer) -> Self {
+        Self {
+            running: JoinSet::new(),
+            transfer,
+        }
+    }
+
+    /// Begins a change, which returns how many it counts for.
+    async fn add(
+        &mut self,
+        counter: &AtomicU64,
+        name: ItemName,
+        change: impl Future<Output = Result<u64, ClientError>> + Send + 'static,
+    ) {
+        while self.running.len() >= CHANGES_AT_ONCE {
+            self.next(counter).await;
+        }
+        self.running.spawn(async move {
+            let result = change.await;
+            EndedChange { name, result }
+        });
+    }
+
+    /// Waits for the end of a change, if there is one.
+    async fn next(&mut self, counter: &AtomicU64) {
+        match self.running.join_next().await {
+            Some(Ok(EndedChange { name, result })) => match result {
+                Ok(count) => {
+                    counter.fetch_add(count, Ordering::Relaxed);
+                }
+                Err(error) => self.transfer.fail(name, error),
+            },
+            Some(Err(error)) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            None => {}
+        }
+    }
+
+    async fn end(&mut self, counter: &AtomicU64) {
+        while !self.running.is_empty() {
+            self.next(counter).await;
+        }
+    }
+}
+
+impl TargetChanges<'_> {
+    /// Gives what has another name at the source that name.
+    pub(super) async fn rename(&self) {
+        let counter = &self.report.renamed;
+        let mut changes = ChangesAtOnce::new(&self.report.transfer);
+        for moved in &self.resolved.moves {
+            if self.report.transfer.is_lost() {
+                return;
+            }
+            self.report.step(&moved.step());
+            let (target, moved) = (self.job.target.clone(), moved.clone());
+            let name = target.name_of(&moved.to);
+            let change = async move {
+                let to = (&target, &moved.to);
+                target.rename(&moved.from, to, false).await?;
+                Ok(1)
+            };
+            changes.add(counter, name, change).await;
+        }
+        changes.end(counter).await;
+    }
+
+    /// Deletes, or moves to the backup directory.
+    pub(super) async fn delete(
+        &self,
+        deletions: Spool<PlannedDeletion>,
+    ) -> Result<(), ClientError> {
+        let counter = &self.report.deleted;
+        let mut changes = ChangesAtOnce::new(&self.report.transfer);
+        let mut deletions = deletions.into_reader().map_err(spooling)?;
+        while let Some(deletion) = deletions.next().map_err(spooling)? {
+            let count = self.resolved.count(&deletion);
+            if count == 0 {
+                continue;
+            }
+            if deletion.is_directory && deletion.below == 0 {
+                // What was in it goes first.
+                changes.end(counter).await;
+            }
+            if self.report.transfer.is_lost() {
+                return Ok(());
+            }
+            self.report.step(&step_of_deletion(&deletion));
+            let name = self.job.target.name_of(&deletion.path);
+            let target = self.job.target.clone();
+            let backup = self.job.options.backup.clone();
+            let change = async move {
+                match backup {
+                    // An empty directory is no loss.
+                    Some(backup) if !deletion.is_directory || deletion.below > 0 => {
+                        let to = (&backup, &deletion.path);
+                        target.rename(&deletion.path, to, true).await?;
+                    }
+                    _ => target.delete(&deletion).await?,
+                }
+                Ok(count)
+            };
+            changes.add(counter, name, change).await;
+        }
+        changes.end(counter).await;
+        Ok(())
+    }
+
+    /// Copies what is going to be replaced to the backup directory.
+    pub(super) async fn back_up(
+        &self,
+        mut steps: SpoolReader<TransferStep>,
+    ) -> Result<SpoolReader<TransferStep>, ClientError> {
+        let counter = AtomicU64::new(0);
+        let mut changes = ChangesAtOnce::new(&self.report.transfer);
+        let mut reader = StepReader::new(&mut steps, self.resolved).map_err(spooling)?;
+        while let Some((_, step)) = reader.next().map_err(spooling)? {
+            let TransferStep::File(file) = step else {
+                continue;
+            };
+            let Some(backup) = self.job.options.backup.clone() else {
+                continue;
+            };
+            if file.state != PlannedState::New {
+                let target = self.job.target.clone();
+                let name = target.name_of(&file.path);
+                let change = async move {
+                    target.copy(&file.path, &backup).await?;
+                    Ok(1)
+                };
+                changes.add(&counter, name, change).await;
+            }
+        }
+        changes.end(&counter).await;
+        Ok(steps)
+    }
+
+    /// Sets permissions of files whose content stays.
+    pub(super) async fn set_modes(&self, modes: Spool<PlannedMode>) -> Result<(), ClientError> {
+        let counter = AtomicU64::new(0);
+        let mut changes = ChangesAtOnce::new(&self.report.transfer);
+        let mut modes = modes.into_reader().map_err(spooling)?;
+        while let Some(mode) = modes.next().map_err(spooling)? {
+            if self.report.transfer.is_lost() {
+                return Ok(());
+            }
+            self.report
+                .step(&super::step(SyncAction::Mode, mode.path.clone()));
+            let target = self.job.target.clone();
+            let name = target.name_of(&mode.path);
+            let change = async move {
+                target.set_mode(&mode).await?;
+                Ok(1)
+            };
+            changes.add(&counter, name, change).await;
+        }
+        changes.end(&counter).await;
+        Ok(())
+    }
+
+    /// Gives directories the attributes that what was done in them has changed.
+    pub(super) async fn restore_directories(
+        &self,
+        directories: Spool<PlannedDirectory>,
+    ) -> Result<(), ClientError> {
+        if directories.is_empty() {
+            return Ok(());
+        }
+        let mut directories = directories.into_reader().map_err(spooling)?;
+        let preserve = self.job.options.preserve;
+        match &self.job.target {
+            SyncSide::Local(target) => {
+                let (target, transfer) = (target.clone(), Arc::clone(&self.report.transfer));
+                let save = SaveOptions {
+                    preserve,
+                    ..SaveOptions::default()
+                };
+                blocking(move || {
+                    while let Some(directory) = directories.next().map_err(spooling)? {
+                        let path = local_path(&target, &directory.path)?;
+                        let given = GivenToDir {
+                            modified: directory.modified,
+                            mode: directory.mode,
+                        };
+                        if let Err(error) = LocalDir::restore(path.clone(), given, save) {
+                            transfer.fail(path, error);
+                        }
+                    }
+                    Ok(())
+                })
+                .await
+            }
+            SyncSide::Server(client, target) => {
+                let next = || loop {
+                    let directory = directories.next().map_err(spooling)?;
+                    let Some(directory) = directory else {
+                        return Ok(None);
+                    };
+                    let path = joined_path(target, &directory.path)?;
+                    // The root of a server keeps its own.
+                    if !path.is_root() {
+                        return Ok(Some(SetAttributes {
+                            path,
+                            modified: Some(directory.modified),
+                            mode: Some(directory.mode),
+                            preserve,
+                        }));
+                    }
+                };
+                let options = StoreOptions::default();
+                let transfer = &self.report.transfer;
+                deliver_attributes(client.connection(), next, options, transfer).await
+            }
+        }
+    }
+}
+
+/// TargetChanges at once: as many as hide the round trips.
+const CHANGES_AT_ONCE: usize = 32;

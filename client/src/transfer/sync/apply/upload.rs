@@ -1,0 +1,82 @@
+//! The transfers of a sync from here to a server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quire_shared::RemotePath;
+
+use super::Run;
+use crate::blocking::blocking;
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::transfer::job::StoreOptions;
+use crate::transfer::leave::Leave;
+use crate::transfer::pack::{PlannedUpload, UploadPacker};
+use crate::transfer::store::store_walked;
+use crate::transfer::sync::plan::TransferStep;
+use crate::transfer::sync::resolve::{StepReader, spooling};
+use crate::transfer::sync::side::{joined_path, local_path};
+use crate::transfer::sync::spool::SpoolReader;
+
+/// Uploads what is left of `steps`.
+pub(super) async fn run(
+    run: &Run<'_>,
+    (from, client, to): (&Path, &Client, &RemotePath),
+    mut steps: SpoolReader<TransferStep>,
+) {
+    let transfer = &run.report.transfer;
+    let options = StoreOptions {
+        recursive: true,
+        overwrite: true,
+        digest: run.job.options.digest,
+        leave: Leave::Nothing,
+        survey: false,
+        preserve: run.job.options.preserve,
+    };
+    let walk = async |packer: UploadPacker| {
+        let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
+        let (local, remote) = (from.to_owned(), to.clone());
+        let walking = blocking(move || {
+            let mut reader = StepReader::new(&mut steps, &resolved).map_err(spooling)?;
+            let mut failed = Ok(());
+            let next = || {
+                let step = reader.next().map_err(spooling).and_then(|next| {
+                    let Some((_, step)) = next else {
+                        return Ok(None);
+                    };
+                    if let Some(step) = step.step() {
+                        report.step(&step);
+                    }
+                    planned(step, &local, &remote).map(Some)
+                });
+                step.unwrap_or_else(|error| {
+                    failed = Err(error);
+                    None
+                })
+            };
+            // A walk that was stopped has been told why by others.
+            let _ = packer.run_planned(next);
+            failed
+        });
+        if let Err(error) = walking.await {
+            transfer.fail(to, error);
+        }
+    };
+    store_walked(client, to.clone(), options, transfer, walk).await;
+}
+
+fn planned(step: TransferStep, from: &Path, to: &RemotePath) -> Result<PlannedUpload, ClientError> {
+    Ok(match step {
+        TransferStep::Enter(directory) => PlannedUpload::Enter {
+            from: local_path(from, &directory.path)?,
+            to: joined_path(to, &directory.path)?,
+            is_new: directory.is_new,
+        },
+        TransferStep::File(file) => PlannedUpload::File {
+            from: local_path(from, &file.path)?,
+            to: joined_path(to, &file.path)?,
+            precondition: file.precondition(),
+        },
+        TransferStep::Leave => PlannedUpload::Leave,
+    })
+}

@@ -1,0 +1,254 @@
+//! What a sync is going to do: the records that a comparison makes and that are carried out.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use minicbor::{Decode, Encode};
+use quire_shared::RemotePath;
+use quire_shared::protocol::{EntryKind, Precondition, Time, Version};
+
+use super::spool::Spool;
+use super::walk::WalkedEntry;
+
+/// A file to be transferred, named below the directory that is synced.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PlannedFile {
+    #[n(0)]
+    pub(super) path: RemotePath,
+    /// Size of the source, in bytes.
+    #[n(1)]
+    pub(super) size: u64,
+    /// Modification time of the source.
+    #[n(2)]
+    pub(super) modified: Time,
+    #[n(3)]
+    pub(super) mode: u32,
+    #[n(4)]
+    pub(super) state: PlannedState,
+    /// The version that is replaced, on a server.
+    #[n(5)]
+    pub(super) replaces: Option<Version>,
+}
+
+/// Why a file is in the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(super) enum PlannedState {
+    /// Nothing has its name at the target.
+    #[n(0)]
+    New,
+    /// What is at the target differs.
+    #[n(1)]
+    Changed,
+    /// What is at the target has the same size, and digests are to be compared.
+    #[n(2)]
+    Unknown,
+}
+
+impl PlannedFile {
+    /// The condition on what it replaces on a server: what the comparison has seen.
+    pub(super) fn precondition(&self) -> Precondition {
+        match (self.state, &self.replaces) {
+            (PlannedState::New, _) => Precondition::Absent,
+            (_, Some(version)) => Precondition::Match(version.clone()),
+            (_, None) => Precondition::Any,
+        }
+    }
+
+    /// What a file keeps when it gets another name.
+    pub(super) fn key(&self) -> u64 {
+        key(self.size, self.modified)
+    }
+}
+
+fn key(size: u64, modified: Time) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (size, modified.seconds, modified.nanoseconds).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A directory of the source.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PlannedDirectory {
+    #[n(0)]
+    pub(super) path: RemotePath,
+    #[n(1)]
+    pub(super) modified: Time,
+    #[n(2)]
+    pub(super) mode: u32,
+    /// Whether it has to be made at the target.
+    #[n(3)]
+    pub(super) is_new: bool,
+}
+
+/// A step through what is transferred. A directory comes before what is in it.
+#[derive(Debug, Clone, Encode, Decode)]
+pub(super) enum TransferStep {
+    #[n(0)]
+    Enter(#[n(0)] PlannedDirectory),
+    #[n(1)]
+    File(#[n(0)] PlannedFile),
+    #[n(2)]
+    Leave,
+}
+
+/// Something to be deleted at the target.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PlannedDeletion {
+    #[n(0)]
+    pub(super) path: RemotePath,
+    #[n(1)]
+    pub(super) is_directory: bool,
+    /// How many entries a directory has, which go with it.
+    #[n(2)]
+    pub(super) below: u64,
+    /// Size of a file, in bytes.
+    #[n(3)]
+    pub(super) size: u64,
+    #[n(4)]
+    pub(super) modified: Time,
+    /// The version that was seen, on a server.
+    #[n(5)]
+    pub(super) version: Option<Version>,
+}
+
+impl PlannedDeletion {
+    /// The deletion of what was found at `path`, with `below` entries in it.
+    pub(super) fn of(path: RemotePath, found: &WalkedEntry, below: u64) -> Self {
+        Self {
+            path,
+            is_directory: found.kind == EntryKind::Directory,
+            below,
+            size: found.size,
+            modified: found.modified,
+            version: found.version.clone(),
+        }
+    }
+
+    /// As [`PlannedFile::key`].
+    pub(super) fn key(&self) -> u64 {
+        key(self.size, self.modified)
+    }
+}
+
+/// A new permission setting of a file that is not transferred.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PlannedMode {
+    #[n(0)]
+    pub(super) path: RemotePath,
+    #[n(1)]
+    pub(super) mode: u32,
+    #[n(2)]
+    pub(super) version: Option<Version>,
+}
+
+/// A directory that is only at the source, and all that is in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewDirectory {
+    /// Equal for directories with the same names, sizes and times in them.
+    pub(super) fingerprint: u64,
+    /// Where its steps begin and end.
+    pub(super) begin: u64,
+    pub(super) end: u64,
+}
+
+/// What a comparison has found.
+#[derive(Debug, Default)]
+pub(super) struct SyncPlan {
+    /// What is to be transferred, in the order of the walk.
+    pub(super) transfers: Spool<TransferStep>,
+    /// What has to go before, because something of another kind takes its name.
+    pub(super) conflicts: Spool<PlannedDeletion>,
+    /// What has to go in the end.
+    pub(super) deletions: Spool<PlannedDeletion>,
+    /// Directories at both sides that get their attributes in the end, the inner ones first.
+    pub(super) directories: Spool<PlannedDirectory>,
+    pub(super) modes: Spool<PlannedMode>,
+    /// What is only at the target, and may have another name at the source.
+    pub(super) gone: Gone,
+    pub(super) new_directories: Vec<NewDirectory>,
+    /// Files that are the same on both sides, and their bytes.
+    pub(super) same: FileCount,
+    /// Whether the source has nothing at all, and the target something.
+    pub(super) is_source_empty: bool,
+}
+
+/// A number of files, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct FileCount {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+impl FileCount {
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// Files and directories that are only at the target.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    pub(super) entries: Spool<PlannedDeletion>,
+    /// Where the file with such a size and time is among the entries.
+    files: HashMap<u64, u64>,
+    /// Where the directory of such a fingerprint is among the entries.
+    directories: HashMap<u64, u64>,
+}
+
+impl Gone {
+    /// Adds a file. Of several with the same size and time, one is enough: contents are compared.
+    pub(super) fn add_file(&mut self, file: &PlannedDeletion) -> std::io::Result<()> {
+        if file.size > 0 && self.files.len() < GONE_MAX {
+            let begin = self.entries.push(file)?;
+            self.files.insert(file.key(), begin);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_directory(
+        &mut self,
+        fingerprint: u64,
+        directory: &PlannedDeletion,
+    ) -> std::io::Result<()> {
+        if self.directories.len() < GONE_MAX {
+            let begin = self.entries.push(directory)?;
+            self.directories.insert(fingerprint, begin);
+        }
+        Ok(())
+    }
+
+    /// Takes the file that may be `file` under its old name.
+    pub(super) fn take_file(
+        &mut self,
+        file: &PlannedFile,
+    ) -> std::io::Result<Option<PlannedDeletion>> {
+        let Some(begin) = self.files.remove(&file.key()) else {
+            return Ok(None);
+        };
+        let found = self.entries.read_at(begin)?;
+        // After a truncation another may be in its place.
+        Ok(found.filter(|found| !found.is_directory && found.key() == file.key()))
+    }
+
+    /// Takes the directory that may have had another name.
+    pub(super) fn take_directory(
+        &mut self,
+        fingerprint: u64,
+    ) -> std::io::Result<Option<PlannedDeletion>> {
+        let Some(begin) = self.directories.remove(&fingerprint) else {
+            return Ok(None);
+        };
+        let found = self.entries.read_at(begin)?;
+        Ok(found.filter(|found| found.is_directory))
+    }
+}
+
+/// Files or directories that are remembered because they may have another name at the source: their
+/// table takes some ten megabytes. What is beyond is transferred and deleted.
+const GONE_MAX: usize = 500_000;

@@ -1,0 +1,274 @@
+//! A walk through one side of a sync, in the order of the names' bytes: both sides go in step.
+
+mod local;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use quire_shared::path::Unnameable;
+use quire_shared::protocol::{Attributes, Entry, EntryKind, Time, TreeItem, Version};
+use quire_shared::{ErrorCode, Name, RemotePath};
+use tokio::runtime::Handle;
+
+use super::filter::Filter;
+use super::side::SyncSide;
+use crate::error::ClientError;
+use crate::transfer::description::Description;
+
+/// A step of a walk.
+#[derive(Debug)]
+pub(super) enum WalkItem {
+    /// A file, or another entry that is no directory.
+    Entry(Name, WalkedEntry),
+    /// A directory: what follows is in it, up to its `Left`.
+    Entered(Name, WalkedEntry),
+    /// An entry that can't be looked at.
+    Missed(Name, ClientError),
+    /// The end of the current directory.
+    Left(LeftDirectory),
+}
+
+/// What is compared of a file or directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WalkedEntry {
+    pub(super) kind: EntryKind,
+    /// The size of a file, in bytes; 0 for everything else.
+    pub(super) size: u64,
+    pub(super) modified: Time,
+    pub(super) mode: u32,
+    /// The version on a server.
+    pub(super) version: Option<Version>,
+}
+
+impl From<Attributes> for WalkedEntry {
+    fn from(attributes: Attributes) -> Self {
+        Self {
+            kind: attributes.kind,
+            size: attributes.size,
+            modified: attributes.modified,
+            mode: attributes.mode,
+            version: Some(attributes.version),
+        }
+    }
+}
+
+/// What is known at the end of a directory.
+#[derive(Debug, Default)]
+pub(super) struct LeftDirectory {
+    /// Why the rest of it is missing, if it is.
+    pub(super) failure: Option<ClientError>,
+    /// Entries that can't be named.
+    pub(super) unnameable: Unnameable,
+    /// Whether it has entries that the filter keeps out of the walk.
+    pub(super) has_excluded: bool,
+}
+
+impl WalkItem {
+    /// The name of what was found; none at the end of the directory.
+    pub(super) fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Entry(name, _) | Self::Entered(name, _) | Self::Missed(name, _) => Some(name),
+            Self::Left(_) => None,
+        }
+    }
+}
+
+/// A walk through the directory of one side, which must not be used in an asynchronous thread.
+#[derive(Debug)]
+pub(super) struct Walk {
+    source: WalkSource,
+    ready: VecDeque<WalkItem>,
+    filter: Arc<Filter>,
+    /// Left out whatever the filter says.
+    hidden: Option<RemotePath>,
+    /// The directory at hand.
+    path: RemotePath,
+    /// For each directory that was entered, whether something in it was left out.
+    has_excluded: Vec<bool>,
+}
+
+#[derive(Debug)]
+enum WalkSource {
+    /// Nothing: the directory doesn't exist.
+    Nothing,
+    Local(Receiver<Vec<WalkItem>>),
+    Server(Box<Description>, Handle),
+}
+
+impl Walk {
+    /// Begins a walk, and returns the attributes of the directory; none if it doesn't exist. `hidden` is
+    /// left out.
+    pub(super) fn begin(
+        side: &SyncSide,
+        filter: Arc<Filter>,
+        hidden: Option<RemotePath>,
+    ) -> Result<(Self, Option<WalkedEntry>), ClientError> {
+        let (source, top) = match side {
+            SyncSide::Local(path) => local_source(path.clone(), &filter)?,
+            SyncSide::Server(client, path) => {
+                let runtime = Handle::current();
+                let opening = Description::open(client.connection(), path.clone());
+                match runtime.block_on(opening) {
+                    Ok((description, attributes)) => {
+                        let source = WalkSource::Server(Box::new(description), runtime);
+                        (source, Some(attributes.into()))
+                    }
+                    Err(error) if error.code() == Some(ErrorCode::NOT_FOUND) => {
+                        (WalkSource::Nothing, None)
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let mut ready = VecDeque::new();
+        if top.is_none() {
+            ready.push_back(WalkItem::Left(LeftDirectory::default()));
+        }
+        let walk = Self {
+            source,
+            ready,
+            filter,
+            hidden,
+            path: RemotePath::ROOT,
+            has_excluded: vec![false],
+        };
+        Ok((walk, top))
+    }
+
+    /// The next step, without going on.
+    pub(super) fn peek(&mut self) -> Result<&WalkItem, ClientError> {
+        self.fill()?;
+        self.ready.front().ok_or(ClientError::Truncated)
+    }
+
+    /// Goes on by a step.
+    pub(super) fn next(&mut self) -> Result<WalkItem, ClientError> {
+        self.fill()?;
+        let mut item = self.ready.pop_front().ok_or(ClientError::Truncated)?;
+        match &mut item {
+            WalkItem::Entry(..) | WalkItem::Missed(..) => {}
+            WalkItem::Entered(name, _) => {
+                let path = self.path.join(name.clone());
+                self.path = path.map_err(ClientError::RemotePath)?;
+                self.has_excluded.push(false);
+            }
+            WalkItem::Left(left) => {
+                left.has_excluded |= self.has_excluded.pop().unwrap_or_default();
+                self.path = self.path.parent().unwrap_or_default();
+            }
+        }
+        Ok(item)
+    }
+
+    /// Passes over a directory that was just entered.
+    pub(super) fn skip_directory(&mut self) -> Result<(), ClientError> {
+        let depth = self.has_excluded.len();
+        while self.has_excluded.len() >= depth {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the next step that isn't left out ready.
+    fn fill(&mut self) -> Result<(), ClientError> {
+        loop {
+            let Some(item) = self.ready.front() else {
+                self.ready = self.source.next()?.into();
+                if self.ready.is_empty() {
+                    return Err(ClientError::Truncated);
+                }
+                continue;
+            };
+            let is_directory = matches!(item, WalkItem::Entered(..));
+            let Some(name) = item
+                .name()
+                .filter(|name| self.leaves_out(name, is_directory))
+            else {
+                return Ok(());
+            };
+            tracing::debug!(name = name.as_str(), "excluded");
+            if let Some(excluded) = self.has_excluded.last_mut() {
+                *excluded = true;
+            }
+            self.ready.pop_front();
+            if is_directory {
+                self.drop_directory()?;
+            }
+        }
+    }
+
+    fn leaves_out(&self, name: &Name, is_directory: bool) -> bool {
+        // A path that is too long is found out by others.
+        self.path.join(name.clone()).is_ok_and(|path| {
+            self.hidden.as_ref() == Some(&path) || self.filter.excludes(&path, is_directory)
+        })
+    }
+
+    /// Drops what is in a directory whose entry was taken.
+    fn drop_directory(&mut self) -> Result<(), ClientError> {
+        let mut depth = 1_usize;
+        while depth > 0 {
+            match self.ready.pop_front() {
+                Some(WalkItem::Entered(..)) => depth += 1,
+                Some(WalkItem::Left(_)) => depth -= 1,
+                Some(WalkItem::Entry(..) | WalkItem::Missed(..)) => {}
+                None => {
+                    self.ready = self.source.next()?.into();
+                    if self.ready.is_empty() {
+                        return Err(ClientError::Truncated);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WalkSource {
+    /// The next items, none at the end.
+    fn next(&mut self) -> Result<Vec<WalkItem>, ClientError> {
+        match self {
+            Self::Nothing => Ok(Vec::new()),
+            Self::Local(items) => Ok(items.recv().unwrap_or_default()),
+            Self::Server(description, runtime) => {
+                let items = runtime.block_on(description.next())?;
+                Ok(items.into_iter().map(of_server).collect())
+            }
+        }
+    }
+}
+
+/// Begins to walk through a local directory in a thread of its own.
+fn local_source(
+    path: PathBuf,
+    filter: &Arc<Filter>,
+) -> Result<(WalkSource, Option<WalkedEntry>), ClientError> {
+    let Some(top) = local::directory(&path)? else {
+        return Ok((WalkSource::Nothing, None));
+    };
+    let items = local::begin(path, Arc::clone(filter));
+    Ok((WalkSource::Local(items), Some(top)))
+}
+
+fn of_server(item: TreeItem) -> WalkItem {
+    match item {
+        TreeItem::Described(Entry { name, attributes })
+        | TreeItem::Enclosed(Entry { name, attributes }) => {
+            WalkItem::Entry(name, attributes.into())
+        }
+        TreeItem::Entered(Entry { name, attributes }) => WalkItem::Entered(name, attributes.into()),
+        TreeItem::Missed(missed) => {
+            WalkItem::Missed(missed.name, ClientError::of_failure(missed.failure))
+        }
+        TreeItem::Left(left) => WalkItem::Left(LeftDirectory {
+            failure: left.failure.map(ClientError::of_failure),
+            unnameable: Unnameable {
+                count: left.unnameable,
+                names: left.raw_names,
+            },
+            has_excluded: false,
+        }),
+    }
+}
