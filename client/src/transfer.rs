@@ -40,6 +40,7 @@
 //! # }
 //! ```
 
+mod arrival;
 mod deliver;
 mod description;
 mod engine;

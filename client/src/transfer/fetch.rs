@@ -11,13 +11,14 @@ use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree, Preserve, Stat
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
+use super::arrival::{DownloadQueue, receive};
 use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::local_dir::{LocalDir, finish};
 use super::reconnect::{GiveUp, Reconnect, passes};
-use super::unpack::{DownloadQueue, Unpacker, receive};
+use super::unpack::Unpacker;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::FileFetch;
