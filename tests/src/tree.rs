@@ -1,5 +1,6 @@
 //! Many files on one stream, in both directions.
 
+mod get_many;
 pub(crate) mod get_trees;
 pub(crate) mod put_trees;
 

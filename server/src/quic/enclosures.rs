@@ -39,6 +39,11 @@ impl Enclosures {
         self.bytes.len() >= BATCH_BYTES
     }
 
+    /// Whether nothing was appended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Appends a message.
     pub(crate) fn append(&mut self, message: &impl Message) -> Result<(), RequestError> {
         self.reserve();
