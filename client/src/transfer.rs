@@ -50,6 +50,7 @@ mod job;
 mod jobs;
 mod leave;
 mod local_dir;
+mod many;
 mod pack;
 mod reconnect;
 mod remote_dir;

@@ -2,6 +2,7 @@
 
 mod get_many;
 pub(crate) mod get_trees;
+mod many_operands;
 pub(crate) mod put_trees;
 
 use quire_shared::ErrorCode;

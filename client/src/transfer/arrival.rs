@@ -117,7 +117,7 @@ impl<U: Unpack> Worker<U> {
 }
 
 /// Takes the files that are fetched by themselves.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DownloadQueue {
     pub(super) jobs: mpsc::Sender<FileDownload>,
     /// The flow of the connection that the others arrive on.

@@ -329,4 +329,4 @@ pub(super) fn body_size(item: &TreeItem) -> Result<Option<u64>, DecodeError> {
 }
 
 /// What a server that breaks a rule has sent.
-const MALFORMED: ClientError = ClientError::Unexpected(DecodeError::Malformed);
+pub(super) const MALFORMED: ClientError = ClientError::Unexpected(DecodeError::Malformed);
