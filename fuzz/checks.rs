@@ -11,8 +11,8 @@ use quire_shared::RemotePath;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::pairing::{Paired, PairingCode};
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
-    Reply, Request, Trailer, TreeItem,
+    Attributes, CachePage, Changed, Done, GetHeader, GetItem, GotItem, Hashed, Message, Outcome,
+    Page, Pong, PutItem, Reply, Request, Trailer, TreeItem,
 };
 
 /// A check of one decoder.
@@ -46,6 +46,7 @@ pub(crate) fn request(bytes: &[u8]) {
     round_trips::<Request>(bytes);
     round_trips::<Trailer>(bytes);
     round_trips::<PutItem>(bytes);
+    round_trips::<GetItem>(bytes);
 }
 
 /// Messages that a client receives.
@@ -61,6 +62,7 @@ pub(crate) fn reply(bytes: &[u8]) {
     round_trips::<Reply<CachePage>>(bytes);
     round_trips::<Reply<Paired>>(bytes);
     round_trips::<Reply<Outcome>>(bytes);
+    round_trips::<Reply<GotItem>>(bytes);
     round_trips::<TreeItem>(bytes);
 }
 

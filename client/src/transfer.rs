@@ -40,6 +40,7 @@
 //! # }
 //! ```
 
+mod arrival;
 mod deliver;
 mod description;
 mod engine;
@@ -49,6 +50,7 @@ mod job;
 mod jobs;
 mod leave;
 mod local_dir;
+mod many;
 mod pack;
 mod reconnect;
 mod remote_dir;

@@ -16,7 +16,10 @@ mod commit;
 mod content;
 mod digest_cache;
 mod error;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod locks;
+mod named_reads;
 pub(crate) mod quota;
 pub(crate) mod scope;
 mod store;
@@ -47,6 +50,7 @@ pub use changes::ChangeNotice;
 pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
+pub use named_reads::{FileVisitor, NamedReads};
 pub(crate) use store::PART_TARGETS_BYTES_MAX;
 pub use store::{
     Committed, Error as StoreError, Fault, Faults, Listing, ListingPart, OpenError, OpenFile,

@@ -6,6 +6,7 @@
 
 mod admission;
 mod connection;
+mod enclosures;
 pub(crate) mod endpoint;
 mod error;
 mod handshake;

@@ -27,7 +27,8 @@ use crate::path::{Name, RemotePath};
 use tagged::tagged;
 
 pub use many::{
-    GetTree, LastItem, Left, Missed, Outcome, PutItem, PutMany, SetAttributes, TreeItem,
+    GetFile, GetItem, GetMany, GetTree, GotItem, LastItem, Left, Missed, Outcome, PutItem, PutMany,
+    SetAttributes, TreeItem,
 };
 pub use replies::{
     Attributes, CacheEntry, CachePage, Changed, Copied, Done, Entry, EntryKind, Failure, GetHeader,
@@ -116,6 +117,7 @@ requests! {
     14 Chmod -> Changed, early: false, "Changes the permission bits of a file or directory.";
     15 ResumePut -> PutOffset, early: false, "Uploads a file from where an upload was interrupted.";
     16 Uploads -> UploadPage, early: false, "Lists or removes what interrupted uploads have left.";
+    17 GetMany -> GotItem, early: false, "Downloads many files that the client names.";
     22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 

@@ -1,6 +1,8 @@
 //! Many files on one stream, in both directions.
 
+mod get_many;
 pub(crate) mod get_trees;
+mod many_operands;
 pub(crate) mod put_trees;
 
 use quire_shared::ErrorCode;

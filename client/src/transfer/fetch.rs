@@ -3,6 +3,8 @@
 //! A directory comes with all that is below it on one stream, which [`unpack`](super::unpack)
 //! turns into files; what is too large for that, or was named by itself, is a job of its own.
 
+use std::fs::{self, Metadata};
+use std::path::Path;
 use std::sync::Arc;
 
 use quire_shared::codec::DecodeError;
@@ -11,13 +13,15 @@ use quire_shared::protocol::{Attributes, EntryKind, Get, GetTree, Preserve, Stat
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::sync::mpsc;
 
+use super::arrival::{DownloadQueue, receive};
 use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
-use super::jobs::{ByteGate, job_queue, run_jobs};
-use super::local_dir::{LocalDir, finish};
+use super::jobs::{ByteGate, JOBS_AT_ONCE, job_queue, run_jobs};
+use super::local_dir::LocalDir;
+use super::many::fetch_many;
 use super::reconnect::{GiveUp, Reconnect, passes};
-use super::unpack::{DownloadQueue, Unpacker, receive};
+use super::unpack::Unpacker;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::FileFetch;
@@ -63,18 +67,23 @@ async fn fetch_once(
     transfer: &Arc<Transfer>,
 ) {
     let (queue, jobs) = job_queue();
+    let (many, named) = job_queue();
+    let singles = DownloadQueue {
+        jobs: queue.clone(),
+        flow: client.connection().flow().clone(),
+    };
+    let naming = fetch_many(client.connection(), named, options, transfer, singles);
     let walk = FetchWalk {
         client,
         options,
         transfer,
         queue,
+        many: (items.len() > JOBS_AT_ONCE).then_some(many),
     };
     let ahead = items.iter().map(|item| item.from.clone()).collect();
     let moving = async {
-        tokio::join!(
-            walk.run(items),
-            fetch_queued(client, jobs, options, transfer)
-        );
+        let fetching = fetch_queued(client, jobs, options, transfer);
+        tokio::join!(walk.run(items), naming, fetching);
     };
     tokio::select! {
         () = moving => {}
@@ -143,24 +152,14 @@ impl FileDownload {
                 transfer.end(name, result);
             }
         }
-        if let Some(directory) = self.directory {
-            let transfer = Arc::clone(transfer);
-            // It reports its failures itself.
-            let _ = blocking(move || {
-                finish(directory, &transfer);
-                Ok(())
-            })
-            .await;
-        }
+        self.end(transfer).await;
     }
 
     /// Returns the size of a file that was named by itself, if what is there is left, as after an
     /// earlier pass that has fetched it. Those in a tree have been looked at.
     async fn size_if_there(&self, client: &Client, options: FetchOptions) -> Option<u64> {
         let is_to_be_looked_at = options.leave.looks() && self.directory.is_none();
-        let found = std::fs::metadata(&self.to)
-            .ok()
-            .filter(|_| is_to_be_looked_at)?;
+        let found = fs::metadata(&self.to).ok().filter(|_| is_to_be_looked_at)?;
         let path = self.from.clone();
         let wanted = client.stat(Stat { path }).await.ok()?;
         let is_left = options.leave.leaves(&(&wanted).into(), &(&found).into());
@@ -221,6 +220,9 @@ struct FetchWalk<'a> {
     options: FetchOptions,
     transfer: &'a Arc<Transfer>,
     queue: mpsc::Sender<FileDownload>,
+    /// Takes the files that are fetched on one stream. Few files come faster by requests of their own,
+    /// which all are under way at once.
+    many: Option<mpsc::Sender<FileDownload>>,
 }
 
 impl FetchWalk<'_> {
@@ -249,9 +251,20 @@ impl FetchWalk<'_> {
             described_size: None,
             directory: None,
         };
+        let queue = match &self.many {
+            Some(many) if self.may_be_among_many(&job.to) => many,
+            _ => &self.queue,
+        };
         // Fails only after the connection was lost, which has been reported.
-        let _ = self.queue.send(job).await;
+        let _ = queue.send(job).await;
         Ok(())
+    }
+
+    /// Whether a file that was named by itself need not be looked at before it comes. A link or a
+    /// device in its place is followed, and a file that stays is an error before the content comes.
+    fn may_be_among_many(&self, to: &Path) -> bool {
+        let is_replaced = |found: Metadata| found.is_file() && self.options.save.overwrite;
+        !self.options.leave.looks() && fs::symlink_metadata(to).map_or(true, is_replaced)
     }
 
     /// Whether contents would be sent only to be refused or left out here.
@@ -261,8 +274,8 @@ impl FetchWalk<'_> {
         }
         let to = item.to.clone();
         let looking = blocking(move || {
-            let is_empty = |mut entries: std::fs::ReadDir| entries.next().is_none();
-            Ok(std::fs::read_dir(to).is_ok_and(|entries| !is_empty(entries)))
+            let is_empty = |mut entries: fs::ReadDir| entries.next().is_none();
+            Ok(fs::read_dir(to).is_ok_and(|entries| !is_empty(entries)))
         });
         match looking.await? {
             true => {

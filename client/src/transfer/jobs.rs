@@ -76,7 +76,7 @@ impl ByteGate {
 /// Files in transfer at once: enough to keep a connection busy with small files over a round trip
 /// of some ten milliseconds, and few enough that their buffers stay at some ten megabytes and a
 /// third of the streams that a server grants stays free for other requests.
-const JOBS_AT_ONCE: usize = 32;
+pub(super) const JOBS_AT_ONCE: usize = 32;
 
 /// KiB of files in transfer at once on a local network: twice its send window, so that one file's
 /// end and the next one's begin leave no gap.

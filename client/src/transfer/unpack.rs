@@ -1,13 +1,9 @@
 //! A directory of the server that arrives on one stream, turned into local files.
 //!
-//! The network's side collects bytes while a blocking thread makes files of the last ones, so that
-//! thousands of small files cost few changes between the two. Names come from the server one by
-//! one, each below the directory that was entered last: nothing it sends leads out of the one that
-//! was asked for. A small file is in memory and proved right before anything of it is on disk. See
-//! PROTOCOL.md, "get-tree".
+//! Names come from the server one by one, each below the directory that was entered last: nothing it
+//! sends leads out of the one that was asked for. See PROTOCOL.md, "get-tree".
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,117 +12,16 @@ use quire_shared::path::PathError;
 use quire_shared::path::Unnameable;
 use quire_shared::protocol::{Attributes, Entry, EntryKind, Left, Reply, Trailer, TreeItem};
 use quire_shared::{Name, RemotePath};
-use quire_transport::bottleneck::file_work;
-use quire_transport::flow::ConnectionFlow;
-use quire_transport::stream::Receiver;
 use quire_transport::stream::item_decoder::{Item, ItemDecoder};
 use quire_transport::stream::message_buffer::MessageBuffer;
-use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::task::JoinHandle;
 
-use super::engine::{Moved, SkipReason, Transfer, local_entry};
+use super::arrival::{ArrivedFile, DownloadQueue, Unpack};
+use super::engine::{SkipReason, Transfer, local_entry};
 use super::item_name::ItemName;
 use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
-use crate::blocking::joined;
-use crate::download::PartUse;
-use crate::download::save_whole;
 use crate::error::ClientError;
-use crate::exchange::Connection;
 use crate::upload::Links;
-
-/// Receives a whole tree.
-///
-/// # Errors
-/// If the stream breaks or brings something that is no tree. What arrived before stays.
-pub(super) async fn receive(
-    connection: &Connection,
-    mut receiver: Receiver,
-    unpacker: Unpacker,
-) -> Result<(), ClientError> {
-    let mut buffer = MessageBuffer::default();
-    let mut worker = Worker::Idle(Box::new(unpacker));
-    let mut goes_on = true;
-    while goes_on {
-        tokio::select! {
-            received = receiver.receive_into(&mut buffer), if buffer.len() < BATCH => match received {
-                Ok(more) => goes_on = more,
-                Err(error) => {
-                    let unpacker = worker.idle().await?;
-                    unpacker.abandon().await;
-                    return Err(connection.receive_error(error));
-                }
-            },
-            unpacker = worker.finished() => worker = Worker::Idle(unpacker?),
-        }
-        worker = match worker {
-            Worker::Idle(unpacker) if !buffer.is_empty() => {
-                Worker::start(unpacker, std::mem::take(&mut buffer))
-            }
-            worker => worker,
-        };
-    }
-    let unpacker = Worker::start(worker.idle().await?, buffer).idle().await?;
-    if unpacker.levels.is_empty() {
-        return Ok(());
-    }
-    unpacker.abandon().await;
-    Err(ClientError::Truncated)
-}
-
-/// An unpacker that is free, or at work in a blocking thread.
-enum Worker {
-    Idle(Box<Unpacker>),
-    Busy(JoinHandle<Result<Box<Unpacker>, ClientError>>),
-}
-
-impl Worker {
-    fn start(mut unpacker: Box<Unpacker>, arrived: MessageBuffer) -> Self {
-        let unpacking = move || match unpacker.unpack(arrived) {
-            Ok(()) => Ok(unpacker),
-            Err(error) => {
-                unpacker.leave_all();
-                Err(error)
-            }
-        };
-        Self::Busy(tokio::task::spawn_blocking(|| file_work(unpacking)))
-    }
-
-    /// Waits for the end of the work at hand; for ever, if there is none.
-    async fn finished(&mut self) -> Result<Box<Unpacker>, ClientError> {
-        match self {
-            Self::Idle(_) => std::future::pending().await,
-            Self::Busy(task) => joined(task).await,
-        }
-    }
-
-    async fn idle(self) -> Result<Box<Unpacker>, ClientError> {
-        match self {
-            Self::Idle(unpacker) => Ok(unpacker),
-            Self::Busy(mut task) => joined(&mut task).await,
-        }
-    }
-}
-
-/// Takes the files of a tree that are fetched by themselves.
-#[derive(Debug)]
-pub(super) struct DownloadQueue {
-    pub(super) jobs: mpsc::Sender<FileDownload>,
-    /// The flow of the connection that the tree arrives on.
-    pub(super) flow: ConnectionFlow,
-}
-
-impl DownloadQueue {
-    /// Queues a job. If the queue is full, no more of the tree is read until jobs have ended, and
-    /// those need the window that the tree would fill. Blocks.
-    fn push(&self, job: FileDownload) {
-        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
-            let _held = self.flow.hold();
-            // Fails only after the connection was lost, which has been reported.
-            let _ = self.jobs.blocking_send(job);
-        }
-    }
-}
 
 /// Makes files of what has arrived. Its work blocks.
 #[derive(Debug)]
@@ -164,6 +59,30 @@ impl TreeLevel {
     }
 }
 
+impl Unpack for Unpacker {
+    fn unpack(&mut self, arrived: MessageBuffer) -> Result<(), ClientError> {
+        self.decoder.buffer.append(arrived);
+        while !self.levels.is_empty() {
+            match self.decoder.item().map_err(ClientError::Unexpected)? {
+                Some(item) => self.item(item)?,
+                None => return Ok(()),
+            }
+        }
+        self.decoder.expect_end().map_err(ClientError::Unexpected)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    /// Lets go of directories that will not be complete.
+    fn give_up(&mut self) {
+        while let Some(level) = self.levels.pop() {
+            self.leave(level);
+        }
+    }
+}
+
 impl Unpacker {
     /// An unpacker of the directory `remote` into `top`.
     pub(super) fn new(
@@ -182,18 +101,6 @@ impl Unpacker {
         }
     }
 
-    /// Lets go of directories that will not be complete.
-    async fn abandon(mut self: Box<Self>) {
-        // They report their failures themselves.
-        let _ = tokio::task::spawn_blocking(move || self.leave_all()).await;
-    }
-
-    fn leave_all(&mut self) {
-        while let Some(level) = self.levels.pop() {
-            self.leave(level);
-        }
-    }
-
     /// Ends a directory: sets its attributes, or reports that it is missing with all below it.
     fn leave(&mut self, level: TreeLevel) {
         match (level.local, level.failure) {
@@ -207,21 +114,6 @@ impl Unpacker {
                 }
             }
         }
-    }
-
-    /// Goes on with what has arrived, as far as it is whole.
-    ///
-    /// # Errors
-    /// If it is something that the protocol doesn't allow.
-    fn unpack(&mut self, arrived: MessageBuffer) -> Result<(), ClientError> {
-        self.decoder.buffer.append(arrived);
-        while !self.levels.is_empty() {
-            match self.decoder.item().map_err(ClientError::Unexpected)? {
-                Some(item) => self.item(item)?,
-                None => return Ok(()),
-            }
-        }
-        self.decoder.expect_end().map_err(ClientError::Unexpected)
     }
 
     fn item(&mut self, item: Item<TreeItem, Reply<Trailer>>) -> Result<(), ClientError> {
@@ -376,44 +268,18 @@ impl Unpacker {
             self.transfer.add_present(0);
             return Ok(());
         }
-        let name = remote.clone();
-        self.transfer.start(&name);
-        let saved = local.and_then(|local| {
-            let trailer = self.save(&local, &entry.attributes, body, trailer)?;
-            Ok((local, trailer))
-        });
-        let moved = saved.map(|(local, trailer)| Moved {
-            name: name.to_string(),
-            local,
+        let file = ArrivedFile {
             remote,
-            bytes,
-            digest: trailer.digest,
-            digest_kind: self.options.digest,
-            version: entry.attributes.version,
-            grew: trailer.grew,
-            part: PartUse::None,
-        });
-        self.transfer.end(name, moved);
+            attributes: entry.attributes,
+            body,
+            trailer,
+        };
+        file.save(local, self.options, &self.transfer);
         Ok(())
     }
 
     fn is_left(&self, wanted: &Attributes, found: &fs::Metadata) -> bool {
         self.options.leave.leaves(&wanted.into(), &found.into())
-    }
-
-    fn save(
-        &self,
-        local: &Path,
-        attributes: &Attributes,
-        body: &[u8],
-        trailer: Reply<Trailer>,
-    ) -> Result<Trailer, ClientError> {
-        let trailer = trailer.into_result().map_err(ClientError::of_failure)?;
-        if self.options.digest.of(body) != trailer.digest {
-            return Err(ClientError::Damaged);
-        }
-        save_whole(local, body, attributes, self.options.save)?;
-        Ok(trailer)
     }
 
     /// The path of `name` in the directory at hand, and the directory here; nothing if it is left
@@ -468,8 +334,4 @@ pub(super) fn body_size(item: &TreeItem) -> Result<Option<u64>, DecodeError> {
 }
 
 /// What a server that breaks a rule has sent.
-const MALFORMED: ClientError = ClientError::Unexpected(DecodeError::Malformed);
-
-/// Bytes collected while files are made of others: some sixty small files, which take about as
-/// long as a hundred times handing them over.
-const BATCH: usize = 256 * 1024;
+pub(super) const MALFORMED: ClientError = ClientError::Unexpected(DecodeError::Malformed);

@@ -6,6 +6,7 @@
 )]
 
 mod listing;
+mod many;
 mod put;
 mod put_tree;
 mod tree;

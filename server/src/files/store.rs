@@ -57,6 +57,7 @@ pub use open::{OpenError, Options, ReadOnlyReason};
 pub use open_file::{OpenFile, SinceOpened};
 
 pub(super) use batch::Change;
+pub(super) use cancel::check as check_cancelled;
 pub(super) use copy::{CopySource, LeftOut, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;
@@ -120,6 +121,15 @@ impl Store {
     pub(super) async fn open_file(&self, path: &RemotePath) -> Result<OpenFile, Error> {
         let path = path.clone();
         self.read(move |root| root.open_file(&path)).await
+    }
+
+    /// As [`open_file`](Self::open_file), on a blocking thread of [`blocking`].
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file).
+    pub(super) fn open_file_here(&self, path: &RemotePath) -> Result<OpenFile, Error> {
+        let opened = self.root.open_file(path);
+        opened.map_err(|error| self.root.inner.blame_root(error))
     }
 
     /// Starts a listing of the directory at `path`, from the first name after `after`.

@@ -1,6 +1,7 @@
 //! Requests with more than one message in either direction, one file each.
 
 pub(crate) mod get;
+pub(crate) mod get_many;
 pub(crate) mod get_tree;
 pub(crate) mod list;
 pub(crate) mod list_cache;

@@ -6,9 +6,10 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::replies::{Changed, Entry, Failure, Reply};
+use super::replies::{Changed, Entry, Failure, GetHeader, Reply};
 use super::tagged::tagged;
 use super::{MakeDirectory, Message, Preserve, Put, Time};
+use crate::codec::DecodeError;
 use crate::digest::DigestKind;
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::path::{Name, RawName, RemotePath};
@@ -137,4 +138,74 @@ pub struct Outcome {
 
 impl Message for Outcome {
     const BYTES_MAX: usize = REPLY_BYTES_MAX;
+}
+
+/// Downloads many files: [`GetItem`]s follow, up to [`GetItem::Last`]. Reply: a [`GotItem`] for each
+/// file, in the order of the items, and after most of them the content and a reply with a
+/// [`Trailer`](super::Trailer).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct GetMany {
+    /// The kind of digest in the trailers of the files.
+    #[n(0)]
+    #[cbor(default)]
+    pub digest: DigestKind,
+    /// The largest file whose content is sent on this stream, in bytes.
+    #[n(1)]
+    #[cbor(default)]
+    pub enclose_max: u64,
+}
+
+tagged! {
+    /// An item of a download of many files.
+    GetItem {
+        0 File(GetFile) "A file to send.";
+        1 Last(LastItem) "The end of the items.";
+    }
+}
+
+impl Message for GetItem {
+    const BYTES_MAX: usize = REQUEST_BYTES_MAX;
+}
+
+/// Names a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct GetFile {
+    /// The file.
+    #[n(0)]
+    pub path: RemotePath,
+}
+
+/// The answer to one item of a download of many files.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GotItem {
+    /// Number of the item: 0 is the first on the stream.
+    #[n(0)]
+    pub index: u64,
+    /// The file, or the answer that a request for this item alone would have got. If the length is
+    /// the size, so many raw bytes follow, then a reply with a trailer. Else it is 0, and nothing
+    /// follows.
+    #[n(1)]
+    pub result: Reply<GetHeader>,
+}
+
+impl Message for GotItem {
+    const BYTES_MAX: usize = REPLY_BYTES_MAX;
+}
+
+impl GotItem {
+    /// Returns how many bytes of a body follow; `None` if neither a body nor a trailer does.
+    ///
+    /// # Errors
+    /// If the file is announced with only a part of its content.
+    pub fn body_size(&self) -> Result<Option<u64>, DecodeError> {
+        match &self.result {
+            Reply::Ok(header) if header.length == header.size => Ok(Some(header.length)),
+            Reply::Ok(header) if header.length == 0 => Ok(None),
+            Reply::Ok(_) => Err(DecodeError::Malformed),
+            Reply::Failed(_) => Ok(None),
+        }
+    }
 }

@@ -146,6 +146,8 @@ fn check_any_message(bytes: &[u8]) {
     check_any::<TreeItem>(bytes);
     check_any::<PutItem>(bytes);
     check_any::<Reply<Outcome>>(bytes);
+    check_any::<Reply<GotItem>>(bytes);
+    check_any::<GetItem>(bytes);
 }
 
 proptest! {
@@ -282,7 +284,7 @@ fn additions_of_a_later_version_are_unknown_and_not_malformed() {
         decode::<Request>(&[&head, value].concat())
     };
     let unknown = Err(DecodeError::UnknownKind);
-    for kind in [0, 17, 23] {
+    for kind in [0, 21, 23] {
         assert_eq!(minimal(kind), unknown, "a kind of request");
     }
     assert_eq!(get_with(3, &[4]), unknown, "a kind of digest");

@@ -13,7 +13,8 @@ use quire_shared::ErrorCode;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
-    Attributes, Entry, EntryKind, Left, Message, Reply, Request, Time, Trailer, TreeItem, Version,
+    Attributes, Entry, EntryKind, GetHeader, GotItem, Left, Message, Reply, Request, Time, Trailer,
+    TreeItem, Version,
 };
 use quire_transport::error_code::to_quic;
 use tokio::task::JoinSet;
@@ -63,9 +64,32 @@ impl Hostile {
         bytes
     }
 
+    /// The answer to a `get-many`, with one fault.
+    fn many(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for index in 0..self.0.below(50) as u64 {
+            let size = self.0.below(100) as u64;
+            let length = *self.0.one_of(&[size, size, size, 0]);
+            let header = GetHeader {
+                version: Version::new(b"1").unwrap(),
+                size,
+                length,
+                modified: self.entry().attributes.modified,
+                mode: 0o7777,
+            };
+            let result = Reply::Ok(header);
+            bytes.extend(message(&Reply::Ok(GotItem { index, result })));
+            if length == size {
+                bytes.extend(enclosed(length));
+            }
+        }
+        self.spoil(&mut bytes);
+        bytes
+    }
+
     fn item(&mut self, bytes: &mut Vec<u8>) {
         let entry = self.entry();
-        let size = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
+        let entry_size = entry.attributes.size;
         match self.0.below(8) {
             0 => bytes.extend(self.renamed(&TreeItem::Described(entry))),
             1 => bytes.extend(message(&TreeItem::Left(Left::default()))),
@@ -76,15 +100,7 @@ impl Hostile {
             }
             _ => {
                 bytes.extend(self.renamed(&TreeItem::Enclosed(entry)));
-                let body = vec![b'x'; size.min(100)];
-                let mut hasher = DigestKind::Xxh3.hasher();
-                hasher.update(&body);
-                bytes.extend_from_slice(&body);
-                let digest = hasher.finish();
-                bytes.extend(message(&Reply::Ok(Trailer {
-                    digest,
-                    grew: false,
-                })));
+                bytes.extend(enclosed(entry_size.min(100)));
             }
         }
     }
@@ -151,6 +167,7 @@ impl Hostile {
     async fn reply(mut self, request: Request, mut send: SendStream) {
         let bytes = match request {
             Request::GetTree(_) => self.tree(),
+            Request::GetMany(_) => self.many(),
             _ => {
                 let length = self.0.below(300);
                 let mut bytes = answer(&vec![b'y'; length]);
@@ -170,6 +187,15 @@ impl Hostile {
 
 fn message<M: Message>(message: &M) -> Vec<u8> {
     codec::encode(message).unwrap()
+}
+
+/// A body of `length` bytes, and its trailer.
+fn enclosed(length: u64) -> Vec<u8> {
+    let mut bytes = vec![b'x'; usize::try_from(length).unwrap()];
+    let digest = DigestKind::Xxh3.of(&bytes);
+    let grew = false;
+    bytes.extend(message(&Reply::Ok(Trailer { digest, grew })));
+    bytes
 }
 
 /// Answers every request of a connection with bytes from `seed`.
@@ -202,6 +228,17 @@ async fn ask(client: &Client, to: &Path) {
     let fetching = transfer::fetch(client, vec![item], options, &transfer);
     within("the end of a hostile tree", fetching).await;
     let _ = Arc::into_inner(transfer);
+    if to.is_dir() {
+        let transfer = Transfer::new(|_| {});
+        let items = (0..40).map(|file| DownloadJob {
+            from: path(&format!("m{file}")),
+            to: to.join(format!("m{file}")),
+            contents: false,
+        });
+        let options = FetchOptions::default();
+        let fetching = transfer::fetch(client, items.collect(), options, &transfer);
+        within("the end of many hostile files", fetching).await;
+    }
     let others = async {
         let _ = fetch(client, "f").await;
         let _ = list(client, "").await;

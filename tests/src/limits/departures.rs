@@ -11,7 +11,7 @@ use quire_server::config::Config;
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{GetTree, List, PutItem, PutMany, Request};
+use quire_shared::protocol::{GetFile, GetItem, GetMany, GetTree, List, PutItem, PutMany, Request};
 use quire_transport::error_code::to_quic;
 
 use quire_test_harness::client::{
@@ -94,6 +94,13 @@ async fn a_request_ends_when_its_client_cancels_it() {
     // A batch whose commit waits for locks.
     let (mut send, mut recv) = begin(&server, &raw, PutMany {}).await;
     let item = PutItem::Directory(make_directory("d/new"));
+    send.write_all(&codec::encode(&item).unwrap())
+        .await
+        .unwrap();
+    recv.stop(to_quic(ErrorCode::CANCELLED)).unwrap();
+    // A read that waits for a lock.
+    let (mut send, mut recv) = begin(&server, &raw, GetMany::default()).await;
+    let item = GetItem::File(GetFile { path: path("d/f") });
     send.write_all(&codec::encode(&item).unwrap())
         .await
         .unwrap();

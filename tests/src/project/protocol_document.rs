@@ -16,8 +16,8 @@ use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Paired;
 use quire_shared::protocol;
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Copied, Done, GetHeader, Hashed, Message, Outcome, Page, Pong,
-    PutItem, PutOffset, Reply, Request, Trailer, TreeItem, UploadPage,
+    Attributes, CachePage, Changed, Copied, Done, GetHeader, GetItem, GotItem, Hashed, Message,
+    Outcome, Page, Pong, PutItem, PutOffset, Reply, Request, Trailer, TreeItem, UploadPage,
 };
 use quire_shared::{limits, path};
 
@@ -43,6 +43,8 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("tree-item", recode::<TreeItem>),
     ("put-item", recode::<PutItem>),
     ("outcome-reply", recode::<Reply<Outcome>>),
+    ("get-item", recode::<GetItem>),
+    ("got-item-reply", recode::<Reply<GotItem>>),
     ("paired-reply", recode::<Reply<Paired>>),
 ];
 
@@ -162,7 +164,11 @@ fn exchanges_are_whole_streams() {
         assert_eq!(digests, [hasher.finish()]);
         bodies.insert(expected);
     }
-    assert_eq!(bodies.len(), 5, "get, two kinds of put, get-tree, put-many");
+    assert_eq!(
+        bodies.len(),
+        6,
+        "get, two kinds of put, get-tree, put-many, get-many"
+    );
 }
 
 /// The parts on the stream of `request`, whose body has `length` bytes.
@@ -201,6 +207,13 @@ fn sequence(
             "put-item",
             "outcome-reply",
         ],
+        Request::GetMany(_) => &[
+            "request",
+            "get-item",
+            "got-item-reply",
+            "body",
+            "trailer-reply",
+        ],
         other => panic!("{} has no body", other.name()),
     }
 }
@@ -213,6 +226,7 @@ fn digest_of(request: &Request) -> DigestKind {
         Request::GetTree(get) => get.digest,
         // Each item says it; the example's items use the default.
         Request::PutMany(_) => DigestKind::Xxh3,
+        Request::GetMany(get) => get.digest,
         other => panic!("{} has no trailer", other.name()),
     }
 }

@@ -14,7 +14,7 @@ use quire_server::config::limits::{Seconds, ValidateAddresses};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Pair;
-use quire_shared::protocol::{GetTree, PutMany, Request};
+use quire_shared::protocol::{GetMany, GetTree, PutMany, Request};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
@@ -118,6 +118,7 @@ fn late_requests() -> Vec<Request> {
         hash("f", DigestKind::Blake3).into(),
         tree.into(),
         PutMany {}.into(),
+        GetMany::default().into(),
         Pair { proof: [0; 32] }.into(),
     ]
 }

@@ -129,7 +129,9 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
         Request::List(List { path, .. }) => drop(access.list(path)?),
         Request::GetTree(get) => drop(access.list(&get.path)?),
         Request::Stat(Stat { path }) => access.stat(path)?,
-        Request::Put(put) => put.precondition = access.create(&put.path, &put.precondition)?,
+        Request::Put(put) | Request::ResumePut(ResumePut { put }) => {
+            put.precondition = access.create(&put.path, &put.precondition)?;
+        }
         Request::MakeDirectory(make) => access.make_directory(&make.path)?,
         Request::Delete(delete) => access.delete(&delete.path)?,
         Request::Rename(rename) => {
@@ -140,10 +142,7 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
         }
         Request::Chmod(chmod) => access.chmod(&chmod.path)?,
-        Request::ResumePut(ResumePut { put }) => {
-            put.precondition = access.create(&put.path, &put.precondition)?;
-        }
-        Request::Uploads(_) => access.any()?,
+        Request::Uploads(_) | Request::GetMany(_) => access.any()?,
         Request::PutMany(_) if access.may_change() => {}
         Request::PutMany(_) => return Err(Denial::NotAuthorized),
     }
@@ -447,6 +446,7 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         | Request::Uploads(_)
         | Request::GetTree(_)
         | Request::PutMany(_)
+        | Request::GetMany(_)
         | Request::Pair(_) => Vec::new(),
     }
 }

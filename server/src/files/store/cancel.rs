@@ -61,7 +61,7 @@ impl Drop for Restore {
 }
 
 /// Fails if nobody waits for the work of this thread any more.
-pub(super) fn check() -> Result<(), Error> {
+pub(in crate::files) fn check() -> Result<(), Error> {
     let is_cancelled = CURRENT.with_borrow(|flag| flag.0.load(Ordering::Relaxed));
     if is_cancelled {
         return Err(Error::Cancelled);

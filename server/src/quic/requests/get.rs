@@ -5,7 +5,7 @@ use quire_shared::protocol::{Attributes, Failure, Get, GetHeader, Reply, Trailer
 use quire_transport::stream::{Priority, Sender};
 use tracing::info;
 
-use crate::files::{Caller, Content, Files};
+use crate::files::{Caller, Files};
 use crate::quic::error::RequestError;
 
 /// Sends the content of a file. The digest goes into a trailer, so that the file is read only once.
@@ -16,7 +16,9 @@ pub(crate) async fn serve(
     sender: &mut Sender,
 ) -> Result<(), RequestError> {
     let mut content = files.get(caller, &request).await?;
-    sender.send(&Reply::Ok(header(&content))).await?;
+    sender
+        .send(&Reply::Ok(header(content.attributes(), content.length())))
+        .await?;
     sender.set_priority(Priority::of_body(Some(content.length())));
     while let Some(piece) = sender.disk(content.next(sender.piece_max())).await? {
         sender.send_bytes(piece).await?;
@@ -37,20 +39,13 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-fn header(content: &Content) -> GetHeader {
-    let Attributes {
-        version,
-        size,
-        modified,
-        mode,
-        kind: _,
-        target: _,
-    } = content.attributes();
+/// Announces `length` bytes of the content of a file.
+pub(super) fn header(attributes: &Attributes, length: u64) -> GetHeader {
     GetHeader {
-        version: version.clone(),
-        size: *size,
-        length: content.length(),
-        modified: *modified,
-        mode: *mode,
+        version: attributes.version.clone(),
+        size: attributes.size,
+        length,
+        modified: attributes.modified,
+        mode: attributes.mode,
     }
 }

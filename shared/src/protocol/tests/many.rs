@@ -4,7 +4,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::messages::{
-    attributes, kind, name, path, precondition, preserve, raw_names, reply, time, version,
+    attributes, get_header, kind, name, path, precondition, preserve, raw_names, reply, time,
+    version,
 };
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
@@ -25,6 +26,27 @@ pub(super) fn get_tree() -> impl Strategy<Value = Request> {
         };
         get.into()
     })
+}
+
+pub(super) fn get_many() -> impl Strategy<Value = Request> {
+    (kind(), any::<u64>()).prop_map(|(digest, enclose_max)| {
+        let get = GetMany {
+            digest,
+            enclose_max,
+        };
+        get.into()
+    })
+}
+
+fn get_item() -> impl Strategy<Value = GetItem> {
+    prop_oneof![
+        path().prop_map(|path| GetItem::File(GetFile { path })),
+        Just(GetItem::Last(LastItem {})),
+    ]
+}
+
+fn got_item() -> impl Strategy<Value = GotItem> {
+    (any::<u64>(), reply(get_header())).prop_map(|(index, result)| GotItem { index, result })
 }
 
 pub(super) fn tree_item() -> impl Strategy<Value = TreeItem> {
@@ -108,6 +130,57 @@ proptest! {
         check(&outcome);
         check_unknown_key(&outcome, 2, key);
     }
+
+    #[test]
+    fn items_that_are_asked_for_and_their_answers_survive_the_wire(
+        item in get_item(),
+        got in reply(got_item()),
+        key in 7_u16..,
+    ) {
+        check(&item);
+        check_unknown_key(&item, 2, key);
+        check(&got);
+        check_unknown_key(&got, 2, key);
+    }
+}
+
+// P14
+#[test]
+fn missing_optional_keys_of_many_files_have_their_defaults() {
+    let get = Request::from(GetMany::default());
+    assert_eq!(decode(&[0x82, 17, 0xa0]), Ok(get));
+    assert_eq!(decode(&[0x82, 1, 0xa0]), Ok(GetItem::Last(LastItem {})));
+    let missing = decode::<GetItem>(&[0x82, 0, 0xa0]);
+    assert_eq!(missing, Err(DecodeError::Malformed));
+    let unknown = decode::<GetItem>(&[0x82, 2, 0xa0]);
+    assert_eq!(unknown, Err(DecodeError::UnknownKind));
+}
+
+// P49
+#[test]
+fn a_file_among_many_comes_whole_or_without_its_content() {
+    let size_of = |size, length| {
+        let header = GetHeader {
+            version: Version::new(b"v").unwrap(),
+            size,
+            length,
+            modified: Time {
+                seconds: 0,
+                nanoseconds: 0,
+            },
+            mode: 0,
+        };
+        let result = Reply::Ok(header);
+        GotItem { index: 0, result }.body_size()
+    };
+    assert_eq!(size_of(5, 5), Ok(Some(5)));
+    assert_eq!(size_of(0, 0), Ok(Some(0)));
+    assert_eq!(size_of(5, 0), Ok(None));
+    for (size, length) in [(5, 4), (5, 6), (0, 1)] {
+        assert_eq!(size_of(size, length), Err(DecodeError::Malformed));
+    }
+    let result = Reply::Failed(Failure::new(ErrorCode::NOT_FOUND));
+    assert_eq!(GotItem { index: 0, result }.body_size(), Ok(None));
 }
 
 // P14
@@ -159,6 +232,10 @@ fn the_largest_items_fit_their_limits() {
             make_parents: true,
             preserve: Preserve::Nothing,
         };
+        encode(&GetItem::File(GetFile {
+            path: put.path.clone(),
+        }))
+        .unwrap();
         encode(&PutItem::File(put)).unwrap();
     }
 }

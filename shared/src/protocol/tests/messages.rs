@@ -212,7 +212,8 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         (path(), any::<bool>()).prop_map(|(path, remove)| Uploads { path, remove }.into()),
         two_paths(),
         one_path(),
-        super::many::get_tree()
+        super::many::get_tree(),
+        super::many::get_many()
     ]
 }
 

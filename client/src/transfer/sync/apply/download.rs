@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quire_shared::RemotePath;
+use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use super::Run;
@@ -11,12 +12,14 @@ use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::save::SaveOptions;
+use crate::transfer::arrival::DownloadQueue;
 use crate::transfer::engine::Transfer;
 use crate::transfer::fetch::fetch_queued;
 use crate::transfer::job::{FetchOptions, FileDownload};
 use crate::transfer::jobs::job_queue;
 use crate::transfer::leave::Leave;
 use crate::transfer::local_dir::{GivenToDir, LocalDir, finish};
+use crate::transfer::many::fetch_many;
 use crate::transfer::sync::plan::{PlannedDirectory, TransferStep};
 use crate::transfer::sync::resolve::{StepReader, spooling};
 use crate::transfer::sync::side::{joined_path, local_path};
@@ -42,6 +45,12 @@ pub(super) async fn run(
         survey: false,
     };
     let (queue, jobs) = job_queue();
+    let (many, named) = job_queue();
+    let singles = DownloadQueue {
+        jobs: queue.clone(),
+        flow: client.connection().flow().clone(),
+    };
+    let naming = fetch_many(client.connection(), named, options, transfer, singles);
     let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
     let mut walk = DownloadWalk {
         from: from.clone(),
@@ -49,6 +58,7 @@ pub(super) async fn run(
         save: options.save,
         transfer: Arc::clone(transfer),
         queue,
+        many,
         levels: Vec::new(),
     };
     let walking = blocking(move || {
@@ -65,7 +75,7 @@ pub(super) async fn run(
         Ok(())
     });
     let fetching = fetch_queued(client, jobs, options, transfer);
-    let (walked, ()) = tokio::join!(walking, fetching);
+    let (walked, (), ()) = tokio::join!(walking, naming, fetching);
     walked
 }
 
@@ -75,7 +85,10 @@ struct DownloadWalk {
     to: PathBuf,
     save: SaveOptions,
     transfer: Arc<Transfer>,
+    /// Takes files that are fetched by themselves.
     queue: mpsc::Sender<FileDownload>,
+    /// Takes small files.
+    many: mpsc::Sender<FileDownload>,
     /// The directories that were entered; none for one that couldn't be made.
     levels: Vec<Option<Arc<LocalDir>>>,
 }
@@ -94,13 +107,17 @@ impl DownloadWalk {
                     return Ok(Some(()));
                 };
                 self.transfer.expect(file.size);
+                let queue = match file.size <= ENCLOSED_BYTES_MAX as u64 {
+                    true => &self.many,
+                    false => &self.queue,
+                };
                 let job = FileDownload {
                     from: joined_path(&self.from, &file.path)?,
                     to: local_path(&self.to, &file.path)?,
                     described_size: Some(file.size),
                     directory: Some(Arc::clone(directory)),
                 };
-                return Ok(self.queue.blocking_send(job).ok());
+                return Ok(queue.blocking_send(job).ok());
             }
             TransferStep::Leave => self.leave(),
         }
