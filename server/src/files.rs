@@ -12,6 +12,8 @@ mod batch_upload;
 mod cache;
 mod caller;
 mod changes;
+mod chunk_cache;
+mod chunk_listing;
 mod commit;
 mod content;
 mod digest_cache;
@@ -44,6 +46,7 @@ pub use batch_upload::{BatchItem, BatchUpload};
 pub use cache::{CacheConfig, CacheSnapshot};
 pub use caller::Caller;
 pub use changes::ChangeNotice;
+pub use chunk_listing::{ChunkListPart, ChunkListing};
 pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
@@ -53,10 +56,11 @@ pub use store::{
     Options, ReadOnlyReason, SinceOpened,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
-pub use upload::Upload;
+pub use upload::{DeltaUpload, Upload};
 
 use cache::Cache;
 use changes::Changes;
+use chunk_cache::ChunkCache;
 use commit::Pending;
 use digest_cache::DigestCache;
 use locks::LockTable;
@@ -74,6 +78,7 @@ struct Parts {
     locks: LockTable,
     cache: Cache,
     digests: DigestCache,
+    chunks: ChunkCache,
     quotas: Quotas,
     changes: Changes,
     metrics: Arc<Metrics>,
@@ -130,6 +135,7 @@ impl Files {
             locks: LockTable::new(config.lock_limit).with_faults(faults),
             cache: Cache::new(config.cache),
             digests: DigestCache::new(),
+            chunks: ChunkCache::new(),
             quotas: Quotas::new(config.quota, Arc::clone(&metrics)),
             changes: Changes::new(),
             metrics,

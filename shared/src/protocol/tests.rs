@@ -1,5 +1,6 @@
 //! Properties of every message: encoding round trips, limits, and refusal of damaged bytes.
 
+mod delta;
 mod many;
 mod messages;
 
@@ -282,7 +283,7 @@ fn additions_of_a_later_version_are_unknown_and_not_malformed() {
         decode::<Request>(&[&head, value].concat())
     };
     let unknown = Err(DecodeError::UnknownKind);
-    for kind in [0, 17, 23] {
+    for kind in [0, 17, 20, 23] {
         assert_eq!(minimal(kind), unknown, "a kind of request");
     }
     assert_eq!(get_with(3, &[4]), unknown, "a kind of digest");

@@ -124,7 +124,7 @@ async fn kinds_of_a_later_version_are_unsupported() {
     let tree = Tree::new().file("f", "content");
     let server = TestServer::start(&tree).await;
     let raw = server.raw().await;
-    for kind in [0, 17, 99, u16::MAX] {
+    for kind in [0, 17, 20, 99, u16::MAX] {
         let unknown = request(kind, |encoder| {
             encoder.map(0).unwrap();
         });
