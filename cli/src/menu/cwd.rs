@@ -283,6 +283,7 @@ mod tests {
             fsync: false,
             preserve: PreserveArgs::default(),
             existing: Default::default(),
+            delta: Default::default(),
             operands: typed.iter().map(OsString::from).collect(),
         });
         cwd.qualify(&mut command).unwrap();
@@ -314,6 +315,7 @@ mod tests {
                 force: false,
                 preserve: PreserveArgs::default(),
                 existing: Default::default(),
+                delta: Default::default(),
                 operands: typed.iter().map(OsString::from).collect(),
             });
             cwd.qualify(&mut command).map(|()| match command {

@@ -243,7 +243,14 @@ impl FileUpload {
         transfer.expect(file.size());
         let make_parents = options.recursive && self.directory.is_none();
         let put = options.put(&file, self.to.clone(), make_parents);
-        let stored = put_file(client.connection(), put, file, transfer.counter()).await?;
+        let stored = put_file(
+            client.connection(),
+            put,
+            file,
+            options.delta,
+            transfer.counter(),
+        )
+        .await?;
         Ok(Moved {
             name: local_name(&self.from),
             local: self.from.clone(),

@@ -30,9 +30,9 @@ use super::job::{FetchOptions, FileDownload};
 use super::local_dir::{LocalDir, finish};
 use crate::blocking::joined;
 use crate::download::PartUse;
-use crate::download::save_whole;
 use crate::error::ClientError;
 use crate::exchange::Connection;
+use crate::save::save_whole;
 use crate::upload::Links;
 
 /// Receives a whole tree.
