@@ -11,8 +11,8 @@ use quire_shared::RemotePath;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::pairing::{Paired, PairingCode};
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, Hashed, Message, Outcome, Page, Pong, PutItem,
-    Reply, Request, Trailer, TreeItem,
+    Attributes, CachePage, Changed, ChunkPage, DeltaStep, Done, GetHeader, Hashed, Message,
+    Outcome, Page, Pong, PutItem, Reply, Request, Trailer, TreeItem,
 };
 
 /// A check of one decoder.
@@ -46,6 +46,7 @@ pub(crate) fn request(bytes: &[u8]) {
     round_trips::<Request>(bytes);
     round_trips::<Trailer>(bytes);
     round_trips::<PutItem>(bytes);
+    round_trips::<DeltaStep>(bytes);
 }
 
 /// Messages that a client receives.
@@ -55,6 +56,7 @@ pub(crate) fn reply(bytes: &[u8]) {
     round_trips::<Reply<Trailer>>(bytes);
     round_trips::<Reply<Changed>>(bytes);
     round_trips::<Reply<Page>>(bytes);
+    round_trips::<Reply<ChunkPage>>(bytes);
     round_trips::<Reply<Attributes>>(bytes);
     round_trips::<Reply<Done>>(bytes);
     round_trips::<Reply<Hashed>>(bytes);
