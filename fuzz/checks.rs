@@ -11,8 +11,8 @@ use quire_shared::RemotePath;
 use quire_shared::codec::{self, PREFIX_BYTES};
 use quire_shared::pairing::{Paired, PairingCode};
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Done, GetHeader, GetItem, GotItem, Hashed, Message, Outcome,
-    Page, Pong, PutItem, Reply, Request, Trailer, TreeItem,
+    Attributes, CachePage, Changed, ChunkPage, DeltaStep, Done, GetHeader, GetItem, GotItem,
+    Hashed, Message, Outcome, Page, Pong, PutItem, Reply, Request, Trailer, TreeItem,
 };
 
 /// A check of one decoder.
@@ -47,6 +47,7 @@ pub(crate) fn request(bytes: &[u8]) {
     round_trips::<Trailer>(bytes);
     round_trips::<PutItem>(bytes);
     round_trips::<GetItem>(bytes);
+    round_trips::<DeltaStep>(bytes);
 }
 
 /// Messages that a client receives.
@@ -56,6 +57,7 @@ pub(crate) fn reply(bytes: &[u8]) {
     round_trips::<Reply<Trailer>>(bytes);
     round_trips::<Reply<Changed>>(bytes);
     round_trips::<Reply<Page>>(bytes);
+    round_trips::<Reply<ChunkPage>>(bytes);
     round_trips::<Reply<Attributes>>(bytes);
     round_trips::<Reply<Done>>(bytes);
     round_trips::<Reply<Hashed>>(bytes);

@@ -22,7 +22,7 @@ use quire_shared::digest::DigestKind;
 use quire_transport::congestion::CongestionControl;
 
 use crate::similar::similar_command;
-pub use choices::{ExistingArgs, PreserveArgs};
+pub use choices::{DeltaArgs, ExistingArgs, PreserveArgs};
 pub use sync::{FilterArgs, SyncArgs};
 pub(crate) use texts::one_line;
 pub use texts::print_usage_event;
@@ -226,6 +226,8 @@ pub struct GetArgs {
     pub(crate) existing: ExistingArgs,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) delta: DeltaArgs,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it names a
     /// server of the others, or begins with an address or HOST:PORT that is no local directory
@@ -247,6 +249,8 @@ pub struct PutArgs {
     pub(crate) existing: ExistingArgs,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) delta: DeltaArgs,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
     /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]

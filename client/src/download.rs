@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
-use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
+use quire_shared::protocol::{Get, GetHeader, Precondition, Time, Trailer, Version};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
 use crate::blocking::blocking;
+use crate::delta::{self, Delta};
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
 use crate::save::{self, Part, PartSource, SaveStart, SaveTarget, Unfinished};
@@ -30,6 +31,7 @@ pub struct DownloadRequest<'a> {
     connection: &'a Connection,
     get: Get,
     options: SaveOptions,
+    delta: Delta,
     moved: Option<&'a AtomicU64>,
 }
 
@@ -43,6 +45,7 @@ impl<'a> DownloadRequest<'a> {
             connection,
             get,
             options: SaveOptions::default(),
+            delta: Delta::default(),
             moved: None,
         }
     }
@@ -94,6 +97,13 @@ impl<'a> DownloadRequest<'a> {
         self
     }
 
+    /// Whether only what changed is fetched of a large file, if a local one of that name is replaced.
+    #[must_use]
+    pub fn delta(mut self, delta: Delta) -> Self {
+        self.delta = delta;
+        self
+    }
+
     /// Counts the bytes in `moved` as they arrive.
     #[must_use]
     pub fn progress(mut self, moved: &'a AtomicU64) -> Self {
@@ -114,6 +124,7 @@ impl<'a> DownloadRequest<'a> {
             get: self.get,
             target: target.as_ref(),
             options: self.options,
+            delta: self.delta,
             links: Links::Follow,
         };
         let moved = self.moved.unwrap_or(&uncounted);
@@ -159,6 +170,7 @@ pub(crate) struct FileFetch<'a> {
     pub(crate) get: Get,
     pub(crate) target: &'a Path,
     pub(crate) options: SaveOptions,
+    pub(crate) delta: Delta,
     pub(crate) links: Links,
 }
 
@@ -196,6 +208,17 @@ impl FileFetch<'_> {
                 }
                 received => return received,
             }
+        }
+        if is_whole
+            && !is_anew
+            && let Some(plan) = delta::plan(self, target.replaced()).await?
+        {
+            expect(plan.size());
+            if let Some(received) = plan.receive(self, target, moved).await? {
+                return Ok(received);
+            }
+            let target = self.open().await?;
+            return self.start(target, moved, &|_| {}).await;
         }
         let mut received = self.start(target, moved, &expect).await;
         match &mut received {
@@ -318,7 +341,8 @@ pub struct Fetched {
     pub part: PartUse,
 }
 
-/// What became of the part of a file that an earlier, interrupted download had left.
+/// What of a file was there already: what an earlier, interrupted transfer had left, or another
+/// version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PartUse {
     /// There was none.
@@ -328,6 +352,8 @@ pub enum PartUse {
     Continued(u64),
     /// It was damaged, or of another version, so that the whole file came anew.
     Discarded,
+    /// So many bytes were copied from the version that was replaced, and only the others came.
+    Copied(u64),
 }
 
 impl Download {
@@ -438,9 +464,9 @@ impl Download {
 /// A file that has arrived and was verified, under a temporary name.
 #[derive(Debug)]
 pub(crate) struct ReceivedFile {
-    unfinished: Unfinished,
-    modified: Time,
-    fetched: Fetched,
+    pub(crate) unfinished: Unfinished,
+    pub(crate) modified: Time,
+    pub(crate) fetched: Fetched,
 }
 
 impl ReceivedFile {
@@ -454,24 +480,6 @@ impl ReceivedFile {
         blocking(move || unfinished.publish(modified)).await?;
         Ok(fetched)
     }
-}
-
-/// Writes a file inside a tree from content that is verified and in memory. Blocks.
-///
-/// # Errors
-/// As [`Download::save`].
-pub(crate) fn save_whole(
-    target: &Path,
-    content: &[u8],
-    attributes: &Attributes,
-    options: SaveOptions,
-) -> Result<(), ClientError> {
-    let save = SaveTarget::open(target, options, Links::Refuse)?;
-    let mut unfinished = save.create(attributes.mode, SaveStart::Nothing(None))?;
-    unfinished
-        .write_all(content)
-        .map_err(|error| ClientError::disk(target, "write", error))?;
-    unfinished.publish(attributes.modified)
 }
 
 /// Why content was not received.

@@ -190,6 +190,13 @@ pub struct FromStart {
     _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
+impl FromStart {
+    /// Goes on reading at `position`.
+    pub(crate) fn seek_to(&mut self, position: u64) {
+        self.position = position;
+    }
+}
+
 impl Read for FromStart {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         (&*self.file).seek(SeekFrom::Start(self.position))?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Preserve, Time};
+use quire_shared::protocol::{Attributes, Preserve, Time};
 use quire_transport::bottleneck::file_sync;
 
 use crate::attributes::{self, KeptAttributes};
@@ -88,6 +88,14 @@ impl SaveTarget {
         match &self.kind {
             TargetKind::File(target, _) => Some(target),
             TargetKind::Device(_) => None,
+        }
+    }
+
+    /// Returns the path of the file that is replaced, without links; none if there is none.
+    pub(crate) fn replaced(&self) -> Option<&Path> {
+        match &self.kind {
+            TargetKind::File(target, Some(_)) => Some(target),
+            TargetKind::File(_, None) | TargetKind::Device(_) => None,
         }
     }
 
@@ -333,6 +341,24 @@ impl Write for Unfinished {
     fn flush(&mut self) -> io::Result<()> {
         self.file().flush()
     }
+}
+
+/// Writes a file inside a tree from content that is verified and in memory. Blocks.
+///
+/// # Errors
+/// [`ClientError::LocalExists`] if `target` exists and is not to be replaced, or why writing failed.
+pub(crate) fn save_whole(
+    target: &Path,
+    content: &[u8],
+    attributes: &Attributes,
+    options: SaveOptions,
+) -> Result<(), ClientError> {
+    let save = SaveTarget::open(target, options, Links::Refuse)?;
+    let mut unfinished = save.create(attributes.mode, SaveStart::Nothing(None))?;
+    unfinished
+        .write_all(content)
+        .map_err(|error| ClientError::disk(target, "write", error))?;
+    unfinished.publish(attributes.modified)
 }
 
 /// Permission bits of a file that only its owner may read.

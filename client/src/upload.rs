@@ -22,6 +22,7 @@ use quire_transport::body::{self, SendBodyError};
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 
 use crate::blocking::blocking;
+use crate::delta::{self, Delta};
 use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
@@ -34,6 +35,7 @@ pub use crate::local_file::{FromStart, Links, LocalFile};
 pub struct UploadRequest<'a> {
     connection: &'a Connection,
     put: Put,
+    delta: Delta,
     moved: Option<&'a AtomicU64>,
 }
 
@@ -47,6 +49,7 @@ impl<'a> UploadRequest<'a> {
         Self {
             connection,
             put,
+            delta: Delta::default(),
             moved: None,
         }
     }
@@ -87,6 +90,13 @@ impl<'a> UploadRequest<'a> {
         self
     }
 
+    /// Whether only what changed is sent of a large file that is replaced.
+    #[must_use]
+    pub fn delta(mut self, delta: Delta) -> Self {
+        self.delta = delta;
+        self
+    }
+
     /// Counts the bytes in `moved` as they are sent.
     #[must_use]
     pub fn progress(mut self, moved: &'a AtomicU64) -> Self {
@@ -99,7 +109,8 @@ impl<'a> UploadRequest<'a> {
     /// at the beginning, and [`Stored::grew`] says so.
     ///
     /// Of a file of 1 MiB or more, an upload goes on where an earlier one with the same options was
-    /// interrupted, if the server has kept that; [`Stored::part`] says so.
+    /// interrupted, if the server has kept that; [`Stored::part`] says so. It also says how much of a
+    /// file that was replaced didn't have to be sent.
     ///
     /// # Errors
     /// The server's refusal, a broken connection, why reading failed, or
@@ -110,7 +121,7 @@ impl<'a> UploadRequest<'a> {
         self.put.mode = file.mode();
         let uncounted = AtomicU64::new(0);
         let moved = self.moved.unwrap_or(&uncounted);
-        put_file(self.connection, self.put, file, moved).await
+        put_file(self.connection, self.put, file, self.delta, moved).await
     }
 
     /// Uploads `bytes`.
@@ -168,7 +179,7 @@ pub struct Stored {
     pub bytes: u64,
     /// Whether the local file grew meanwhile, so that this is only the beginning of it.
     pub grew: bool,
-    /// What became of the part that an earlier upload had left on the server.
+    /// What of the file was on the server already.
     pub part: PartUse,
 }
 
@@ -188,6 +199,7 @@ pub(crate) async fn put_file(
     connection: &Connection,
     mut put: Put,
     file: LocalFile,
+    delta: Delta,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
     let reading = blocking(move || {
@@ -206,12 +218,16 @@ pub(crate) async fn put_file(
             let stored = self::put(connection, put, body, moved).await?;
             Ok(Stored { grew, ..stored })
         }
-        FileContent::Declared if file.size() >= PART_BYTES_MIN && put.modified.is_some() => {
-            put.size = Some(file.size());
-            resume::put(connection, put, file, moved).await
-        }
         FileContent::Declared => {
             put.size = Some(file.size());
+            if put.precondition != Precondition::Absent
+                && let Some(stored) = delta::put(connection, &put, &file, delta, moved).await?
+            {
+                return Ok(stored);
+            }
+            if file.size() >= PART_BYTES_MIN && put.modified.is_some() {
+                return resume::put(connection, put, file, moved).await;
+            }
             self::put(connection, put, file.into_content(), moved).await
         }
         FileContent::Undeclared => {
@@ -232,6 +248,7 @@ pub(crate) async fn put<R: Read + Send + 'static>(
         length: put.size,
         digest_kind: put.digest,
         hasher: put.digest.hasher(),
+        known_digest: None,
         request: Some(put.into()),
         content,
     };
@@ -239,20 +256,22 @@ pub(crate) async fn put<R: Read + Send + 'static>(
 }
 
 /// What is sent of an upload.
-struct Outgoing<R> {
+pub(crate) struct Outgoing<R> {
     /// The request, unless it has been sent.
-    request: Option<Request>,
+    pub(crate) request: Option<Request>,
     /// The length of the body, if it is known.
-    length: Option<u64>,
-    digest_kind: DigestKind,
+    pub(crate) length: Option<u64>,
+    pub(crate) digest_kind: DigestKind,
     /// Hasher of the file, which has what comes before the body.
-    hasher: Hasher,
-    content: UploadBody<R>,
+    pub(crate) hasher: Hasher,
+    /// The digest of the file, if the body isn't its content.
+    pub(crate) known_digest: Option<Digest>,
+    pub(crate) content: UploadBody<R>,
 }
 
 impl<R: Read + Send + 'static> Outgoing<R> {
     /// Sends everything, and waits for the answer.
-    async fn send(
+    pub(crate) async fn send(
         self,
         connection: &Connection,
         mut sender: Sender,
@@ -350,6 +369,7 @@ async fn send<R: Read + Send + 'static>(
         length,
         digest_kind,
         hasher,
+        known_digest,
         content: UploadBody {
             source,
             path,
@@ -378,6 +398,7 @@ async fn send<R: Read + Send + 'static>(
         }
         Err(_) => return Err(Unsent::Failed(ClientError::Truncated)),
     };
+    let digest = known_digest.unwrap_or(digest);
     let mut grew = false;
     if let Some(snapshot) = snapshot {
         let digest = digest.clone();

@@ -12,6 +12,8 @@ mod batch_upload;
 mod cache;
 mod caller;
 mod changes;
+mod chunk_cache;
+mod chunk_listing;
 mod commit;
 mod content;
 mod digest_cache;
@@ -47,6 +49,7 @@ pub use batch_upload::{BatchItem, BatchUpload};
 pub use cache::{CacheConfig, CacheSnapshot};
 pub use caller::Caller;
 pub use changes::ChangeNotice;
+pub use chunk_listing::{ChunkListPart, ChunkListing};
 pub use content::{ByteRange, Content};
 pub use error::Error;
 pub use locks::Hold;
@@ -57,10 +60,11 @@ pub use store::{
     Options, ReadOnlyReason, SinceOpened,
 };
 pub use tree_walk::{TreeEntry, TreeWalk, Visitor};
-pub use upload::Upload;
+pub use upload::{DeltaUpload, Upload};
 
 use cache::Cache;
 use changes::Changes;
+use chunk_cache::ChunkCache;
 use commit::Pending;
 use digest_cache::DigestCache;
 use locks::LockTable;
@@ -78,6 +82,7 @@ struct Parts {
     locks: LockTable,
     cache: Cache,
     digests: DigestCache,
+    chunks: ChunkCache,
     quotas: Quotas,
     changes: Changes,
     metrics: Arc<Metrics>,
@@ -134,6 +139,7 @@ impl Files {
             locks: LockTable::new(config.lock_limit).with_faults(faults),
             cache: Cache::new(config.cache),
             digests: DigestCache::new(),
+            chunks: ChunkCache::new(),
             quotas: Quotas::new(config.quota, Arc::clone(&metrics)),
             changes: Changes::new(),
             metrics,

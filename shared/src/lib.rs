@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`protocol`] | every message, and the table of requests |
 //! | [`codec`] | messages as length-prefixed CBOR (RFC 8949) |
+//! | [`chunks`] | how files are cut into chunks that two versions have in common |
 //! | [`path`] | names and paths, checked while they are decoded |
 //! | [`digest`] | digests of file contents |
 //! | [`error_code`] | the table of error codes |
@@ -29,6 +30,7 @@
 //! assert_eq!(codec::decode(&bytes[PREFIX_BYTES..]), Ok(request));
 //! ```
 
+pub mod chunks;
 pub mod codec;
 pub mod digest;
 pub mod error_chain;

@@ -11,6 +11,7 @@
 //! Requests are in this file, replies in `replies`, and the parts of requests for many files in
 //! `many`.
 
+mod delta;
 mod many;
 mod replies;
 mod tagged;
@@ -26,6 +27,7 @@ use crate::path::{Name, RemotePath};
 
 use tagged::tagged;
 
+pub use delta::{ChunkHead, ChunkPage, Chunks, CopyStep, DataStep, DeltaStep, PutDelta};
 pub use many::{
     GetFile, GetItem, GetMany, GetTree, GotItem, LastItem, Left, Missed, Outcome, PutItem, PutMany,
     SetAttributes, TreeItem,
@@ -118,6 +120,8 @@ requests! {
     15 ResumePut -> PutOffset, early: false, "Uploads a file from where an upload was interrupted.";
     16 Uploads -> UploadPage, early: false, "Lists or removes what interrupted uploads have left.";
     17 GetMany -> GotItem, early: false, "Downloads many files that the client names.";
+    18 Chunks -> ChunkPage, early: false, "Lists the chunks of a file.";
+    19 PutDelta -> Changed, early: false, "Uploads a file from a part that the server has.";
     22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 

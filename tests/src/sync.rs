@@ -92,6 +92,7 @@ fn plain() -> SyncOptions {
         digest: Default::default(),
         preserve: Default::default(),
         fsync: false,
+        delta: Default::default(),
     }
 }
 

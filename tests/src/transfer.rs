@@ -5,6 +5,7 @@ mod command_line;
 pub(crate) mod cut_gets;
 mod cut_puts;
 mod cuts_at_random;
+mod deltas;
 mod existing;
 mod files;
 mod flipped_bytes;

@@ -1,5 +1,6 @@
 //! Messages: malformed, early, refused, and what the fuzzers keep.
 
+mod deltas;
 mod early_data;
 mod errors;
 mod fuzz_corpus;

@@ -2,6 +2,7 @@
 //! original.
 
 use clap::Args;
+use quire_client::Delta;
 use quire_client::transfer::Leave;
 use quire_shared::protocol::Preserve;
 
@@ -52,6 +53,29 @@ impl PreserveArgs {
             (true, _) => Preserve::Exact,
             (false, true) => Preserve::Nothing,
             (false, false) => Preserve::Usual,
+        }
+    }
+}
+
+/// Whether only what changed of a large file is moved. By default that is done where both versions
+/// have 8 MiB or more, and the server is not on the local network.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct DeltaArgs {
+    /// Move only what changed of a file that is replaced, also on a local network
+    #[arg(long)]
+    delta: bool,
+    /// Always move whole files
+    #[arg(long, conflicts_with = "delta")]
+    whole_file: bool,
+}
+
+impl DeltaArgs {
+    /// What the flags say.
+    pub(crate) fn choice(self) -> Delta {
+        match (self.delta, self.whole_file) {
+            (true, _) => Delta::Always,
+            (false, true) => Delta::Never,
+            (false, false) => Delta::Auto,
         }
     }
 }

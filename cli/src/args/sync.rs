@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::PreserveArgs;
+use super::{DeltaArgs, PreserveArgs};
 
 /// Operands of `sync`.
 #[derive(Debug, Clone, Args)]
@@ -36,6 +36,8 @@ pub struct SyncArgs {
     pub(crate) filter: FilterArgs,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) delta: DeltaArgs,
     /// Directory to read: HOST[:PORT]/PATH, or a local directory, which it is if it exists here
     #[arg(value_name = "SOURCE")]
     pub(crate) source: OsString,

@@ -35,7 +35,7 @@ impl<'a> TransferDisplay<'a> {
         let observer = Observer {
             output: Arc::clone(&session.output),
             bar: bar.clone(),
-            names_skipped: session.config.verdicts,
+            is_verbose: session.config.verdicts,
             moved,
             flags,
             to_explain,
@@ -132,7 +132,7 @@ impl<'a> TransferDisplay<'a> {
 struct Observer {
     output: Arc<Output>,
     bar: ProgressBar,
-    names_skipped: bool,
+    is_verbose: bool,
     moved: EventKind,
     flags: HintFlags,
     to_explain: mpsc::UnboundedSender<CommandFailure>,
@@ -159,7 +159,7 @@ impl Observer {
                         .item(name)
                         .with("reason", reason.name())
                 });
-                if self.names_skipped {
+                if self.is_verbose {
                     self.output.note(&format!("{name}: skipped, {reason}"));
                 }
             }
@@ -183,6 +183,7 @@ impl Observer {
                 PartUse::None => event,
                 PartUse::Continued(bytes) => event.with("continued", bytes),
                 PartUse::Discarded => event.with("continued", 0_u64),
+                PartUse::Copied(bytes) => event.with("copied", bytes),
             }
         });
         match moved.part {
@@ -192,6 +193,12 @@ impl Observer {
                 moved.name,
                 HumanBytes(bytes)
             )),
+            PartUse::Copied(bytes) if self.is_verbose => self.output.note(&format!(
+                "{}: {} of it were in the version that was replaced, and not sent",
+                moved.name,
+                HumanBytes(bytes)
+            )),
+            PartUse::Copied(_) => {}
             PartUse::Discarded => self.output.note(&format!(
                 "{}: sent anew; what an earlier transfer had left was damaged, or of another version",
                 moved.name

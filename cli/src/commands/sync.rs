@@ -35,23 +35,7 @@ pub(super) async fn sync(session: &CliSession, args: &SyncArgs) -> Result<(), Co
     let remote = source.remote().or_else(|| target.remote()).cloned();
     let source = side(session, source).await?;
     let target = side(session, target).await?;
-    let backup = match &args.backup_dir {
-        Some(text) => Some(backup(&target, text)?),
-        None => None,
-    };
-    let options = SyncOptions {
-        filter: Arc::new(filter(&args.filter, &source).await?),
-        checksum: args.checksum,
-        deletion: args.delete.then_some(SyncDeletion {
-            max: args.max_delete,
-            may_empty: args.force,
-        }),
-        backup,
-        dry_run: args.dry_run,
-        digest: session.config.transfer_digest(),
-        preserve: args.preserve.choice(),
-        fsync: args.fsync,
-    };
+    let options = sync_options(session, args, (&source, &target)).await?;
     let (moved, client, is_sending) = match (&source, &target) {
         (_, SyncSide::Server(client, _)) => (EventKind::Uploaded, client.clone(), true),
         (SyncSide::Server(client, _), SyncSide::Local(_)) => {
@@ -99,6 +83,32 @@ pub(super) async fn sync(session: &CliSession, args: &SyncArgs) -> Result<(), Co
             .with("dry_run", args.dry_run)
     });
     Ok(())
+}
+
+/// What the flags say.
+async fn sync_options(
+    session: &CliSession,
+    args: &SyncArgs,
+    (source, target): (&SyncSide, &SyncSide),
+) -> Result<SyncOptions, CommandError> {
+    let backup = match &args.backup_dir {
+        Some(text) => Some(backup(target, text)?),
+        None => None,
+    };
+    Ok(SyncOptions {
+        filter: Arc::new(filter(&args.filter, source).await?),
+        checksum: args.checksum,
+        deletion: args.delete.then_some(SyncDeletion {
+            max: args.max_delete,
+            may_empty: args.force,
+        }),
+        backup,
+        dry_run: args.dry_run,
+        digest: session.config.transfer_digest(),
+        preserve: args.preserve.choice(),
+        fsync: args.fsync,
+        delta: args.delta.choice(),
+    })
 }
 
 async fn side(session: &CliSession, operand: SyncOperand) -> Result<SyncSide, CommandError> {

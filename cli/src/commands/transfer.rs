@@ -63,6 +63,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             .existing
             .leave(record.as_ref().is_some_and(|record| record.is_resumed)),
         survey: session.output.shows_progress(),
+        delta: args.delta.choice(),
     };
     let flags = HintFlags::GET.force_given(args.force);
     let mut progress = TransferDisplay::start(session, EventKind::Downloaded, flags);
@@ -308,14 +309,14 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         _ => None,
     };
     let items = upload_jobs(locals, &remote.path, goes_inside, &transfer)?;
+    let is_resumed = record.as_ref().is_some_and(|record| record.is_resumed);
     let options = StoreOptions {
         recursive: args.recursive,
         overwrite: args.existing.overwrites(args.force),
         digest,
-        leave: args
-            .existing
-            .leave(record.as_ref().is_some_and(|record| record.is_resumed)),
+        leave: args.existing.leave(is_resumed),
         survey: session.output.shows_progress(),
+        delta: args.delta.choice(),
         preserve: args.preserve.choice(),
     };
     let reconnecting = Reconnecting::new(session, &remote.server);

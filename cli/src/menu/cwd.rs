@@ -297,6 +297,7 @@ mod tests {
             fsync: false,
             preserve: PreserveArgs::default(),
             existing: Default::default(),
+            delta: Default::default(),
             operands: typed.iter().map(OsString::from).collect(),
         });
         cwd.qualify(&mut command).unwrap();
@@ -328,6 +329,7 @@ mod tests {
                 force: false,
                 preserve: PreserveArgs::default(),
                 existing: Default::default(),
+                delta: Default::default(),
                 operands: typed.iter().map(OsString::from).collect(),
             });
             cwd.qualify(&mut command).map(|()| match command {

@@ -18,9 +18,10 @@ use tokio::task::JoinHandle;
 use super::engine::{Moved, Transfer};
 use super::job::{FetchOptions, FileDownload};
 use crate::blocking::joined;
-use crate::download::{PartUse, save_whole};
+use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::exchange::Connection;
+use crate::save::save_whole;
 
 /// Makes files of what has arrived. Its work blocks.
 pub(super) trait Unpack: Send + 'static {

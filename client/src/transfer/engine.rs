@@ -244,7 +244,9 @@ impl Transfer {
             Ok(moved) => {
                 self.files.fetch_add(1, Ordering::Relaxed);
                 let bytes = match moved.part {
-                    PartUse::Continued(there) => moved.bytes.saturating_sub(there),
+                    PartUse::Continued(there) | PartUse::Copied(there) => {
+                        moved.bytes.saturating_sub(there)
+                    }
                     PartUse::None | PartUse::Discarded => moved.bytes,
                 };
                 self.arrived.fetch_add(bytes, Ordering::Relaxed);

@@ -187,6 +187,7 @@ impl FileDownload {
             get,
             target: &self.to,
             options: options.save,
+            delta: options.delta,
             links,
         };
         // What can't be written isn't asked for.

@@ -10,6 +10,7 @@ use quire_shared::protocol::{Precondition, Preserve};
 use super::leave::Leave;
 use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
+use crate::delta::Delta;
 use crate::download::SaveOptions;
 use crate::upload::Links;
 
@@ -38,6 +39,8 @@ pub struct FetchOptions {
     pub leave: Leave,
     /// Whether a walk ahead counts what there is to fetch, for a display of the progress.
     pub survey: bool,
+    /// Whether only what changed of large files is fetched.
+    pub delta: Delta,
 }
 
 /// Something local, and what it is to be on the server.
@@ -62,6 +65,8 @@ pub struct StoreOptions {
     pub leave: Leave,
     /// Whether a walk ahead counts what there is to store, for a display of the progress.
     pub survey: bool,
+    /// Whether only what changed of large files is sent.
+    pub delta: Delta,
     /// Which attributes of the local files the server sets.
     pub preserve: Preserve,
 }

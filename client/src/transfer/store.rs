@@ -257,7 +257,14 @@ impl FileUpload {
             precondition: self.precondition.clone(),
             ..options.put(&file, self.to.clone(), make_parents)
         };
-        let stored = put_file(client.connection(), put, file, transfer.counter()).await?;
+        let stored = put_file(
+            client.connection(),
+            put,
+            file,
+            options.delta,
+            transfer.counter(),
+        )
+        .await?;
         Ok(Moved {
             name: local_name(&self.from),
             local: self.from.clone(),

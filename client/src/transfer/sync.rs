@@ -24,6 +24,7 @@ use quire_shared::protocol::Preserve;
 use super::engine::Transfer;
 use super::reconnect::{Reconnect, passes};
 use crate::client::Client;
+use crate::delta::Delta;
 use crate::error::ClientError;
 
 pub use filter::{Filter, FilterBuilder, PatternError};
@@ -48,6 +49,8 @@ pub struct SyncOptions {
     pub preserve: Preserve,
     /// Whether each local file is synced to disk before it counts as done.
     pub fsync: bool,
+    /// Whether only what changed of a large file is sent.
+    pub delta: Delta,
 }
 
 /// Limits of what a sync deletes.

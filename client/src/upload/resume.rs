@@ -86,6 +86,7 @@ impl Resumable<'_> {
             length: Some(rest),
             digest_kind: put.digest,
             hasher,
+            known_digest: None,
             content: (*file).clone().into_content_from(offset),
         };
         let sent = outgoing.send(connection, sender, receiver, moved).await;

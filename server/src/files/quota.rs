@@ -216,8 +216,7 @@ impl<W> Metered<W> {
         written
     }
 
-    fn reserve(&mut self, bytes: usize) -> io::Result<()> {
-        let bytes = bytes as u64;
+    fn reserve(&mut self, bytes: u64) -> io::Result<()> {
         if let Some(left) = self.ahead.checked_sub(bytes) {
             self.ahead = left;
             return Ok(());
@@ -232,16 +231,31 @@ impl<W> Metered<W> {
     }
 }
 
+impl<W> Metered<W> {
+    /// Has `write` write `bytes` bytes by itself.
+    ///
+    /// # Errors
+    /// If the quota is used up, or those of `write`.
+    pub(crate) fn write_with(
+        &mut self,
+        bytes: u64,
+        write: impl FnOnce(&mut W) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.reserve(bytes)?;
+        write(&mut self.sink)
+    }
+}
+
 impl<W: Write> Write for Metered<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.reserve(bytes.len())?;
+        self.reserve(bytes.len() as u64)?;
         let written = self.sink.write(bytes)?;
         Ok(self.wrote(written, bytes.len()))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.reserve(bytes)?;
+        self.reserve(bytes as u64)?;
         let written = self.sink.write_vectored(slices)?;
         Ok(self.wrote(written, bytes))
     }

@@ -10,6 +10,7 @@ mod acl;
 mod attributes;
 mod batch;
 mod cancel;
+mod chunking;
 mod copy;
 mod error;
 pub(super) mod faults;
@@ -58,6 +59,7 @@ pub use open_file::{OpenFile, SinceOpened};
 
 pub(super) use batch::Change;
 pub(super) use cancel::check as check_cancelled;
+pub(super) use chunking::ChunkScan;
 pub(super) use copy::{CopySource, LeftOut, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;

@@ -3,6 +3,8 @@
 //! The content is written to a staged file that has no name yet, without a lock; only publishing
 //! the file takes one. A client gets success when the content is durable.
 
+mod delta;
+
 use std::io;
 
 use bytes::Bytes;
@@ -19,6 +21,8 @@ use super::commit::Pending;
 use super::error::Error;
 use super::quota::Metered;
 use super::store::{self, Change, Destination, GivenAttributes, StagedFile, UploadSource};
+
+pub use delta::DeltaUpload;
 
 /// Upload of new content for a file. Dropping it before [`commit`](Self::commit) discards the
 /// content, unless it can go on later.

@@ -15,7 +15,9 @@ use tracing::debug;
 use super::Shared;
 use super::error::RequestError;
 use super::reply::{answer, refuse};
-use super::requests::{get, get_many, get_tree, list, list_cache, put, put_many, uploads};
+use super::requests::{
+    chunks, get, get_many, get_tree, list, list_cache, put, put_delta, put_many, uploads,
+};
 use super::session::Session;
 
 /// Outcome of a request, as far as it matters to the connection.
@@ -136,6 +138,8 @@ async fn dispatch(
         }
         Request::Uploads(request) => uploads::serve(request, files, caller, sender).await,
         Request::GetMany(get) => get_many::serve(get, files, caller, sender, receiver).await,
+        Request::Chunks(request) => chunks::serve(request, files, caller, sender).await,
+        Request::PutDelta(put) => put_delta::serve(put, files, caller, sender, receiver).await,
         Request::Chmod(chmod) => answer(sender, changed(files.chmod(caller, chmod).await?)).await,
         Request::Pair(pair) => {
             let Session {

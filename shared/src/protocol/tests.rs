@@ -1,5 +1,6 @@
 //! Properties of every message: encoding round trips, limits, and refusal of damaged bytes.
 
+mod delta;
 mod many;
 mod messages;
 

@@ -6,6 +6,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -92,6 +93,7 @@ pub struct Relay {
     address: SocketAddr,
     path: watch::Sender<NetworkPath>,
     rebinding: watch::Sender<u32>,
+    come: Arc<[AtomicU64; 2]>,
     _task: JoinSet<()>,
 }
 
@@ -102,12 +104,16 @@ impl Relay {
         let address = front.local_addr().unwrap();
         let (path, path_now) = watch::channel(path);
         let (rebinding, rebound) = watch::channel(0);
+        let come = Arc::<[AtomicU64; 2]>::default();
         let mut task = JoinSet::new();
-        task.spawn(run(front, server, path_now, rebound, seed));
+        let ways = [Way::There, Way::Back];
+        let ways = ways.map(|way| Forwarder::new(way, &path_now, seed, Arc::clone(&come)));
+        task.spawn(run(front, server, path_now, rebound, ways));
         Self {
             address,
             path,
             rebinding,
+            come,
             _task: task,
         }
     }
@@ -115,6 +121,11 @@ impl Relay {
     /// The address for the client.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Bytes that have come from the client, and from the server, lost ones included.
+    pub fn come(&self) -> [u64; 2] {
+        [0, 1].map(|way: usize| self.come[way].load(Ordering::Relaxed))
     }
 
     /// Changes the path.
@@ -133,9 +144,8 @@ async fn run(
     server: SocketAddr,
     mut path: watch::Receiver<NetworkPath>,
     mut rebound: watch::Receiver<u32>,
-    seed: u64,
+    mut ways: [Forwarder; 2],
 ) {
-    let mut ways = [Way::There, Way::Back].map(|way| Forwarder::new(way, &path, seed));
     let [there, here] = &mut ways;
     let mut back = Arc::new(any_socket().await);
     let (mut client, mut sent) = (None, 0_usize);
@@ -198,6 +208,8 @@ struct Forwarder {
     set: Instant,
     /// Number of datagrams since then.
     come: usize,
+    /// Bytes of all datagrams, of both directions.
+    bytes: Arc<[AtomicU64; 2]>,
     /// Whether a burst of losses goes on.
     in_burst: bool,
     held_up: JoinSet<()>,
@@ -210,13 +222,19 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(way: Way, path: &watch::Receiver<NetworkPath>, seed: u64) -> Self {
+    fn new(
+        way: Way,
+        path: &watch::Receiver<NetworkPath>,
+        seed: u64,
+        bytes: Arc<[AtomicU64; 2]>,
+    ) -> Self {
         Self {
             way,
             path: path.clone(),
             random: Random::new(seed ^ ((way as u64) << 63)),
             set: Instant::now(),
             come: 0,
+            bytes,
             in_burst: false,
             held_up: JoinSet::new(),
             late: None,
@@ -232,6 +250,7 @@ impl Forwarder {
         }
         let path = *self.path.borrow_and_update();
         self.come += 1;
+        self.bytes[self.way as usize].fetch_add(datagram.len() as u64, Ordering::Relaxed);
         if datagram.len() > path.size_max || self.is_silent(&path) || self.is_lost(&path) {
             return;
         }

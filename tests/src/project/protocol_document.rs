@@ -16,8 +16,9 @@ use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Paired;
 use quire_shared::protocol;
 use quire_shared::protocol::{
-    Attributes, CachePage, Changed, Copied, Done, GetHeader, GetItem, GotItem, Hashed, Message,
-    Outcome, Page, Pong, PutItem, PutOffset, Reply, Request, Trailer, TreeItem, UploadPage,
+    Attributes, CachePage, Changed, ChunkPage, Copied, DeltaStep, Done, GetHeader, GetItem,
+    GotItem, Hashed, Message, Outcome, Page, Pong, PutDelta, PutItem, PutOffset, Reply, Request,
+    Trailer, TreeItem, UploadPage,
 };
 use quire_shared::{limits, path};
 
@@ -40,6 +41,8 @@ const MESSAGES: &[(&str, Recode)] = &[
     ("hashed-reply", recode::<Reply<Hashed>>),
     ("cache-page-reply", recode::<Reply<CachePage>>),
     ("upload-page-reply", recode::<Reply<UploadPage>>),
+    ("chunk-page-reply", recode::<Reply<ChunkPage>>),
+    ("delta-step", recode::<DeltaStep>),
     ("tree-item", recode::<TreeItem>),
     ("put-item", recode::<PutItem>),
     ("outcome-reply", recode::<Reply<Outcome>>),
@@ -164,11 +167,8 @@ fn exchanges_are_whole_streams() {
         assert_eq!(digests, [hasher.finish()]);
         bodies.insert(expected);
     }
-    assert_eq!(
-        bodies.len(),
-        6,
-        "get, two kinds of put, get-tree, put-many, get-many"
-    );
+    let kinds = "get, two kinds of put, get-tree, put-many, get-many, put-delta";
+    assert_eq!(bodies.len(), 7, "{kinds}");
 }
 
 /// The parts on the stream of `request`, whose body has `length` bytes.
@@ -186,6 +186,7 @@ fn sequence(
             assert_eq!(put.size, Some(length as u64));
             &["request", "body", "trailer", "changed-reply"]
         }
+        Request::PutDelta(_) => &["request", "delta-step", "body", "trailer", "changed-reply"],
         Request::Put(_) => {
             let last = exchange.iter().rfind(|line| line.rule == "piece").unwrap();
             assert_eq!(split(&last.bytes).0, 0, "the last piece is empty");
@@ -222,7 +223,7 @@ fn sequence(
 fn digest_of(request: &Request) -> DigestKind {
     match request {
         Request::Get(get) => get.digest,
-        Request::Put(put) => put.digest,
+        Request::Put(put) | Request::PutDelta(PutDelta { put, .. }) => put.digest,
         Request::GetTree(get) => get.digest,
         // Each item says it; the example's items use the default.
         Request::PutMany(_) => DigestKind::Xxh3,
@@ -295,7 +296,7 @@ fn is_prose(error: &DecodeError) -> bool {
 fn the_grammar_has_a_rule_for_every_type_of_the_conversation() {
     let document = Document::read();
     let rules = flatten_from_str(&document.cddl).unwrap();
-    let source = ["", "/many", "/replies"]
+    let source = ["", "/delta", "/many", "/replies"]
         .map(|file| document::read(&format!("shared/src/protocol{file}.rs")))
         .concat();
     let types: Vec<_> = ["pub struct ", "pub enum "]

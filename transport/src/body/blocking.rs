@@ -153,6 +153,24 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
         Self(WriteStage::Writing(spawn_blocking(|| file_work(preparing))))
     }
 
+    /// Has `work` write to the sink and add that to the digest, on a blocking thread. Later writes
+    /// wait for that. It returns how many bytes it has written.
+    ///
+    /// # Errors
+    /// If writing earlier bytes failed.
+    pub async fn write_with(
+        &mut self,
+        work: impl FnOnce(&mut W, &mut Hasher) -> io::Result<u64> + Send + 'static,
+    ) -> io::Result<()> {
+        let mut state = self.idle().await?;
+        let working = move || {
+            state.written += work(&mut state.sink, &mut state.hasher)?;
+            Ok(state)
+        };
+        self.0 = WriteStage::Writing(spawn_blocking(|| file_work(working)));
+        Ok(())
+    }
+
     /// Waits for the last write, and returns the sink with digest and length.
     ///
     /// # Errors

@@ -206,6 +206,18 @@ impl OpenFile {
         Ok(state.filter(|_| again.as_ref() == Some(digest)))
     }
 
+    /// Compares the file with the state in which it was opened, as [`verify`](Self::verify) does, and
+    /// reads its attributes.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub(in crate::files) async fn look_again(
+        &self,
+    ) -> Result<(Option<SinceOpened>, Attributes), Error> {
+        let file = self.clone();
+        blocking(move || Ok((file.state_now()?, file.attributes_now()?))).await
+    }
+
     /// Computes the digest of a range; `None` if the file ends before that.
     async fn digest_of(
         &self,

@@ -83,4 +83,4 @@ async fn receive(
 
 /// Bytes that a client reads in a second at least, to prove what the server has already: as a disk
 /// that isn't the fastest.
-const READ_BYTES_PER_SECOND: u64 = 50 * 1024 * 1024;
+pub(super) const READ_BYTES_PER_SECOND: u64 = 50 * 1024 * 1024;

@@ -210,6 +210,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
             other => other,
         }),
         (path(), any::<bool>()).prop_map(|(path, remove)| Uploads { path, remove }.into()),
+        super::delta::request(),
         two_paths(),
         one_path(),
         super::many::get_tree(),

@@ -43,6 +43,7 @@ pub(super) async fn run(
         },
         leave: Leave::Nothing,
         survey: false,
+        delta: run.job.options.delta,
     };
     let (queue, jobs) = job_queue();
     let (many, named) = job_queue();

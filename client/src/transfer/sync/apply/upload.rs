@@ -31,6 +31,7 @@ pub(super) async fn run(
         digest: run.job.options.digest,
         leave: Leave::Nothing,
         survey: false,
+        delta: run.job.options.delta,
         preserve: run.job.options.preserve,
     };
     let walk = async |packer: UploadPacker| {

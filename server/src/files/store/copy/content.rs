@@ -1,13 +1,16 @@
 //! Copying the content of a file.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Seek, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use quire_shared::digest::Hasher;
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
 use super::super::open_file::{OpenFile, SinceOpened};
+use super::super::staged_file::StagedFile;
 use super::super::{Error, cancel};
 
 /// Copies what a file had when it was opened: by sharing blocks, else within the kernel, else with
@@ -29,7 +32,7 @@ pub(super) fn copy_content(source: &OpenFile, target: &mut File) -> Result<(), E
 }
 
 /// Copies the first `size` bytes.
-pub(super) fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
+pub(super) fn copy_bytes(source: &File, target: &mut File, size: u64) -> Result<(), Error> {
     cancel::check()?;
     // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
     // takes no size. After any error the content is copied instead.
@@ -37,29 +40,107 @@ pub(super) fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Res
         // It may have grown since it was opened.
         return target.set_len(size).map_err(Error::system("copying"));
     }
-    let mut left = size;
-    while left > 0 {
+    let mut copy = RangeCopy::new(source, 0..size);
+    while !copy.is_done() {
         cancel::check()?;
-        let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
-        match copy_file_range(source, None, &*target, None, step) {
-            // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
-            Ok(0) => break,
-            Ok(copied) => left = left.saturating_sub(copied as u64),
-            Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
-            Err(errno) => return Err(Error::system("copying")(errno)),
-        }
-    }
-    // The cursors of both files are where copy_file_range left them.
-    while left > 0 {
-        cancel::check()?;
-        let mut step = Read::by_ref(&mut source).take(left.min(STEP_BYTES as u64));
-        match io::copy(&mut step, target).map_err(Error::system("copying"))? {
-            0 => return Err(Error::Changed),
-            copied => left -= copied,
+        let copied = copy.step(target, STEP_BYTES);
+        if copied.map_err(Error::system("copying"))? == 0 {
+            return Err(Error::Changed);
         }
     }
     Ok(())
+}
+
+/// A copy of a range of a file, step by step: within the kernel, else with read and write.
+struct RangeCopy<'a> {
+    source: &'a File,
+    range: Range<u64>,
+    is_in_kernel: bool,
+}
+
+impl<'a> RangeCopy<'a> {
+    fn new(source: &'a File, range: Range<u64>) -> Self {
+        Self {
+            source,
+            range,
+            is_in_kernel: true,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Copies up to `step` bytes to the cursor of `target`. Returns how many; none if the source has
+    /// become shorter.
+    fn step(&mut self, target: &mut File, step: usize) -> io::Result<usize> {
+        let rest = self.range.end - self.range.start;
+        let step = usize::try_from(rest).map_or(step, |rest| rest.min(step));
+        if self.is_in_kernel {
+            let mut offset = self.range.start;
+            match copy_file_range(self.source, Some(&mut offset), &*target, None, step) {
+                // The file became shorter, or the kernel can't copy it: for /proc it returns 0.
+                Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    self.is_in_kernel = false;
+                }
+                Ok(copied) => {
+                    self.range.start += copied as u64;
+                    return Ok(copied);
+                }
+                Err(Errno::INTR) => return self.step(target, step),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let mut bytes = vec![0; step.min(PIECE_BYTES)];
+        let read = self.source.read_at(&mut bytes, self.range.start)?;
+        target.write_all(bytes.get(..read).unwrap_or_default())?;
+        self.range.start += read as u64;
+        Ok(read)
+    }
+}
+
+impl StagedFile {
+    /// Appends `range` of `base`, and adds it to a digest: what is read again from this file, so that
+    /// the digest proves the copy. Stops when `is_wanted` says so. Blocks.
+    ///
+    /// # Errors
+    /// If a system call fails, `base` has become shorter, or the copy was stopped.
+    pub(in crate::files) fn copy_from(
+        &mut self,
+        base: &OpenFile,
+        range: Range<u64>,
+        hasher: &mut Hasher,
+        is_wanted: impl Fn() -> bool,
+    ) -> io::Result<()> {
+        if let Some(content) = base.content() {
+            let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+            let bytes = content.get(index(range.start)..index(range.end));
+            let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+            hasher.update(bytes);
+            return self.file.write_all(bytes);
+        }
+        let mut copy = RangeCopy::new(&base.file, range);
+        let mut written = self.file.stream_position()?;
+        let mut piece = vec![0; PIECE_BYTES];
+        while !copy.is_done() {
+            if !is_wanted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let copied = copy.step(&mut self.file, HASHED_STEP_BYTES)?;
+            if copied == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let end = written + copied as u64;
+            while written < end {
+                let rest = usize::try_from(end - written).unwrap_or(PIECE_BYTES);
+                let piece = piece.get_mut(..rest.min(PIECE_BYTES)).unwrap_or_default();
+                self.file.read_exact_at(piece, written)?;
+                hasher.update(piece);
+                written += piece.len() as u64;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether two files begin with the same `size` bytes.
@@ -88,5 +169,9 @@ fn has_same_bytes(one: &File, other: &File, size: u64) -> Result<bool, Error> {
 /// Bytes copied between two checks for cancellation: a moment on any disk.
 const STEP_BYTES: usize = 16 * 1024 * 1024;
 
-/// Bytes compared at once.
+/// Bytes copied before they are read again for a digest: they are still in the processor's cache, or
+/// at least in memory.
+const HASHED_STEP_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes read or compared at once.
 const PIECE_BYTES: usize = 256 * 1024;
