@@ -9,10 +9,11 @@ use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Attributes, Get, GetHeader, Precondition, Time, Trailer, Version};
+use quire_shared::{ErrorCode, RemotePath};
+use quire_transport::body::extents::{Filled, HoleWrite, receive_extents};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
@@ -37,6 +38,7 @@ impl<'a> DownloadRequest<'a> {
     pub(crate) fn new(connection: &'a Connection, path: RemotePath) -> Self {
         let get = Get {
             path,
+            takes_extents: true,
             ..Get::default()
         };
         Self {
@@ -278,10 +280,20 @@ pub(crate) async fn get(connection: &Connection, get: Get) -> Result<Download, C
     let offset = get.offset;
     let wanted = get.length;
     let digest = get.digest;
-    let mut receiver = connection.send(get).await?;
-    let header: GetHeader = connection.answer(&mut receiver).await?;
+    let takes_extents = get.takes_extents;
+    let mut receiver = connection.send(get.clone()).await?;
+    let answered = connection.answer::<GetHeader>(&mut receiver).await;
+    let header = match answered {
+        // In early data a server doesn't send a file with holes; the handshake is over by now.
+        Err(error) if error.code() == Some(ErrorCode::TOO_EARLY) => {
+            receiver = connection.send(get).await?;
+            connection.answer(&mut receiver).await?
+        }
+        answered => answered?,
+    };
     let available = header.size.saturating_sub(offset);
-    if header.length != wanted.map_or(available, |wanted| wanted.min(available)) {
+    let is_as_asked = header.length == wanted.map_or(available, |wanted| wanted.min(available));
+    if !is_as_asked || (header.in_extents && !takes_extents) {
         return Err(ClientError::Unexpected(DecodeError::Malformed));
     }
     Ok(Download {
@@ -347,24 +359,26 @@ impl Download {
         moved: &AtomicU64,
     ) -> Result<(W, Fetched), WriteToError> {
         let hasher = self.digest.hasher();
-        self.write_hashed(sink, hasher, moved).await
+        let written = self.write_hashed(Filled(sink), hasher, moved).await;
+        written.map(|(Filled(sink), fetched)| (sink, fetched))
     }
 
     /// As [`write_to`](Self::write_to), with a hasher that has what the digest begins with.
-    async fn write_hashed<W: Write + Send + 'static>(
+    async fn write_hashed<W: HoleWrite + Send + 'static>(
         mut self,
         sink: W,
         hasher: Hasher,
         moved: &AtomicU64,
     ) -> Result<(W, Fetched), WriteToError> {
-        let received = body::receive(
-            &mut self.receiver,
-            sink,
-            body::Length::Declared(self.header.length),
-            hasher,
-            moved,
-        )
-        .await
+        let receiver = &mut self.receiver;
+        let length = self.header.length;
+        let received = match self.header.in_extents {
+            true => receive_extents(receiver, sink, length, hasher, moved).await,
+            false => {
+                let length = body::Length::Declared(length);
+                body::receive(receiver, sink, length, hasher, moved).await
+            }
+        }
         .map_err(|error| match error {
             ReceiveBodyError::Disk(error) => WriteToError::Sink(error),
             ReceiveBodyError::Receive(error) => self.connection.receive_error(error).into(),

@@ -17,6 +17,7 @@ use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Changed, Precondition, Preserve, Put, Request, Trailer, Version};
 use quire_shared::{ErrorCode, RemotePath};
+use quire_transport::body::extents::{ExtentReader, send_extents};
 use quire_transport::body::journal::PART_BYTES_MIN;
 use quire_transport::body::{self, SendBodyError};
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
@@ -232,6 +233,7 @@ pub(crate) async fn put<R: Read + Send + 'static>(
         length: put.size,
         digest_kind: put.digest,
         hasher: put.digest.hasher(),
+        extents: None,
         request: Some(put.into()),
         content,
     };
@@ -247,6 +249,8 @@ struct Outgoing<R> {
     digest_kind: DigestKind,
     /// Hasher of the file, which has what comes before the body.
     hasher: Hasher,
+    /// Reads a file that is sent in extents, instead of what `content` reads.
+    extents: Option<ExtentReader>,
     content: UploadBody<R>,
 }
 
@@ -350,6 +354,7 @@ async fn send<R: Read + Send + 'static>(
         length,
         digest_kind,
         hasher,
+        extents,
         content: UploadBody {
             source,
             path,
@@ -366,7 +371,14 @@ async fn send<R: Read + Send + 'static>(
         source,
         bytes: Arc::clone(&bytes),
     };
-    let digest = match body::send(sender, source, length.into(), hasher, moved).await {
+    let sent = match extents {
+        Some(reader) => {
+            bytes.store(length.unwrap_or(0), Ordering::Relaxed);
+            send_extents(sender, reader, moved).await
+        }
+        None => body::send(sender, source, length.into(), hasher, moved).await,
+    };
+    let digest = match sent {
         Ok(digest) => digest,
         Err(SendBodyError::Send(error)) => return Err(Unsent::send(connection, error)),
         Err(SendBodyError::Short { .. }) => {

@@ -23,11 +23,7 @@ fn at(text: &str) -> RemotePath {
 fn get(path: &str) -> Request {
     Request::Get(Get {
         path: at(path),
-        offset: 0,
-        length: None,
-        digest: Default::default(),
-        precondition: Default::default(),
-        digest_from_start: false,
+        ..Get::default()
     })
 }
 
@@ -140,7 +136,7 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
         }
         Request::Chmod(chmod) => access.chmod(&chmod.path)?,
-        Request::ResumePut(ResumePut { put }) => {
+        Request::ResumePut(ResumePut { put, .. }) => {
             put.precondition = access.create(&put.path, &put.precondition)?;
         }
         Request::Uploads(_) => access.any()?,
@@ -410,7 +406,9 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
     match request {
         Request::Get(get) => vec![(get.path.clone(), Verbs::GET)],
         Request::Hash(hash) => vec![(hash.path.clone(), Verbs::GET)],
-        Request::Put(put) | Request::ResumePut(ResumePut { put }) => all(&put.path, Verbs::CREATE),
+        Request::Put(put) | Request::ResumePut(ResumePut { put, .. }) => {
+            all(&put.path, Verbs::CREATE)
+        }
         Request::Chmod(chmod) => all(&chmod.path, Verbs::REPLACE),
         Request::MakeDirectory(make) => all(&make.path, Verbs::CREATE),
         Request::Delete(delete) => {

@@ -14,12 +14,22 @@ pub(crate) async fn serve(
     files: &Files,
     caller: &Caller,
     sender: &mut Sender,
+    is_early: bool,
 ) -> Result<(), RequestError> {
     let mut content = files.get(caller, &request).await?;
+    if is_early && content.is_in_extents() {
+        // The holes are read for the digest and not sent: too much work for what may be a replay.
+        return Err(RequestError::TooEarly);
+    }
     sender.send(&Reply::Ok(header(&content))).await?;
     sender.set_priority(Priority::of_body(Some(content.length())));
-    while let Some(piece) = sender.disk(content.next(sender.piece_max())).await? {
-        sender.send_bytes(piece).await?;
+    if content.is_in_extents() {
+        while let Some(extent) = sender.disk(content.extent()).await? {
+            sender.send_bytes(extent.header()).await?;
+            send_pieces(&mut content, sender).await?;
+        }
+    } else {
+        send_pieces(&mut content, sender).await?;
     }
     let finished = content.finish().await?;
     if content.grew() {
@@ -34,6 +44,13 @@ pub(crate) async fn serve(
     };
     sender.send(&trailer).await?;
     sender.finish_and_wait().await?;
+    Ok(())
+}
+
+async fn send_pieces(content: &mut Content, sender: &mut Sender) -> Result<(), RequestError> {
+    while let Some(piece) = sender.disk(content.next(sender.piece_max())).await? {
+        sender.send_bytes(piece).await?;
+    }
     Ok(())
 }
 
@@ -52,5 +69,6 @@ fn header(content: &Content) -> GetHeader {
         length: content.length(),
         modified: *modified,
         mode: *mode,
+        in_extents: content.is_in_extents(),
     }
 }
