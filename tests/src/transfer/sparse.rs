@@ -11,7 +11,7 @@ use quire_shared::protocol::{
     Version,
 };
 use quire_shared::{ErrorCode, RemotePath, codec};
-use quire_test_harness::client::{get, path, put};
+use quire_test_harness::client::{copy, get, path, put};
 use quire_test_harness::fake::{self, FakeServer};
 use quire_test_harness::raw::{encoded, message, refusal_on, reply};
 use quire_test_harness::tree::{names, scratch};
@@ -88,7 +88,7 @@ fn layouts() -> tempfile::TempDir {
 
 // P49
 #[tokio::test]
-async fn a_file_keeps_its_holes_in_both_directions() {
+async fn a_file_keeps_its_holes_in_both_directions_and_when_it_is_copied() {
     if !holes_are_there() {
         return;
     }
@@ -111,6 +111,9 @@ async fn a_file_keeps_its_holes_in_both_directions() {
             (stored.bytes, stored.digest)
         );
         assert_same_holes(&source, &target);
+
+        client.copy(copy(name, "copy")).await.unwrap();
+        assert_same_holes(&source, &tree.path("copy"));
 
         let bytes = client.download(path(name)).to_vec().await.unwrap();
         assert_same(bytes, fs::read(&source).unwrap());

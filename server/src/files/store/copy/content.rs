@@ -1,9 +1,10 @@
 //! Copying the content of a file.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
+use quire_transport::body::extents::Extent;
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
@@ -11,7 +12,7 @@ use super::super::open_file::{OpenFile, SinceOpened};
 use super::super::{Error, cancel};
 
 /// Copies what a file had when it was opened: by sharing blocks, else within the kernel, else with
-/// read and write.
+/// read and write. What is a hole in the original is one in the copy.
 ///
 /// # Errors
 /// If a system call fails, or the file changed meanwhile, otherwise than by growing.
@@ -29,7 +30,7 @@ pub(super) fn copy_content(source: &OpenFile, target: &mut File) -> Result<(), E
 }
 
 /// Copies the first `size` bytes.
-pub(super) fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Result<(), Error> {
+pub(super) fn copy_bytes(source: &File, target: &mut File, size: u64) -> Result<(), Error> {
     cancel::check()?;
     // FICLONE shares the blocks of the whole file, copy on write, as Btrfs and XFS can. It
     // takes no size. After any error the content is copied instead.
@@ -37,7 +38,26 @@ pub(super) fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> Res
         // It may have grown since it was opened.
         return target.set_len(size).map_err(Error::system("copying"));
     }
-    let mut left = size;
+    let mut position = 0;
+    while position < size {
+        cancel::check()?;
+        let extent = Extent::find(source, position, size);
+        for mut file in [source, &*target] {
+            let at = SeekFrom::Start(position);
+            file.seek(at).map_err(Error::system("copying"))?;
+        }
+        copy_data(source, target, extent.data)?;
+        position += extent.length();
+        if extent.hole > 0 {
+            target.set_len(position).map_err(Error::system("copying"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies `bytes` bytes, from the cursor of one file to that of the other.
+fn copy_data(mut source: &File, target: &mut File, bytes: u64) -> Result<(), Error> {
+    let mut left = bytes;
     while left > 0 {
         cancel::check()?;
         let step = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
