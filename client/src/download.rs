@@ -4,26 +4,30 @@
 //! leaves is hidden, and continued by the next fetch to the same target. No local path comes from the
 //! server. See PROTOCOL.md, "Get".
 
+mod file_fetch;
+
 use std::io::{self, Write};
 use std::ops::{Bound, RangeBounds};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
-use quire_shared::RemotePath;
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Get, GetHeader, Precondition, Time, Trailer, Version};
+use quire_shared::{ErrorCode, RemotePath};
+use quire_transport::body::extents::{Filled, HoleWrite, receive_extents};
 use quire_transport::body::{self, ReceiveBodyError};
 use quire_transport::stream::Receiver;
 
 use crate::blocking::blocking;
-use crate::delta::{self, Delta};
+use crate::delta::Delta;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
-use crate::save::{self, Part, PartSource, SaveStart, SaveTarget, Unfinished};
+use crate::save::{SaveStart, SaveTarget, Unfinished};
 use crate::upload::Links;
 
 pub use crate::save::SaveOptions;
+pub(crate) use file_fetch::FileFetch;
 
 /// A download that is being prepared; see [`Client::download`](crate::Client::download).
 #[derive(Debug)]
@@ -39,6 +43,7 @@ impl<'a> DownloadRequest<'a> {
     pub(crate) fn new(connection: &'a Connection, path: RemotePath) -> Self {
         let get = Get {
             path,
+            takes_extents: true,
             ..Get::default()
         };
         Self {
@@ -163,148 +168,25 @@ impl<'a> DownloadRequest<'a> {
     }
 }
 
-/// A file that is fetched to a local one, from where an earlier fetch of it was interrupted.
-#[derive(Debug)]
-pub(crate) struct FileFetch<'a> {
-    pub(crate) connection: &'a Connection,
-    pub(crate) get: Get,
-    pub(crate) target: &'a Path,
-    pub(crate) options: SaveOptions,
-    pub(crate) delta: Delta,
-    pub(crate) links: Links,
-}
-
-impl FileFetch<'_> {
-    /// Looks at the target before the content is asked for.
-    pub(crate) async fn open(&self) -> Result<SaveTarget, ClientError> {
-        let (target, options, links) = (self.target.to_owned(), self.options, self.links);
-        blocking(move || SaveTarget::open(&target, options, links)).await
-    }
-
-    /// Receives the content, without giving it its name. `expect` is told how much will be moved.
-    pub(crate) async fn receive(
-        &self,
-        target: SaveTarget,
-        moved: &AtomicU64,
-        expect: impl Fn(u64),
-    ) -> Result<ReceivedFile, ClientError> {
-        let is_whole = self.get.offset == 0 && self.get.length.is_none();
-        let path = self.get.path.clone();
-        let place = target.file_path().map(Path::to_owned);
-        let (mut target, part) = blocking(move || {
-            let part = target.find_part(&path).filter(|_| is_whole);
-            Ok((target, part))
-        })
-        .await?;
-        let mut is_anew = false;
-        if let Some(part) = part {
-            match self.go_on(target, part, moved, &expect).await {
-                Err(error) if !error.leaves_a_part() => {
-                    // The file has changed since, or the part isn't what it should be. What else
-                    // is wrong shows again.
-                    discard_part(place.clone()).await?;
-                    target = self.open().await?;
-                    is_anew = true;
-                }
-                received => return received,
-            }
-        }
-        if is_whole
-            && !is_anew
-            && let Some(plan) = delta::plan(self, target.replaced()).await?
-        {
-            expect(plan.size());
-            if let Some(received) = plan.receive(self, target, moved).await? {
-                return Ok(received);
-            }
-            let target = self.open().await?;
-            return self.start(target, moved, &|_| {}).await;
-        }
-        let mut received = self.start(target, moved, &expect).await;
-        match &mut received {
-            Ok(received) if is_anew => received.fetched.part = PartUse::Discarded,
-            Err(error) if !error.leaves_a_part() => discard_part(place).await?,
-            _ => {}
-        }
-        received
-    }
-
-    async fn start(
-        &self,
-        target: SaveTarget,
-        moved: &AtomicU64,
-        expect: &impl Fn(u64),
-    ) -> Result<ReceivedFile, ClientError> {
-        let download = get(self.connection, self.get.clone()).await?;
-        expect(download.header.length);
-        let is_whole = download.header.length == download.header.size;
-        let source = is_whole.then(|| PartSource {
-            path: self.get.path.clone(),
-            version: download.header.version.clone(),
-            size: download.header.size,
-        });
-        let mode = download.header.mode;
-        let unfinished = blocking(move || target.create(mode, SaveStart::Nothing(source)));
-        let (unfinished, hasher) = (unfinished.await?, self.get.digest.hasher());
-        download
-            .receive_to(unfinished, hasher, self.target, moved)
-            .await
-    }
-
-    async fn go_on(
-        &self,
-        target: SaveTarget,
-        part: Part,
-        moved: &AtomicU64,
-        expect: &impl Fn(u64),
-    ) -> Result<ReceivedFile, ClientError> {
-        let length = part.length();
-        let rest = Get {
-            offset: length,
-            precondition: Precondition::Match(part.version().clone()),
-            digest_from_start: true,
-            ..self.get.clone()
-        };
-        let download = get(self.connection, rest).await?;
-        expect(length + download.header.length);
-        moved.fetch_add(length, Ordering::Relaxed);
-        let hasher = self.get.digest.hasher();
-        let (mode, path) = (download.header.mode, self.target.to_owned());
-        // The server reads the same bytes meanwhile, for the same reason.
-        let (unfinished, hasher) = blocking(move || {
-            let hasher = part.add_to(hasher);
-            let hasher = hasher.map_err(|error| ClientError::disk(&path, "read", error))?;
-            Ok((target.create(mode, SaveStart::Part(part))?, hasher))
-        })
-        .await?;
-        let received = download.receive_to(unfinished, hasher, self.target, moved);
-        let mut received = received.await?;
-        received.fetched.part = PartUse::Continued(length);
-        received.fetched.bytes += length;
-        Ok(received)
-    }
-}
-
-/// Removes what interrupted fetches to the file `place` have left.
-async fn discard_part(place: Option<PathBuf>) -> Result<(), ClientError> {
-    blocking(move || {
-        if let Some(place) = place {
-            save::discard_part(&place);
-        }
-        Ok(())
-    })
-    .await
-}
-
 /// Requests a file's content.
 pub(crate) async fn get(connection: &Connection, get: Get) -> Result<Download, ClientError> {
     let offset = get.offset;
     let wanted = get.length;
     let digest = get.digest;
-    let mut receiver = connection.send(get).await?;
-    let header: GetHeader = connection.answer(&mut receiver).await?;
+    let takes_extents = get.takes_extents;
+    let mut receiver = connection.send(get.clone()).await?;
+    let answered = connection.answer::<GetHeader>(&mut receiver).await;
+    let header = match answered {
+        // In early data a server doesn't send a file with holes; the handshake is over by now.
+        Err(error) if error.code() == Some(ErrorCode::TOO_EARLY) => {
+            receiver = connection.send(get).await?;
+            connection.answer(&mut receiver).await?
+        }
+        answered => answered?,
+    };
     let available = header.size.saturating_sub(offset);
-    if header.length != wanted.map_or(available, |wanted| wanted.min(available)) {
+    let is_as_asked = header.length == wanted.map_or(available, |wanted| wanted.min(available));
+    if !is_as_asked || (header.in_extents && !takes_extents) {
         return Err(ClientError::Unexpected(DecodeError::Malformed));
     }
     Ok(Download {
@@ -373,24 +255,26 @@ impl Download {
         moved: &AtomicU64,
     ) -> Result<(W, Fetched), WriteToError> {
         let hasher = self.digest.hasher();
-        self.write_hashed(sink, hasher, moved).await
+        let written = self.write_hashed(Filled(sink), hasher, moved).await;
+        written.map(|(Filled(sink), fetched)| (sink, fetched))
     }
 
     /// As [`write_to`](Self::write_to), with a hasher that has what the digest begins with.
-    async fn write_hashed<W: Write + Send + 'static>(
+    async fn write_hashed<W: HoleWrite + Send + 'static>(
         mut self,
         sink: W,
         hasher: Hasher,
         moved: &AtomicU64,
     ) -> Result<(W, Fetched), WriteToError> {
-        let received = body::receive(
-            &mut self.receiver,
-            sink,
-            body::Length::Declared(self.header.length),
-            hasher,
-            moved,
-        )
-        .await
+        let receiver = &mut self.receiver;
+        let length = self.header.length;
+        let received = match self.header.in_extents {
+            true => receive_extents(receiver, sink, length, hasher, moved).await,
+            false => {
+                let length = body::Length::Declared(length);
+                body::receive(receiver, sink, length, hasher, moved).await
+            }
+        }
         .map_err(|error| match error {
             ReceiveBodyError::Disk(error) => WriteToError::Sink(error),
             ReceiveBodyError::Receive(error) => self.connection.receive_error(error).into(),

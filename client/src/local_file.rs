@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 use quire_shared::protocol::Time;
+use quire_transport::body::extents::{ExtentReader, has_holes, may_have_holes};
 use quire_transport::body::journal::add_first;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -145,6 +146,19 @@ impl LocalFile {
         UploadBody { snapshot, ..body }
     }
 
+    /// How much of it is outside its holes, in bytes, if it has some that are worth telling: about
+    /// what it takes up of the disk. Blocks.
+    pub(crate) fn outside_holes(&self) -> Option<u64> {
+        let (size, allocated) = (self.size(), allocated(&self.metadata));
+        let has_holes = may_have_holes(size, allocated) && has_holes(&self.file, size);
+        has_holes.then_some(allocated)
+    }
+
+    /// Reads its extents from `offset` on.
+    pub(crate) fn extents(&self, offset: u64, hasher: Hasher) -> ExtentReader {
+        ExtentReader::new(Arc::clone(&self.file), offset, self.size(), hasher)
+    }
+
     /// Adds the first `length` bytes to a digest. Blocks.
     ///
     /// # Errors
@@ -169,6 +183,19 @@ impl LocalFile {
             snapshot: None,
         }
     }
+}
+
+/// Bytes of the disk that a file takes up.
+#[cfg(unix)]
+fn allocated(metadata: &Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    metadata.blocks().saturating_mul(512)
+}
+
+/// Other systems don't say.
+#[cfg(not(unix))]
+fn allocated(metadata: &Metadata) -> u64 {
+    metadata.len()
 }
 
 /// How a local file is sent.

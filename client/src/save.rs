@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, Preserve, Time};
+use quire_transport::body::extents::{HoleWrite, leave_hole, write_zeros};
 use quire_transport::bottleneck::file_sync;
 
 use crate::attributes::{self, KeptAttributes};
@@ -314,28 +315,30 @@ impl Unfinished {
         }
     }
 
-    fn wrote(&mut self, bytes: usize) -> io::Result<usize> {
+    fn wrote(&mut self, bytes: u64) -> io::Result<()> {
         if let SaveSink::Staged {
             file,
             journal: Some(journal),
             ..
         } = &mut self.sink
         {
-            journal.wrote(bytes as u64, file)?;
+            journal.wrote(bytes, file)?;
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
 impl Write for Unfinished {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file().write(bytes)?;
-        self.wrote(written)
+        self.wrote(written as u64)?;
+        Ok(written)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = self.file().write_vectored(slices)?;
-        self.wrote(written)
+        self.wrote(written as u64)?;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -359,6 +362,16 @@ pub(crate) fn save_whole(
         .write_all(content)
         .map_err(|error| ClientError::disk(target, "write", error))?;
     unfinished.publish(attributes.modified)
+}
+
+impl HoleWrite for Unfinished {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        match &mut self.sink {
+            SaveSink::Device(device) => write_zeros(device, bytes)?,
+            SaveSink::Staged { file, .. } => leave_hole(file.file_mut(), bytes)?,
+        }
+        self.wrote(bytes)
+    }
 }
 
 /// Permission bits of a file that only its owner may read.

@@ -17,6 +17,7 @@ use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Changed, Precondition, Preserve, Put, Request, Trailer, Version};
 use quire_shared::{ErrorCode, RemotePath};
+use quire_transport::body::extents::{ExtentReader, send_extents};
 use quire_transport::body::journal::PART_BYTES_MIN;
 use quire_transport::body::{self, SendBodyError};
 use quire_transport::stream::{Priority, Receiver, SendError, Sender};
@@ -249,6 +250,7 @@ pub(crate) async fn put<R: Read + Send + 'static>(
         digest_kind: put.digest,
         hasher: put.digest.hasher(),
         known_digest: None,
+        extents: None,
         request: Some(put.into()),
         content,
     };
@@ -266,6 +268,8 @@ pub(crate) struct Outgoing<R> {
     pub(crate) hasher: Hasher,
     /// The digest of the file, if the body isn't its content.
     pub(crate) known_digest: Option<Digest>,
+    /// Reads a file that is sent in extents, instead of what `content` reads.
+    pub(crate) extents: Option<ExtentReader>,
     pub(crate) content: UploadBody<R>,
 }
 
@@ -370,6 +374,7 @@ async fn send<R: Read + Send + 'static>(
         digest_kind,
         hasher,
         known_digest,
+        extents,
         content: UploadBody {
             source,
             path,
@@ -386,7 +391,14 @@ async fn send<R: Read + Send + 'static>(
         source,
         bytes: Arc::clone(&bytes),
     };
-    let digest = match body::send(sender, source, length.into(), hasher, moved).await {
+    let sent = match extents {
+        Some(reader) => {
+            bytes.store(length.unwrap_or(0), Ordering::Relaxed);
+            send_extents(sender, reader, moved).await
+        }
+        None => body::send(sender, source, length.into(), hasher, moved).await,
+    };
+    let digest = match sent {
         Ok(digest) => digest,
         Err(SendBodyError::Send(error)) => return Err(Unsent::send(connection, error)),
         Err(SendBodyError::Short { .. }) => {

@@ -243,10 +243,11 @@ impl Files {
         content::require_version(&request.precondition, &file.attributes)?;
         let range = ByteRange {
             digest_from_start: request.digest_from_start,
+            takes_extents: request.takes_extents,
             offset: request.offset,
             length: request.length,
         };
-        Content::new(file, path, range, request.digest, self.cache())
+        Content::new(file, path, range, request.digest, self.cache()).await
     }
 
     /// Digest of a file, from the digest cache or computed. Dropping the future stops the work.

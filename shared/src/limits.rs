@@ -43,6 +43,10 @@ pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// until its digest has arrived; a longer file gets a stream of its own.
 pub const ENCLOSED_BYTES_MAX: usize = 1024 * 1024;
 
+/// Shortest extent of a body before its last one, in bytes: it bounds what a receiver does for each
+/// byte of a file. Shorter holes aren't worth the extents of their own.
+pub const EXTENT_BYTES_MIN: usize = 64 * 1024;
+
 /// Longest phrase beside an error code, in bytes.
 pub const PHRASE_BYTES_MAX: usize = 200;
 

@@ -178,6 +178,10 @@ pub struct Get {
     #[n(5)]
     #[cbor(default, skip_if = "std::ops::Not::not")]
     pub digest_from_start: bool,
+    /// Whether the body may come in extents, if the file has holes.
+    #[n(6)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub takes_extents: bool,
 }
 
 /// Uploads a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], after the content is

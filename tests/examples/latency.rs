@@ -163,6 +163,7 @@ async fn fetch_counted(client: &Client, path: &RemotePath, moved: &AtomicU64) ->
         digest: DigestKind::default(),
         precondition: Precondition::Any,
         digest_from_start: false,
+        takes_extents: false,
     };
     let download = client.get(get).await?;
     let size = download.header().size;

@@ -13,5 +13,6 @@ mod network_paths;
 mod reconnect;
 mod resume;
 mod resume_puts;
+mod sparse;
 mod targets;
 mod versions;

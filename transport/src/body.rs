@@ -6,9 +6,10 @@
 //! See PROTOCOL.md, "Bodies".
 
 mod blocking;
+pub mod extents;
 pub mod journal;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use quire_shared::limits::PIECE_BYTES_MAX;
 pub use blocking::{ReadAhead, WriteBehind};
 
 use blocking::PIECE;
+use extents::HoleWrite;
 
 /// The length of a body, as its sender announced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +98,7 @@ async fn send_piece(
 ///
 /// # Errors
 /// If receiving or writing fails, or the body ends before its declared length.
-pub async fn receive<W: Write + Send + 'static>(
+pub async fn receive<W: HoleWrite + Send + 'static>(
     receiver: &mut Receiver,
     sink: W,
     length: Length,
@@ -115,6 +117,12 @@ pub trait BodySink {
     /// # Errors
     /// If writing these or earlier ones failed.
     fn write(&mut self, chunks: Vec<Bytes>) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Goes on `bytes` bytes further, with a hole. May return before that is done.
+    ///
+    /// # Errors
+    /// If this or earlier writing failed.
+    fn skip(&mut self, bytes: u64) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Waits until no write is in progress.
     ///

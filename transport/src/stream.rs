@@ -21,7 +21,7 @@ use crate::error_code::to_quic;
 use crate::flow::stream_limits::{Stalled, StreamLimits};
 use crate::flow::{ActiveBody, ConnectionFlow, Direction, OpenStream};
 use crate::stream::message_buffer::MessageBuffer;
-use quire_shared::codec::{self, DecodeError, PREFIX_BYTES};
+use quire_shared::codec::{self, DecodeError};
 use quire_shared::error_code::ErrorCode;
 use quire_shared::protocol::Message;
 use unordered::Unordered;
@@ -258,8 +258,7 @@ impl Receiver {
     /// # Errors
     /// If the stream ends or breaks before the message is complete, or the bytes aren't an `M`.
     pub async fn receive<M: Message>(&mut self) -> Result<M, ReceiveError> {
-        let mut prefix = [0; PREFIX_BYTES];
-        self.receive_exact(&mut prefix).await?;
+        let prefix = self.receive_array().await?;
         let mut bytes = vec![0; codec::decode_length::<M>(prefix)?];
         self.receive_exact(&mut bytes).await?;
         Ok(codec::decode(&bytes)?)
@@ -270,9 +269,17 @@ impl Receiver {
     /// # Errors
     /// If the stream ends or breaks.
     pub(crate) async fn receive_length(&mut self) -> Result<u32, ReceiveError> {
-        let mut prefix = [0; PREFIX_BYTES];
-        self.receive_exact(&mut prefix).await?;
-        Ok(u32::from_be_bytes(prefix))
+        Ok(u32::from_be_bytes(self.receive_array().await?))
+    }
+
+    /// Receives `N` bytes: the beginning of an extent of a body.
+    ///
+    /// # Errors
+    /// If the stream ends or breaks.
+    pub(crate) async fn receive_array<const N: usize>(&mut self) -> Result<[u8; N], ReceiveError> {
+        let mut bytes = [0; N];
+        self.receive_exact(&mut bytes).await?;
+        Ok(bytes)
     }
 
     /// Receives up to `limit` raw bytes of a body; `None` at the end of the stream.

@@ -205,6 +205,7 @@ async fn write_out(session: &CliSession, sources: Vec<Remote>) -> Result<(), Com
         let get = Get {
             path: remote.path.clone(),
             digest,
+            takes_extents: true,
             ..Get::default()
         };
         let written = match require_directory(&client, &remote).await {

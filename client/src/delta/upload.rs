@@ -48,7 +48,7 @@ pub(crate) async fn put(
 }
 
 /// What is sent of a file.
-struct UploadPlan {
+struct DeltaUploadPlan {
     base: Version,
     steps: Vec<UploadStep>,
     /// Digest of the whole file.
@@ -70,7 +70,7 @@ async fn plan(
     put: &Put,
     file: &LocalFile,
     delta: Delta,
-) -> Result<Option<UploadPlan>, ClientError> {
+) -> Result<Option<DeltaUploadPlan>, ClientError> {
     let request = Chunks {
         path: put.path.clone(),
         // Nobody needs it.
@@ -112,7 +112,7 @@ async fn plan(
     let (Some(steps), Some(digest)) = (compared?, digest?) else {
         return Ok(None);
     };
-    Ok(Some(UploadPlan {
+    Ok(Some(DeltaUploadPlan {
         base,
         steps,
         digest,
@@ -149,7 +149,7 @@ fn add(steps: &mut Vec<UploadStep>, chunk: Chunk, offset: u64, there: Option<u64
     }
 }
 
-impl UploadPlan {
+impl DeltaUploadPlan {
     async fn send(
         self,
         connection: &Connection,
@@ -177,6 +177,7 @@ impl UploadPlan {
             digest_kind: put.digest,
             hasher: put.digest.hasher(),
             known_digest: Some(self.digest),
+            extents: None,
             content: UploadBody {
                 source: DeltaStepReader::new(self.steps, content.source),
                 path: content.path,

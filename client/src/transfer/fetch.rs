@@ -176,6 +176,7 @@ impl FileDownload {
         let get = Get {
             path: self.from.clone(),
             digest: options.digest,
+            takes_extents: true,
             ..Get::default()
         };
         let links = match self.directory {

@@ -23,10 +23,16 @@ pub(super) async fn put(
     file: LocalFile,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
+    let looking = blocking(move || {
+        let outside_holes = file.outside_holes();
+        Ok((file, outside_holes))
+    });
+    let (file, outside_holes) = looking.await?;
     let upload = Resumable {
         connection,
         put: &put,
         file: &file,
+        outside_holes,
         moved,
     };
     match upload.go_on().await {
@@ -51,6 +57,8 @@ struct Resumable<'a> {
     connection: &'a Connection,
     put: &'a Put,
     file: &'a LocalFile,
+    /// Bytes of a file with holes that are outside them.
+    outside_holes: Option<u64>,
     moved: &'a AtomicU64,
 }
 
@@ -66,16 +74,20 @@ impl Resumable<'_> {
             connection,
             put,
             file,
+            outside_holes,
             moved,
         } = self;
         let (mut sender, mut receiver) = connection.open().await?;
         let request = Request::from(ResumePut {
             put: (*put).clone(),
+            in_extents: *outside_holes,
         });
         // A server that refuses stops reading, and says why in its reply.
         let _ = sender.send(&request).await;
-        let PutOffset { offset } = connection.answer(&mut receiver).await?;
+        let answer = connection.answer(&mut receiver).await?;
+        let PutOffset { offset, in_extents } = answer;
         let rest = file.size().checked_sub(offset);
+        let rest = rest.filter(|_| !in_extents || outside_holes.is_some());
         let rest = rest.ok_or(ClientError::Unexpected(DecodeError::Malformed))?;
         moved.fetch_add(offset, Ordering::Relaxed);
         let (before, hasher) = ((*file).clone(), put.digest.hasher());
@@ -85,6 +97,7 @@ impl Resumable<'_> {
             request: None,
             length: Some(rest),
             digest_kind: put.digest,
+            extents: in_extents.then(|| file.extents(offset, hasher.clone())),
             hasher,
             known_digest: None,
             content: (*file).clone().into_content_from(offset),

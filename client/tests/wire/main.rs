@@ -48,6 +48,7 @@ fn get(name: &str) -> Get {
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
         digest_from_start: false,
+        takes_extents: false,
     }
 }
 
@@ -74,6 +75,7 @@ fn header(length: u64) -> GetHeader {
             nanoseconds: 0,
         },
         mode: 0o640,
+        in_extents: false,
     }
 }
 
@@ -202,12 +204,18 @@ async fn a_file_that_changed_or_a_lost_connection_leaves_nothing() {
 #[tokio::test]
 async fn a_header_that_contradicts_itself_is_refused() {
     let pair = FakeConnection::open().await;
-    let wrong = GetHeader {
+    let too_short = GetHeader {
         size: 4,
         ..header(5)
     };
-    let (result, _) = tokio::join!(pair.client.get(get("f")), pair.answer(Reply::Ok(wrong)));
-    assert!(matches!(result.unwrap_err(), ClientError::Unexpected(_)));
+    let not_asked_for = GetHeader {
+        in_extents: true,
+        ..header(5)
+    };
+    for wrong in [too_short, not_asked_for] {
+        let (result, _) = tokio::join!(pair.client.get(get("f")), pair.answer(Reply::Ok(wrong)));
+        assert!(matches!(result.unwrap_err(), ClientError::Unexpected(_)));
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Content of a file for a client: from the cache as far as it is there, else from the open file.
 
+use std::io;
+
 use bytes::{Buf, Bytes};
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::{Attributes, Precondition};
+use quire_transport::body::extents::{Extent, ExtentReader};
 use tokio::task::JoinHandle;
 
 use super::cache::{Cache, CachedReader, FillGuard, Lookup};
@@ -19,6 +22,8 @@ pub struct ByteRange {
     pub length: Option<u64>,
     /// Whether the digest is of the bytes before the range as well.
     pub digest_from_start: bool,
+    /// Whether the content of a file with holes may come in extents.
+    pub takes_extents: bool,
 }
 
 /// Content of a file, or a range of it: one version, even if the path is changed meanwhile.
@@ -49,6 +54,8 @@ pub struct Content {
 enum ByteSource {
     Cache(CachedReader, Hasher),
     File(FileReader),
+    /// A file with holes, whose content is sent in extents.
+    Extents(ExtentReader),
     /// Whole content that was read when the file was opened.
     Memory(Bytes, Hasher),
     /// None: placeholder while the source is replaced.
@@ -56,7 +63,7 @@ enum ByteSource {
 }
 
 impl Content {
-    pub(super) fn new(
+    pub(super) async fn new(
         file: OpenFile,
         path: &RemotePath,
         range: ByteRange,
@@ -73,12 +80,16 @@ impl Content {
             sent_from
         };
         let to_read = sent_from - start + length;
+        let extents = match range.takes_extents && to_read > 0 {
+            true => file.read_extents(start, digest.hasher()).await?,
+            false => None,
+        };
         // Reading a whole file for a small part of it would cost more than it saves.
         let admit = length >= size / 2 && store::is_quiet(version);
-        let lookup = match file.content() {
-            // Its version says nothing of its content.
-            Some(_) => Lookup::Bypass,
-            None => cache.open(version, *size, path, admit),
+        let lookup = match (file.content(), &extents) {
+            // Its version says nothing of its content; or it is read where its data is.
+            (Some(_), _) | (_, Some(_)) => Lookup::Bypass,
+            (None, None) => cache.open(version, *size, path, admit),
         };
         let (cached, fill) = match lookup {
             Lookup::Hit(reader) => (Some(reader), None),
@@ -87,13 +98,14 @@ impl Content {
         };
         let from_file = cached.is_none();
         let hasher = digest.hasher();
-        let source = match (cached, file.content()) {
-            (Some(mut reader), _) => {
+        let source = match (extents, cached, file.content()) {
+            (Some(reader), _, _) => ByteSource::Extents(reader),
+            (None, Some(mut reader), _) => {
                 reader.seek(start);
                 ByteSource::Cache(reader, hasher)
             }
-            (None, Some(content)) => ByteSource::Memory(content.clone(), hasher),
-            (None, None) => ByteSource::File(file.read(start, to_read, hasher)?),
+            (None, None, Some(content)) => ByteSource::Memory(content.clone(), hasher),
+            (None, None, None) => ByteSource::File(file.read(start, to_read, hasher)?),
         };
         Ok(Self {
             file,
@@ -151,7 +163,7 @@ impl Content {
                 hasher.update(&piece);
                 // Set anew for each piece: by the last one, the entry may be complete and checked.
                 self.from_file = !reader.is_complete();
-                self.advance(piece.len());
+                self.advance(piece.len() as u64);
                 return Ok(Some(piece));
             }
             self.from_file = true;
@@ -167,22 +179,62 @@ impl Content {
             let mut piece = content.slice(start.min(content.len())..);
             piece.truncate(rest.min(piece_max));
             hasher.update(&piece);
-            self.advance(piece.len());
+            self.advance(piece.len() as u64);
             return Ok(Some(piece));
         }
-        let ByteSource::File(reading) = &mut self.source else {
-            return Ok(None);
+        let piece = match &mut self.source {
+            ByteSource::File(reading) => {
+                let piece = reading.next(piece_max).await;
+                let piece = piece.map_err(store::Error::system("reading"))?;
+                piece.ok_or(store::Error::Changed)?
+            }
+            ByteSource::Extents(reading) => {
+                match reading.next(piece_max).await.map_err(reading_failed)? {
+                    Some(piece) => piece,
+                    None => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
         };
-        let piece = reading.next(piece_max).await;
-        let piece = piece.map_err(store::Error::system("reading"))?;
-        let piece = piece.ok_or(store::Error::Changed)?;
-        self.advance(piece.len());
+        self.advance(piece.len() as u64);
         Ok(Some(piece))
     }
 
-    fn advance(&mut self, bytes: usize) {
-        self.position += bytes as u64;
-        self.rest -= bytes as u64;
+    /// Whether it is sent in extents: [`next`](Self::next) returns the data of the one that
+    /// [`extent`](Self::extent) found.
+    pub fn is_in_extents(&self) -> bool {
+        matches!(self.source, ByteSource::Extents(_))
+    }
+
+    /// Finds the next extent to send; `None` after the last.
+    ///
+    /// # Errors
+    /// If reading fails, or the file was truncated.
+    pub async fn extent(&mut self) -> Result<Option<Extent>, Error> {
+        // What isn't sent is read in extents of its own, of which none reaches into the body.
+        while self.position < self.sent_from {
+            self.find_extent(self.sent_from).await?;
+            while self.read(UNSENT_PIECE).await?.is_some() {}
+        }
+        self.find_extent(self.sent_from + self.length).await
+    }
+
+    /// Finds the next extent before `end`. The data of the one before has been read.
+    async fn find_extent(&mut self, end: u64) -> Result<Option<Extent>, Error> {
+        let ByteSource::Extents(reader) = &mut self.source else {
+            return Ok(None);
+        };
+        reader.go_on(end);
+        let extent = reader.extent().await.map_err(reading_failed)?;
+        if let Some(extent) = extent {
+            self.advance(extent.hole);
+        }
+        Ok(extent)
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.position += bytes;
+        self.rest -= bytes;
     }
 
     /// Returns the digest of the content if all of it was read and belongs to the version in the
@@ -200,6 +252,7 @@ impl Content {
         let digest = match std::mem::replace(&mut self.source, ByteSource::Failed) {
             ByteSource::Cache(_, hasher) | ByteSource::Memory(_, hasher) => Some(hasher.finish()),
             ByteSource::File(reading) => reading.digest(),
+            ByteSource::Extents(reading) => reading.digest(),
             ByteSource::Failed => None,
         };
         let Some(digest) = digest.filter(|_| self.rest == 0) else {
@@ -218,6 +271,14 @@ impl Content {
     /// what it had at the beginning.
     pub fn grew(&self) -> bool {
         self.grew
+    }
+}
+
+/// The error of reading extents: a file that has become shorter isn't what it was.
+fn reading_failed(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => store::Error::Changed.into(),
+        _ => store::Error::system("reading")(error).into(),
     }
 }
 
@@ -242,3 +303,6 @@ pub(super) fn require_version(
         Precondition::Match(_) => Err(store::Error::Conflict.into()),
     }
 }
+
+/// Bytes of a piece that is read for the digest alone.
+const UNSENT_PIECE: usize = 512 * 1024;

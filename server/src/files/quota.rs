@@ -3,7 +3,7 @@
 //! Clients without a key, or with one without rights of its own, share one quota. A quota counts
 //! what is stored within a day, even if it is deleted later. It is kept in memory, so a restart of
 //! the server resets it. A put is charged when it starts and a copy before it is published, so that
-//! many at once can't exceed a quota together. The charge is returned if the change fails.
+//! many at once can't exceed a quota together. What counts is the length of files, holes included. The charge is returned if the change fails.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use quire_certs::Fingerprint;
+use quire_transport::body::extents::HoleWrite;
 use quire_transport::flow::stream_limits::RateLimiter;
 use tokio::time::Instant;
 
@@ -210,10 +211,14 @@ impl<W> Metered<W> {
     /// Notes that `written` of `asked` bytes were written.
     fn wrote(&mut self, written: usize, asked: usize) -> usize {
         self.ahead += (asked - written) as u64;
-        if self.stays_charged {
-            self.reservation.keep_bytes(written as u64);
-        }
+        self.keep(written as u64);
         written
+    }
+
+    fn keep(&mut self, bytes: u64) {
+        if self.stays_charged {
+            self.reservation.keep_bytes(bytes);
+        }
     }
 
     fn reserve(&mut self, bytes: u64) -> io::Result<()> {
@@ -265,6 +270,16 @@ impl<W: Write> Write for Metered<W> {
     }
 }
 
+impl<W: HoleWrite> HoleWrite for Metered<W> {
+    /// Holes count like data: a quota is of what files have, not of what they take of the disk.
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.reserve(bytes)?;
+        self.sink.skip(bytes)?;
+        self.keep(bytes);
+        Ok(())
+    }
+}
+
 /// Period of a daily quota.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -274,6 +289,8 @@ pub(crate) const BURST: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
+    use quire_transport::body::extents::Filled;
+
     use super::*;
 
     fn quotas(bytes: Option<u64>, files: Option<u64>) -> Quotas {
@@ -321,6 +338,23 @@ mod tests {
         assert_eq!(charged.sink, b"1234567890");
         drop(charged);
         assert_eq!(quota.used().bytes, 0);
+    }
+
+    #[test]
+    fn a_hole_counts_as_what_is_read_there() {
+        let quota = quotas(Some(10), None).of(None);
+        let mut charged = Metered {
+            sink: Filled(Vec::new()),
+            reservation: quota.reserve(4, 1).unwrap(),
+            ahead: 4,
+            stays_charged: true,
+        };
+        charged.skip(9).unwrap();
+        assert_eq!(quota.used().bytes, 9);
+        charged.skip(2).unwrap_err();
+        assert_eq!(charged.sink.0, [0; 9]);
+        drop(charged);
+        assert_eq!(quota.used().bytes, 9);
     }
 
     #[test]

@@ -197,10 +197,27 @@ impl Store {
         target: Destination,
         source: UploadSource,
         active: ActiveUpload,
+        data: Option<u64>,
     ) -> Result<StagedFile, Error> {
         self.change(move |root| {
             root.check(&target, None)?;
-            root.stage_part(&source, active)
+            root.stage_part(&source, active, data)
+        })
+        .await
+    }
+
+    /// As [`stage`](Self::stage), for a file with holes. See [`Root::stage_sparse`].
+    ///
+    /// # Errors
+    /// As for [`stage`](Self::stage).
+    pub(super) async fn stage_sparse(
+        &self,
+        target: Destination,
+        data: u64,
+    ) -> Result<StagedFile, Error> {
+        self.change(move |root| {
+            root.check(&target, None)?;
+            root.stage_sparse(data)
         })
         .await
     }

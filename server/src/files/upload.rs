@@ -34,9 +34,19 @@ pub struct Upload {
     target: Destination,
     writing: WriteBehind<Metered<StagedFile>>,
     offset: u64,
+    takes_extents: bool,
     /// Ends the work on a part when the upload is dropped, or a later one takes the part over.
     superseded: CancellationToken,
     _ended: DropGuard,
+}
+
+/// How an upload is stored while it comes.
+#[derive(Debug, Default)]
+struct UploadPlan {
+    /// What binds a part to it, if one is kept.
+    source: Option<UploadSource>,
+    /// The number of bytes outside the holes of its file, if it has some.
+    data: Option<u64>,
 }
 
 impl Files {
@@ -46,17 +56,29 @@ impl Files {
     /// # Errors
     /// If it is refused, the quota is used up, the precondition isn't met, or space is lacking.
     pub async fn put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
-        self.start_upload(caller, request, None).await
+        self.start_upload(caller, request, UploadPlan::default())
+            .await
     }
 
     /// Starts an upload that goes on where an earlier one of the same file by the same client was
-    /// interrupted. What comes of a large file is kept then, if the client has a key.
+    /// interrupted. What comes of a large file is kept then, if the client has a key. Of a file with
+    /// holes, `data` is the number of bytes outside them.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
-    pub async fn resume_put(&self, caller: &Caller, request: Put) -> Result<Upload, Error> {
+    pub async fn resume_put(
+        &self,
+        caller: &Caller,
+        request: Put,
+        data: Option<u64>,
+    ) -> Result<Upload, Error> {
         let source = self.source_of(caller, &request);
-        self.start_upload(caller, request, source).await
+        let plan = UploadPlan {
+            source,
+            // What is too long for that is too long for the disk as well, and refused at once.
+            data: data.filter(|_| request.size <= Some(SPARSE_BYTES_MAX)),
+        };
+        self.start_upload(caller, request, plan).await
     }
 
     /// What binds a part to its upload; `None` if no part is kept.
@@ -78,7 +100,7 @@ impl Files {
         &self,
         caller: &Caller,
         request: Put,
-        source: Option<UploadSource>,
+        UploadPlan { source, data }: UploadPlan,
     ) -> Result<Upload, Error> {
         let precondition = caller.access.create(&request.path, &request.precondition)?;
         let target = Destination {
@@ -93,7 +115,9 @@ impl Files {
                 // Before the lock, for which the one that is asked to make way may be waiting.
                 let active = self.store().enter_upload(&source).await;
                 let _guard = self.locks().shared(caller.owner, &target.path).await?;
-                let staged = self.store().stage_part(target.clone(), source, active);
+                let staged = self
+                    .store()
+                    .stage_part(target.clone(), source, active, data);
                 let staged = staged.await?;
                 // What is there was charged when it came.
                 let reservation = caller.quota.reserve(size - staged.length(), 1)?;
@@ -102,7 +126,10 @@ impl Files {
             None => {
                 let reservation = caller.quota.reserve(size, 1)?;
                 let _guard = self.locks().shared(caller.owner, &target.path).await?;
-                let staged = self.store().stage(target.clone(), request.size).await?;
+                let staged = match data {
+                    Some(data) => self.store().stage_sparse(target.clone(), data).await?,
+                    None => self.store().stage(target.clone(), request.size).await?,
+                };
                 (staged, reservation)
             }
         };
@@ -129,6 +156,7 @@ impl Files {
             request,
             target,
             offset,
+            takes_extents: data.is_some(),
             _ended: superseded.clone().drop_guard(),
             superseded,
         })
@@ -172,6 +200,10 @@ impl BodySink for Upload {
         self.writing.write(chunks).await
     }
 
+    async fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.writing.skip(bytes).await
+    }
+
     async fn settle(&mut self) -> io::Result<()> {
         self.writing.settle().await
     }
@@ -181,6 +213,11 @@ impl Upload {
     /// How many bytes of the file are there already.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Whether the body may come in extents, so that the file has the holes that the client's has.
+    pub fn takes_extents(&self) -> bool {
+        self.takes_extents
     }
 
     /// Completes when a later upload of the same file takes this one over.
@@ -248,3 +285,7 @@ impl Upload {
         self.files.commit_version(pending, guard).await
     }
 }
+
+/// Longest file that is taken with holes, in bytes: as the longest of ext4. A hole of any length costs
+/// its sender nothing, and the server the digest of so many zeros, which takes half an hour for this.
+const SPARSE_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024 * 1024;

@@ -21,8 +21,8 @@ pub(crate) enum RequestError {
     /// The client's key was not added by pairing.
     #[error(transparent)]
     Pairing(#[from] PairingError),
-    /// A request that changes something came in 0-RTT data, which can be a replay (RFC 9001,
-    /// section 9.2).
+    /// A request that changes something, or costs much, came in 0-RTT data, which can be a replay
+    /// (RFC 9001, section 9.2).
     #[error("came before the handshake was complete, when it could be a replay")]
     TooEarly,
     /// The request took too long to arrive.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request, ResumePut};
+use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request};
 use quire_transport::stream::{Receiver, Sender};
 use tracing::debug;
 
@@ -52,7 +52,7 @@ pub(crate) async fn serve(send: SendStream, recv: RecvStream, session: Arc<Sessi
         let request = read(&mut receiver, &session.shared, is_early).await?;
         debug!(?request, "asked");
         asked = Some(request.clone());
-        dispatch(request, &session, &mut sender, &mut receiver).await
+        dispatch(request, &session, &mut sender, &mut receiver, is_early).await
     };
     let served = tokio::select! {
         // In this order, so that a request that is done counts as done.
@@ -99,13 +99,14 @@ async fn dispatch(
     session: &Session,
     sender: &mut Sender,
     receiver: &mut Receiver,
+    is_early: bool,
 ) -> Result<(), RequestError> {
     let files = &session.shared.files;
     let caller = &*session.caller();
     let changed = |version| Changed { version };
     match request {
         Request::Ping(ping) => answer(sender, pong(&ping, session)?).await,
-        Request::Get(get) => get::serve(get, files, caller, sender).await,
+        Request::Get(get) => get::serve(get, files, caller, sender, is_early).await,
         Request::Put(put) => put::serve(put, files, caller, sender, receiver).await,
         Request::List(list) => list::serve(list, files, caller, sender).await,
         Request::Stat(stat) => answer(sender, files.stat(caller, &stat.path).await?).await,
@@ -133,9 +134,7 @@ async fn dispatch(
         Request::ListCache(_) => list_cache::serve(files, caller, sender).await,
         Request::GetTree(get) => get_tree::serve(get, files, caller, sender).await,
         Request::PutMany(_) => put_many::serve(files, caller, sender, receiver).await,
-        Request::ResumePut(ResumePut { put }) => {
-            put::resume(put, files, caller, sender, receiver).await
-        }
+        Request::ResumePut(resume) => put::resume(resume, files, caller, sender, receiver).await,
         Request::Uploads(request) => uploads::serve(request, files, caller, sender).await,
         Request::GetMany(get) => get_many::serve(get, files, caller, sender, receiver).await,
         Request::Chunks(request) => chunks::serve(request, files, caller, sender).await,

@@ -190,7 +190,7 @@ pub struct GetHeader {
     /// The size of the whole file, in bytes.
     #[n(1)]
     pub size: u64,
-    /// How many raw bytes follow.
+    /// The length of the body that follows, in bytes.
     #[n(2)]
     pub length: u64,
     /// The time of the last modification of the content.
@@ -199,6 +199,10 @@ pub struct GetHeader {
     /// The permission bits.
     #[n(4)]
     pub mode: u32,
+    /// Whether the body comes in extents. Never unless the request allows it.
+    #[n(5)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub in_extents: bool,
 }
 
 /// The trailer after a body, which proves that all of it was sent. The end of a stream proves

@@ -18,6 +18,10 @@ pub struct ResumePut {
     /// The upload. Size and modification time are those of the whole file, and given.
     #[n(0)]
     pub put: Put,
+    /// How many bytes of a file with holes are outside them, if the client would send the body in
+    /// extents: about what the file takes of the disk.
+    #[n(1)]
+    pub in_extents: Option<u64>,
 }
 
 /// Where an upload goes on.
@@ -27,6 +31,10 @@ pub struct PutOffset {
     /// How many bytes the server has, from the beginning of the file.
     #[n(0)]
     pub offset: u64,
+    /// Whether the body is to come in extents. Never unless the request offers it.
+    #[n(1)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub in_extents: bool,
 }
 
 impl Message for PutOffset {

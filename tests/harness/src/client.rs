@@ -36,6 +36,7 @@ pub fn get(file: &str) -> Get {
         digest: DigestKind::Xxh3,
         precondition: Precondition::Any,
         digest_from_start: false,
+        takes_extents: false,
     }
 }
 

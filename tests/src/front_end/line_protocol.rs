@@ -84,6 +84,7 @@ async fn get(path: RemotePath, files: &Files, caller: &Caller) -> Result<(u64, V
         digest: DigestKind::default(),
         precondition: Precondition::Any,
         digest_from_start: false,
+        takes_extents: false,
     };
     let mut content = files.get(caller, &request).await?;
     let length = content.length();

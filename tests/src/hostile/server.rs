@@ -76,6 +76,7 @@ impl Hostile {
                 length,
                 modified: self.entry().attributes.modified,
                 mode: 0o7777,
+                in_extents: false,
             };
             let result = Reply::Ok(header);
             bytes.extend(message(&Reply::Ok(GotItem { index, result })));

@@ -369,6 +369,7 @@ fn the_table_of_limits_is_the_implementations() {
         .map(|row| (row[0].clone(), row[1].parse::<usize>().unwrap()))
         .collect();
     let implemented = [
+        ("EXTENT_BYTES_MIN", limits::EXTENT_BYTES_MIN),
         ("NAME_BYTES_MAX", limits::NAME_BYTES_MAX),
         ("PATH_BYTES_MAX", limits::PATH_BYTES_MAX),
         ("PATH_COMPONENTS_MAX", limits::PATH_COMPONENTS_MAX),

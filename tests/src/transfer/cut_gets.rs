@@ -32,6 +32,7 @@ fn header(size: u64, length: u64) -> GetHeader {
             nanoseconds: 0,
         },
         mode: 0o644,
+        in_extents: false,
     }
 }
 

@@ -303,15 +303,12 @@ impl FakeFile {
                     length,
                     modified,
                     mode: 0o644,
+                    in_extents: false,
                 };
                 fake::send(&mut send, &Reply::Ok(header)).await;
                 send.write_all(body).await.unwrap();
-                let digest = get.digest.of(body);
-                let trailer = Trailer {
-                    digest,
-                    grew: false,
-                };
-                say(&mut send, &Reply::Ok(trailer)).await;
+                let (digest, grew) = (get.digest.of(body), false);
+                say(&mut send, &Reply::Ok(Trailer { digest, grew })).await;
             }
             (Request::Put(put), _) => {
                 let mut body = vec![0; usize::try_from(put.size.unwrap()).unwrap()];

@@ -56,25 +56,7 @@ impl Interrupted {
 
     /// Interrupts a download when so many bytes are there.
     async fn interrupt(&self, bytes: u64) {
-        let server = &self.server;
-        let relay = Relay::start(server.address(), PATH, 1).await;
-        let connector = server.connector(relay.address(), &server.keys().writer);
-        let client = connector.connect().await.unwrap();
-        let moved = AtomicU64::new(0);
-        let fetching = client
-            .download(path("f"))
-            .progress(&moved)
-            .to_file(self.target());
-        let until = async {
-            while moved.load(Ordering::Relaxed) < bytes {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            fetched = fetching => panic!("it was not interrupted: {fetched:?}"),
-            () = within("some bytes", until) => {}
-        }
-        client.close().await;
+        interrupt_get(&self.server, &self.target(), bytes).await;
         self.settle().await;
     }
 
@@ -88,13 +70,7 @@ impl Interrupted {
 
     /// Waits until the thread that wrote has ended.
     async fn settle(&self) {
-        let part = fs::File::open(self.part()).unwrap();
-        let is_free = async {
-            while part.try_lock().is_err() {
-                tokio::task::yield_now().await;
-            }
-        };
-        within("the end of the last write", is_free).await;
+        is_written(&self.part()).await;
     }
 
     fn target(&self) -> PathBuf {
@@ -134,6 +110,36 @@ impl Interrupted {
         self.client.close().await;
         self.server.stop().await;
     }
+}
+
+/// Waits until nobody writes the file `part` of a download.
+pub(super) async fn is_written(part: &Path) {
+    let part = fs::File::open(part).unwrap();
+    let is_free = async {
+        while part.try_lock().is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the end of the last write", is_free).await;
+}
+
+/// Interrupts a download of the file `f` when so many bytes are there.
+pub(super) async fn interrupt_get(server: &TestServer, target: &Path, bytes: u64) {
+    let relay = Relay::start(server.address(), PATH, 1).await;
+    let connector = server.connector(relay.address(), &server.keys().writer);
+    let client = connector.connect().await.unwrap();
+    let moved = AtomicU64::new(0);
+    let download = client.download(path("f")).progress(&moved);
+    let until = async {
+        while moved.load(Ordering::Relaxed) < bytes {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        fetched = download.to_file(target) => panic!("it was not interrupted: {fetched:?}"),
+        () = within("some bytes", until) => {}
+    }
+    client.close().await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Uploads that are interrupted and go on.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -48,33 +48,13 @@ impl InterruptedPut {
 
     /// Interrupts an upload by the end of its connection.
     async fn interrupt(&self) {
-        let relay = Relay::start(self.server.address(), PATH, 1).await;
-        let identity = &self.server.keys().writer;
-        let connector = self.server.connector(relay.address(), identity);
-        let client = connector.connect().await.unwrap();
-        let moved = AtomicU64::new(0);
-        let request = client.upload(path("f")).progress(&moved);
-        let until = async {
-            while moved.load(Ordering::Relaxed) < INTERRUPTED {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            stored = request.from_file(self.source()) => panic!("not interrupted: {stored:?}"),
-            () = within("some bytes", until) => {}
-        }
-        client.close().await;
+        interrupt_put(&self.server, &self.source(), INTERRUPTED).await;
         self.settle().await;
     }
 
     /// Waits until nobody writes the part.
     async fn settle(&self) {
-        let is_idle = async {
-            while self.unfinished().await.iter().any(|(_, active)| *active) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within("the end of the request", is_idle).await;
+        is_received(&self.client).await;
     }
 
     fn source(&self) -> PathBuf {
@@ -98,12 +78,8 @@ impl InterruptedPut {
         fs::metadata(&self.left()[0]).unwrap().len()
     }
 
-    /// What the server says it has, and whether more is coming.
     async fn unfinished(&self) -> Vec<(u64, bool)> {
-        let listed = self.client.unfinished_uploads(RemotePath::default(), false);
-        let listed = listed.await.unwrap();
-        let found = listed.iter().map(|part| (part.received, part.is_active));
-        found.collect()
+        unfinished(&self.client).await
     }
 
     /// Uploads again; the content must be right, and nothing else be left.
@@ -120,6 +96,43 @@ impl InterruptedPut {
         self.client.close().await;
         self.server.stop().await;
     }
+}
+
+/// Interrupts an upload to the file `f` by the end of its connection, when so much was sent.
+pub(super) async fn interrupt_put(server: &TestServer, source: &Path, bytes: u64) {
+    let relay = Relay::start(server.address(), PATH, 1).await;
+    let connector = server.connector(relay.address(), &server.keys().writer);
+    let client = connector.connect().await.unwrap();
+    let moved = AtomicU64::new(0);
+    let request = client.upload(path("f")).progress(&moved);
+    let until = async {
+        while moved.load(Ordering::Relaxed) < bytes {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        stored = request.from_file(source) => panic!("not interrupted: {stored:?}"),
+        () = within("some bytes", until) => {}
+    }
+    client.close().await;
+}
+
+/// Waits until nothing more comes of any upload.
+pub(super) async fn is_received(client: &Client) {
+    let is_idle = async {
+        while unfinished(client).await.iter().any(|(_, active)| *active) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the end of the request", is_idle).await;
+}
+
+/// What the server says it has, and whether more is coming.
+async fn unfinished(client: &Client) -> Vec<(u64, bool)> {
+    let listed = client.unfinished_uploads(RemotePath::default(), false);
+    let listed = listed.await.unwrap();
+    let found = listed.iter().map(|part| (part.received, part.is_active));
+    found.collect()
 }
 
 #[tokio::test]
@@ -276,7 +289,12 @@ async fn a_later_request_takes_over_what_an_earlier_one_receives() {
         precondition: Precondition::Absent,
         ..put("f", SIZE)
     };
-    let (_sending, mut receiving) = raw.begin(ResumePut { put }).await;
+    let (_sending, mut receiving) = raw
+        .begin(ResumePut {
+            put,
+            in_extents: None,
+        })
+        .await;
     let answer = reply::<PutOffset>(&mut receiving).await.unwrap();
     assert_eq!(answer.into_result().unwrap().offset, there);
     assert_eq!(interrupted.unfinished().await, [(there, true)]);

@@ -14,7 +14,7 @@ use quire_server::config::limits::{Seconds, ValidateAddresses};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::pairing::Pair;
-use quire_shared::protocol::{GetMany, GetTree, PutMany, Request};
+use quire_shared::protocol::{Get, GetMany, GetTree, PutMany, Request};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
@@ -139,6 +139,36 @@ async fn what_changes_something_is_refused_before_the_end_of_the_handshake() {
         raw.close().await;
     }
     assert_eq!(tree.names(""), ["f"]);
+    server.stop().await;
+}
+
+// P4
+#[tokio::test]
+async fn a_file_with_holes_waits_for_the_end_of_the_handshake() {
+    let tree = Tree::new();
+    let file = std::fs::File::create(tree.path("f")).unwrap();
+    file.set_len(SPARSE_BYTES).unwrap();
+    let server = TestServer::start(&tree).await;
+    let gate = DatagramGate::to(server.address()).await;
+    gate.let_pass(Lets::FirstFlights);
+    let raw = Raw::connect_again(&server, &server.keys().writer, gate.address()).await;
+    let request = Get {
+        takes_extents: true,
+        ..get("f")
+    };
+    let (mut send, mut recv) = raw.begin(request).await;
+    let _ = send.finish();
+    assert_eq!(refusal_on(&mut recv).await, ErrorCode::TOO_EARLY);
+    gate.let_pass(Lets::All);
+    raw.close().await;
+    // The client asks again by itself.
+    let connector = connector(&server, &gate);
+    visit(&connector).await;
+    let client = connector.connect().await.unwrap();
+    assert!(client.handshake().is_none(), "a session was continued");
+    let download = client.download(path("f"));
+    assert_eq!(download.to_vec().await.unwrap().len() as u64, SPARSE_BYTES);
+    client.close().await;
     server.stop().await;
 }
 
@@ -289,6 +319,9 @@ async fn a_handshake_that_went_well_stays_so_however_late_the_first_request_come
     }
     server.stop().await;
 }
+
+/// Size of a file that is one hole, in bytes.
+const SPARSE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How often recorded packets are sent, twice.
 const REPLAYS: usize = 50;

@@ -9,6 +9,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use quire_shared::digest::{Digest, Hasher};
 
+use super::extents::{HOLE_STEP, HoleWrite};
 use super::{BodySink, Received};
 use crate::bottleneck::file_work;
 
@@ -82,8 +83,18 @@ impl<R: Read + Send + 'static> ReadAhead<R> {
     /// Returns the digest of everything that was read. `None` unless [`next`](Self::next) has
     /// reached the end.
     pub fn digest(self) -> Option<Digest> {
+        self.into_hasher().map(Hasher::finish)
+    }
+
+    /// Whether all that was asked for has been read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest == 0
+    }
+
+    /// Returns the hasher, if [`next`](Self::next) has reached the end.
+    pub(super) fn into_hasher(self) -> Option<Hasher> {
         match self.stage {
-            ReadStage::Ended(hasher) => Some(hasher.finish()),
+            ReadStage::Ended(hasher) => Some(hasher),
             ReadStage::Reading(_) | ReadStage::Failed => None,
         }
     }
@@ -209,7 +220,7 @@ impl<W: Write + Send + 'static> WriteBehind<W> {
     }
 }
 
-impl<W: Write + Send + 'static> BodySink for WriteBehind<W> {
+impl<W: HoleWrite + Send + 'static> BodySink for WriteBehind<W> {
     async fn write(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
         let mut state = self.idle().await?;
         let writing = move || {
@@ -221,6 +232,23 @@ impl<W: Write + Send + 'static> BodySink for WriteBehind<W> {
             Ok(state)
         };
         self.0 = WriteStage::Writing(spawn_blocking(|| file_work(writing)));
+        Ok(())
+    }
+
+    async fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let mut rest = bytes;
+        while rest > 0 {
+            let step = rest.min(HOLE_STEP);
+            rest -= step;
+            let mut state = self.idle().await?;
+            let skipping = move || {
+                state.hasher.update_zeros(step);
+                state.written += step;
+                state.sink.skip(step)?;
+                Ok(state)
+            };
+            self.0 = WriteStage::Writing(spawn_blocking(|| file_work(skipping)));
+        }
         Ok(())
     }
 
@@ -247,7 +275,7 @@ fn write_all(sink: &mut impl Write, chunks: &[Bytes]) -> io::Result<()> {
 }
 
 /// The error for a blocking thread that ended without a result, because the runtime is stopping.
-fn interrupted(_: tokio::task::JoinError) -> io::Error {
+pub(super) fn interrupted(_: tokio::task::JoinError) -> io::Error {
     io::Error::other("interrupted by the end of the program")
 }
 

@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 
 use quire_shared::digest::Hasher;
 
+use super::extents::{Extent, HOLE_STEP};
+
 /// Journal of a part that is being written.
 #[derive(Debug)]
 pub struct Journal {
@@ -154,22 +156,37 @@ pub fn add_first(
     goes_on: impl Fn() -> bool,
 ) -> io::Result<bool> {
     let mut buffer = vec![0; READ_BYTES];
-    let mut rest = length;
-    file.seek(SeekFrom::Start(0))?;
-    while rest > 0 && goes_on() {
-        let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
-        let room = buffer.get_mut(..limit).unwrap_or_default();
-        match file.read(room) {
-            Ok(0) => break,
-            Ok(read) => {
-                hasher.update(room.get(..read).unwrap_or_default());
-                rest -= read as u64;
+    let mut position = 0;
+    while position < length {
+        let Extent { data, hole } = Extent::find(file, position, length);
+        file.seek(SeekFrom::Start(position))?;
+        let mut rest = data;
+        while rest > 0 && goes_on() {
+            let limit = usize::try_from(rest).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
+            let room = buffer.get_mut(..limit).unwrap_or_default();
+            match file.read(room) {
+                Ok(0) => return Ok(false),
+                Ok(read) => {
+                    hasher.update(room.get(..read).unwrap_or_default());
+                    rest -= read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
+        let mut rest = hole;
+        while rest > 0 && goes_on() {
+            let step = rest.min(HOLE_STEP);
+            hasher.update_zeros(step);
+            rest -= step;
+        }
+        if !goes_on() {
+            return Ok(false);
+        }
+        position += data + hole;
     }
-    Ok(rest == 0)
+    file.seek(SeekFrom::Start(length))?;
+    Ok(true)
 }
 
 /// The file with the ID that Linux gives to each start of the system.

@@ -6,6 +6,7 @@ use crate::error_code::from_quic;
 use crate::loopback::Loopback;
 use quire_shared::digest::DigestKind;
 use quire_shared::error_code::ErrorCode;
+use std::io::Write;
 
 /// Lengths around the boundaries of pieces, and some that need many.
 const LENGTHS: [usize; 9] = [
@@ -277,6 +278,12 @@ async fn a_piece_over_the_limit_is_refused_and_one_at_the_limit_taken() {
     assert!(receive_pieces(raw).await.unwrap().sink == content);
 }
 
+impl HoleWrite for Vec<u8> {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        extents::write_zeros(self, bytes)
+    }
+}
+
 /// A disk with room for some bytes only.
 #[derive(Debug)]
 struct FullDisk(usize);
@@ -311,7 +318,7 @@ async fn a_sink_that_fails_is_reported_and_stops_the_sender() {
         .await
     };
     let server = async |_sender: Sender, mut receiver: Receiver| {
-        let sink = FullDisk(2 * PIECE);
+        let sink = extents::Filled(FullDisk(2 * PIECE));
         let hasher = DigestKind::Xxh3.hasher();
         receive(&mut receiver, sink, length, hasher, &AtomicU64::new(0)).await
     };

@@ -22,11 +22,7 @@ fn at(text: &str) -> RemotePath {
 fn get(path: &str) -> Request {
     Request::Get(Get {
         path: at(path),
-        offset: 0,
-        length: None,
-        digest: Default::default(),
-        precondition: Default::default(),
-        digest_from_start: false,
+        ..Get::default()
     })
 }
 
@@ -145,7 +141,7 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
         Request::List(List { path, .. }) => drop(access.list(path)?),
         Request::GetTree(get) => drop(access.list(&get.path)?),
         Request::Stat(Stat { path }) => access.stat(path)?,
-        Request::Put(put) | Request::ResumePut(ResumePut { put }) => {
+        Request::Put(put) | Request::ResumePut(ResumePut { put, .. }) => {
             put.precondition = access.create(&put.path, &put.precondition)?;
         }
         Request::MakeDirectory(make) => access.make_directory(&make.path)?,

@@ -161,6 +161,11 @@ impl Metadata {
         attributes
     }
 
+    /// Bytes of the disk that it takes up.
+    pub(super) fn allocated(&self) -> u64 {
+        self.blocks.saturating_mul(512)
+    }
+
     /// Whether the size may be made up. Files of /proc are said to have no bytes, and those of /sys
     /// a page; both take up no blocks, as other files do that are empty or have holes only.
     pub(super) fn may_misstate_size(&self) -> bool {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::protocol::Attributes;
 use quire_transport::body::ReadAhead;
+use quire_transport::body::extents::{ExtentReader, has_holes, may_have_holes};
 use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::path::Arg;
@@ -33,6 +34,8 @@ pub struct OpenFile {
     pub attributes: Attributes,
     /// Content of a file whose size lies, as it was when the file was opened.
     content: Option<Bytes>,
+    /// Bytes of the disk that it took up then.
+    allocated: u64,
 }
 
 /// State of a file, compared with that when it was opened.
@@ -69,6 +72,7 @@ impl OpenFile {
             file,
             attributes,
             content,
+            allocated: metadata.allocated(),
         })
     }
 
@@ -76,6 +80,22 @@ impl OpenFile {
     /// tells whether it is still the same.
     pub(in crate::files) fn content(&self) -> Option<&Bytes> {
         self.content.as_ref()
+    }
+
+    /// Starts reading extents from `offset` on, if the file has holes. See [`read`](Self::read).
+    pub(in crate::files) async fn read_extents(
+        &self,
+        offset: u64,
+        hasher: Hasher,
+    ) -> Result<Option<ExtentReader>, Error> {
+        let size = self.attributes.size;
+        if self.content.is_some() || !may_have_holes(size, self.allocated) {
+            return Ok(None);
+        }
+        let file = Arc::clone(&self.file);
+        let is_sparse = blocking(move || Ok(has_holes(&file, size))).await?;
+        let reader = || ExtentReader::new(Arc::clone(&self.file), offset, offset, hasher);
+        Ok(is_sparse.then(reader))
     }
 
     /// Starts reading `length` bytes from `offset`, ahead of the consumer. Moves the cursor of the

@@ -51,7 +51,8 @@ pub(in crate::files) struct FoundPart {
 
 impl Root {
     /// Opens the part that an earlier upload of `source` has left, or creates one, and reserves
-    /// space for the rest.
+    /// space for the rest. Of a file with holes, `data` bytes are outside them, and nothing is
+    /// reserved.
     ///
     /// # Errors
     /// If the root is read-only, or the space isn't available.
@@ -59,6 +60,7 @@ impl Root {
         &self,
         source: &UploadSource,
         active: ActiveUpload,
+        data: Option<u64>,
     ) -> Result<StagedFile, Error> {
         let staging = self.inner.writable()?;
         let name = source.name();
@@ -84,6 +86,11 @@ impl Root {
         let journal = journal.map_err(Error::system("creating the journal of a staged file"))?;
         entry.begin_part(journal);
         let staged = StagedFile::of_part(file, entry);
+        if let Some(data) = data {
+            let there = Metadata::of(&staged.file).map_or(0, |metadata| metadata.allocated());
+            staging.require_room(data.saturating_sub(there))?;
+            return Ok(staged);
+        }
         let rest = source.size - length;
         staging.require_room(rest)?;
         staged.reserve(length, rest)?;
@@ -296,7 +303,7 @@ impl Staging {
             return;
         };
         let has_more = Metadata::of(&part).is_ok_and(|metadata| {
-            metadata.size > length || metadata.blocks * 512 > length + SURPLUS_BYTES
+            metadata.size > length || metadata.allocated() > length + SURPLUS_BYTES
         });
         if has_more {
             let _ = ftruncate(part, length);

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
 use quire_shared::protocol::Precondition;
+use quire_transport::body::extents::{HoleWrite, leave_hole};
 use quire_transport::body::journal::Journal;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 use rustix::io::Errno;
@@ -46,6 +47,18 @@ impl Root {
             staged.reserve(0, size)?;
         }
         Ok(staged)
+    }
+
+    /// Creates a private file for new content with holes, of which `data` bytes are outside them, as
+    /// far as the client knows.
+    ///
+    /// # Errors
+    /// If the root is read-only, or the space isn't available.
+    pub(super) fn stage_sparse(&self, data: u64) -> Result<StagedFile, Error> {
+        let staging = self.inner.writable()?;
+        staging.require_room(data)?;
+        // Nothing is reserved: where the data goes isn't known yet.
+        StagedFile::new(staging)
     }
 
     /// Sets the attributes of a staged file: those that the request gives, and those that `target`
@@ -147,10 +160,7 @@ impl StagedFile {
 
     fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
         let noted = written.and_then(|written| {
-            let part = self.entry.part.as_mut();
-            if let Some(journal) = part.and_then(|part| part.journal.as_mut()) {
-                journal.wrote(written as u64, &self.file)?;
-            }
+            self.note(written as u64)?;
             Ok(written)
         });
         if noted.is_err() {
@@ -158,6 +168,15 @@ impl StagedFile {
             self.give_up_part();
         }
         noted
+    }
+
+    /// Notes in the journal that so many bytes more are there.
+    fn note(&mut self, bytes: u64) -> io::Result<()> {
+        let part = self.entry.part.as_mut();
+        match part.and_then(|part| part.journal.as_mut()) {
+            Some(journal) => journal.wrote(bytes, &self.file),
+            None => Ok(()),
+        }
     }
 
     /// Starts writeback of the content without waiting for it, where the system takes such hints.
@@ -230,6 +249,16 @@ impl Write for StagedFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl HoleWrite for StagedFile {
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let skipped = leave_hole(&mut self.file, bytes).and_then(|()| self.note(bytes));
+        if skipped.is_err() {
+            self.give_up_part();
+        }
+        skipped
     }
 }
 

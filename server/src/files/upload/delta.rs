@@ -115,6 +115,10 @@ impl BodySink for DeltaUpload {
         self.upload.write(chunks).await
     }
 
+    async fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.upload.skip(bytes).await
+    }
+
     async fn settle(&mut self) -> io::Result<()> {
         self.upload.settle().await
     }

@@ -169,6 +169,7 @@ fn a_file_among_many_comes_whole_or_without_its_content() {
                 nanoseconds: 0,
             },
             mode: 0,
+            in_extents: false,
         };
         let result = Reply::Ok(header);
         GotItem { index: 0, result }.body_size()

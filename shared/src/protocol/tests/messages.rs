@@ -97,16 +97,18 @@ pub(super) fn get() -> impl Strategy<Value = Request> {
         option::of(any::<u64>()),
         kind(),
         precondition(),
-        any::<bool>(),
+        any::<[bool; 2]>(),
     );
-    fields.prop_map(|(path, offset, length, digest, precondition, from_start)| {
+    fields.prop_map(|(path, offset, length, digest, precondition, flags)| {
+        let [digest_from_start, takes_extents] = flags;
         let get = Get {
             path,
             offset,
             length,
             digest,
             precondition,
-            digest_from_start: from_start,
+            digest_from_start,
+            takes_extents,
         };
         get.into()
     })
@@ -205,8 +207,8 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         get(),
         put(),
-        put().prop_map(|put| match put {
-            Request::Put(put) => ResumePut { put }.into(),
+        (put(), option::of(any::<u64>())).prop_map(|(put, in_extents)| match put {
+            Request::Put(put) => ResumePut { put, in_extents }.into(),
             other => other,
         }),
         (path(), any::<bool>()).prop_map(|(path, remove)| Uploads { path, remove }.into()),
@@ -283,14 +285,23 @@ pub(super) fn cache_page() -> impl Strategy<Value = CachePage> {
 }
 
 pub(super) fn get_header() -> impl Strategy<Value = GetHeader> {
-    let fields = (version(), any::<u64>(), any::<u64>(), time(), any::<u32>());
-    fields.prop_map(|(version, size, length, modified, mode)| GetHeader {
-        version,
-        size,
-        length,
-        modified,
-        mode,
-    })
+    let fields = (
+        version(),
+        any::<[u64; 2]>(),
+        time(),
+        any::<u32>(),
+        any::<bool>(),
+    );
+    fields.prop_map(
+        |(version, [size, length], modified, mode, in_extents)| GetHeader {
+            version,
+            size,
+            length,
+            modified,
+            mode,
+            in_extents,
+        },
+    )
 }
 
 pub(super) fn hashed() -> impl Strategy<Value = Hashed> {

@@ -59,7 +59,9 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
             needs.push((put.path.clone(), Verbs::GET));
             needs
         }
-        Request::Put(put) | Request::ResumePut(ResumePut { put }) => all(&put.path, Verbs::CREATE),
+        Request::Put(put) | Request::ResumePut(ResumePut { put, .. }) => {
+            all(&put.path, Verbs::CREATE)
+        }
         Request::Chmod(chmod) => all(&chmod.path, Verbs::REPLACE),
         Request::MakeDirectory(make) => all(&make.path, Verbs::CREATE),
         Request::Delete(delete) => {

@@ -1,11 +1,12 @@
 //! Copying the content of a file.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use quire_shared::digest::Hasher;
+use quire_transport::body::extents::Extent;
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
@@ -14,7 +15,7 @@ use super::super::staged_file::StagedFile;
 use super::super::{Error, cancel};
 
 /// Copies what a file had when it was opened: by sharing blocks, else within the kernel, else with
-/// read and write.
+/// read and write. What is a hole in the original is one in the copy.
 ///
 /// # Errors
 /// If a system call fails, or the file changed meanwhile, otherwise than by growing.
@@ -40,7 +41,24 @@ pub(super) fn copy_bytes(source: &File, target: &mut File, size: u64) -> Result<
         // It may have grown since it was opened.
         return target.set_len(size).map_err(Error::system("copying"));
     }
-    let mut copy = RangeCopy::new(source, 0..size);
+    let mut position = 0;
+    while position < size {
+        cancel::check()?;
+        let extent = Extent::find(source, position, size);
+        let at = SeekFrom::Start(position);
+        target.seek(at).map_err(Error::system("copying"))?;
+        copy_range(source, target, position..position + extent.data)?;
+        position += extent.length();
+        if extent.hole > 0 {
+            target.set_len(position).map_err(Error::system("copying"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a range to the cursor of the other file.
+fn copy_range(source: &File, target: &mut File, range: Range<u64>) -> Result<(), Error> {
+    let mut copy = RangeCopy::new(source, range);
     while !copy.is_done() {
         cancel::check()?;
         let copied = copy.step(target, STEP_BYTES);

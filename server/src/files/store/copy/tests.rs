@@ -69,6 +69,29 @@ fn content_is_copied_with_read_and_write_where_the_kernel_copies_nothing() {
 }
 
 #[test]
+fn holes_are_copied_as_holes() {
+    use std::os::unix::fs::FileExt;
+    const SIZE: u64 = 64 * 1024 * 1024;
+    let fixture = StoreFixture::new();
+    let original = File::create(fixture.local("a")).unwrap();
+    original.set_len(SIZE).unwrap();
+    original.write_all_at(b"island", SIZE / 2).unwrap();
+    let taken = original.metadata().unwrap().blocks();
+    copy(&fixture, "a", "b", &ABSENT).unwrap();
+    let copied = fixture.local("b").metadata().unwrap();
+    assert_eq!(copied.len(), SIZE);
+    // As much as the original takes, where there are no holes as well.
+    assert!(
+        copied.blocks() <= taken + 2048,
+        "{} of {taken}",
+        copied.blocks()
+    );
+    assert!(
+        std::fs::read(fixture.local("a")).unwrap() == std::fs::read(fixture.local("b")).unwrap()
+    );
+}
+
+#[test]
 fn a_tree_is_copied_without_links_and_special_files() {
     let fixture = StoreFixture::new();
     fixture.write("d/a", "a");

@@ -37,7 +37,10 @@ fn source(name: &str) -> UploadSource {
 /// Stages the part of `source`, as nobody else does.
 fn stage(fixture: &StoreFixture, source: &UploadSource) -> StagedFile {
     let active = fixture.root.inner.uploads.take_idle(&source.name());
-    fixture.root.stage_part(source, active.unwrap()).unwrap()
+    fixture
+        .root
+        .stage_part(source, active.unwrap(), None)
+        .unwrap()
 }
 
 /// Leaves a part of so many bytes.
