@@ -128,6 +128,31 @@ async fn a_put_of_a_tree_goes_on_with_a_server_that_was_killed() {
 }
 
 #[tokio::test]
+async fn a_sync_goes_on_with_a_server_that_was_killed_in_both_directions() {
+    let Some(programs) = Programs::find() else {
+        return;
+    };
+    let mut tree = Tree::new();
+    let here = programs.state.path().join("here");
+    for (name, bytes) in files() {
+        let path = here.join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &bytes).unwrap();
+        tree = tree.file(&format!("down/{name}"), bytes);
+    }
+    let to = programs.state.path().join("to");
+    let (here, to) = (here.to_str().unwrap(), to.to_str().unwrap());
+    let up = ["sync", here, "HOST/up", "--delete"];
+    assert_went_on(&killed_server(&programs, &tree, tree.root(), &up).await);
+    let down = ["sync", "HOST/down", to, "--delete"];
+    assert_went_on(&killed_server(&programs, &tree, to.into(), &down).await);
+    for (name, bytes) in files() {
+        assert_same(tree.read(&format!("up/{name}")), &bytes);
+        assert_same(fs::read(Path::new(to).join(&name)).unwrap(), &bytes);
+    }
+}
+
+#[tokio::test]
 async fn a_file_goes_on_where_it_was_in_the_same_command() {
     let Some(programs) = Programs::find() else {
         return;

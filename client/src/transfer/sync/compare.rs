@@ -4,6 +4,8 @@
 //! the top to the one at hand are in memory.
 
 mod leave;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash};

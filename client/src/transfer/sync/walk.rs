@@ -137,6 +137,19 @@ impl Walk {
         Ok((walk, top))
     }
 
+    /// A walk through these items.
+    #[cfg(test)]
+    pub(super) fn of_items(items: Vec<WalkItem>) -> Self {
+        Self {
+            source: WalkSource::Nothing,
+            ready: items.into(),
+            filter: Arc::default(),
+            hidden: None,
+            path: RemotePath::ROOT,
+            has_excluded: vec![false],
+        }
+    }
+
     /// The next step, without going on.
     pub(super) fn peek(&mut self) -> Result<&WalkItem, ClientError> {
         self.fill()?;
