@@ -187,7 +187,7 @@ pub enum ClientCommand {
     /// Delete files, or whole directories with -r
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Copy a file on the server, or a whole directory with -r
+    /// Copy a file on the server or to another server, or a whole directory with -r
     #[command(visible_alias = "cp")]
     Copy(CopyArgs),
     /// Create directories, and missing parents

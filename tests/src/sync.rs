@@ -1,5 +1,6 @@
 //! One-way synchronization of two directories.
 
+mod between_servers;
 mod refusals;
 mod trees;
 mod word_for_word;

@@ -1,9 +1,15 @@
 //! `copy`: of a file, of a directory, or of what is in a directory.
 
-use quire_shared::protocol::{Copy, Entry, EntryKind, List, Precondition};
-use quire_shared::{Printable, RemotePath};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use quire_client::transfer::relay;
+use quire_client::transfer::sync::{SyncJob, SyncOptions, SyncSide};
+use quire_shared::protocol::{Copy, Entry, EntryKind, Get, List, Precondition, Put, Stat};
+use quire_shared::{ErrorCode, Printable, RemotePath};
 
 use super::change::TwoPaths;
+use super::sync::run_job;
 use super::targets::is_directory;
 use super::{CommandError, ErrorContext, require_directory};
 use crate::args::CopyArgs;
@@ -11,7 +17,7 @@ use crate::event::{Event, EventKind};
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::{Client, ClientError};
+use quire_client::{Client, ClientError, Delta};
 
 /// Copies a file or directory on the server.
 ///
@@ -22,6 +28,10 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         from if from.contents => from,
         _ => Remote::parse_below_root(&args.from)?,
     };
+    let target = Remote::parse_target(&args.to)?;
+    if from.server != target.server {
+        return copy_across(session, args, &from, &target).await;
+    }
     let two = TwoPaths::parse(from, &args.to)?;
     let client = session.client(&two.from.server).await?;
     let is_right = require_directory(&client, &two.from).await;
@@ -34,6 +44,89 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         }
     }
     copy_one(session, &client, args, &two).await
+}
+
+/// Copies a file or directory from one server to another, through this client.
+async fn copy_across(
+    session: &CliSession,
+    args: &CopyArgs,
+    from: &Remote,
+    target: &Remote,
+) -> Result<(), CommandError> {
+    let to = match (from.path.name(), target.is_directory) {
+        (Some(name), true) if !from.contents => target.join(name)?,
+        _ => target.path.clone(),
+    };
+    let source = session.client(&from.server).await?;
+    require_directory(&source, from).await.about(&from.path)?;
+    let client = session.client(&target.server).await?;
+    let path = from.path.clone();
+    let found = source.stat(Stat { path }).await.about(&from.path)?;
+    if found.kind != EntryKind::Directory {
+        let relayed = copy_file_across(session, args, (&source, from), (&client, &to)).await;
+        return relayed.about(&to);
+    }
+    let is_refused = !args.recursive || {
+        let is_merged = args.force || from.contents;
+        !is_merged && client.stat(Stat { path: to.clone() }).await.is_ok()
+    };
+    if is_refused {
+        let code = match args.recursive {
+            true => ErrorCode::EXISTS,
+            false => ErrorCode::IS_DIRECTORY,
+        };
+        return Err(ClientError::of_code(code)).about(&from.path);
+    }
+    let job = SyncJob {
+        source: SyncSide::Server(source, from.path.clone()),
+        target: SyncSide::Server(client, to),
+        options: SyncOptions {
+            filter: Arc::default(),
+            checksum: false,
+            deletion: None,
+            backup: None,
+            dry_run: false,
+            digest: session.config.transfer_digest(),
+            preserve: args.preserve.choice(),
+            fsync: false,
+            delta: Delta::Never,
+        },
+    };
+    run_job(session, job, &target.server).await;
+    Ok(())
+}
+
+async fn copy_file_across(
+    session: &CliSession,
+    args: &CopyArgs,
+    (source, from): (&Client, &Remote),
+    (target, to): (&Client, &RemotePath),
+) -> Result<(), ClientError> {
+    let digest = session.config.transfer_digest();
+    let get = Get {
+        path: from.path.clone(),
+        digest,
+        ..Get::default()
+    };
+    let put = Put {
+        path: to.clone(),
+        digest,
+        precondition: Precondition::of_target(args.force),
+        preserve: args.preserve.choice(),
+        ..Put::default()
+    };
+    let moved = AtomicU64::new(0);
+    let what = format!("copying {}", from.path);
+    let relaying = relay((source, get), (target, put), &moved);
+    let stored = progress::wait(&session.output, &what, relaying).await?;
+    session.output.event(|| {
+        Event::new(EventKind::Copied)
+            .remote("from", &from.path)
+            .remote("to", to)
+            .with("version", stored.version.to_string())
+            .with("skipped", 0_u64)
+    });
+    Ok(())
 }
 
 /// Copies what is in a directory into another that exists, and so on with what is a directory in

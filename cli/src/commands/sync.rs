@@ -10,7 +10,7 @@ use quire_client::transfer::sync::{
     Filter, FilterBuilder, PatternError, SyncAction, SyncDeletion, SyncJob, SyncOptions,
     SyncReport, SyncSide, SyncStep,
 };
-use quire_client::{Client, ClientError, ErrorCode};
+use quire_client::{Client, ClientError, ErrorCode, ServerId};
 use quire_shared::digest::DigestKind;
 use quire_shared::{Printable, RemotePath};
 use quire_transport::bottleneck::Meter;
@@ -36,19 +36,31 @@ pub(super) async fn sync(session: &CliSession, args: &SyncArgs) -> Result<(), Co
     let source = side(session, source).await?;
     let target = side(session, target).await?;
     let options = sync_options(session, args, (&source, &target)).await?;
-    let (moved, client, is_sending) = match (&source, &target) {
+    let Some(remote) = remote else { return Ok(()) };
+    let job = SyncJob {
+        source,
+        target,
+        options,
+    };
+    run_job(session, job, &remote.server).await;
+    Ok(())
+}
+
+/// Runs a sync, of which `server` is one side, and shows what it does.
+pub(super) async fn run_job(session: &CliSession, job: SyncJob, server: &ServerId) {
+    let (is_dry, digest) = (job.options.dry_run, job.options.digest);
+    let (moved, client, is_sending) = match (&job.source, &job.target) {
         (_, SyncSide::Server(client, _)) => (EventKind::Uploaded, client.clone(), true),
         (SyncSide::Server(client, _), SyncSide::Local(_)) => {
             (EventKind::Downloaded, client.clone(), false)
         }
-        (SyncSide::Local(_), SyncSide::Local(_)) => return Ok(()),
+        (SyncSide::Local(_), SyncSide::Local(_)) => return,
     };
-    let Some(remote) = remote else { return Ok(()) };
     let mut display = TransferDisplay::start(session, moved, HintFlags::NONE);
     let steps = Steps {
         output: Arc::clone(&session.output),
-        is_dry: args.dry_run,
-        prints: args.dry_run || session.config.verdicts,
+        is_dry,
+        prints: is_dry || session.config.verdicts,
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
     };
@@ -61,28 +73,25 @@ pub(super) async fn sync(session: &CliSession, args: &SyncArgs) -> Result<(), Co
         true => Meter::sending(client.flow()),
         false => Meter::receiving(client.flow()),
     };
-    let digest = options.digest;
-    let job = SyncJob {
-        source,
-        target,
-        options,
-    };
-    let reconnecting = Reconnecting::new(session, &remote.server);
+    let reconnecting = Reconnecting::new(session, server);
     display
         .watch(&client, job.run(&reconnecting, &report))
         .await;
     display.judge(&client, &meter).await;
-    let summary =
-        |transfer: &Transfer, elapsed| Some(steps.summary(&report, transfer, (digest, elapsed)));
+    let summary = |transfer: &Transfer, elapsed| {
+        // One that was refused has said why.
+        let done = transfer.files() + steps.count() + report.same() + report.deleted();
+        let is_refused = transfer.failed() > 0 && done == 0;
+        (!is_refused).then(|| steps.summary(&report, transfer, (digest, elapsed)))
+    };
     display.end_with(summary, |event| {
         event
             .with("same", report.same())
             .with("saved", report.saved())
             .with("renamed", report.renamed())
             .with("deleted", report.deleted())
-            .with("dry_run", args.dry_run)
+            .with("dry_run", is_dry)
     });
-    Ok(())
 }
 
 /// What the flags say.

@@ -7,9 +7,11 @@ use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{Precondition, Preserve};
 
+use super::item_name::ItemName;
 use super::leave::Leave;
 use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
+use crate::client::Client;
 use crate::delta::Delta;
 use crate::download::SaveOptions;
 use crate::upload::Links;
@@ -81,10 +83,27 @@ pub(super) struct FileDownload {
     pub(super) directory: Option<Arc<LocalDir>>,
 }
 
+/// Where a file that is stored comes from.
+#[derive(Debug, Clone)]
+pub(super) enum UploadSource {
+    Local(PathBuf),
+    /// Another server, or the same.
+    Server(Client, RemotePath),
+}
+
+impl UploadSource {
+    pub(super) fn name(&self) -> ItemName {
+        match self {
+            Self::Local(path) => path.clone().into(),
+            Self::Server(_, path) => path.into(),
+        }
+    }
+}
+
 /// One file to be stored by itself.
 #[derive(Debug)]
 pub(super) struct FileUpload {
-    pub(super) from: PathBuf,
+    pub(super) from: UploadSource,
     pub(super) to: RemotePath,
     /// What to do if it is a symbolic link.
     pub(super) links: Links,

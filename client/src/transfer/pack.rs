@@ -21,7 +21,7 @@ use quire_shared::{ErrorCode, Name, RemotePath};
 use tokio::sync::mpsc;
 
 use super::engine::{SkipReason, Transfer};
-use super::job::{FileUpload, StoreOptions, UploadJob};
+use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use super::survey::count_below;
 use crate::attributes;
@@ -191,7 +191,7 @@ impl UploadPacker {
                 }
                 // Whatever is wrong with it shows when it is opened.
                 Ok(_) | Err(_) => self.send_job(FileUpload {
-                    from,
+                    from: UploadSource::Local(from),
                     to,
                     links: Links::Follow,
                     precondition: self.precondition(),
@@ -397,7 +397,7 @@ impl UploadPacker {
         };
         let FileContent::Whole { bytes, grew } = content else {
             return self.send_job(FileUpload {
-                from,
+                from: UploadSource::Local(from),
                 to,
                 links: Links::Refuse,
                 precondition,

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quire_shared::protocol::{EntryKind, List, Preserve, Put, Stat};
+use quire_shared::protocol::{EntryKind, Get, List, Preserve, Put, Stat};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
 use super::engine::{Moved, Transfer, local_name};
-use super::job::{FileUpload, StoreOptions, UploadJob};
+use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
 use super::jobs::{ByteGate, job_queue, run_jobs};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::reconnect::{GiveUp, Reconnect, passes};
+use super::relay::relay;
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::client::Client;
@@ -209,7 +210,7 @@ impl FileUpload {
         transfer: &Transfer,
         gate: &ByteGate,
     ) {
-        transfer.start(&*self.from);
+        transfer.start(self.from.name());
         match self.size_if_there(client, options).await {
             Some(bytes) => transfer.add_present(bytes),
             None => {
@@ -232,7 +233,10 @@ impl FileUpload {
     /// earlier pass whose answer was lost. Those in a tree have been looked at.
     async fn size_if_there(&self, client: &Client, options: StoreOptions) -> Option<u64> {
         let is_to_be_looked_at = options.leave.looks() && self.directory.is_none();
-        let local = std::fs::metadata(&self.from)
+        let UploadSource::Local(from) = &self.from else {
+            return None;
+        };
+        let local = std::fs::metadata(from)
             .ok()
             .filter(|_| is_to_be_looked_at)?;
         let path = self.to.clone();
@@ -248,7 +252,13 @@ impl FileUpload {
         transfer: &Transfer,
         gate: &ByteGate,
     ) -> Result<Moved, ClientError> {
-        let file = LocalFile::open(&self.from, self.links).await?;
+        let from = match &self.from {
+            UploadSource::Local(path) => path,
+            UploadSource::Server(source, path) => {
+                return self.relay((source, path), client, options, transfer).await;
+            }
+        };
+        let file = LocalFile::open(from, self.links).await?;
         let room = gate.enter(file.size()).await;
         let file = file.holding(room);
         transfer.expect(file.size());
@@ -266,8 +276,43 @@ impl FileUpload {
         )
         .await?;
         Ok(Moved {
-            name: local_name(&self.from),
-            local: self.from.clone(),
+            name: local_name(from),
+            local: from.clone(),
+            remote: self.to.clone(),
+            bytes: stored.bytes,
+            digest: stored.digest,
+            digest_kind: stored.digest_kind,
+            version: stored.version,
+            grew: stored.grew,
+            part: stored.part,
+        })
+    }
+
+    /// Stores a file of another server.
+    async fn relay(
+        &self,
+        (source, path): (&Client, &RemotePath),
+        client: &Client,
+        options: StoreOptions,
+        transfer: &Transfer,
+    ) -> Result<Moved, ClientError> {
+        let get = Get {
+            path: path.clone(),
+            digest: options.digest,
+            ..Get::default()
+        };
+        let put = Put {
+            path: self.to.clone(),
+            digest: options.digest,
+            precondition: self.precondition.clone(),
+            preserve: options.preserve,
+            ..Put::default()
+        };
+        let stored = relay((source, get), (client, put), transfer.counter()).await?;
+        transfer.expect(stored.bytes);
+        Ok(Moved {
+            name: path.to_string(),
+            local: "-".into(),
             remote: self.to.clone(),
             bytes: stored.bytes,
             digest: stored.digest,

@@ -147,11 +147,7 @@ impl Run<'_> {
         mut steps: SpoolReader<TransferStep>,
     ) -> Result<(), ClientError> {
         let transfer = &self.report.transfer;
-        let changes = TargetChanges {
-            job: self.job,
-            report: self.report,
-            resolved: &self.resolved,
-        };
+        let changes = self.changes();
         let failed = transfer.failed();
         changes.delete(plan.conflicts).await?;
         changes.rename().await;
@@ -196,14 +192,23 @@ impl Run<'_> {
 
     async fn transfer(&self, steps: SpoolReader<TransferStep>) -> Result<(), ClientError> {
         match (&self.job.source, &self.job.target) {
-            (SyncSide::Local(from), SyncSide::Server(client, to)) => {
-                upload::run(self, (from, client, to), steps).await;
-                Ok(())
-            }
             (SyncSide::Server(client, from), SyncSide::Local(to)) => {
                 download::run(self, (client, from, to), steps).await
             }
-            _ => Ok(()),
+            (source, SyncSide::Server(client, to)) => {
+                upload::run(self, source, (client, to), steps).await;
+                Ok(())
+            }
+            // It was refused before.
+            (SyncSide::Local(_), SyncSide::Local(_)) => Ok(()),
+        }
+    }
+
+    fn changes(&self) -> TargetChanges<'_> {
+        TargetChanges {
+            job: self.job,
+            report: self.report,
+            resolved: &self.resolved,
         }
     }
 }

@@ -1,27 +1,28 @@
-//! The transfers of a sync from here to a server.
+//! The transfers of a sync to a server, from here or from another server.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use quire_shared::RemotePath;
+use quire_shared::protocol::{Preserve, SetAttributes};
 
 use super::Run;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::transfer::job::StoreOptions;
+use crate::transfer::job::{StoreOptions, UploadSource};
 use crate::transfer::leave::Leave;
 use crate::transfer::pack::{PlannedUpload, UploadPacker};
 use crate::transfer::store::store_walked;
 use crate::transfer::sync::plan::TransferStep;
 use crate::transfer::sync::resolve::{StepReader, spooling};
-use crate::transfer::sync::side::{joined_path, local_path};
+use crate::transfer::sync::side::{SyncSide, joined_path, local_path};
 use crate::transfer::sync::spool::SpoolReader;
 
 /// Uploads what is left of `steps`.
 pub(super) async fn run(
     run: &Run<'_>,
-    (from, client, to): (&Path, &Client, &RemotePath),
+    source: &SyncSide,
+    (client, to): (&Client, &RemotePath),
     mut steps: SpoolReader<TransferStep>,
 ) {
     let transfer = &run.report.transfer;
@@ -36,7 +37,7 @@ pub(super) async fn run(
     };
     let walk = async |packer: UploadPacker| {
         let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
-        let (local, remote) = (from.to_owned(), to.clone());
+        let (source, target, preserve) = (source.clone(), to.clone(), options.preserve);
         let walking = blocking(move || {
             let mut reader = StepReader::new(&mut steps, &resolved).map_err(spooling)?;
             let mut failed = Ok(());
@@ -48,7 +49,7 @@ pub(super) async fn run(
                     if let Some(step) = step.step() {
                         report.step(&step);
                     }
-                    planned(step, &local, &remote).map(Some)
+                    planned(step, &source, (&target, preserve)).map(Some)
                 });
                 step.unwrap_or_else(|error| {
                     failed = Err(error);
@@ -66,15 +67,34 @@ pub(super) async fn run(
     store_walked(client, to.clone(), options, transfer, walk).await;
 }
 
-fn planned(step: TransferStep, from: &Path, to: &RemotePath) -> Result<PlannedUpload, ClientError> {
+fn planned(
+    step: TransferStep,
+    source: &SyncSide,
+    (to, preserve): (&RemotePath, Preserve),
+) -> Result<PlannedUpload, ClientError> {
     Ok(match step {
-        TransferStep::Enter(directory) => PlannedUpload::Enter {
-            from: local_path(from, &directory.path)?,
-            to: joined_path(to, &directory.path)?,
-            is_new: directory.is_new,
-        },
+        TransferStep::Enter(directory) => {
+            let to = joined_path(to, &directory.path)?;
+            // The root of a server keeps its own.
+            let attributes = (directory.is_new && !to.is_root()).then(|| SetAttributes {
+                path: to.clone(),
+                modified: Some(directory.modified),
+                mode: Some(directory.mode),
+                preserve,
+            });
+            PlannedUpload::Enter {
+                to,
+                is_new: directory.is_new,
+                attributes,
+            }
+        }
         TransferStep::File(file) => PlannedUpload::File {
-            from: local_path(from, &file.path)?,
+            from: match source {
+                SyncSide::Local(from) => UploadSource::Local(local_path(from, &file.path)?),
+                SyncSide::Server(source, from) => {
+                    UploadSource::Server(source.clone(), joined_path(from, &file.path)?)
+                }
+            },
             to: joined_path(to, &file.path)?,
             precondition: file.precondition(),
         },
