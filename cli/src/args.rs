@@ -144,7 +144,7 @@ pub struct GlobalArgs {
     /// Congestion control: quire (default), cubic or bbr
     #[arg(long, global = true, value_name = "CONTROL")]
     pub(crate) congestion: Option<CongestionControl>,
-    /// How long get and put try to reach a server again whose connection was lost; 0: not at all
+    /// How long get, put and sync try to reach a server again whose connection was lost; 0: not at all
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 900)]
     pub(crate) timeout: u64,
     /// Say what limited a transfer and what it left out; -vv logs to standard error, -vvv in full
@@ -174,7 +174,7 @@ pub enum ClientCommand {
     Get(GetArgs),
     /// Upload files, or whole directories with -r
     Put(PutArgs),
-    /// Make a directory on a server what a local directory is, or the reverse
+    /// Make a directory what another is, of which at least one is on a server; -v prints each step
     Sync(SyncArgs),
     /// List a directory, or show one file
     #[command(visible_alias = "ls")]

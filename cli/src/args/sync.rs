@@ -41,7 +41,8 @@ pub struct SyncArgs {
     /// Directory to read: HOST[:PORT]/PATH, or a local directory, which it is if it exists here
     #[arg(value_name = "SOURCE")]
     pub(crate) source: OsString,
-    /// Directory that becomes the same, and is made if it doesn't exist; the other of the two kinds
+    /// Directory that becomes the same, and is made if it doesn't exist: on a server if SOURCE is local,
+    /// else local, unless it begins with an address or HOST:PORT that is no local directory
     #[arg(value_name = "TARGET")]
     pub(crate) target: OsString,
 }

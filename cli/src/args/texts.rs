@@ -32,6 +32,7 @@ Examples:
   quire put report.pdf files.example/inbox/        upload a file
   quire get files.example/inbox/report.pdf         download it
   quire get -r files.example/photos ~/pictures     download a directory
+  quire sync photos files.example/photos           upload what differs
   quire list files.example:4433/inbox              list a directory
   quire cat files.example/log | grep error         print to standard output
   tar c . | quire put - files.example/backup.tar   upload from standard input
