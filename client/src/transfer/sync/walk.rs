@@ -195,28 +195,33 @@ impl Walk {
                 continue;
             };
             let is_directory = matches!(item, WalkItem::Entered(..));
-            let Some(name) = item
-                .name()
-                .filter(|name| self.leaves_out(name, is_directory))
-            else {
-                return Ok(());
+            let name = match item {
+                WalkItem::Entry(name, _) | WalkItem::Entered(name, _) => name.clone(),
+                WalkItem::Missed(..) | WalkItem::Left(_) => return Ok(()),
             };
-            tracing::debug!(name = name.as_str(), "excluded");
-            if let Some(excluded) = self.has_excluded.last_mut() {
-                *excluded = true;
-            }
+            let instead = match self.path.join(name.clone()) {
+                Ok(path) if self.leaves_out(&path, is_directory) => {
+                    tracing::debug!(%path, "excluded");
+                    if let Some(excluded) = self.has_excluded.last_mut() {
+                        *excluded = true;
+                    }
+                    None
+                }
+                Ok(_) => return Ok(()),
+                Err(rule) => Some(WalkItem::Missed(name, ClientError::RemotePath(rule))),
+            };
             self.ready.pop_front();
             if is_directory {
                 self.drop_directory()?;
             }
+            if let Some(missed) = instead {
+                self.ready.push_front(missed);
+            }
         }
     }
 
-    fn leaves_out(&self, name: &Name, is_directory: bool) -> bool {
-        // A path that is too long is found out by others.
-        self.path.join(name.clone()).is_ok_and(|path| {
-            self.hidden.as_ref() == Some(&path) || self.filter.excludes(&path, is_directory)
-        })
+    fn leaves_out(&self, path: &RemotePath, is_directory: bool) -> bool {
+        self.hidden.as_ref() == Some(path) || self.filter.excludes(path, is_directory)
     }
 
     /// Drops what is in a directory whose entry was taken.
@@ -283,5 +288,37 @@ fn of_server(item: TreeItem) -> WalkItem {
             },
             has_excluded: false,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quire_shared::limits::PATH_COMPONENTS_MAX;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_deep_for_a_path_is_missed_and_the_rest_goes_on() {
+        let top = tempfile::tempdir().unwrap();
+        let deepest = "d/".repeat(PATH_COMPONENTS_MAX);
+        std::fs::create_dir_all(top.path().join(&deepest)).unwrap();
+        std::fs::write(top.path().join(&deepest).join("f"), "").unwrap();
+        std::fs::write(top.path().join("z"), "").unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let side = SyncSide::Local(top.path().to_owned());
+        let (mut walk, _) = Walk::begin(&side, Arc::default(), None).unwrap();
+        let mut missed = Vec::new();
+        let mut last = None;
+        loop {
+            match walk.next().unwrap() {
+                WalkItem::Missed(name, _) => missed.push(name.as_str().to_owned()),
+                WalkItem::Entry(name, _) => last = Some(name.as_str().to_owned()),
+                WalkItem::Entered(..) => {}
+                WalkItem::Left(_) if walk.has_excluded.is_empty() => break,
+                WalkItem::Left(_) => {}
+            }
+        }
+        assert_eq!((missed, last), (vec!["f".to_owned()], Some("z".to_owned())));
     }
 }

@@ -42,19 +42,28 @@ pub(super) async fn run(
             let mut reader = StepReader::new(&mut steps, &resolved).map_err(spooling)?;
             let mut failed = Ok(());
             let next = || {
-                let step = reader.next().map_err(spooling).and_then(|next| {
-                    let Some((_, step)) = next else {
-                        return Ok(None);
+                loop {
+                    let step = match reader.next() {
+                        Ok(step) => step.map(|(_, step)| step)?,
+                        Err(error) => {
+                            failed = Err(spooling(error));
+                            return None;
+                        }
                     };
                     if let Some(step) = step.step() {
                         report.step(&step);
                     }
-                    planned(step, &source, (&target, preserve)).map(Some)
-                });
-                step.unwrap_or_else(|error| {
-                    failed = Err(error);
-                    None
-                })
+                    let is_file = matches!(step, TransferStep::File(_));
+                    match planned(step, &source, (&target, preserve)) {
+                        Ok(planned) => return Some(planned),
+                        // The path at the target is over a limit.
+                        Err(error) if is_file => report.transfer.fail(&target, error),
+                        Err(error) => {
+                            failed = Err(error);
+                            return None;
+                        }
+                    }
+                }
             };
             // A walk that was stopped has been told why by others.
             let _ = packer.run_planned(next);
