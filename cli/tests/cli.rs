@@ -165,7 +165,7 @@ fn nonsense_is_a_usage_error() {
         &["rename", "h/a"],
         &["rename", "h/a", "g/b"],
         &["rename", "h/a", "h"],
-        &["copy", "h/a", "h:1/b"],
+        &["copy", "h/a", "h:1/../b"],
         &["delete", "h/a", "g/b"],
         &["delete", "h/"],
         &["put", "-", "h/dir/"],
