@@ -180,6 +180,12 @@ pub enum ClientError {
         /// How many it may.
         max: u64,
     },
+    /// A sync that replaced nothing, because the old files can't be kept.
+    #[error("nothing was transferred, because {failed} couldn't be backed up")]
+    NoBackup {
+        /// How many.
+        failed: u64,
+    },
     /// A sync that didn't delete, because something isn't at the target.
     #[error("nothing was deleted, because {failed} failed before")]
     NothingDeleted {
@@ -228,6 +234,7 @@ impl ClientError {
             | Self::ForeignName(_)
             | Self::Unnameable(_)
             | Self::Pattern(_)
+            | Self::NoBackup { .. }
             | Self::NothingDeleted { .. } => ErrorKind::Other,
         }
     }

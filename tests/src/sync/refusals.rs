@@ -119,6 +119,46 @@ async fn nothing_is_deleted_after_a_failure_that_may_have_needed_it() {
 }
 
 #[tokio::test]
+async fn nothing_is_replaced_without_the_backup_that_was_asked_for() {
+    let tree = Tree::new()
+        .file("t/f", "the only copy")
+        .directory("backup/f");
+    let test = TestServer::start(&tree).await;
+    let client = test.client().await;
+    let here = scratch();
+    fs::write(here.path().join("f"), "new").unwrap();
+    let down = scratch();
+    fs::create_dir_all(down.path().join("backup/f/in")).unwrap();
+    fs::write(down.path().join("f"), "the only copy here").unwrap();
+    for (source, target, backup) in [
+        (
+            local(here.path()),
+            server(&client, "t"),
+            server(&client, "backup"),
+        ),
+        (
+            server(&client, "t"),
+            local(down.path()),
+            local(&down.path().join("backup")),
+        ),
+    ] {
+        let options = SyncOptions {
+            backup: Some(backup),
+            ..plain()
+        };
+        let failed = sync(source, target, options).await;
+        assert_eq!(failed.failures.len(), 2, "{:?}", failed.failures);
+        let why = "nothing was transferred, because 1 couldn't be backed up";
+        assert!(failed.failures[1].contains(why), "{:?}", failed.failures);
+    }
+    assert_eq!(tree.read("t/f"), b"the only copy");
+    let kept = fs::read(down.path().join("f")).unwrap();
+    assert_eq!(kept, b"the only copy here");
+    drop(client);
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn sides_that_are_missing_or_no_directories_are_named() {
     let tree = Tree::new().file("f", "file");
     let test = TestServer::start(&tree).await;

@@ -152,7 +152,12 @@ impl Run<'_> {
         changes.delete(plan.conflicts).await?;
         changes.rename().await;
         if self.job.options.backup.is_some() {
+            let before = transfer.failed();
             steps = changes.back_up(steps).await?;
+            let failed = transfer.failed() - before;
+            if failed > 0 {
+                return Err(ClientError::NoBackup { failed });
+            }
         }
         self.foresee(&mut steps)?;
         if !transfer.is_lost() {
