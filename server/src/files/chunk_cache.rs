@@ -141,16 +141,8 @@ const ENTRY_BYTES: usize = 512;
 mod tests {
     use quire_shared::chunks::ChunkId;
 
+    use super::super::fixture::version;
     use super::*;
-
-    /// Makes a version like those of the store, of a file changed in that second of the Unix time.
-    fn version(inode: u64, second: i64) -> Version {
-        let mut bytes = [0; 48];
-        bytes[8..16].copy_from_slice(&inode.to_be_bytes());
-        bytes[24..32].copy_from_slice(&second.to_be_bytes());
-        bytes[32..40].copy_from_slice(&second.to_be_bytes());
-        Version::new(&bytes).unwrap()
-    }
 
     const KIND: DigestKind = DigestKind::Xxh3;
 

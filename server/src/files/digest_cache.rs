@@ -41,16 +41,8 @@ const ENTRIES_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::version;
     use super::*;
-
-    /// Makes a version like those of the store, of a file changed in that second of the Unix time.
-    fn version(inode: u64, second: i64) -> Version {
-        let mut bytes = [0; 48];
-        bytes[8..16].copy_from_slice(&inode.to_be_bytes());
-        bytes[24..32].copy_from_slice(&second.to_be_bytes());
-        bytes[32..40].copy_from_slice(&second.to_be_bytes());
-        Version::new(&bytes).unwrap()
-    }
 
     fn digest(byte: u8) -> Digest {
         let mut hasher = DigestKind::Xxh3.hasher();

@@ -1,4 +1,4 @@
-//! A served directory with one file, for tests of what a front end makes of it.
+//! A served directory with one file, for tests of what a front end makes of it, and versions.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use quire_certs::Identity;
 use quire_shared::RemotePath;
+use quire_shared::protocol::Version;
 use tempfile::TempDir;
 
 use super::{Caller, Files};
@@ -68,4 +69,13 @@ impl OneFile {
             Meddling::Truncate => drop(File::create(path).unwrap()),
         }
     }
+}
+
+/// Makes a version like those of the store, of a file changed in that second of the Unix time.
+pub(crate) fn version(inode: u64, second: i64) -> Version {
+    let mut bytes = [0; 48];
+    bytes[8..16].copy_from_slice(&inode.to_be_bytes());
+    bytes[24..32].copy_from_slice(&second.to_be_bytes());
+    bytes[32..40].copy_from_slice(&second.to_be_bytes());
+    Version::new(&bytes).unwrap()
 }

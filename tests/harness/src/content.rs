@@ -4,6 +4,7 @@
 //! content is complete and of one version without knowing which was sent.
 
 use quire_shared::Side;
+use quire_shared::chunks::{Chunk, ChunkParameters, Chunker};
 use quire_shared::digest::DigestKind;
 use quire_transport::flow::windows::stream_window;
 
@@ -40,6 +41,15 @@ pub fn content(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// The chunks of `bytes`, cut in one piece.
+pub fn chunks_of(bytes: &[u8]) -> Vec<Chunk> {
+    let mut chunker = Chunker::new(ChunkParameters::for_size(bytes.len() as u64).unwrap());
+    let mut chunks = Vec::new();
+    chunker.push(bytes, |chunk, _| chunks.push(chunk));
+    chunker.finish(|chunk, _| chunks.push(chunk));
+    chunks
 }
 
 /// Pseudorandom numbers from a seed (SplitMix64).

@@ -8,7 +8,7 @@ use quire_client::download::{Fetched, PartUse};
 use quire_client::upload::Stored;
 use quire_client::{Client, Delta};
 use quire_shared::ErrorCode;
-use quire_shared::chunks::{Chunk, ChunkParameters, Chunker};
+use quire_shared::chunks::{Chunk, ChunkParameters};
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
     Attributes, Changed, ChunkHead, ChunkPage, Done, EntryKind, Failure, GetHeader, Message,
@@ -335,20 +335,12 @@ async fn say<M: Message>(send: &mut quinn::SendStream, message: &M) {
     send.finish().unwrap();
 }
 
-fn chunks(bytes: &[u8]) -> Vec<Chunk> {
-    let mut chunker = Chunker::new(ChunkParameters::for_size(bytes.len() as u64).unwrap());
-    let mut chunks = Vec::new();
-    chunker.push(bytes, |chunk, _| chunks.push(chunk));
-    chunker.finish(|chunk, _| chunks.push(chunk));
-    chunks
-}
-
 // P57
 #[tokio::test]
 async fn a_list_that_is_not_that_of_the_file_is_noticed() {
     let old = content(1, 2 * MIB);
     let new = [&old[..], b"new"].concat();
-    let right = chunks(&new);
+    let right = content::chunks_of(&new);
     let mut swapped = right.clone();
     swapped.swap(1, 2);
     let mut other_id = right.clone();
@@ -361,7 +353,7 @@ async fn a_list_that_is_not_that_of_the_file_is_noticed() {
         ("the order", swapped, &new),
         ("a chunk", other_id, &new),
         ("a chunk that nobody has", unknown, &new),
-        ("all", chunks(&old), &old),
+        ("all", content::chunks_of(&old), &old),
     ] {
         let fake = FakeFile {
             content: new.clone(),
@@ -396,7 +388,7 @@ async fn a_list_that_is_not_that_of_the_file_is_noticed() {
 async fn a_server_without_chunks_or_with_another_base_gets_the_whole_file() {
     let old = content(1, 2 * MIB);
     let new = [&old[..], b"new"].concat();
-    for list in [None, Some((chunks(&old), old.clone()))] {
+    for list in [None, Some((content::chunks_of(&old), old.clone()))] {
         let stored: &'static Mutex<Vec<u8>> = Box::leak(Box::default());
         let knows_chunks = list.is_some();
         let fake = FakeFile {

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
 use quire_client::Client;
-use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
+use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer};
 use quire_shared::ErrorCode;
 use quire_shared::digest::DigestKind;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
@@ -19,7 +19,7 @@ use quire_shared::protocol::{
 };
 use quire_transport::error_code::to_quic;
 
-use super::FailedEntry;
+use super::{FailedEntry, noting_failures};
 use quire_test_harness::client::{path, refusal, stat, store};
 use quire_test_harness::raw::{encoded, message, reply};
 use quire_test_harness::tree::{HOSTILE_NAMES, names, scratch};
@@ -39,13 +39,7 @@ pub(crate) async fn fetch_tree(
     from: &str,
     to: &Path,
 ) -> (Arc<Transfer>, Vec<FailedEntry>) {
-    let failed = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&failed);
-    let transfer = Transfer::new(move |event| {
-        if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.to_string(), error.code()));
-        }
-    });
+    let (transfer, failed) = noting_failures();
     let item = DownloadJob {
         from: path(from),
         to: to.to_owned(),

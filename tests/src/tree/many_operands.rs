@@ -3,16 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quire_client::download::SaveOptions;
-use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer, TransferEvent};
+use quire_client::transfer::{self, DownloadJob, FetchOptions, Transfer};
 use quire_client::{Client, ErrorKind};
 use quire_shared::ErrorCode;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 
-use super::FailedEntry;
+use super::{FailedEntry, noting_failures};
 use quire_test_harness::client::path;
 use quire_test_harness::tree::{HOSTILE_NAMES, names, scratch};
 use quire_test_harness::{KIB, LARGE, TestServer, Tree, assert_same, content, within};
@@ -24,13 +24,7 @@ async fn fetch_each(
     to: &Path,
     overwrite: bool,
 ) -> (Arc<Transfer>, Vec<FailedEntry>) {
-    let failed = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&failed);
-    let transfer = Transfer::new(move |event| {
-        if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.to_string(), error.code()));
-        }
-    });
+    let (transfer, failed) = noting_failures();
     let jobs = wanted.iter().map(|name| DownloadJob {
         from: path(name),
         to: to.join(path(name).name().unwrap().as_str()),

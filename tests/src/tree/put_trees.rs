@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quinn::RecvStream;
 use quire_client::Client;
 use quire_client::ErrorKind;
-use quire_client::transfer::{self, StoreOptions, Transfer, TransferEvent, UploadJob};
+use quire_client::transfer::{self, StoreOptions, Transfer, UploadJob};
 use quire_shared::ErrorCode;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
@@ -19,7 +19,7 @@ use quire_shared::protocol::{
     Reply, SetAttributes, Trailer,
 };
 
-use super::FailedEntry;
+use super::{FailedEntry, noting_failures};
 use quire_test_harness::client::{make_directory, path, put};
 use quire_test_harness::raw::{refusal_on, reply};
 use quire_test_harness::{KIB, Raw, TestServer, Tree, assert_same, content, within};
@@ -31,13 +31,7 @@ pub(crate) async fn store_tree(
     to: &str,
     overwrite: bool,
 ) -> (Arc<Transfer>, Vec<FailedEntry>) {
-    let failed = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&failed);
-    let transfer = Transfer::new(move |event| {
-        if let TransferEvent::Failed { name, error } = event {
-            log.lock().unwrap().push((name.to_string(), error.code()));
-        }
-    });
+    let (transfer, failed) = noting_failures();
     let item = UploadJob {
         from: from.to_owned(),
         to: path(to),

@@ -2,7 +2,7 @@
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::chunks::{Chunk, ChunkParameters, Chunker};
+use quire_shared::chunks::Chunk;
 use quire_shared::codec;
 use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{
@@ -44,15 +44,6 @@ async fn page(recv: &mut RecvStream) -> ChunkPage {
     reply(recv).await.unwrap().into_result().unwrap()
 }
 
-/// The chunks of `bytes`, cut in one piece.
-fn cut(bytes: &[u8]) -> Vec<Chunk> {
-    let mut chunker = Chunker::new(ChunkParameters::for_size(bytes.len() as u64).unwrap());
-    let mut chunks = Vec::new();
-    chunker.push(bytes, |chunk, _| chunks.push(chunk));
-    chunker.finish(|chunk, _| chunks.push(chunk));
-    chunks
-}
-
 // P53
 #[tokio::test]
 async fn a_list_has_all_chunks_of_one_state() {
@@ -71,13 +62,13 @@ async fn a_list_has_all_chunks_of_one_state() {
             let (head, found, digest) = list(&raw, &file).await;
             assert_eq!(head.size, bytes.len() as u64);
             assert_eq!(head.version, version(&client, &file).await);
-            assert_eq!(found, cut(bytes));
+            assert_eq!(found, content::chunks_of(bytes));
             assert_eq!(digest, DigestKind::Blake3.of(bytes).as_bytes());
         }
     }
     // Another state has another list.
     store(&client, "f2", &contents[3]).await.unwrap();
-    assert_eq!(list(&raw, "f2").await.1, cut(&contents[3]));
+    assert_eq!(list(&raw, "f2").await.1, content::chunks_of(&contents[3]));
     client.close().await;
     raw.close().await;
     server.stop().await;
