@@ -142,14 +142,9 @@ impl<'a> DownloadRequest<'a> {
     /// # Errors
     /// The server's refusal, or a broken connection.
     pub async fn to_vec(self) -> Result<Vec<u8>, ClientError> {
-        match self.to_writer(Vec::new()).await {
-            Ok((bytes, _)) => Ok(bytes),
-            Err(WriteToError::Client(error)) => Err(error),
-            // Writing to memory fails only if it is exhausted.
-            Err(WriteToError::Sink(error)) => {
-                Err(ClientError::disk(Path::new("memory"), "write to", error))
-            }
-        }
+        let download = get(self.connection, self.get).await?;
+        let uncounted = AtomicU64::new(0);
+        download.into_vec(self.moved.unwrap_or(&uncounted)).await
     }
 
     /// Downloads into `writer` and returns it once the content is verified. The bytes are written
@@ -257,6 +252,18 @@ impl Download {
         let hasher = self.digest.hasher();
         let written = self.write_hashed(Filled(sink), hasher, moved).await;
         written.map(|(Filled(sink), fetched)| (sink, fetched))
+    }
+
+    /// Receives the content into memory; `moved` counts the bytes.
+    pub(crate) async fn into_vec(self, moved: &AtomicU64) -> Result<Vec<u8>, ClientError> {
+        match self.write_to(Vec::new(), moved).await {
+            Ok((bytes, _)) => Ok(bytes),
+            Err(WriteToError::Client(error)) => Err(error),
+            // Writing to memory fails only if it is exhausted.
+            Err(WriteToError::Sink(error)) => {
+                Err(ClientError::disk(Path::new("memory"), "write to", error))
+            }
+        }
     }
 
     /// As [`write_to`](Self::write_to), with a hasher that has what the digest begins with.

@@ -156,6 +156,20 @@ impl RemotePath {
         Self::from_names(names)
     }
 
+    /// Appends all components of another path.
+    ///
+    /// # Errors
+    /// If the longer path is over a limit.
+    pub fn join_path(&self, below: &Self) -> Result<Self, PathError> {
+        Self::from_names([&*self.0, &*below.0].concat())
+    }
+
+    /// Returns what follows `top`; `None` if this path is neither `top` nor below it.
+    pub fn strip_prefix(&self, top: &Self) -> Option<Self> {
+        let below = self.0.strip_prefix(&*top.0)?;
+        Some(Self(below.to_vec()))
+    }
+
     /// Whether `self` is `other` or an ancestor of it.
     pub fn contains(&self, other: &Self) -> bool {
         other.0.starts_with(&self.0)
@@ -287,6 +301,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn paths_are_joined_and_taken_apart() {
+        let path = |text: &str| RemotePath::parse(text).unwrap();
+        assert_eq!(path("a").join_path(&path("b/c")), Ok(path("a/b/c")));
+        assert_eq!(path("a").join_path(&RemotePath::ROOT), Ok(path("a")));
+        let deep = path(&"d/".repeat(PATH_COMPONENTS_MAX));
+        assert_eq!(path("a").join_path(&deep), Err(PathError::TooDeep));
+        assert_eq!(path("a/b/c").strip_prefix(&path("a")), Some(path("b/c")));
+        assert_eq!(path("a").strip_prefix(&path("a")), Some(RemotePath::ROOT));
+        assert_eq!(path("ab/c").strip_prefix(&path("a")), None);
+        assert_eq!(path("a").strip_prefix(&path("a/b")), None);
+    }
 
     #[test]
     fn typed_paths_may_have_any_number_of_slashes() {

@@ -78,22 +78,7 @@ impl Synced {
 fn deleting() -> SyncOptions {
     SyncOptions {
         deletion: Some(SyncDeletion::default()),
-        ..plain()
-    }
-}
-
-/// Options of a sync without any flag.
-fn plain() -> SyncOptions {
-    SyncOptions {
-        filter: Arc::new(Filter::default()),
-        checksum: false,
-        deletion: None,
-        backup: None,
-        dry_run: false,
-        digest: Default::default(),
-        preserve: Default::default(),
-        fsync: false,
-        delta: Default::default(),
+        ..SyncOptions::default()
     }
 }
 

@@ -148,6 +148,14 @@ pub async fn receive_into<S: BodySink>(
         Length::Declared(length) => receive_raw(receiver, sink, length, moved).await,
         Length::Pieces => receive_pieces(receiver, sink, moved).await,
     };
+    settled(received, sink).await
+}
+
+/// Returns how receiving has ended, when no write is in progress any more.
+async fn settled<S: BodySink>(
+    received: Result<(), ReceiveBodyError>,
+    sink: &mut S,
+) -> Result<(), ReceiveBodyError> {
     if received.is_err() {
         // The first error is the one to report.
         let _ = sink.settle().await;

@@ -157,10 +157,7 @@ impl TwoPaths {
         if from.server != target.server {
             return Err(OperandError::DifferentServers(from.server, target.server));
         }
-        let to = match (from.path.name(), target.is_directory) {
-            (Some(name), true) if !from.contents => target.join(name)?,
-            _ => target.path,
-        };
+        let to = target_of(&from, &target)?;
         Ok(Self { from, to })
     }
 
@@ -197,5 +194,13 @@ impl TwoPaths {
         Event::new(kind)
             .remote("from", &self.from.path)
             .remote("to", &self.to)
+    }
+}
+
+/// What `from` becomes: `target`, or with a slash at its end, what has the same name in it.
+pub(super) fn target_of(from: &Remote, target: &Remote) -> Result<RemotePath, OperandError> {
+    match (from.path.name(), target.is_directory) {
+        (Some(name), true) if !from.contents => target.join(name),
+        _ => Ok(target.path.clone()),
     }
 }

@@ -1,23 +1,23 @@
 //! `copy`: of a file, of a directory, or of what is in a directory.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use quire_client::transfer::relay;
 use quire_client::transfer::sync::{SyncJob, SyncOptions, SyncSide};
-use quire_shared::protocol::{Copy, Entry, EntryKind, Get, List, Precondition, Put, Stat};
+use quire_shared::protocol::{Copy, Entry, EntryKind, List, Precondition, Put, Stat};
 use quire_shared::{ErrorCode, Printable, RemotePath};
 
-use super::change::TwoPaths;
+use super::change::{TwoPaths, target_of};
 use super::sync::run_job;
 use super::targets::is_directory;
 use super::{CommandError, ErrorContext, require_directory};
 use crate::args::CopyArgs;
 use crate::event::{Event, EventKind};
+use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::{Client, ClientError, Delta};
+use quire_client::{Client, ClientError};
 
 /// Copies a file or directory on the server.
 ///
@@ -53,47 +53,50 @@ async fn copy_across(
     from: &Remote,
     target: &Remote,
 ) -> Result<(), CommandError> {
-    let to = match (from.path.name(), target.is_directory) {
-        (Some(name), true) if !from.contents => target.join(name)?,
-        _ => target.path.clone(),
-    };
+    let to = target_of(from, target)?;
     let source = session.client(&from.server).await?;
     require_directory(&source, from).await.about(&from.path)?;
     let client = session.client(&target.server).await?;
     let path = from.path.clone();
     let found = source.stat(Stat { path }).await.about(&from.path)?;
+    let at_target = HintFlags::PUT.force_given(args.force);
     if found.kind != EntryKind::Directory {
-        let relayed = copy_file_across(session, args, (&source, from), (&client, &to)).await;
-        return relayed.about(&to);
-    }
-    let is_refused = !args.recursive || {
-        let is_merged = args.force || from.contents;
-        !is_merged && client.stat(Stat { path: to.clone() }).await.is_ok()
-    };
-    if is_refused {
-        let code = match args.recursive {
-            true => ErrorCode::EXISTS,
-            false => ErrorCode::IS_DIRECTORY,
+        return match copy_file_across(session, args, (&source, from), (&client, &to)).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(explained(&client, &to, &error, at_target).await),
         };
-        return Err(ClientError::of_code(code)).about(&from.path);
+    }
+    if !args.recursive {
+        let error = ClientError::of_code(ErrorCode::IS_DIRECTORY);
+        return Err(explained(&source, &from.path, &error, HintFlags::GET).await);
+    }
+    let is_merged = args.force || from.contents;
+    if !is_merged && client.stat(Stat { path: to.clone() }).await.is_ok() {
+        let error = ClientError::of_code(ErrorCode::EXISTS);
+        return Err(explained(&client, &to, &error, at_target).await);
     }
     let job = SyncJob {
         source: SyncSide::Server(source, from.path.clone()),
         target: SyncSide::Server(client, to),
         options: SyncOptions {
-            filter: Arc::default(),
-            checksum: false,
-            deletion: None,
-            backup: None,
-            dry_run: false,
             digest: session.config.transfer_digest(),
             preserve: args.preserve.choice(),
-            fsync: false,
-            delta: Delta::Never,
+            ..SyncOptions::default()
         },
     };
     run_job(session, job, &target.server).await;
     Ok(())
+}
+
+/// The error about `path`, after a look at what is there.
+async fn explained(
+    client: &Client,
+    path: &RemotePath,
+    error: &ClientError,
+    flags: HintFlags,
+) -> CommandError {
+    let failure = CommandFailure::new(Subject::Item(path.into()), error, flags);
+    CommandError::Failed(Box::new(failure.explain(client).await))
 }
 
 async fn copy_file_across(
@@ -103,11 +106,6 @@ async fn copy_file_across(
     (target, to): (&Client, &RemotePath),
 ) -> Result<(), ClientError> {
     let digest = session.config.transfer_digest();
-    let get = Get {
-        path: from.path.clone(),
-        digest,
-        ..Get::default()
-    };
     let put = Put {
         path: to.clone(),
         digest,
@@ -117,7 +115,7 @@ async fn copy_file_across(
     };
     let moved = AtomicU64::new(0);
     let what = format!("copying {}", from.path);
-    let relaying = relay((source, get), (target, put), &moved);
+    let relaying = relay((source, &from.path), (target, put), &moved);
     let stored = progress::wait(&session.output, &what, relaying).await?;
     session.output.event(|| {
         Event::new(EventKind::Copied)
@@ -210,8 +208,7 @@ fn report_left_out(session: &CliSession, from: &RemotePath, count: u64, names: &
         return;
     }
     for name in names {
-        let names = from.names().iter().chain(name.names());
-        let path = RemotePath::from_names(names.cloned().collect()).unwrap_or_default();
+        let path = from.join_path(name).unwrap_or_default();
         session
             .output
             .event(|| Event::new(EventKind::Skipped).remote("path", &path));

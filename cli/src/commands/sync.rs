@@ -12,7 +12,7 @@ use quire_client::transfer::sync::{
 };
 use quire_client::{Client, ClientError, ErrorCode, ServerId};
 use quire_shared::digest::DigestKind;
-use quire_shared::{Printable, RemotePath};
+use quire_shared::{Name, Printable, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
@@ -135,13 +135,12 @@ fn backup(target: &SyncSide, text: &str) -> Result<SyncSide, CommandError> {
     Ok(match target {
         SyncSide::Local(path) => SyncSide::Local(path.join(text)),
         SyncSide::Server(client, path) => {
-            let below = RemotePath::parse(text).map_err(ClientError::RemotePath)?;
-            let names = match text.starts_with('/') {
-                true => below.names().to_vec(),
-                false => path.names().iter().chain(below.names()).cloned().collect(),
+            let top = match text.starts_with('/') {
+                true => &RemotePath::ROOT,
+                false => path,
             };
-            let path = RemotePath::from_names(names).map_err(ClientError::RemotePath)?;
-            SyncSide::Server(client.clone(), path)
+            let path = RemotePath::parse(text).and_then(|below| top.join_path(&below));
+            SyncSide::Server(client.clone(), path.map_err(ClientError::RemotePath)?)
         }
     })
 }
@@ -183,9 +182,7 @@ async fn quireignore(source: &SyncSide) -> Result<Option<String>, CommandError> 
             blocking(read).await?
         }
         SyncSide::Server(client, directory) => {
-            let path = RemotePath::parse(QUIREIGNORE).map_err(ClientError::RemotePath)?;
-            let names = directory.names().iter().chain(path.names());
-            let path = RemotePath::from_names(names.cloned().collect());
+            let path = Name::new(QUIREIGNORE).and_then(|name| directory.join(name));
             download_text(client, path.map_err(ClientError::RemotePath)?).await?
         }
     };

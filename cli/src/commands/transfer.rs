@@ -27,7 +27,7 @@ use crate::progress;
 use crate::session::CliSession;
 use crate::standard_input::{self, StandardInput};
 use quire_client::Client;
-use quire_client::download::{PartUse, SaveOptions, WriteToError};
+use quire_client::download::{SaveOptions, WriteToError};
 use quire_client::transfer::{
     self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, UploadJob,
 };
@@ -407,16 +407,7 @@ async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &T
     let path = put.path.clone();
     let content = UploadBody::stream(input, "standard input");
     let stored = client.put(put, content, transfer.counter()).await;
-    let stored = stored.map(|stored| Moved {
-        name: "standard input".to_owned(),
-        local: DASH.into(),
-        remote: path.clone(),
-        bytes: stored.bytes,
-        digest: stored.digest,
-        digest_kind: stored.digest_kind,
-        version: stored.version,
-        grew: false,
-        part: PartUse::None,
-    });
+    let name = || "standard input".to_owned();
+    let stored = stored.map(|stored| Moved::stored(name(), DASH.into(), path.clone(), stored));
     transfer.end(&path, stored);
 }

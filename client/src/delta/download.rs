@@ -15,7 +15,7 @@ use super::chunk_list::RemoteChunks;
 use super::local_chunks::LocalChunks;
 use super::{Delta, compare, is_enough, leads_to_whole};
 use crate::blocking::blocking;
-use crate::download::{self, Fetched, FileFetch, PartUse, ReceivedFile, WriteToError};
+use crate::download::{self, Fetched, FileFetch, PartUse, ReceivedFile};
 use crate::error::ClientError;
 use crate::exchange::Connection;
 use crate::local_file::LocalFile;
@@ -372,14 +372,7 @@ impl Fetches {
 async fn fetch_range(connection: Connection, get: Get) -> Result<(u64, Vec<u8>), ClientError> {
     let (offset, wanted) = (get.offset, get.length);
     let download = download::get(&connection, get).await?;
-    let bytes = match download.write_to(Vec::new(), &AtomicU64::new(0)).await {
-        Ok((bytes, _)) => bytes,
-        Err(WriteToError::Client(error)) => return Err(error),
-        // Writing to memory fails only if it is exhausted.
-        Err(WriteToError::Sink(error)) => {
-            return Err(ClientError::disk(Path::new("memory"), "write to", error));
-        }
-    };
+    let bytes = download.into_vec(&AtomicU64::new(0)).await?;
     // A file of that version has as many.
     match Some(bytes.len() as u64) == wanted {
         true => Ok((offset, bytes)),

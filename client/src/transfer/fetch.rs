@@ -66,24 +66,17 @@ async fn fetch_once(
     options: FetchOptions,
     transfer: &Arc<Transfer>,
 ) {
-    let (queue, jobs) = job_queue();
-    let (many, named) = job_queue();
-    let singles = DownloadQueue {
-        jobs: queue.clone(),
-        flow: client.connection().flow().clone(),
-    };
-    let naming = fetch_many(client.connection(), named, options, transfer, singles);
+    let (FetchQueues { singles, many }, fetching) = fetch_queues(client, options, transfer);
     let walk = FetchWalk {
         client,
         options,
         transfer,
-        queue,
+        queue: singles,
         many: (items.len() > JOBS_AT_ONCE).then_some(many),
     };
     let ahead = items.iter().map(|item| item.from.clone()).collect();
     let moving = async {
-        let fetching = fetch_queued(client, jobs, options, transfer);
-        tokio::join!(walk.run(items), naming, fetching);
+        tokio::join!(walk.run(items), fetching);
     };
     tokio::select! {
         () = moving => {}
@@ -92,19 +85,38 @@ async fn fetch_once(
     }
 }
 
-/// Fetches the files of a queue, some at once.
-pub(super) async fn fetch_queued(
+/// Takes the files that are to be fetched.
+pub(super) struct FetchQueues {
+    /// By requests of their own.
+    pub(super) singles: mpsc::Sender<FileDownload>,
+    /// On one stream, on which large ones don't come.
+    pub(super) many: mpsc::Sender<FileDownload>,
+}
+
+/// Makes the queues, and returns what fetches all that goes into them until they are dropped.
+pub(super) fn fetch_queues(
     client: &Client,
-    jobs: mpsc::Receiver<FileDownload>,
     options: FetchOptions,
     transfer: &Arc<Transfer>,
-) {
-    let gate = ByteGate::new(client.connection().flow().is_local());
-    let work = |job: FileDownload| {
-        let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
-        async move { job.run(&client, options, &transfer, &gate).await }
+) -> (FetchQueues, impl Future<Output = ()>) {
+    let (singles, jobs) = job_queue();
+    let (many, named) = job_queue();
+    let from_many = DownloadQueue {
+        jobs: singles.clone(),
+        flow: client.connection().flow().clone(),
     };
-    run_jobs(jobs, transfer, work).await;
+    let gate = ByteGate::new(from_many.flow.is_local());
+    let fetching = async move {
+        let work = |job: FileDownload| {
+            let (client, transfer, gate) = (client.clone(), Arc::clone(transfer), gate.clone());
+            async move { job.run(&client, options, &transfer, &gate).await }
+        };
+        tokio::join!(
+            fetch_many(client.connection(), named, options, transfer, from_many),
+            run_jobs(jobs, transfer, work)
+        );
+    };
+    (FetchQueues { singles, many }, fetching)
 }
 
 /// Counts what there is to fetch, and then never ends.

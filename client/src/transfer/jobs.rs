@@ -1,4 +1,4 @@
-//! The queue that moves a bounded number of files at once.
+//! The queue that moves a bounded number of files at once, and other work of which so much runs.
 //!
 //! A walk finds files and puts them into a short queue. It waits while the queue is full, so a tree
 //! is never held in memory.
@@ -25,27 +25,75 @@ pub(super) async fn run_jobs<J, F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut running = JoinSet::new();
+    let mut running = AtOnce::new(JOBS_AT_ONCE);
     let mut is_walking = true;
     while is_walking || !running.is_empty() {
         tokio::select! {
-            Some(ended) = running.join_next() => {
-                if let Err(error) = ended
-                    && let Ok(panic) = error.try_into_panic()
-                {
-                    std::panic::resume_unwind(panic);
-                }
-            }
-            job = jobs.recv(), if is_walking && running.len() < JOBS_AT_ONCE => match job {
-                Some(job) => {
-                    running.spawn(work(job));
-                }
+            Some(()) = running.next() => {}
+            job = jobs.recv(), if is_walking && running.has_room() => match job {
+                Some(job) => running.start(work(job)),
                 None => is_walking = false,
             },
         }
         if transfer.is_lost() {
             // What still runs can't succeed, and the walk ends at the closed queue.
             return;
+        }
+    }
+}
+
+/// Tasks that run, a bounded number at once. Dropping it cancels them.
+#[derive(Debug)]
+pub(super) struct AtOnce<T> {
+    running: JoinSet<T>,
+    most: usize,
+}
+
+impl<T: Send + 'static> AtOnce<T> {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            running: JoinSet::new(),
+            most,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.running.len() < self.most
+    }
+
+    fn start(&mut self, task: impl Future<Output = T> + Send + 'static) {
+        self.running.spawn(task);
+    }
+
+    /// Starts a task, once there is room for it, and returns what the one has returned whose place it
+    /// took.
+    pub(super) async fn add(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let ended = match self.has_room() {
+            true => None,
+            false => self.next().await,
+        };
+        self.start(task);
+        ended
+    }
+
+    /// Waits for the end of a task, and passes on its panic; `None` if none runs.
+    pub(super) async fn next(&mut self) -> Option<T> {
+        loop {
+            match self.running.join_next().await? {
+                Ok(ended) => return Some(ended),
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
         }
     }
 }

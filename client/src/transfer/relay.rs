@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, Read, pipe};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
 
+use quire_shared::RemotePath;
 use quire_shared::protocol::{Get, Put};
 
 use crate::client::Client;
@@ -11,18 +12,22 @@ use crate::download::WriteToError;
 use crate::error::ClientError;
 use crate::upload::{Stored, UploadBody};
 
-/// Copies the file that `get` names on `source` to what `put` says on `target`, with its time and
-/// permissions as far as `put` preserves them. The target publishes it only if what came from the source
+/// Copies the file `from` of `source` to what `put` says on `target`, with its time and permissions as far
+/// as `put` preserves them. The target publishes it only if what came from the source
 /// was verified. `moved` counts the bytes once.
 ///
 /// # Errors
 /// The refusal of either server, a broken connection, or content that changed or was damaged.
 pub async fn relay(
-    (source, get): (&Client, Get),
+    (source, from): (&Client, &RemotePath),
     (target, put): (&Client, Put),
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
-    let name = get.path.to_string();
+    let get = Get {
+        path: from.clone(),
+        digest: put.digest,
+        ..Get::default()
+    };
     let download = source.get(get).await?;
     let header = download.header();
     let put = Put {
@@ -47,7 +52,7 @@ pub async fn relay(
         is_verified,
         has_ended: false,
     };
-    let sending = target.put(put, UploadBody::stream(body, &name), moved);
+    let sending = target.put(put, UploadBody::stream(body, &from.to_string()), moved);
     let (received, stored) = tokio::join!(receiving, sending);
     match (received, stored) {
         (Err(WriteToError::Client(error)), _) => Err(error),

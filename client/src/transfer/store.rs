@@ -5,19 +5,19 @@
 //! its own.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use quire_shared::protocol::{EntryKind, Get, List, Preserve, Put, Stat};
+use quire_shared::protocol::{Attributes, EntryKind, List, Preserve, Put, Stat};
 use quire_shared::{ErrorCode, RemotePath};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
 use super::engine::{Moved, Transfer, local_name};
 use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
-use super::jobs::{ByteGate, job_queue, run_jobs};
+use super::jobs::{AtOnce, ByteGate, job_queue, run_jobs};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::reconnect::{GiveUp, Reconnect, passes};
 use super::relay::relay;
@@ -25,7 +25,7 @@ use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::upload::{LocalFile, put_file};
+use crate::upload::{LocalFile, Stored, put_file};
 
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
@@ -160,7 +160,6 @@ async fn with_what_is_there(
     options: StoreOptions,
 ) -> Vec<WalkedJob> {
     let asks = options.recursive && (options.leave.looks() || !options.overwrite);
-    let mut asking = JoinSet::new();
     let mut answered: Vec<_> = items
         .into_iter()
         .map(|job| WalkedJob {
@@ -168,26 +167,28 @@ async fn with_what_is_there(
             job,
         })
         .collect();
-    let paths: Vec<_> = answered.iter().map(|item| item.job.to.clone()).collect();
-    let mut paths = paths.into_iter().enumerate().filter(|_| asks);
-    loop {
-        while asking.len() < STATS_AT_ONCE
-            && let Some((index, path)) = paths.next()
-        {
-            let client = client.clone();
-            asking.spawn(async move { (index, client.stat(Stat { path }).await) });
-        }
-        match asking.join_next().await {
-            None => return answered,
-            Some(Ok((index, Ok(found)))) => {
-                if let Some(item) = answered.get_mut(index) {
-                    item.is_there = found.kind == EntryKind::Directory;
-                }
-            }
-            // What is wrong shows when it is stored.
-            Some(Ok((_, Err(_))) | Err(_)) => {}
-        }
+    if !asks {
+        return answered;
     }
+    let paths: Vec<_> = answered.iter().map(|item| item.job.to.clone()).collect();
+    let mut note = |ended: Option<(usize, Result<Attributes, ClientError>)>| {
+        // What is wrong shows when it is stored.
+        if let Some((index, Ok(found))) = ended
+            && let Some(item) = answered.get_mut(index)
+        {
+            item.is_there = found.kind == EntryKind::Directory;
+        }
+    };
+    let mut asking = AtOnce::new(STATS_AT_ONCE);
+    for (index, path) in paths.into_iter().enumerate() {
+        let client = client.clone();
+        let ask = async move { (index, client.stat(Stat { path }).await) };
+        note(asking.add(ask).await);
+    }
+    while !asking.is_empty() {
+        note(asking.next().await);
+    }
+    answered
 }
 
 impl FileUpload {
@@ -275,17 +276,8 @@ impl FileUpload {
             transfer.counter(),
         )
         .await?;
-        Ok(Moved {
-            name: local_name(from),
-            local: from.clone(),
-            remote: self.to.clone(),
-            bytes: stored.bytes,
-            digest: stored.digest,
-            digest_kind: stored.digest_kind,
-            version: stored.version,
-            grew: stored.grew,
-            part: stored.part,
-        })
+        let name = local_name(from);
+        Ok(Moved::stored(name, from.clone(), self.to.clone(), stored))
     }
 
     /// Stores a file of another server.
@@ -296,11 +288,6 @@ impl FileUpload {
         options: StoreOptions,
         transfer: &Transfer,
     ) -> Result<Moved, ClientError> {
-        let get = Get {
-            path: path.clone(),
-            digest: options.digest,
-            ..Get::default()
-        };
         let put = Put {
             path: self.to.clone(),
             digest: options.digest,
@@ -308,19 +295,27 @@ impl FileUpload {
             preserve: options.preserve,
             ..Put::default()
         };
-        let stored = relay((source, get), (client, put), transfer.counter()).await?;
+        let stored = relay((source, path), (client, put), transfer.counter()).await?;
         transfer.expect(stored.bytes);
-        Ok(Moved {
-            name: path.to_string(),
-            local: "-".into(),
-            remote: self.to.clone(),
+        let name = path.to_string();
+        Ok(Moved::stored(name, "-".into(), self.to.clone(), stored))
+    }
+}
+
+impl Moved {
+    /// An upload of the file `local`, whose name may be shown as `name`, to `remote`.
+    pub fn stored(name: String, local: PathBuf, remote: RemotePath, stored: Stored) -> Self {
+        Self {
+            name,
+            local,
+            remote,
             bytes: stored.bytes,
             digest: stored.digest,
             digest_kind: stored.digest_kind,
             version: stored.version,
             grew: stored.grew,
             part: stored.part,
-        })
+        }
     }
 }
 

@@ -30,8 +30,8 @@ use crate::error::ClientError;
 pub use filter::{Filter, FilterBuilder, PatternError};
 pub use side::SyncSide;
 
-/// How a sync goes about its work.
-#[derive(Debug, Clone)]
+/// How a sync goes about its work. By default it transfers what differs, and deletes nothing.
+#[derive(Debug, Clone, Default)]
 pub struct SyncOptions {
     /// What is left alone on both sides.
     pub filter: Arc<Filter>,

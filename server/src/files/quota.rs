@@ -3,7 +3,8 @@
 //! Clients without a key, or with one without rights of its own, share one quota. A quota counts
 //! what is stored within a day, even if it is deleted later. It is kept in memory, so a restart of
 //! the server resets it. A put is charged when it starts and a copy before it is published, so that
-//! many at once can't exceed a quota together. What counts is the length of files, holes included. The charge is returned if the change fails.
+//! many at once can't exceed a quota together. The charge is returned if the change fails. What counts
+//! is the length of files, holes included.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};

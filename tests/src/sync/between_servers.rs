@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use quire_client::transfer::relay;
 use quire_client::{ClientError, Digest, DigestKind};
 use quire_shared::protocol::{GetHeader, Put, Reply, Time, Trailer, Version};
-use quire_test_harness::client::{get, path};
+use quire_test_harness::client::path;
 use quire_test_harness::fake::{FakeServer, request, send};
 use quire_test_harness::programs::Programs;
 use quire_test_harness::{KIB, TestServer, Tree, assert_same, content};
@@ -83,7 +83,7 @@ async fn content_that_came_damaged_from_the_source_is_not_published_at_the_targe
             ..Put::default()
         };
         let moved = AtomicU64::new(0);
-        let relayed = relay((&from, get("f")), (&to, put), &moved).await;
+        let relayed = relay((&from, &path("f")), (&to, put), &moved).await;
         let error = relayed.unwrap_err();
         let is_told = matches!(
             error,

@@ -7,7 +7,7 @@ use quire_server::config::limits::Limit;
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{TestServer, Tree};
 
-use super::{deleting, local, plain, server, snapshot, succeed, sync};
+use super::{deleting, local, server, snapshot, succeed, sync};
 
 #[tokio::test]
 async fn an_empty_source_deletes_nothing_unless_forced() {
@@ -27,7 +27,7 @@ async fn an_empty_source_deletes_nothing_unless_forced() {
             max: None,
             may_empty: true,
         }),
-        ..plain()
+        ..SyncOptions::default()
     };
     let done = succeed(local(here.path()), server(&client, "t"), forced).await;
     assert_eq!(done.lines(), ["deleted a", "deleted d/"]);
@@ -50,7 +50,7 @@ async fn too_many_deletions_change_nothing_and_renames_are_none() {
     }
     let side = || (local(here.path()), server(&client, "t"));
     let (from, to) = side();
-    succeed(from, to, plain()).await;
+    succeed(from, to, SyncOptions::default()).await;
     let before = snapshot(&tree.path("t"));
     // Two are renamed with their directory, and three go.
     fs::rename(here.path().join("d"), here.path().join("f")).unwrap();
@@ -61,7 +61,7 @@ async fn too_many_deletions_change_nothing_and_renames_are_none() {
             max: Some(max),
             may_empty: false,
         }),
-        ..plain()
+        ..SyncOptions::default()
     };
     let (from, to) = side();
     let refused = sync(from, to, at_most(2)).await;
@@ -86,7 +86,12 @@ async fn a_file_in_the_place_of_a_directory_is_replaced_only_by_a_sync_that_dele
     fs::create_dir(here.path().join("a")).unwrap();
     fs::write(here.path().join("a/in"), "below").unwrap();
     fs::write(here.path().join("b"), "file").unwrap();
-    let refused = sync(local(here.path()), server(&client, "t"), plain()).await;
+    let refused = sync(
+        local(here.path()),
+        server(&client, "t"),
+        SyncOptions::default(),
+    )
+    .await;
     let reason =
         "is of another kind at the target, and stays: only a sync that deletes replaces it";
     let expected = [format!("/t/a: {reason}"), format!("/t/b: {reason}")];
@@ -144,7 +149,7 @@ async fn nothing_is_replaced_without_the_backup_that_was_asked_for() {
     ] {
         let options = SyncOptions {
             backup: Some(backup),
-            ..plain()
+            ..SyncOptions::default()
         };
         let failed = sync(source, target, options).await;
         assert_eq!(failed.failures.len(), 2, "{:?}", failed.failures);

@@ -10,7 +10,7 @@ use quire_test_harness::content::Random;
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{KIB, TestServer, Tree, content};
 
-use super::{deleting, local, paths, plain, rules, server, snapshot, succeed};
+use super::{deleting, local, paths, rules, server, snapshot, succeed};
 
 /// Names of all kinds: short ones, so that the same come up again.
 const NAMES: [&str; 10] = [
@@ -197,7 +197,12 @@ async fn without_delete_nothing_goes_and_nothing_is_renamed() {
                 .unwrap(),
         )
         .unwrap();
-    let synced = succeed(local(here.path()), server(&client, "t"), plain()).await;
+    let synced = succeed(
+        local(here.path()),
+        server(&client, "t"),
+        SyncOptions::default(),
+    )
+    .await;
     assert_eq!(synced.lines(), ["new new"]);
     assert_eq!(tree.names("t"), ["d", "new", "old"]);
     drop(client);
@@ -320,13 +325,13 @@ async fn digests_are_compared_only_if_asked_for() {
     let checksum = SyncOptions {
         checksum: true,
         dry_run: true,
-        ..plain()
+        ..SyncOptions::default()
     };
     let (from, to) = side();
     let compared = succeed(from, to, checksum.clone()).await;
     assert_eq!(compared.lines(), ["changed other"]);
     let (from, to) = side();
-    let by_time = succeed(from, to, plain()).await;
+    let by_time = succeed(from, to, SyncOptions::default()).await;
     assert_eq!(by_time.lines(), ["changed same"]);
     let (from, to) = side();
     let checksum = SyncOptions {

@@ -19,7 +19,7 @@ use quire_shared::digest::{Digest, Hasher};
 use quire_shared::limits::{self, ENCLOSED_BYTES_MAX};
 
 use super::blocking::{ReadAhead, WriteBehind, interrupted};
-use super::{BodySink, ReceiveBodyError, Received, SendBodyError, receive_raw};
+use super::{BodySink, ReceiveBodyError, Received, SendBodyError, receive_raw, settled};
 use crate::bottleneck::file_work;
 use crate::stream::{ReceiveError, Receiver, Sender};
 
@@ -243,11 +243,7 @@ pub async fn receive_extents_into<S: BodySink>(
     moved: &AtomicU64,
 ) -> Result<(), ReceiveBodyError> {
     let received = receive_each(receiver, sink, length, moved).await;
-    if received.is_err() {
-        // The first error is the one to report.
-        let _ = sink.settle().await;
-    }
-    received
+    settled(received, sink).await
 }
 
 /// As [`receive`](super::receive), of a body that comes in extents.

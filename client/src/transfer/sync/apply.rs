@@ -13,7 +13,7 @@ use super::compare::{Comparison, SourceWalk};
 use super::plan::{FileCount, PlannedDeletion, PlannedFile, PlannedState, SyncPlan, TransferStep};
 use super::resolve::{ResolvedNames, Resolver, StepReader, spooling};
 use super::side::SyncSide;
-use super::spool::SpoolReader;
+use super::spool::{Spool, SpoolReader};
 use super::{SyncAction, SyncJob, SyncReport, SyncStep};
 use crate::blocking::blocking;
 use crate::error::ClientError;
@@ -87,10 +87,9 @@ fn count_deletions(plan: &mut SyncPlan, resolved: &ResolvedNames) -> Result<u64,
 
 /// Counts what isn't transferred.
 fn count(plan: &SyncPlan, resolved: &ResolvedNames, report: &SyncReport) {
-    let moved = resolved.moves.iter().map(|moved| moved.content.bytes);
     let FileCount { files, bytes } = plan.same;
     let files = files + resolved.same.files;
-    let bytes = bytes + resolved.same.bytes + moved.sum::<u64>();
+    let bytes = bytes + resolved.spared();
     report.same.fetch_add(files, Ordering::Relaxed);
     report.saved.fetch_add(bytes, Ordering::Relaxed);
 }
@@ -109,13 +108,7 @@ impl Run<'_> {
         plan: SyncPlan,
         mut steps: SpoolReader<TransferStep>,
     ) -> Result<(), ClientError> {
-        let mut conflicts = plan.conflicts.into_reader().map_err(spooling)?;
-        while let Some(deletion) = conflicts.next().map_err(spooling)? {
-            self.report.step(&step_of_deletion(&deletion));
-            self.report
-                .deleted
-                .fetch_add(1 + deletion.below, Ordering::Relaxed);
-        }
+        self.tell_deletions(plan.conflicts)?;
         for moved in &self.resolved.moves {
             self.report.step(&moved.step());
             self.report.renamed.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +123,11 @@ impl Run<'_> {
         while let Some(mode) = modes.next().map_err(spooling)? {
             self.report.step(&step(SyncAction::Mode, mode.path));
         }
-        let mut deletions = plan.deletions.into_reader().map_err(spooling)?;
+        self.tell_deletions(plan.deletions)
+    }
+
+    fn tell_deletions(&self, deletions: Spool<PlannedDeletion>) -> Result<(), ClientError> {
+        let mut deletions = deletions.into_reader().map_err(spooling)?;
         while let Some(deletion) = deletions.next().map_err(spooling)? {
             let count = self.resolved.count(&deletion);
             if count > 0 {
@@ -159,7 +156,8 @@ impl Run<'_> {
                 return Err(ClientError::NoBackup { failed });
             }
         }
-        self.foresee(&mut steps)?;
+        transfer.foresee(plan.bytes.saturating_sub(self.resolved.spared()));
+        transfer.foresee_no_more();
         if !transfer.is_lost() {
             self.transfer(steps).await?;
         }
@@ -181,18 +179,6 @@ impl Run<'_> {
             return Ok(());
         }
         changes.restore_directories(plan.directories).await
-    }
-
-    /// Counts what is going to be transferred.
-    fn foresee(&self, steps: &mut SpoolReader<TransferStep>) -> Result<(), ClientError> {
-        let mut reader = StepReader::new(steps, &self.resolved).map_err(spooling)?;
-        while let Some((_, step)) = reader.next().map_err(spooling)? {
-            if let TransferStep::File(file) = step {
-                self.report.transfer.foresee(file.size);
-            }
-        }
-        self.report.transfer.foresee_no_more();
-        Ok(())
     }
 
     async fn transfer(&self, steps: SpoolReader<TransferStep>) -> Result<(), ClientError> {

@@ -393,6 +393,8 @@ impl<'a> Comparison<'a> {
             level.is_touched = true;
             level.add_to_hash(name, source);
         }
+        self.plan.bytes += source.size;
+        self.plan.has_unknown |= state == PlannedState::Unknown;
         self.plan.transfers.push(&TransferStep::File(PlannedFile {
             path,
             size: source.size,

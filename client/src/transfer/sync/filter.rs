@@ -11,8 +11,7 @@ use crate::error::ClientError;
 /// Rules that say what is left alone on both sides: it is neither transferred nor deleted.
 ///
 /// The last rule that matches a path decides. A rule with `!` in front of it takes a path back in,
-/// but not from an excluded directory, into which no sync looks. Of `RemotePath`s, those below the
-/// directory that is synced are compared.
+/// but not from an excluded directory, into which no sync looks.
 #[derive(Debug, Clone)]
 pub struct Filter(Gitignore);
 

@@ -171,8 +171,12 @@ pub(super) struct SyncPlan {
     /// What is only at the target, and may have another name at the source.
     pub(super) gone: Gone,
     pub(super) new_directories: Vec<NewDirectory>,
-    /// Files that are the same on both sides, and their bytes.
+    /// Files that are the same on both sides.
     pub(super) same: FileCount,
+    /// Bytes of all files among the transfers.
+    pub(super) bytes: u64,
+    /// Whether digests of some of them are to be compared.
+    pub(super) has_unknown: bool,
     /// Whether the source has nothing at all, and the target something.
     pub(super) is_source_empty: bool,
 }
@@ -202,6 +206,10 @@ pub(super) struct Gone {
 }
 
 impl Gone {
+    pub(super) fn has_no_files(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Adds a file. Of several with the same size and time, one is enough: contents are compared.
     pub(super) fn add_file(&mut self, file: &PlannedDeletion) -> std::io::Result<()> {
         if file.size > 0 && self.files.len() < GONE_MAX {

@@ -6,12 +6,12 @@ use std::io;
 
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
-use tokio::task::JoinSet;
 
 use super::plan::{FileCount, PlannedDeletion, PlannedFile, PlannedState, SyncPlan, TransferStep};
 use super::side::{SyncSide, joined_path};
 use super::spool::SpoolReader;
 use crate::error::ClientError;
+use crate::transfer::jobs::AtOnce;
 
 /// Something that gets another name at the target instead of being transferred.
 #[derive(Debug, Clone)]
@@ -51,6 +51,12 @@ impl ResolvedNames {
             above = path.parent();
         }
         false
+    }
+
+    /// Bytes that aren't transferred, of what was planned to be.
+    pub(super) fn spared(&self) -> u64 {
+        let moved = self.moves.iter().map(|moved| moved.content.bytes);
+        self.same.bytes + moved.sum::<u64>()
     }
 
     /// How many entries are deleted: none that are moved.
@@ -187,7 +193,7 @@ impl Resolver<'_> {
         steps.skip_to(range.0).map_err(spooling)?;
         let mut top = None;
         let mut content = FileCount::default();
-        let mut pairs = PairsAtOnce::new(self);
+        let mut pairs = AtOnce::new(PAIRS_AT_ONCE);
         while steps.position() < range.1
             && let Some(step) = steps.next().map_err(spooling)?
         {
@@ -195,9 +201,7 @@ impl Resolver<'_> {
                 (None, TransferStep::Enter(directory)) => top = Some(directory.path),
                 (Some(top), TransferStep::File(file)) => {
                     content.add(file.size);
-                    let below = file.path.names().get(top.names().len()..);
-                    let below = RemotePath::from_names(below.unwrap_or_default().to_vec());
-                    let below = below.map_err(ClientError::RemotePath)?;
+                    let below = file.path.strip_prefix(top).unwrap_or_default();
                     let target = joined_path(&gone.path, &below)?;
                     let pair = FilePair {
                         source: file.path,
@@ -206,7 +210,8 @@ impl Resolver<'_> {
                         size: file.size,
                         is_move: true,
                     };
-                    if pairs.add(pair).await.is_some_and(|(_, is_same)| !is_same) {
+                    let ended = pairs.add(self.compare(pair)).await;
+                    if ended.is_some_and(|(_, is_same)| !is_same) {
                         return Ok(None);
                     }
                 }
@@ -234,15 +239,18 @@ impl Resolver<'_> {
         steps: &mut SpoolReader<TransferStep>,
         resolved: &mut ResolvedNames,
     ) -> Result<(), ClientError> {
+        if plan.gone.has_no_files() && !plan.has_unknown {
+            return Ok(());
+        }
         let mut reader = StepReader::new(steps, resolved).map_err(spooling)?;
-        let mut pairs = PairsAtOnce::new(self);
+        let mut pairs = AtOnce::new(PAIRS_AT_ONCE);
         let mut found = FoundFiles::default();
         while let Some((begin, step)) = reader.next().map_err(spooling)? {
             let TransferStep::File(file) = step else {
                 continue;
             };
             if let Some(pair) = open_pair(plan, resolved, file, begin)? {
-                found.add(pairs.add(pair).await);
+                found.add(pairs.add(self.compare(pair)).await);
             }
         }
         while let Some(pair) = pairs.next().await {
@@ -316,29 +324,11 @@ fn open_pair(
     }))
 }
 
-/// PairsAtOnce whose digests are being compared, some at once.
-struct PairsAtOnce<'a> {
-    resolver: &'a Resolver<'a>,
-    running: JoinSet<(FilePair, bool)>,
-}
-
-impl<'a> PairsAtOnce<'a> {
-    fn new(resolver: &'a Resolver<'a>) -> Self {
-        Self {
-            resolver,
-            running: JoinSet::new(),
-        }
-    }
-
-    /// Begins with a pair, and returns one that has ended if too many are compared at once.
-    async fn add(&mut self, pair: FilePair) -> Option<(FilePair, bool)> {
-        let ended = match self.running.len() < PAIRS_AT_ONCE {
-            true => None,
-            false => self.next().await,
-        };
-        let (source, target) = (self.resolver.source.clone(), self.resolver.target.clone());
-        let digest = self.resolver.digest;
-        self.running.spawn(async move {
+impl Resolver<'_> {
+    /// Compares the digests of two files.
+    fn compare(&self, pair: FilePair) -> impl Future<Output = (FilePair, bool)> + Send + 'static {
+        let (source, target, digest) = (self.source.clone(), self.target.clone(), self.digest);
+        async move {
             let (source, target) = tokio::join!(
                 source.digest(&pair.source, digest),
                 target.digest(&pair.target, digest)
@@ -346,17 +336,6 @@ impl<'a> PairsAtOnce<'a> {
             // What can't be compared is transferred, and tells why it can't be.
             let is_same = matches!((source, target), (Ok(source), Ok(target)) if source == target);
             (pair, is_same)
-        });
-        ended
-    }
-
-    async fn next(&mut self) -> Option<(FilePair, bool)> {
-        match self.running.join_next().await? {
-            Ok(ended) => Some(ended),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => None,
-            },
         }
     }
 }
@@ -366,7 +345,7 @@ pub(super) fn spooling(error: io::Error) -> ClientError {
     ClientError::disk(&std::env::temp_dir(), "keep a list in", error)
 }
 
-/// PairsAtOnce that are compared at once: as many as hide the round trips of small files.
+/// Pairs that are compared at once: as many as hide the round trips of small files.
 const PAIRS_AT_ONCE: usize = 32;
 
 /// Renames in one run: their table takes some ten megabytes. What is beyond is transferred.

@@ -87,10 +87,7 @@ impl SyncSide {
                 let below = other.strip_prefix(this).ok()?.to_str()?;
                 RemotePath::parse(below).ok()
             }
-            (Self::Server(_, this), Self::Server(_, other)) if this.contains(other) => {
-                let below = other.names().get(this.names().len()..)?;
-                RemotePath::from_names(below.to_vec()).ok()
-            }
+            (Self::Server(_, this), Self::Server(_, other)) => other.strip_prefix(this),
             _ => None,
         }
     }
@@ -142,16 +139,8 @@ impl SyncSide {
                     source: Precondition::Any,
                     target: Precondition::of_target(replaces),
                 };
-                match client.rename(rename.clone()).await {
-                    Err(error) if is_parent_missing(&error) => {
-                        make_parent(&client, &to).await?;
-                        client.rename(rename).await?;
-                    }
-                    renamed => {
-                        renamed?;
-                    }
-                }
-                Ok(())
+                let renaming = || client.rename(rename.clone());
+                with_parent(&client, &to, renaming).await.map(drop)
             }
             _ => Err(ClientError::of_code(ErrorCode::UNSUPPORTED)),
         }
@@ -172,16 +161,8 @@ impl SyncSide {
                     target: Precondition::Any,
                     preserve: Preserve::Exact,
                 };
-                match client.copy(copy.clone()).await {
-                    Err(error) if is_parent_missing(&error) => {
-                        make_parent(&client, &to).await?;
-                        client.copy(copy).await?;
-                    }
-                    copied => {
-                        copied?;
-                    }
-                }
-                Ok(())
+                let copying = || client.copy(copy.clone());
+                with_parent(&client, &to, copying).await.map(drop)
             }
             _ => Err(ClientError::of_code(ErrorCode::UNSUPPORTED)),
         }
@@ -255,12 +236,7 @@ pub(super) fn joined_path(
     directory: &RemotePath,
     path: &RemotePath,
 ) -> Result<RemotePath, ClientError> {
-    let names = directory.names().iter().chain(path.names());
-    RemotePath::from_names(names.cloned().collect()).map_err(ClientError::RemotePath)
-}
-
-fn is_parent_missing(error: &ClientError) -> bool {
-    error.code() == Some(ErrorCode::NOT_FOUND)
+    directory.join_path(path).map_err(ClientError::RemotePath)
 }
 
 /// Checks that nothing has stayed in a directory that was to be emptied, or has come into it.
@@ -279,13 +255,24 @@ async fn require_empty(client: &Client, path: &RemotePath) -> Result<(), ClientE
     }
 }
 
-async fn make_parent(client: &Client, path: &RemotePath) -> Result<(), ClientError> {
+/// Makes a request for something with the path `to`, again after its parents were made if it fails
+/// because they are missing.
+async fn with_parent<T, F: Future<Output = Result<T, ClientError>>>(
+    client: &Client,
+    to: &RemotePath,
+    request: impl Fn() -> F,
+) -> Result<T, ClientError> {
+    match request().await {
+        Err(error) if error.code() == Some(ErrorCode::NOT_FOUND) => {}
+        done => return done,
+    }
     let make = MakeDirectory {
-        path: path.parent().unwrap_or_default(),
+        path: to.parent().unwrap_or_default(),
         make_parents: true,
         precondition: Precondition::Any,
     };
-    client.make_directory(make).await.map(drop)
+    client.make_directory(make).await?;
+    request().await
 }
 
 fn make_local_parent(path: &Path) -> Result<(), ClientError> {

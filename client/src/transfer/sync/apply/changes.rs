@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quire_shared::protocol::SetAttributes;
-use tokio::task::JoinSet;
 
 use super::step_of_deletion;
 use crate::blocking::blocking;
@@ -14,6 +13,7 @@ use crate::transfer::deliver::deliver_attributes;
 use crate::transfer::engine::Transfer;
 use crate::transfer::item_name::ItemName;
 use crate::transfer::job::StoreOptions;
+use crate::transfer::jobs::AtOnce;
 use crate::transfer::local_dir::{GivenToDir, LocalDir};
 use crate::transfer::sync::plan::{
     PlannedDeletion, PlannedDirectory, PlannedMode, PlannedState, TransferStep,
@@ -23,16 +23,16 @@ use crate::transfer::sync::side::{SyncSide, joined_path, local_path};
 use crate::transfer::sync::spool::{Spool, SpoolReader};
 use crate::transfer::sync::{SyncAction, SyncJob, SyncReport};
 
-/// TargetChanges at the target that are planned.
+/// Changes at the target that are planned.
 pub(super) struct TargetChanges<'a> {
     pub(super) job: &'a SyncJob,
     pub(super) report: &'a Arc<SyncReport>,
     pub(super) resolved: &'a ResolvedNames,
 }
 
-/// TargetChanges that run, some at once.
+/// Changes that run, some at once.
 struct ChangesAtOnce<'a> {
-    running: JoinSet<EndedChange>,
+    running: AtOnce<EndedChange>,
     transfer: &'a Transfer,
 }
 
@@ -45,7 +45,7 @@ struct EndedChange {
 impl<'a> ChangesAtOnce<'a> {
     fn new(transfer: &'a Transfer) -> Self {
         Self {
-            running: JoinSet::new(),
+            running: AtOnce::new(CHANGES_AT_ONCE),
             transfer,
         }
     }
@@ -57,36 +57,31 @@ impl<'a> ChangesAtOnce<'a> {
         name: ItemName,
         change: impl Future<Output = Result<u64, ClientError>> + Send + 'static,
     ) {
-        while self.running.len() >= CHANGES_AT_ONCE {
-            self.next(counter).await;
-        }
-        self.running.spawn(async move {
+        let change = async move {
             let result = change.await;
             EndedChange { name, result }
-        });
+        };
+        let ended = self.running.add(change).await;
+        self.note(counter, ended);
     }
 
-    /// Waits for the end of a change, if there is one.
-    async fn next(&mut self, counter: &AtomicU64) {
-        match self.running.join_next().await {
-            Some(Ok(EndedChange { name, result })) => match result {
-                Ok(count) => {
-                    counter.fetch_add(count, Ordering::Relaxed);
-                }
-                Err(error) => self.transfer.fail(name, error),
-            },
-            Some(Err(error)) => {
-                if let Ok(panic) = error.try_into_panic() {
-                    std::panic::resume_unwind(panic);
-                }
-            }
-            None => {}
+    /// Waits for the end of all.
+    async fn end(&mut self, counter: &AtomicU64) {
+        while !self.running.is_empty() {
+            let ended = self.running.next().await;
+            self.note(counter, ended);
         }
     }
 
-    async fn end(&mut self, counter: &AtomicU64) {
-        while !self.running.is_empty() {
-            self.next(counter).await;
+    fn note(&self, counter: &AtomicU64, ended: Option<EndedChange>) {
+        let Some(EndedChange { name, result }) = ended else {
+            return;
+        };
+        match result {
+            Ok(count) => {
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+            Err(error) => self.transfer.fail(name, error),
         }
     }
 }
@@ -263,5 +258,5 @@ impl TargetChanges<'_> {
     }
 }
 
-/// TargetChanges at once: as many as hide the round trips.
+/// Changes at once: as many as hide the round trips.
 const CHANGES_AT_ONCE: usize = 32;

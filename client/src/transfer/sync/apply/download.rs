@@ -5,21 +5,17 @@ use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use tokio::sync::mpsc;
 
 use super::Run;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::save::SaveOptions;
-use crate::transfer::arrival::DownloadQueue;
 use crate::transfer::engine::Transfer;
-use crate::transfer::fetch::fetch_queued;
+use crate::transfer::fetch::{FetchQueues, fetch_queues};
 use crate::transfer::job::{FetchOptions, FileDownload};
-use crate::transfer::jobs::job_queue;
 use crate::transfer::leave::Leave;
 use crate::transfer::local_dir::{GivenToDir, LocalDir, finish};
-use crate::transfer::many::fetch_many;
 use crate::transfer::sync::plan::{PlannedDirectory, TransferStep};
 use crate::transfer::sync::resolve::{StepReader, spooling};
 use crate::transfer::sync::side::{joined_path, local_path};
@@ -45,21 +41,14 @@ pub(super) async fn run(
         survey: false,
         delta: run.job.options.delta,
     };
-    let (queue, jobs) = job_queue();
-    let (many, named) = job_queue();
-    let singles = DownloadQueue {
-        jobs: queue.clone(),
-        flow: client.connection().flow().clone(),
-    };
-    let naming = fetch_many(client.connection(), named, options, transfer, singles);
+    let (queues, fetching) = fetch_queues(client, options, transfer);
     let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
     let mut walk = DownloadWalk {
         from: from.clone(),
         to: to.to_owned(),
         save: options.save,
         transfer: Arc::clone(transfer),
-        queue,
-        many,
+        queues,
         levels: Vec::new(),
     };
     let walking = blocking(move || {
@@ -75,8 +64,7 @@ pub(super) async fn run(
         walk.leave_all();
         Ok(())
     });
-    let fetching = fetch_queued(client, jobs, options, transfer);
-    let (walked, (), ()) = tokio::join!(walking, naming, fetching);
+    let (walked, ()) = tokio::join!(walking, fetching);
     walked
 }
 
@@ -86,10 +74,7 @@ struct DownloadWalk {
     to: PathBuf,
     save: SaveOptions,
     transfer: Arc<Transfer>,
-    /// Takes files that are fetched by themselves.
-    queue: mpsc::Sender<FileDownload>,
-    /// Takes small files.
-    many: mpsc::Sender<FileDownload>,
+    queues: FetchQueues,
     /// The directories that were entered; none for one that couldn't be made.
     levels: Vec<Option<Arc<LocalDir>>>,
 }
@@ -109,8 +94,8 @@ impl DownloadWalk {
                 };
                 self.transfer.expect(file.size);
                 let queue = match file.size <= ENCLOSED_BYTES_MAX as u64 {
-                    true => &self.many,
-                    false => &self.queue,
+                    true => &self.queues.many,
+                    false => &self.queues.singles,
                 };
                 let job = FileDownload {
                     from: joined_path(&self.from, &file.path)?,

@@ -66,15 +66,8 @@ fn deletions(source: &str, target: &str) -> (Vec<String>, usize) {
     });
     let side = || SyncSide::Local("x".into());
     let options = SyncOptions {
-        filter: Default::default(),
-        checksum: false,
         deletion: Some(SyncDeletion::default()),
-        backup: None,
-        dry_run: false,
-        digest: Default::default(),
-        preserve: Preserve::Usual,
-        fsync: false,
-        delta: Default::default(),
+        ..SyncOptions::default()
     };
     let (source_side, target_side) = (side(), side());
     let directory = || Some(entry(EntryKind::Directory));
