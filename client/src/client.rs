@@ -312,7 +312,8 @@ impl Client {
         }
     }
 
-    /// Closes the connection and waits, for at most a second, until the server has received that.
+    /// Closes the connection and waits, for at most a second, until the server has received that. If
+    /// it is far, it doesn't wait.
     pub async fn close(self) {
         self.connection.close().await;
     }

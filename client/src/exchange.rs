@@ -59,7 +59,7 @@ impl Connection {
         &self.handshake
     }
 
-    /// Closes the connection and waits until the server has acknowledged that, or had time to.
+    /// Closes the connection and waits, unless the server is far, until it has acknowledged that.
     pub(crate) async fn close(self) {
         // Code 0 is not an error code; it means that the client is done.
         close::close(&self.quic, 0_u8.into(), b"");
@@ -69,8 +69,12 @@ impl Connection {
                 () = self.endpoint.wait_idle() => {}
             }
         };
+        let limit = match self.quic.rtt() <= CLOSE_ROUND_TRIP_MAX {
+            true => CLOSE_TIMEOUT,
+            false => CLOSE_TIMEOUT_FAR,
+        };
         // A server that is gone never answers.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, known).await;
+        let _ = tokio::time::timeout(limit, known).await;
     }
 
     /// Sends a request that is one message and receives an answer that is one message.
@@ -196,6 +200,13 @@ const WINDOWS_BYTES: u64 = 96 * 1024 * 1024;
 
 /// Time limit for the acknowledgement of a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest round trip for which the acknowledgement is waited for. Nothing depends on it, and on a
+/// longer path it would be felt at the end of every command.
+const CLOSE_ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
+
+/// Time for the packet to be handed to the system, on such a path.
+const CLOSE_TIMEOUT_FAR: Duration = Duration::from_millis(20);
 
 /// Time limit for the end of a stream after its last message; both usually arrive together.
 const END_TIMEOUT: Duration = Duration::from_secs(1);

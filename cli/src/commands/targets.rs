@@ -116,14 +116,22 @@ pub(super) fn require_distinct<T: Eq + Hash>(
 
 /// Whether `path` is a directory on the server, so that an upload goes inside.
 pub(super) async fn is_directory(client: &Client, path: &RemotePath) -> Result<bool, ClientError> {
+    Ok(kind_at(client, path).await? == Some(EntryKind::Directory))
+}
+
+/// What `path` is on the server, if anything.
+pub(super) async fn kind_at(
+    client: &Client,
+    path: &RemotePath,
+) -> Result<Option<EntryKind>, ClientError> {
     if path.is_root() {
-        return Ok(true);
+        return Ok(Some(EntryKind::Directory));
     }
     match client.stat(Stat { path: path.clone() }).await {
-        Ok(attributes) => Ok(attributes.kind == EntryKind::Directory),
+        Ok(attributes) => Ok(Some(attributes.kind)),
         // The upload itself reports what is wrong with the path.
         Err(error) => match error.code() {
-            Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY) => Ok(false),
+            Some(ErrorCode::NOT_FOUND | ErrorCode::NOT_DIRECTORY) => Ok(None),
             _ => Err(error),
         },
     }

@@ -6,15 +6,15 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
-use quire_shared::protocol::{Get, Precondition, Put, Stat};
+use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
 use quire_shared::{EscapedPath, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
 use super::reconnect::Reconnecting;
 use super::targets::{
-    LocalTarget, UnfinishedTransfer, by_server, is_directory, local_text, remote_text,
-    require_distinct, upload_job,
+    LocalTarget, UnfinishedTransfer, by_server, kind_at, local_text, remote_text, require_distinct,
+    upload_job,
 };
 use super::{CommandError, ErrorContext, fail, require_directory};
 use crate::args::{CatArgs, GetArgs, PutArgs};
@@ -25,8 +25,7 @@ use crate::operand::{
 };
 use crate::progress;
 use crate::session::CliSession;
-use crate::standard_input::{self, StandardInput};
-use quire_client::Client;
+use crate::standard_input;
 use quire_client::download::{SaveOptions, WriteToError};
 use quire_client::transfer::{
     self, DownloadJob, FetchOptions, Moved, StoreOptions, Transfer, UploadJob,
@@ -272,37 +271,21 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     if is_stdin && remote.path.is_root() {
         return Err(OperandError::Dash("a file without a name on the server").into());
     }
-    let input = match is_stdin {
-        true => Some(standard_input::open()?),
-        false => None,
-    };
+    if is_stdin {
+        return put_stdin(session, &remote, args.force).await;
+    }
     let client = session.client(&remote.server).await?;
     let meter = Meter::sending(client.flow());
     let flags = HintFlags::PUT.force_given(args.force);
     let mut progress = TransferDisplay::start(session, EventKind::Uploaded, flags);
     let transfer = Arc::clone(&progress.transfer);
     let digest = session.config.transfer_digest();
-    if let Some(input) = input {
-        if io::stdin().is_terminal() {
-            progress.hide_progress();
-        }
-        let put = Put {
-            path: remote.path.clone(),
-            digest,
-            precondition: Precondition::of_target(args.force),
-            ..Put::default()
-        };
-        let work = put_stdin(&client, put, input, &transfer);
-        progress.watch(&client, work).await;
-        progress.judge(&client, &meter).await;
-        progress.end(digest);
-        return Ok(());
-    }
     let must_go_inside = locals.len() > 1 || remote.is_directory;
-    let mut goes_inside = must_go_inside
-        || is_directory(&client, &remote.path)
-            .await
-            .about(&remote.path)?;
+    let found = match must_go_inside {
+        true => Some(EntryKind::Directory),
+        false => kind_at(&client, &remote.path).await.about(&remote.path)?,
+    };
+    let mut goes_inside = found == Some(EntryKind::Directory);
     let record = match locals {
         [local] if args.recursive && !must_go_inside => {
             unfinished_put(session, Path::new(local), &remote, &mut goes_inside).await?
@@ -318,6 +301,7 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         leave: args.existing.leave(is_resumed),
         survey: session.output.shows_progress(),
         delta: args.delta.choice(),
+        are_new: found.is_none(),
         preserve: args.preserve.choice(),
     };
     let reconnecting = Reconnecting::new(session, &remote.server);
@@ -402,12 +386,35 @@ async fn unfinished_put(
     Ok(begin(&inside, &mut is_there).await?)
 }
 
-async fn put_stdin(client: &Client, put: Put, input: StandardInput, transfer: &Transfer) {
-    transfer.start("standard input".to_owned());
-    let path = put.path.clone();
-    let content = UploadBody::stream(input, "standard input");
-    let stored = client.put(put, content, transfer.counter()).await;
-    let name = || "standard input".to_owned();
-    let stored = stored.map(|stored| Moved::stored(name(), DASH.into(), path.clone(), stored));
-    transfer.end(&path, stored);
+/// Uploads what comes from the standard input.
+async fn put_stdin(session: &CliSession, remote: &Remote, force: bool) -> Result<(), CommandError> {
+    let input = standard_input::open()?;
+    let client = session.client(&remote.server).await?;
+    let meter = Meter::sending(client.flow());
+    let flags = HintFlags::PUT.force_given(force);
+    let mut progress = TransferDisplay::start(session, EventKind::Uploaded, flags);
+    if io::stdin().is_terminal() {
+        progress.hide_progress();
+    }
+    let transfer = Arc::clone(&progress.transfer);
+    let path = &remote.path;
+    let put = Put {
+        path: path.clone(),
+        digest: session.config.transfer_digest(),
+        precondition: Precondition::of_target(force),
+        ..Put::default()
+    };
+    let digest = put.digest;
+    let work = async {
+        transfer.start("standard input".to_owned());
+        let content = UploadBody::stream(input, "standard input");
+        let stored = client.put(put, content, transfer.counter()).await;
+        let name = || "standard input".to_owned();
+        let stored = stored.map(|stored| Moved::stored(name(), DASH.into(), path.clone(), stored));
+        transfer.end(path, stored);
+    };
+    progress.watch(&client, work).await;
+    progress.judge(&client, &meter).await;
+    progress.end(digest);
+    Ok(())
 }

@@ -69,6 +69,9 @@ pub struct StoreOptions {
     pub survey: bool,
     /// Whether only what changed of large files is sent.
     pub delta: Delta,
+    /// Whether nothing on the server had the names of the items a moment ago, so that it isn't asked
+    /// again what is there. The server decides in any case.
+    pub are_new: bool,
     /// Which attributes of the local files the server sets.
     pub preserve: Preserve,
 }

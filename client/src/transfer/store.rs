@@ -50,6 +50,7 @@ pub async fn store_with(
         let (items, mut options) = (items.clone(), options);
         if is_again {
             options.leave = options.leave.for_another_pass();
+            options.are_new = false;
         }
         async move { store_once(&client, items, options, transfer).await }
     };
@@ -159,7 +160,8 @@ async fn with_what_is_there(
     items: Vec<UploadJob>,
     options: StoreOptions,
 ) -> Vec<WalkedJob> {
-    let asks = options.recursive && (options.leave.looks() || !options.overwrite);
+    let may_matter = options.leave.looks() || !options.overwrite;
+    let asks = options.recursive && may_matter && !options.are_new;
     let mut answered: Vec<_> = items
         .into_iter()
         .map(|job| WalkedJob {

@@ -51,6 +51,14 @@ async fn answer(sender: &mut Sender, index: u64, result: Result<(), ErrorCode>) 
 async fn store<F: Future<Output = ()>>(
     script: impl FnOnce(Sender, Receiver) -> F,
 ) -> (Arc<Transfer>, Vec<(String, String)>) {
+    store_knowing(false, script).await
+}
+
+/// As [`store`]; with `are_new` the caller knows that there is no `d`.
+async fn store_knowing<F: Future<Output = ()>>(
+    are_new: bool,
+    script: impl FnOnce(Sender, Receiver) -> F,
+) -> (Arc<Transfer>, Vec<(String, String)>) {
     let pair = FakeConnection::open().await;
     let local = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
@@ -71,15 +79,18 @@ async fn store<F: Future<Output = ()>>(
     }];
     let options = StoreOptions {
         recursive: true,
+        are_new,
         ..StoreOptions::default()
     };
     let serve = async {
-        // What is there already is asked first.
-        let (request, mut sender, _receiver) = pair.request().await;
-        assert!(matches!(request, Request::Stat(_)), "{request:?}");
-        let nothing = Reply::<Attributes>::Failed(Failure::new(ErrorCode::NOT_FOUND));
-        sender.send(&nothing).await.unwrap();
-        let _ = sender.finish();
+        if !are_new {
+            // What is there already is asked first.
+            let (request, mut sender, _receiver) = pair.request().await;
+            assert!(matches!(request, Request::Stat(_)), "{request:?}");
+            let nothing = Reply::<Attributes>::Failed(Failure::new(ErrorCode::NOT_FOUND));
+            sender.send(&nothing).await.unwrap();
+            let _ = sender.finish();
+        }
         let (request, sender, receiver) = pair.request().await;
         assert!(matches!(request, Request::PutMany(_)), "{request:?}");
         script(sender, receiver).await;
@@ -122,6 +133,23 @@ async fn a_directory_comes_first_and_gets_its_attributes_after_all_outcomes() {
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(failed[0].1.contains("already exists"), "{failed:?}");
     assert_eq!(transfer.first_failure(), Some(ErrorKind::Conflict));
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_new_is_not_asked_for_again() {
+    let (transfer, failed) = store_knowing(true, |mut sender, mut receiver| async move {
+        for index in 0..4 {
+            item(&mut receiver).await;
+            answer(&mut sender, index, Ok(())).await;
+        }
+        item(&mut receiver).await;
+        answer(&mut sender, 4, Ok(())).await;
+        item(&mut receiver).await;
+        sender.finish_and_wait().await.unwrap();
+    })
+    .await;
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!((transfer.files(), transfer.directories()), (3, 1));
 }
 
 #[tokio::test]

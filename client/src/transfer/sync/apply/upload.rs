@@ -32,6 +32,7 @@ pub(super) async fn run(
         digest: run.job.options.digest,
         leave: Leave::Nothing,
         survey: false,
+        are_new: false,
         delta: run.job.options.delta,
         preserve: run.job.options.preserve,
     };
