@@ -97,7 +97,9 @@ class Namespace:
         for table, kinds in (("main", ""), ("local", "local ")):
             for route in self.run("ip", "-4", "route", "show", "table", table).splitlines():
                 if route.startswith(kinds):
-                    self.ip("route", "change", *route.split(), "table", table, "congctl", name)
+                    # A link that isn't up yet is shown, but isn't part of the route.
+                    route = [word for word in route.split() if word not in ("linkdown", "dead")]
+                    self.ip("route", "change", *route, "table", table, "congctl", name)
 
     def set(self, key: str, value: str) -> None:
         """Writes a `net.*` setting of this namespace."""

@@ -13,6 +13,7 @@ use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
 use quire_shared::protocol::{Attributes, Preserve, Time};
 use quire_transport::body::extents::{HoleWrite, leave_hole, write_zeros};
+use quire_transport::body::journal::SyncAhead;
 use quire_transport::bottleneck::file_sync;
 
 use crate::attributes::{self, KeptAttributes};
@@ -116,19 +117,23 @@ impl SaveTarget {
                     (None, Preserve::Nothing) => NEW_FILE,
                     (None, Preserve::Usual | Preserve::Exact) => mode,
                 };
-                let (file, journal) = match start {
-                    SaveStart::Part(part) => (part.file, Some(part.journal)),
+                let (file, syncs) = match start {
+                    SaveStart::Part(part) => (part.file, StagedSyncs::Recorded(part.journal)),
                     SaveStart::Nothing(source) => {
                         let (file, is_of_target) = staged::create(&target, mode_at_first)
                             .map_err(|error| ClientError::disk(&path, "create", error))?;
                         let source = source.filter(|_| is_of_target);
                         let begin = |source| PartJournal::begin(&target, source, kept.is_some());
-                        (file, source.as_ref().and_then(begin))
+                        let syncs = match source.as_ref().and_then(begin) {
+                            Some(journal) => StagedSyncs::Recorded(journal),
+                            None => StagedSyncs::Unrecorded(SyncAhead::default()),
+                        };
+                        (file, syncs)
                     }
                 };
                 SaveSink::Staged {
                     file,
-                    journal,
+                    syncs,
                     target,
                     kept,
                 }
@@ -250,10 +255,18 @@ enum SaveSink {
     /// A temporary file, removed on drop unless it is worth to be continued.
     Staged {
         file: PendingFile,
-        journal: Option<PartJournal>,
+        syncs: StagedSyncs,
         target: PathBuf,
         kept: Option<KeptAttributes>,
     },
+}
+
+/// Syncs while a file is being written.
+#[derive(Debug)]
+enum StagedSyncs {
+    /// In a journal, so that the download can be continued.
+    Recorded(PartJournal),
+    Unrecorded(SyncAhead),
 }
 
 impl Unfinished {
@@ -267,7 +280,7 @@ impl Unfinished {
         } = self;
         let SaveSink::Staged {
             file,
-            mut journal,
+            mut syncs,
             target,
             kept,
         } = sink
@@ -289,14 +302,17 @@ impl Unfinished {
         let publish = || file.publish(&target, options.overwrite, options.sync);
         let published = match options.sync {
             true => file_sync(|| {
-                journal.as_mut().map_or(Ok(()), PartJournal::settle)?;
+                match &mut syncs {
+                    StagedSyncs::Recorded(journal) => journal.settle()?,
+                    StagedSyncs::Unrecorded(syncs) => syncs.settle()?,
+                }
                 publish()
             }),
             false => publish(),
         };
         match published {
             Ok(()) => {
-                if let Some(journal) = journal {
+                if let StagedSyncs::Recorded(journal) = syncs {
                     journal.end();
                 }
                 Ok(())
@@ -316,15 +332,14 @@ impl Unfinished {
     }
 
     fn wrote(&mut self, bytes: u64) -> io::Result<()> {
-        if let SaveSink::Staged {
-            file,
-            journal: Some(journal),
-            ..
-        } = &mut self.sink
-        {
-            journal.wrote(bytes, file)?;
+        let SaveSink::Staged { file, syncs, .. } = &mut self.sink else {
+            return Ok(());
+        };
+        match syncs {
+            StagedSyncs::Recorded(journal) => journal.wrote(bytes, file),
+            StagedSyncs::Unrecorded(syncs) if self.options.sync => syncs.wrote(bytes, file.file()),
+            StagedSyncs::Unrecorded(_) => Ok(()),
         }
-        Ok(())
     }
 }
 

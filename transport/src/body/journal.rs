@@ -15,38 +15,40 @@ use quire_shared::digest::Hasher;
 
 use super::extents::{Extent, HOLE_STEP};
 
-/// Journal of a part that is being written.
-#[derive(Debug)]
-pub struct Journal {
-    lines: Arc<File>,
+/// Syncs of a large file while it is being written, so that little is left for the last one.
+#[derive(Debug, Default)]
+pub struct SyncAhead {
     written: u64,
     /// Bytes written when the last sync began.
     begun: u64,
     syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
-impl Journal {
-    /// Begins the journal, in the new file `lines`, of a part that has `written` bytes, of which
-    /// `synced` are durable. `subject` are the lines that say of what it is.
-    ///
-    /// # Errors
-    /// If writing fails.
-    pub fn begin(lines: File, subject: &str, written: u64, synced: u64) -> io::Result<Self> {
-        let boot = boot();
-        (&lines).write_all(format!("{BOOT}{boot}\n{subject}{SYNCED}{synced}\n").as_bytes())?;
-        Ok(Self {
-            lines: Arc::new(lines),
+impl SyncAhead {
+    /// For a file that has `written` bytes.
+    fn behind(written: u64) -> Self {
+        Self {
             written,
             begun: written,
             syncing: None,
-        })
+        }
     }
 
-    /// Notes that `bytes` more were written to `part`. From time to time a thread syncs them.
+    /// Notes that `bytes` more were written to `file`. From time to time a thread syncs them.
     ///
     /// # Errors
     /// If such a sync failed. What was written is lost then, and a later sync may not say so.
-    pub fn wrote(&mut self, bytes: u64, part: &File) -> io::Result<()> {
+    pub fn wrote(&mut self, bytes: u64, file: &File) -> io::Result<()> {
+        self.wrote_and(bytes, file, |_| ())
+    }
+
+    /// As [`wrote`](Self::wrote); after a sync, `synced` gets the length that is durable.
+    fn wrote_and(
+        &mut self,
+        bytes: u64,
+        file: &File,
+        synced: impl FnOnce(u64) + Send + 'static,
+    ) -> io::Result<()> {
         self.written += bytes;
         let is_syncing = self
             .syncing
@@ -56,12 +58,11 @@ impl Journal {
             return Ok(());
         }
         self.settle()?;
-        let (length, lines) = (self.written, Arc::clone(&self.lines));
-        let part = part.try_clone()?;
+        let length = self.written;
+        let file = file.try_clone()?;
         let syncing = move || {
-            part.sync_data()?;
-            // Without the line, less counts after a power cut.
-            let _ = (&*lines).write_all(format!("{SYNCED}{length}\n").as_bytes());
+            file.sync_data()?;
+            synced(length);
             Ok(())
         };
         self.begun = length;
@@ -80,15 +81,59 @@ impl Journal {
             None => Ok(()),
         }
     }
+}
+
+/// Journal of a part that is being written.
+#[derive(Debug)]
+pub struct Journal {
+    lines: Arc<File>,
+    syncs: SyncAhead,
+}
+
+impl Journal {
+    /// Begins the journal, in the new file `lines`, of a part that has `written` bytes, of which
+    /// `synced` are durable. `subject` are the lines that say of what it is.
+    ///
+    /// # Errors
+    /// If writing fails.
+    pub fn begin(lines: File, subject: &str, written: u64, synced: u64) -> io::Result<Self> {
+        let boot = boot();
+        (&lines).write_all(format!("{BOOT}{boot}\n{subject}{SYNCED}{synced}\n").as_bytes())?;
+        Ok(Self {
+            lines: Arc::new(lines),
+            syncs: SyncAhead::behind(written),
+        })
+    }
+
+    /// Notes that `bytes` more were written to `part`, and records from time to time how many of them
+    /// are durable.
+    ///
+    /// # Errors
+    /// As [`SyncAhead::wrote`].
+    pub fn wrote(&mut self, bytes: u64, part: &File) -> io::Result<()> {
+        let lines = Arc::clone(&self.lines);
+        self.syncs.wrote_and(bytes, part, move |length| {
+            // Without the line, less counts after a power cut.
+            let _ = (&*lines).write_all(format!("{SYNCED}{length}\n").as_bytes());
+        })
+    }
+
+    /// Waits for the sync in progress.
+    ///
+    /// # Errors
+    /// As [`SyncAhead::settle`].
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.syncs.settle()
+    }
 
     /// Length of the part, in bytes.
     pub fn written(&self) -> u64 {
-        self.written
+        self.syncs.written
     }
 
     /// Whether so much was written that the part is worth keeping.
     pub fn is_worth_keeping(&self) -> bool {
-        self.written >= PART_BYTES_MIN
+        self.written() >= PART_BYTES_MIN
     }
 }
 
@@ -202,7 +247,7 @@ fn boot() -> String {
 /// second on all but the slowest paths.
 pub const PART_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Bytes from one sync of a part to the next: what is to be sent again after a power cut.
+/// Bytes from one sync to the next: what of a part is to be sent again after a power cut.
 const SYNC_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Bytes per read when a file is read for its digest alone.
@@ -248,6 +293,19 @@ mod tests {
         ] {
             assert_eq!(parse(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn a_file_is_synced_each_time_that_so_much_was_written() {
+        let file = tempfile::tempfile().unwrap();
+        let mut syncs = SyncAhead::default();
+        syncs.wrote(SYNC_BYTES - 1, &file).unwrap();
+        assert!(syncs.syncing.is_none());
+        syncs.wrote(1, &file).unwrap();
+        assert!(syncs.syncing.is_some());
+        syncs.settle().unwrap();
+        syncs.wrote(SYNC_BYTES - 1, &file).unwrap();
+        assert!(syncs.syncing.is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quire_shared::protocol::Precondition;
 use quire_transport::body::extents::{HoleWrite, leave_hole};
-use quire_transport::body::journal::Journal;
+use quire_transport::body::journal::{Journal, SyncAhead};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub(in crate::files) struct StagedFile {
     given: GivenAttributes,
     /// Permissions that were set; `None` if none were yet.
     permissions: Option<Permissions>,
+    /// Without a journal.
+    syncs: SyncAhead,
 }
 
 impl Root {
@@ -97,6 +99,7 @@ impl StagedFile {
             entry: StagedEntry::new(staging, name),
             given: GivenAttributes::default(),
             permissions: None,
+            syncs: SyncAhead::default(),
         })
     }
 
@@ -121,6 +124,7 @@ impl StagedFile {
             entry,
             given: GivenAttributes::default(),
             permissions: None,
+            syncs: SyncAhead::default(),
         }
     }
 
@@ -147,7 +151,7 @@ impl StagedFile {
         }
     }
 
-    /// Waits for the syncs of a part that is being received.
+    /// Waits for the syncs that began while it was written.
     ///
     /// # Errors
     /// If one failed, so that the content is lost; see [`sync`](Self::sync).
@@ -155,6 +159,7 @@ impl StagedFile {
         let part = self.entry.part.as_mut();
         let journal = part.and_then(|part| part.journal.as_mut());
         let settled = journal.map_or(Ok(()), Journal::settle);
+        let settled = settled.and_then(|()| self.syncs.settle());
         settled.map_err(Error::system("syncing a file"))
     }
 
@@ -170,12 +175,12 @@ impl StagedFile {
         noted
     }
 
-    /// Notes in the journal that so many bytes more are there.
-    fn note(&mut self, bytes: u64) -> io::Result<()> {
+    /// Notes, in the journal if there is one, that so many bytes more are there.
+    pub(super) fn note(&mut self, bytes: u64) -> io::Result<()> {
         let part = self.entry.part.as_mut();
         match part.and_then(|part| part.journal.as_mut()) {
             Some(journal) => journal.wrote(bytes, &self.file),
-            None => Ok(()),
+            None => self.syncs.wrote(bytes, &self.file),
         }
     }
 

@@ -135,7 +135,8 @@ impl StagedFile {
             let bytes = content.get(index(range.start)..index(range.end));
             let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
             hasher.update(bytes);
-            return self.file.write_all(bytes);
+            // Notes itself what is written.
+            return self.write_all(bytes);
         }
         let mut copy = RangeCopy::new(&base.file, range);
         let mut written = self.file.stream_position()?;
@@ -148,6 +149,7 @@ impl StagedFile {
             if copied == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.note(copied as u64)?;
             let end = written + copied as u64;
             while written < end {
                 let rest = usize::try_from(end - written).unwrap_or(PIECE_BYTES);
