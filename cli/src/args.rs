@@ -22,7 +22,7 @@ use quire_shared::digest::DigestKind;
 use quire_transport::congestion::CongestionControl;
 
 use crate::similar::similar_command;
-pub use choices::{DeltaArgs, ExistingArgs, PreserveArgs};
+pub use choices::{DeltaArgs, ExistingArgs, KeepArgs, PreserveArgs};
 pub use sync::{FilterArgs, SyncArgs};
 pub(crate) use texts::one_line;
 pub use texts::print_usage_event;
@@ -227,6 +227,8 @@ pub struct GetArgs {
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
     #[command(flatten)]
+    pub(crate) keep: KeepArgs,
+    #[command(flatten)]
     pub(crate) delta: DeltaArgs,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it names a
@@ -249,6 +251,8 @@ pub struct PutArgs {
     pub(crate) existing: ExistingArgs,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) delta: DeltaArgs,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
@@ -346,6 +350,8 @@ pub struct CopyArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
     /// File or directory to copy; DIR/. is the content of DIR
     #[arg(value_name = "HOST[:PORT]/FROM")]
     pub(crate) from: String,

@@ -139,7 +139,7 @@ async fn require_directory(client: &Client, remote: &Remote) -> Result<(), Clien
         return Ok(());
     }
     let path = remote.path.clone();
-    match client.stat(Stat { path }).await?.kind {
+    match client.stat(Stat::of(path)).await?.kind {
         EntryKind::Directory => Ok(()),
         EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
             Err(ClientError::of_code(ErrorCode::NOT_DIRECTORY))

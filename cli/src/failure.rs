@@ -260,7 +260,7 @@ impl CommandFailure {
         let mut missing = None;
         let mut part = Some(path.clone());
         while let Some(at) = part.filter(|at| !at.is_root()) {
-            let found = client.stat(Stat { path: at.clone() }).await;
+            let found = client.stat(Stat::of(at.clone())).await;
             match found.map(|found| found.kind).map_err(|error| error.code()) {
                 Ok(EntryKind::Directory) => break,
                 Ok(EntryKind::Symlink) => {
@@ -339,7 +339,7 @@ fn without_verb(text: &str) -> String {
 
 /// The kind of what has this path on the server.
 async fn kind_of(client: &Client, path: &RemotePath) -> Option<EntryKind> {
-    let stat = Stat { path: path.clone() };
+    let stat = Stat::of(path.clone());
     client.stat(stat).await.ok().map(|found| found.kind)
 }
 

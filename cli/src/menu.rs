@@ -266,7 +266,7 @@ impl Menu<'_> {
     /// The kind of `path` on the server.
     async fn remote_kind(&self, path: &RemotePath) -> Result<EntryKind, ClientError> {
         let client = self.session.client(self.cwd.server()).await?;
-        let stat = Stat { path: path.clone() };
+        let stat = Stat::of(path.clone());
         Ok(client.stat(stat).await?.kind)
     }
 

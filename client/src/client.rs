@@ -8,8 +8,8 @@ use std::time::Duration;
 use quire_certs::Identity;
 use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
-    Attributes, Changed, Chmod, Copied, Copy, Delete, Done, Get, Hash, Hashed, List, MakeDirectory,
-    Ping, Pong, Put, Rename, Stat, UnfinishedUpload, UploadPage, Uploads,
+    Attributes, Changed, Chmod, Copied, Copy, Delete, DetailKinds, Done, Get, Hash, Hashed, List,
+    MakeDirectory, Ping, Pong, Put, Rename, Stat, UnfinishedUpload, UploadPage, Uploads,
 };
 use quire_shared::{RemotePath, Side};
 use quire_transport::bottleneck::{Meter, Verdict};
@@ -17,6 +17,7 @@ use quire_transport::congestion::CongestionControl;
 use quire_transport::flow::ConnectionFlow;
 
 use crate::connect::Connector;
+use crate::details::DetailsFailure;
 use crate::download::{self, Download, DownloadRequest};
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
@@ -160,6 +161,18 @@ impl Client {
     /// As every request: the server's refusal, or a broken connection.
     pub async fn ping(&self) -> Result<Pong, ClientError> {
         self.connection.ask(Ping::default()).await
+    }
+
+    /// Checks that the server knows these details of files, if there are some. One that doesn't, because
+    /// it is of an earlier version, ignores them wherever it is asked for them or given them.
+    ///
+    /// # Errors
+    /// [`ClientError::Details`], the server's refusal, or a broken connection.
+    pub async fn require_details(&self, kinds: DetailKinds) -> Result<(), ClientError> {
+        if kinds.is_empty() || kinds.and(self.ping().await?.details) == kinds {
+            return Ok(());
+        }
+        Err(ClientError::Details(DetailsFailure::Unknown))
     }
 
     /// Returns what limited a transfer that has just ended, with what the server measured of it.

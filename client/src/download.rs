@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 
 use quire_shared::codec::DecodeError;
 use quire_shared::digest::{Digest, DigestKind, Hasher};
-use quire_shared::protocol::{Get, GetHeader, Precondition, Time, Trailer, Version};
+use quire_shared::protocol::{Details, Get, GetHeader, Precondition, Time, Trailer, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use quire_transport::body::extents::{Filled, HoleWrite, receive_extents};
 use quire_transport::body::{self, ReceiveBodyError};
@@ -21,6 +21,7 @@ use quire_transport::stream::Receiver;
 
 use crate::blocking::blocking;
 use crate::delta::Delta;
+use crate::details::Keep;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
 use crate::save::{SaveStart, SaveTarget, Unfinished};
@@ -99,6 +100,14 @@ impl<'a> DownloadRequest<'a> {
     #[must_use]
     pub fn sync(mut self, sync: bool) -> Self {
         self.options.sync = sync;
+        self
+    }
+
+    /// Which details of the file the local one gets as well.
+    #[must_use]
+    pub fn keep(mut self, keep: Keep) -> Self {
+        self.options.keep = keep;
+        self.get.details = keep.kinds;
         self
     }
 
@@ -337,6 +346,7 @@ impl Download {
         moved: &AtomicU64,
     ) -> Result<ReceivedFile, ClientError> {
         let modified = self.header.modified;
+        let details = unfinished.keep().told(self.header.details.clone())?;
         let (unfinished, fetched) = match self.write_hashed(unfinished, hasher, moved).await {
             Ok(written) => written,
             Err(WriteToError::Client(error)) => return Err(error),
@@ -347,6 +357,7 @@ impl Download {
         Ok(ReceivedFile {
             unfinished,
             modified,
+            details,
             fetched,
         })
     }
@@ -357,6 +368,7 @@ impl Download {
 pub(crate) struct ReceivedFile {
     pub(crate) unfinished: Unfinished,
     pub(crate) modified: Time,
+    pub(crate) details: Option<Box<Details>>,
     pub(crate) fetched: Fetched,
 }
 
@@ -366,9 +378,10 @@ impl ReceivedFile {
         let Self {
             unfinished,
             modified,
+            details,
             fetched,
         } = self;
-        blocking(move || unfinished.publish(modified)).await?;
+        blocking(move || unfinished.publish(modified, details.as_deref())).await?;
         Ok(fetched)
     }
 }

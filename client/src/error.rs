@@ -16,6 +16,7 @@ use quire_shared::protocol::Failure;
 use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedBytes, EscapedPath, Printable};
 
 use crate::attempt::Attempts;
+use crate::details::DetailsFailure;
 use crate::known_servers::{KnownServersError, ServerId};
 use crate::tls::TlsSetupError;
 use crate::transfer::sync::PatternError;
@@ -166,6 +167,9 @@ pub enum ClientError {
     /// A rule of a filter can't be used.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// Details of a file can't be kept.
+    #[error(transparent)]
+    Details(#[from] DetailsFailure),
     /// A file at one side of a sync, and something else at the other.
     #[error("is of another kind at the target, and stays: only a sync that deletes replaces it")]
     OtherKind,
@@ -235,6 +239,7 @@ impl ClientError {
             | Self::Unnameable(_)
             | Self::Pattern(_)
             | Self::NoBackup { .. }
+            | Self::Details(_)
             | Self::NothingDeleted { .. } => ErrorKind::Other,
         }
     }
@@ -279,6 +284,7 @@ impl ClientError {
             Self::Refused(failure) => Some(failure.code()),
             Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
             Self::InTheWay => Some(ErrorCode::EXISTS),
+            Self::Details(DetailsFailure::NotStored) => Some(ErrorCode::UNSUPPORTED),
             Self::WithBelow { error, .. } => error.code(),
             _ => None,
         }

@@ -12,13 +12,14 @@ use std::time::SystemTime;
 
 use quire_shared::digest::{Digest, DigestKind, Hasher};
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
-use quire_shared::protocol::Time;
+use quire_shared::protocol::{Details, Time};
 use quire_transport::body::extents::{ExtentReader, has_holes, may_have_holes};
 use quire_transport::body::journal::add_first;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attributes;
 use crate::blocking::blocking;
+use crate::details::Keep;
 use crate::error::ClientError;
 use crate::upload::UploadBody;
 
@@ -88,6 +89,14 @@ impl LocalFile {
     /// The permission bits when it was opened.
     pub fn mode(&self) -> Option<u32> {
         attributes::mode(&self.metadata)
+    }
+
+    /// The details that it has now. Blocks.
+    ///
+    /// # Errors
+    /// If they can't be read, or are over a limit.
+    pub(crate) fn details(&self, keep: Keep) -> Result<Option<Box<Details>>, ClientError> {
+        keep.of_file(&self.file, &self.path)
     }
 
     /// Its name here.

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use quire_certs::replace_file::PendingFile;
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Attributes, Preserve, Time};
+use quire_shared::protocol::{Attributes, Details, Preserve, Time};
 use quire_transport::body::extents::{HoleWrite, leave_hole, write_zeros};
 use quire_transport::body::journal::SyncAhead;
 use quire_transport::bottleneck::file_sync;
 
 use crate::attributes::{self, KeptAttributes};
+use crate::details::{self, Keep};
 use crate::error::ClientError;
 use crate::upload::Links;
 
@@ -36,6 +37,8 @@ pub struct SaveOptions {
     pub sync: bool,
     /// Which attributes of the files on the server they get here.
     pub preserve: Preserve,
+    /// Which details of them they get as well. A request for the file asks for the same.
+    pub keep: Keep,
 }
 
 /// A target that was looked at and can be written to.
@@ -270,8 +273,17 @@ enum StagedSyncs {
 }
 
 impl Unfinished {
+    /// Which details the file gets.
+    pub(crate) fn keep(&self) -> Keep {
+        self.options.keep
+    }
+
     /// Sets the attributes, then renames the file to its target. Blocks.
-    pub(crate) fn publish(self, modified: Time) -> Result<(), ClientError> {
+    pub(crate) fn publish(
+        self,
+        modified: Time,
+        given: Option<&Details>,
+    ) -> Result<(), ClientError> {
         let Self {
             path,
             options,
@@ -287,10 +299,11 @@ impl Unfinished {
         else {
             return Ok(());
         };
+        let apply_kept = || kept.as_ref().map_or(Ok(()), |kept| kept.apply(file.file()));
+        let failed = |error| ClientError::disk(&path, "set the attributes of", error);
+        apply_kept().map_err(failed)?;
+        details::set(&path, file.file(), given)?;
         let set = || {
-            if let Some(kept) = &kept {
-                kept.apply(file.file())?;
-            }
             match options.preserve {
                 Preserve::Nothing => return Ok(()),
                 Preserve::Usual => {}
@@ -298,7 +311,7 @@ impl Unfinished {
             }
             attributes::set_modified(file.file(), modified)
         };
-        set().map_err(|error| ClientError::disk(&path, "set the attributes of", error))?;
+        set().map_err(failed)?;
         let publish = || file.publish(&target, options.overwrite, options.sync);
         let published = match options.sync {
             true => file_sync(|| {
@@ -371,12 +384,13 @@ pub(crate) fn save_whole(
     attributes: &Attributes,
     options: SaveOptions,
 ) -> Result<(), ClientError> {
+    let given = options.keep.told(attributes.details.clone())?;
     let save = SaveTarget::open(target, options, Links::Refuse)?;
     let mut unfinished = save.create(attributes.mode, SaveStart::Nothing(None))?;
     unfinished
         .write_all(content)
         .map_err(|error| ClientError::disk(target, "write", error))?;
-    unfinished.publish(attributes.modified)
+    unfinished.publish(attributes.modified, given.as_deref())
 }
 
 impl HoleWrite for Unfinished {

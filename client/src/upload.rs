@@ -24,6 +24,7 @@ use quire_transport::stream::{Priority, Receiver, SendError, Sender};
 
 use crate::blocking::blocking;
 use crate::delta::{self, Delta};
+use crate::details::Keep;
 use crate::download::PartUse;
 use crate::error::ClientError;
 use crate::exchange::{Connection, read_to_end};
@@ -36,6 +37,7 @@ pub use crate::local_file::{FromStart, Links, LocalFile};
 pub struct UploadRequest<'a> {
     connection: &'a Connection,
     put: Put,
+    keep: Keep,
     delta: Delta,
     moved: Option<&'a AtomicU64>,
 }
@@ -50,6 +52,7 @@ impl<'a> UploadRequest<'a> {
         Self {
             connection,
             put,
+            keep: Keep::default(),
             delta: Delta::default(),
             moved: None,
         }
@@ -91,6 +94,13 @@ impl<'a> UploadRequest<'a> {
         self
     }
 
+    /// Which details of a local file the server sets as well.
+    #[must_use]
+    pub fn keep(mut self, keep: Keep) -> Self {
+        self.keep = keep;
+        self
+    }
+
     /// Whether only what changed is sent of a large file that is replaced.
     #[must_use]
     pub fn delta(mut self, delta: Delta) -> Self {
@@ -117,9 +127,14 @@ impl<'a> UploadRequest<'a> {
     /// The server's refusal, a broken connection, why reading failed, or
     /// [`ClientError::LocalChanged`] if the file changed meanwhile. Nothing is published then.
     pub async fn from_file(mut self, source: impl AsRef<Path>) -> Result<Stored, ClientError> {
-        let file = LocalFile::open(source.as_ref(), Links::Follow).await?;
+        let mut file = LocalFile::open(source.as_ref(), Links::Follow).await?;
         self.put.modified = file.modified();
         self.put.mode = file.mode();
+        let keep = self.keep;
+        if !keep.is_nothing() {
+            let reading = blocking(move || Ok((file.details(keep)?, file)));
+            (self.put.details, file) = reading.await?;
+        }
         let uncounted = AtomicU64::new(0);
         let moved = self.moved.unwrap_or(&uncounted);
         put_file(self.connection, self.put, file, self.delta, moved).await

@@ -37,7 +37,8 @@ use quire_certs::Fingerprint;
 use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::{
-    Attributes, Chmod, Copied, Copy, Delete, Get, List, MakeDirectory, Rename, Version,
+    Attributes, Chmod, Copied, Copy, Delete, DetailKinds, Get, List, MakeDirectory, Rename, Stat,
+    Version,
 };
 use tokio::sync::{broadcast, oneshot};
 use tracing::{Instrument, error};
@@ -222,10 +223,11 @@ impl Files {
     ///
     /// # Errors
     /// If it is refused, or the path doesn't exist.
-    pub async fn stat(&self, caller: &Caller, path: &RemotePath) -> Result<Attributes, Error> {
+    pub async fn stat(&self, caller: &Caller, request: &Stat) -> Result<Attributes, Error> {
+        let path = &request.path;
         caller.access.stat(path)?;
         let _guard = self.locks().shared(caller.owner, path).await?;
-        Ok(self.store().stat(path).await?)
+        Ok(self.store().stat(path, request.details).await?)
     }
 
     /// Opens the content of a file.
@@ -237,7 +239,7 @@ impl Files {
         let path = &request.path;
         caller.access.get(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
-        let file = self.store().open_file(path).await?;
+        let file = self.store().open_file(path, request.details).await?;
         // A put replaces a file and never writes to it, so an open file is a stable snapshot.
         drop(guard);
         content::require_version(&request.precondition, &file.attributes)?;
@@ -262,7 +264,7 @@ impl Files {
     ) -> Result<FileDigest, Error> {
         caller.access.get(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
-        let file = self.store().open_file(path).await?;
+        let file = self.store().open_file(path, DetailKinds::default()).await?;
         drop(guard);
         let known = self.0.digests.get(&file.attributes.version, kind);
         // The version of a file whose size lies says nothing of its content.
@@ -397,17 +399,21 @@ impl Files {
         }
     }
 
-    /// Changes the permission bits of a file or directory.
+    /// Changes the permission bits of a file or directory, and perhaps its details.
     ///
     /// # Errors
     /// If it is refused, or the precondition of the name isn't met.
     pub async fn chmod(&self, caller: &Caller, request: Chmod) -> Result<Version, Error> {
         caller.access.chmod(&request.path)?;
+        caller
+            .access
+            .own(&request.path, request.details.as_deref())?;
         let paths = [&request.path];
         let guard = self.locks().exclusive(caller.owner, &paths).await?;
         let change = Change::Chmod {
             path: request.path,
             mode: request.mode,
+            details: request.details.into(),
             precondition: request.precondition,
         };
         self.commit_version(Pending::new(change), guard).await
@@ -426,8 +432,12 @@ impl Files {
             source,
             target,
             preserve,
+            details,
         } = request;
         let precondition = caller.access.copy(&from, &to, recursive, &target)?;
+        if details.owner || details.group {
+            caller.access.set_owner(&to)?;
+        }
         let target = Destination {
             path: to,
             precondition,
@@ -440,6 +450,7 @@ impl Files {
                 recursive,
                 precondition: source,
                 preserve,
+                details,
             };
             self.store().stage_copy(source, target.clone()).await?
         };

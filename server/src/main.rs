@@ -88,6 +88,8 @@ fn serve(settings: &Settings) -> Result<(), StartError> {
     let config = Config::from_settings(settings)?;
     // Before the sandbox, which makes the files with the number of processors unreachable.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // As well: the names of users and groups.
+    quire_transport::details::accounts::load();
     let sandbox = if settings.no_landlock {
         Sandbox::Off
     } else {

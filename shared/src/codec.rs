@@ -5,7 +5,7 @@
 
 use crate::error_code::ErrorCode;
 use crate::path::PathError;
-use crate::protocol::Message;
+use crate::protocol::{DetailError, Message};
 
 /// Size of the length prefix, in bytes.
 pub const PREFIX_BYTES: usize = 4;
@@ -110,6 +110,9 @@ pub enum DecodeError {
     /// A path or a name breaks a rule of [`path`](crate::path).
     #[error("invalid path")]
     InvalidPath(#[source] PathError),
+    /// A detail of a file breaks a rule.
+    #[error("malformed message: {0}")]
+    Detail(#[source] DetailError),
     /// The bytes are not CBOR, or not the expected message.
     #[error("malformed message")]
     Malformed,
@@ -124,20 +127,25 @@ impl DecodeError {
         if error.is_unknown_variant() {
             return Self::UnknownKind;
         }
-        // The decoder of paths hides its own error in minicbor's.
+        // The decoders of paths and details hide their own errors in minicbor's.
         match error
             .source()
             .and_then(|source| source.downcast_ref::<PathError>())
         {
             Some(rule) => Self::InvalidPath(*rule),
-            None => Self::Malformed,
+            None => match error.source().and_then(|source| source.downcast_ref()) {
+                Some(rule) => Self::Detail(*rule),
+                None => Self::Malformed,
+            },
         }
     }
 
     /// Returns the error code to answer the sender with.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Truncated | Self::TrailingBytes | Self::Malformed => ErrorCode::MALFORMED,
+            Self::Truncated | Self::TrailingBytes | Self::Detail(_) | Self::Malformed => {
+                ErrorCode::MALFORMED
+            }
             Self::TooLong { .. } => ErrorCode::MESSAGE_TOO_LONG,
             Self::UnknownKind => ErrorCode::UNSUPPORTED,
             Self::InvalidPath(_) => ErrorCode::INVALID_PATH,

@@ -25,7 +25,7 @@
 //! use quire_shared::protocol::{Request, Stat};
 //!
 //! let path = RemotePath::parse("photos/2026").unwrap();
-//! let request = Request::from(Stat { path });
+//! let request = Request::from(Stat::of(path));
 //! let bytes = codec::encode(&request).unwrap();
 //! assert_eq!(codec::decode(&bytes[PREFIX_BYTES..]), Ok(request));
 //! ```

@@ -20,6 +20,10 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Longest reply with a fixed set of fields, in bytes.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024;
 
+/// Longest reply that tells of a file, in bytes: one with a fixed set of fields, and with the details
+/// that the request asked for. Without them it stays within [`REPLY_BYTES_MAX`].
+pub const DETAILED_BYTES_MAX: usize = 16 * 1024;
+
 /// Longest page of a listing, in bytes. The server starts a new page before it reaches this.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -32,6 +36,20 @@ pub const LINK_TARGET_BYTES_MAX: usize = 2048;
 
 /// Most names that aren't UTF-8 and are told beside their number, of one directory.
 pub const RAW_NAMES_MAX: usize = 8;
+
+/// Longest name of an extended attribute, in bytes: `XATTR_NAME_MAX` of Linux.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Most bytes of the names and values of a file's extended attributes: twice what ext4 stores for a
+/// file, and a request with them and the longest path stays within [`REQUEST_BYTES_MAX`].
+pub const XATTRS_BYTES_MAX: usize = 8 * 1024;
+
+/// Most extended attributes of a file: far more than programs set, and it bounds the system calls for
+/// a file.
+pub const XATTRS_MAX: usize = 64;
+
+/// Longest name of a user or group, in bytes: `LOGIN_NAME_MAX` of Linux, without the closing NUL.
+pub const ACCOUNT_NAME_BYTES_MAX: usize = 255;
 
 /// Longest digest, in bytes: room for a 512-bit digest in a later version.
 pub const DIGEST_BYTES_MAX: usize = 64;
@@ -54,7 +72,15 @@ pub const PHRASE_BYTES_MAX: usize = 200;
 pub const STREAMS_MAX: u32 = 100;
 
 const _: () = assert!(2 * (PATH_BYTES_MAX + 2 * PATH_COMPONENTS_MAX) < REQUEST_BYTES_MAX);
+// The details of a file fit beside the fields of a request with a path, and of a reply.
+const _: () =
+    assert!(PATH_BYTES_MAX + 2 * PATH_COMPONENTS_MAX + DETAILS_BYTES + 1024 < REQUEST_BYTES_MAX);
+const _: () = assert!(REPLY_BYTES_MAX + DETAILS_BYTES < DETAILED_BYTES_MAX);
 // A page holds at least some of the largest entries.
 const _: () = assert!(NAME_BYTES_MAX * 8 < PAGE_BYTES_MAX);
 // An entry of the cache listing carries a whole path.
 const _: () = assert!(2 * (PATH_BYTES_MAX + 2 * PATH_COMPONENTS_MAX) < PAGE_BYTES_MAX);
+
+/// Upper bound of the bytes of a file's details: all heads take less than eight bytes.
+const DETAILS_BYTES: usize =
+    XATTRS_BYTES_MAX + XATTRS_MAX * 8 + 2 * (ACCOUNT_NAME_BYTES_MAX + 16) + 16;

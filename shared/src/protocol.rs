@@ -12,6 +12,8 @@
 //! `many`.
 
 mod delta;
+mod detail_error;
+mod details;
 mod many;
 mod replies;
 mod tagged;
@@ -28,6 +30,10 @@ use crate::path::{Name, RemotePath};
 use tagged::tagged;
 
 pub use delta::{ChunkHead, ChunkPage, Chunks, CopyStep, DataStep, DeltaStep, PutDelta};
+pub use detail_error::DetailError;
+pub use details::{
+    AccountName, Chmod, DetailKinds, Details, NamedId, Stat, USER_PREFIX, XattrName, Xattrs,
+};
 pub use many::{
     GetFile, GetItem, GetMany, GetTree, GotItem, LastItem, Left, Missed, Outcome, PutItem, PutMany,
     SetAttributes, TreeItem,
@@ -182,6 +188,10 @@ pub struct Get {
     #[n(6)]
     #[cbor(default, skip_if = "std::ops::Not::not")]
     pub takes_extents: bool,
+    /// Which details of the file the header tells.
+    #[n(7)]
+    #[cbor(default, skip_if = "DetailKinds::is_empty")]
+    pub details: DetailKinds,
 }
 
 /// Uploads a file: the body follows, then a [`Trailer`]. Reply: [`Changed`], after the content is
@@ -217,6 +227,10 @@ pub struct Put {
     #[n(7)]
     #[cbor(default)]
     pub preserve: Preserve,
+    /// Details to set, whatever `preserve` says. Extended attributes that are given are all that the
+    /// file has then.
+    #[n(8)]
+    pub details: Option<Box<Details>>,
 }
 
 /// Lists a directory in the order of the names' bytes. Reply: [`Page`]s up to the last.
@@ -229,15 +243,6 @@ pub struct List {
     /// Lists only names after this one.
     #[n(1)]
     pub after: Option<Name>,
-}
-
-/// Reads the metadata of a file or directory. Reply: [`Attributes`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(map)]
-pub struct Stat {
-    /// The file or directory.
-    #[n(0)]
-    pub path: RemotePath,
 }
 
 /// Renames a file or directory; the new path may be anywhere below the root. Reply: [`Changed`].
@@ -322,6 +327,10 @@ pub struct Copy {
     #[n(5)]
     #[cbor(default)]
     pub preserve: Preserve,
+    /// Which details of the original the copy gets as well.
+    #[n(6)]
+    #[cbor(default, skip_if = "DetailKinds::is_empty")]
+    pub details: DetailKinds,
 }
 
 /// Computes the digest of a file on the server. Reply: [`Hashed`].
@@ -341,22 +350,6 @@ pub struct Hash {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 #[cbor(map)]
 pub struct ListCache {}
-
-/// Changes the permission bits of a file or directory. Reply: [`Changed`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(map)]
-pub struct Chmod {
-    /// The file or directory.
-    #[n(0)]
-    pub path: RemotePath,
-    /// The permission bits to set, whatever the umask.
-    #[n(1)]
-    pub mode: u32,
-    /// Condition on the file or directory.
-    #[n(2)]
-    #[cbor(default)]
-    pub precondition: Precondition,
-}
 
 /// Which attributes of an original a file or directory gets that is made from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Encode, Decode)]

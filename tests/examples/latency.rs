@@ -164,6 +164,7 @@ async fn fetch_counted(client: &Client, path: &RemotePath, moved: &AtomicU64) ->
         precondition: Precondition::Any,
         digest_from_start: false,
         takes_extents: false,
+        details: Default::default(),
     };
     let download = client.get(get).await?;
     let size = download.header().size;
@@ -208,7 +209,7 @@ async fn list_during_put(client: &Client, directory: &RemotePath, file: &Path) -
 
 async fn list_during_get(client: &Client, path: &RemotePath) -> Result<Value> {
     let directory = path.parent().ok_or("the root is no file")?;
-    let stat = Stat { path: path.clone() };
+    let stat = Stat::of(path.clone());
     let size = client.stat(stat).await?.size;
     let moved = Arc::new(AtomicU64::new(0));
     let mut getting = JoinSet::new();
@@ -240,6 +241,7 @@ async fn put(
         precondition: Precondition::Absent,
         make_parents: false,
         preserve: Preserve::Usual,
+        details: None,
     };
     Ok(client.put(put, local.into_content(), &moved).await?)
 }

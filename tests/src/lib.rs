@@ -28,6 +28,8 @@
 //! be tried on this machine says so through `skip`.
 
 #[cfg(test)]
+mod details;
+#[cfg(test)]
 mod front_end;
 #[cfg(test)]
 mod hostile;

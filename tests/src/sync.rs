@@ -52,16 +52,16 @@ fn paths(snapshot: &BTreeMap<String, State>) -> Vec<&str> {
 
 /// How a sync of a test ended.
 #[derive(Debug)]
-struct Synced {
-    steps: Vec<SyncStep>,
-    failures: Vec<String>,
-    moved: u64,
+pub(crate) struct Synced {
+    pub(crate) steps: Vec<SyncStep>,
+    pub(crate) failures: Vec<String>,
+    pub(crate) moved: u64,
     report: Arc<SyncReport>,
 }
 
 impl Synced {
     /// The steps as they are shown.
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let line = |step: &SyncStep| {
             let (action, path) = (step.action.name(), step.path.to_relative());
             let slash = if step.is_directory { "/" } else { "" };
@@ -75,7 +75,7 @@ impl Synced {
 }
 
 /// Options of a sync that deletes.
-fn deleting() -> SyncOptions {
+pub(crate) fn deleting() -> SyncOptions {
     SyncOptions {
         deletion: Some(SyncDeletion::default()),
         ..SyncOptions::default()
@@ -91,15 +91,15 @@ fn rules(lines: &[&str]) -> Arc<Filter> {
     Arc::new(builder.build().unwrap())
 }
 
-fn local(path: &Path) -> SyncSide {
+pub(crate) fn local(path: &Path) -> SyncSide {
     SyncSide::Local(path.to_owned())
 }
 
-fn server(client: &Client, path: &str) -> SyncSide {
+pub(crate) fn server(client: &Client, path: &str) -> SyncSide {
     SyncSide::Server(client.clone(), RemotePath::parse(path).unwrap())
 }
 
-async fn sync(source: SyncSide, target: SyncSide, options: SyncOptions) -> Synced {
+pub(crate) async fn sync(source: SyncSide, target: SyncSide, options: SyncOptions) -> Synced {
     let failures = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failures);
     let transfer = Transfer::new(move |event| {
@@ -130,7 +130,7 @@ async fn sync(source: SyncSide, target: SyncSide, options: SyncOptions) -> Synce
 }
 
 /// As [`sync`], which must succeed.
-async fn succeed(source: SyncSide, target: SyncSide, options: SyncOptions) -> Synced {
+pub(crate) async fn succeed(source: SyncSide, target: SyncSide, options: SyncOptions) -> Synced {
     let synced = sync(source, target, options).await;
     assert_eq!(synced.failures, Vec::<String>::new());
     synced

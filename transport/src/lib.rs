@@ -1,13 +1,14 @@
 //! How quire uses QUIC.
 //!
 //! Both ends of a connection drive [`quinn`] in the same way, so the code is here once. The crate
-//! carries the messages of `quire-shared` and the bytes of files. It opens no file and decides
-//! nothing about trust.
+//! carries the messages of `quire-shared` and the bytes of files. It opens no file that a user or a peer
+//! names, and decides nothing about trust.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`stream`] | the two halves of a request's stream: messages, bytes, priorities |
 //! | [`body`] | the bytes of a file between a stream and a blocking reader or writer |
+//! | [`details`] | extended attributes and owners of open files |
 //! | [`flow`] | flow-control windows, stall timers, rate limits and probes of a connection |
 //! | [`congestion`] | the congestion controller |
 //! | [`socket`] | the UDP socket: buffers, segmentation offload, MTU, anti-amplification |
@@ -27,6 +28,7 @@ pub mod close;
 pub mod config;
 pub mod congestion;
 mod controller;
+pub mod details;
 pub mod error_code;
 pub mod flow;
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //! original.
 
 use clap::Args;
-use quire_client::Delta;
 use quire_client::transfer::Leave;
-use quire_shared::protocol::Preserve;
+use quire_client::{Delta, Keep};
+use quire_shared::protocol::{DetailKinds, Preserve};
 
 /// What becomes of files that exist already, besides --force.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -53,6 +53,38 @@ impl PreserveArgs {
             (true, _) => Preserve::Exact,
             (false, true) => Preserve::Nothing,
             (false, false) => Preserve::Usual,
+        }
+    }
+}
+
+/// Which details of an original its copy gets as well. None by default.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct KeepArgs {
+    /// Keep extended attributes of the namespace `user`, and remove those that the original lacks
+    #[arg(long)]
+    xattrs: bool,
+    /// Keep the owner, by name where the other side has that name. Only root can set it, and on a server
+    /// only for who has the right `owner`
+    #[arg(long)]
+    owner: bool,
+    /// Keep the group, as --owner keeps the owner
+    #[arg(long)]
+    group: bool,
+    /// Keep owner and group by number, whatever their names
+    #[arg(long)]
+    numeric_ids: bool,
+}
+
+impl KeepArgs {
+    /// What the flags say.
+    pub(crate) fn choice(self) -> Keep {
+        Keep {
+            kinds: DetailKinds {
+                xattrs: self.xattrs,
+                owner: self.owner,
+                group: self.group,
+            },
+            numeric_ids: self.numeric_ids,
         }
     }
 }

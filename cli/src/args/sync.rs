@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DeltaArgs, PreserveArgs};
+use super::{DeltaArgs, KeepArgs, PreserveArgs};
 
 /// Operands of `sync`.
 #[derive(Debug, Clone, Args)]
@@ -36,6 +36,8 @@ pub struct SyncArgs {
     pub(crate) filter: FilterArgs,
     #[command(flatten)]
     pub(crate) preserve: PreserveArgs,
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) delta: DeltaArgs,
     /// Directory to read: HOST[:PORT]/PATH, or a local directory, which it is if it exists here

@@ -120,6 +120,7 @@ pub(super) async fn chmod(session: &CliSession, args: &ChmodArgs) -> Result<(), 
             path: remote.path.clone(),
             mode: args.mode,
             precondition: Precondition::Any,
+            details: None,
         };
         let changed = match require_directory(&client, &remote).await {
             Ok(()) => client.chmod(chmod).await,

@@ -34,6 +34,7 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
     }
     let two = TwoPaths::parse(from, &args.to)?;
     let client = session.client(&two.from.server).await?;
+    client.require_details(args.keep.choice().kinds).await?;
     let is_right = require_directory(&client, &two.from).await;
     is_right.about(&two.from.path)?;
     // A new directory with the content of another is a copy of that.
@@ -58,7 +59,7 @@ async fn copy_across(
     require_directory(&source, from).await.about(&from.path)?;
     let client = session.client(&target.server).await?;
     let path = from.path.clone();
-    let found = source.stat(Stat { path }).await.about(&from.path)?;
+    let found = source.stat(Stat::of(path)).await.about(&from.path)?;
     let at_target = HintFlags::PUT.force_given(args.force);
     if found.kind != EntryKind::Directory {
         return match copy_file_across(session, args, (&source, from), (&client, &to)).await {
@@ -71,7 +72,7 @@ async fn copy_across(
         return Err(explained(&source, &from.path, &error, HintFlags::GET).await);
     }
     let is_merged = args.force || from.contents;
-    if !is_merged && client.stat(Stat { path: to.clone() }).await.is_ok() {
+    if !is_merged && client.stat(Stat::of(to.clone())).await.is_ok() {
         let error = ClientError::of_code(ErrorCode::EXISTS);
         return Err(explained(&client, &to, &error, at_target).await);
     }
@@ -81,11 +82,11 @@ async fn copy_across(
         options: SyncOptions {
             digest: session.config.transfer_digest(),
             preserve: args.preserve.choice(),
+            keep: args.keep.choice(),
             ..SyncOptions::default()
         },
     };
-    run_job(session, job, &target.server).await;
-    Ok(())
+    run_job(session, job, &target.server).await
 }
 
 /// The error about `path`, after a look at what is there.
@@ -115,7 +116,11 @@ async fn copy_file_across(
     };
     let moved = AtomicU64::new(0);
     let what = format!("copying {}", from.path);
-    let relaying = relay((source, &from.path), (target, put), &moved);
+    let keep = args.keep.choice();
+    for client in [source, target] {
+        client.require_details(keep.kinds).await?;
+    }
+    let relaying = relay((source, &from.path), (target, put), keep, &moved);
     let stored = progress::wait(&session.output, &what, relaying).await?;
     session.output.event(|| {
         Event::new(EventKind::Copied)
@@ -187,6 +192,7 @@ async fn copy_one(
         source: Precondition::Any,
         target: Precondition::of_target(args.force),
         preserve: args.preserve.choice(),
+        details: args.keep.choice().kinds,
     };
     let what = format!("copying {}", two.from.path);
     let copied = match progress::wait(&session.output, &what, client.copy(copy)).await {

@@ -52,7 +52,7 @@ async fn no_directory(
     let codes = [ErrorCode::NOT_DIRECTORY, ErrorCode::SPECIAL_FILE];
     let is_file = error.code().is_some_and(|code| codes.contains(&code));
     if let (true, false, Some(name)) = (is_file, remote.is_directory, path.name())
-        && let Ok(attributes) = client.stat(Stat { path: path.clone() }).await
+        && let Ok(attributes) = client.stat(Stat::of(path.clone())).await
     {
         return Ok(Entry {
             name: name.clone(),
@@ -88,9 +88,7 @@ fn print_entry(session: &CliSession, args: &ListArgs, entry: &Entry) -> std::io:
 pub(super) async fn stat(session: &CliSession, args: &StatArgs) -> Result<(), CommandError> {
     let remote = Remote::parse(&args.operand)?;
     let client = session.client(&remote.server).await?;
-    let stat = Stat {
-        path: remote.path.clone(),
-    };
+    let stat = Stat::of(remote.path.clone());
     let found = match require_directory(&client, &remote).await {
         Ok(()) => client.stat(stat).await,
         Err(error) => Err(error),

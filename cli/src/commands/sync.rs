@@ -42,19 +42,30 @@ pub(super) async fn sync(session: &CliSession, args: &SyncArgs) -> Result<(), Co
         target,
         options,
     };
-    run_job(session, job, &remote.server).await;
-    Ok(())
+    run_job(session, job, &remote.server).await
 }
 
 /// Runs a sync, of which `server` is one side, and shows what it does.
-pub(super) async fn run_job(session: &CliSession, job: SyncJob, server: &ServerId) {
+///
+/// # Errors
+/// If one of the servers doesn't know the details that are to be kept.
+pub(super) async fn run_job(
+    session: &CliSession,
+    job: SyncJob,
+    server: &ServerId,
+) -> Result<(), CommandError> {
+    for side in [&job.source, &job.target] {
+        if let SyncSide::Server(client, _) = side {
+            client.require_details(job.options.keep.kinds).await?;
+        }
+    }
     let (is_dry, digest) = (job.options.dry_run, job.options.digest);
     let (moved, client, is_sending) = match (&job.source, &job.target) {
         (_, SyncSide::Server(client, _)) => (EventKind::Uploaded, client.clone(), true),
         (SyncSide::Server(client, _), SyncSide::Local(_)) => {
             (EventKind::Downloaded, client.clone(), false)
         }
-        (SyncSide::Local(_), SyncSide::Local(_)) => return,
+        (SyncSide::Local(_), SyncSide::Local(_)) => return Ok(()),
     };
     let mut display = TransferDisplay::start(session, moved, HintFlags::NONE);
     let steps = Steps {
@@ -92,6 +103,7 @@ pub(super) async fn run_job(session: &CliSession, job: SyncJob, server: &ServerI
             .with("deleted", report.deleted())
             .with("dry_run", is_dry)
     });
+    Ok(())
 }
 
 /// What the flags say.
@@ -115,6 +127,7 @@ async fn sync_options(
         dry_run: args.dry_run,
         digest: session.config.transfer_digest(),
         preserve: args.preserve.choice(),
+        keep: args.keep.choice(),
         fsync: args.fsync,
         delta: args.delta.choice(),
     })

@@ -127,7 +127,7 @@ pub(super) async fn kind_at(
     if path.is_root() {
         return Ok(Some(EntryKind::Directory));
     }
-    match client.stat(Stat { path: path.clone() }).await {
+    match client.stat(Stat::of(path.clone())).await {
         Ok(attributes) => Ok(Some(attributes.kind)),
         // The upload itself reports what is wrong with the path.
         Err(error) => match error.code() {

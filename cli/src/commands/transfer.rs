@@ -57,6 +57,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             overwrite: args.existing.overwrites(args.force),
             sync: args.fsync,
             preserve: args.preserve.choice(),
+            keep: args.keep.choice(),
         },
         leave: args
             .existing
@@ -71,6 +72,7 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
     require_distinct_inside(session, &jobs).await?;
     for (server, jobs) in by_server(jobs, |(source, _)| source.server.clone()) {
         let client = session.client(&server).await?;
+        client.require_details(options.save.keep.kinds).await?;
         let mut items = Vec::new();
         for (source, job) in jobs {
             match require_directory(&client, &source).await {
@@ -131,7 +133,7 @@ async fn require_distinct_inside(
             };
             let client = session.client(&outer.server).await?;
             let first = format!("{}{path}", outer.server);
-            if client.stat(Stat { path }).await.is_ok() {
+            if client.stat(Stat::of(path)).await.is_ok() {
                 return Err(OperandError::SameTarget {
                     first,
                     second: remote_text(inner),
@@ -303,7 +305,9 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
         delta: args.delta.choice(),
         are_new: found.is_none(),
         preserve: args.preserve.choice(),
+        keep: args.keep.choice(),
     };
+    client.require_details(options.keep.kinds).await?;
     let reconnecting = Reconnecting::new(session, &remote.server);
     let work = transfer::store_with(&client, &reconnecting, items, options, &transfer);
     progress.watch(&client, work).await;
@@ -378,7 +382,7 @@ async fn unfinished_put(
     // Below a directory that was there, the place is the same for every repetition.
     let path = upload_job(local, &remote.path, true)?.to;
     let client = session.client(&remote.server).await?;
-    let mut is_there = client.stat(Stat { path: path.clone() }).await.is_ok();
+    let mut is_there = client.stat(Stat::of(path.clone())).await.is_ok();
     let inside = Remote {
         path,
         ..remote.clone()

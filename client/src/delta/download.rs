@@ -121,7 +121,8 @@ async fn compared(
         return Ok(None);
     }
     let path = fetch.get.path.clone();
-    let attributes: Attributes = fetch.connection.ask(Stat { path }).await?;
+    let details = fetch.get.details;
+    let attributes: Attributes = fetch.connection.ask(Stat { path, details }).await?;
     let plan = DownloadPlan {
         head,
         attributes,
@@ -254,8 +255,9 @@ impl DownloadPlan {
             return Err(ClientError::Damaged);
         }
         Ok(ReceivedFile {
-            unfinished,
             modified: self.attributes.modified,
+            details: unfinished.keep().told(self.attributes.details)?,
+            unfinished,
             fetched: Fetched {
                 bytes: length,
                 digest,

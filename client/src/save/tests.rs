@@ -13,6 +13,7 @@ const OVERWRITE: SaveOptions = SaveOptions {
     overwrite: true,
     sync: true,
     preserve: Preserve::Usual,
+    keep: Keep::NOTHING,
 };
 
 fn create(target: &Path, options: SaveOptions, mode: u32) -> Result<Unfinished, ClientError> {
@@ -35,7 +36,7 @@ fn a_whole_file_has_its_name_time_and_mode() {
     let mut file = create(&target, SaveOptions::default(), 0o4750).unwrap();
     file.write_all(b"abc").unwrap();
     assert!(!target.exists());
-    file.publish(MODIFIED).unwrap();
+    file.publish(MODIFIED, None).unwrap();
     assert_eq!(names(directory.path()), ["f"]);
     assert_eq!(fs::read(&target).unwrap(), b"abc");
     let metadata = fs::metadata(&target).unwrap();
@@ -65,7 +66,7 @@ fn a_file_that_is_replaced_keeps_its_permissions() {
         fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
         let mut file = create(&target, OVERWRITE, 0o755).unwrap();
         file.write_all(b"new").unwrap();
-        file.publish(MODIFIED).unwrap();
+        file.publish(MODIFIED, None).unwrap();
         let metadata = fs::metadata(&target).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{mode:o}");
         assert_eq!(fs::read(&target).unwrap(), b"new");
@@ -91,14 +92,14 @@ fn a_file_that_appears_meanwhile_is_replaced_only_with_overwrite() {
     let target = directory.path().join("f");
     let file = create(&target, SaveOptions::default(), 0o644).unwrap();
     fs::write(&target, "theirs").unwrap();
-    let error = file.publish(MODIFIED).unwrap_err();
+    let error = file.publish(MODIFIED, None).unwrap_err();
     assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
     let error = create(&target, SaveOptions::default(), 0o644).unwrap_err();
     assert!(matches!(error, ClientError::LocalExists(_)), "{error}");
     assert_eq!(fs::read(&target).unwrap(), b"theirs");
     assert_eq!(names(directory.path()), ["f"]);
     let file = create(&target, OVERWRITE, 0o644).unwrap();
-    file.publish(MODIFIED).unwrap();
+    file.publish(MODIFIED, None).unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"");
 }
 

@@ -235,7 +235,8 @@ impl Delivery<'_> {
             self.room.add_permits(1);
         }
         let result = outcome.result.into_result();
-        let result = result.map_err(ClientError::of_failure);
+        let keep = self.options.keep;
+        let result = result.map_err(|failure| ClientError::of_failure(failure).of_details(keep));
         match item {
             SentItem::File(file) => {
                 let result = result.map(|changed| changed.version);

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Attributes, Entry, EntryKind, GetTree, Reply, Trailer, TreeItem};
+use quire_shared::protocol::{
+    Attributes, DetailKinds, Entry, EntryKind, GetTree, Reply, Trailer, TreeItem,
+};
 use quire_transport::stream::Receiver;
 use quire_transport::stream::item_decoder::ItemDecoder;
 use quire_transport::stream::message_buffer::MessageBuffer;
@@ -30,14 +32,16 @@ pub(super) struct Description {
 
 impl Description {
     /// Begins a description of the directory `path`, and returns the attributes of what has that path.
-    /// Only a directory is described.
+    /// Only a directory is described, with these details of all that is in it.
     pub(super) async fn open(
         connection: &Connection,
         path: RemotePath,
+        details: DetailKinds,
     ) -> Result<(Self, Attributes), ClientError> {
         let get = GetTree {
             path,
             enclose_max: 0,
+            details,
             ..GetTree::default()
         };
         let mut receiver = connection.send(get).await?;
@@ -84,7 +88,8 @@ pub(super) async fn is_in_the_way(
     from: RemotePath,
     to: PathBuf,
 ) -> Result<bool, ClientError> {
-    let (mut description, _) = Description::open(connection, from).await?;
+    let opening = Description::open(connection, from, DetailKinds::default());
+    let (mut description, _) = opening.await?;
     let mut levels = vec![Some(to)];
     loop {
         let items = description.next().await?;
@@ -133,7 +138,8 @@ pub(super) async fn survey(
     from: RemotePath,
     transfer: &Transfer,
 ) -> Result<(), ClientError> {
-    let (mut description, _) = Description::open(connection, from).await?;
+    let opening = Description::open(connection, from, DetailKinds::default());
+    let (mut description, _) = opening.await?;
     loop {
         let items = description.next().await?;
         if items.is_empty() {

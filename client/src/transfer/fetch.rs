@@ -18,7 +18,7 @@ use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer};
 use super::job::{DownloadJob, FetchOptions, FileDownload};
 use super::jobs::{ByteGate, JOBS_AT_ONCE, job_queue, run_jobs};
-use super::local_dir::LocalDir;
+use super::local_dir::{GivenToDir, LocalDir};
 use super::many::fetch_many;
 use super::reconnect::{GiveUp, Reconnect, passes};
 use super::unpack::Unpacker;
@@ -134,7 +134,7 @@ async fn survey_all(
                     .await
                     .is_ok();
             if !is_tree {
-                match client.stat(Stat { path }).await {
+                match client.stat(Stat::of(path)).await {
                     Ok(found) => transfer.foresee(found.size),
                     Err(_) => is_complete = false,
                 }
@@ -173,7 +173,7 @@ impl FileDownload {
         let is_to_be_looked_at = options.leave.looks() && self.directory.is_none();
         let found = fs::metadata(&self.to).ok().filter(|_| is_to_be_looked_at)?;
         let path = self.from.clone();
-        let wanted = client.stat(Stat { path }).await.ok()?;
+        let wanted = client.stat(Stat::of(path)).await.ok()?;
         let is_left = options.leave.leaves(&(&wanted).into(), &(&found).into());
         is_left.then_some(wanted.size)
     }
@@ -189,6 +189,7 @@ impl FileDownload {
             path: self.from.clone(),
             digest: options.digest,
             takes_extents: true,
+            details: options.save.keep.kinds,
             ..Get::default()
         };
         let links = match self.directory {
@@ -309,6 +310,7 @@ impl FetchWalk<'_> {
                 true => 0,
                 false => ENCLOSED_BYTES_MAX as u64,
             },
+            details: self.options.save.keep.kinds,
         };
         let connection = self.client.connection();
         let mut receiver = connection.send(get).await?;
@@ -327,7 +329,11 @@ impl FetchWalk<'_> {
             false => Links::Refuse,
         };
         let unpacker = blocking(move || {
-            let top = LocalDir::make(to, (&attributes).into(), options.save, None, links)?;
+            let given = GivenToDir::told(&attributes, options.save.keep).unwrap_or_else(|error| {
+                transfer.fail(&from, error);
+                (&attributes).into()
+            });
+            let top = LocalDir::make(to, given, options.save, None, links)?;
             transfer.add_directory();
             Ok(Unpacker::new(from, top, options, transfer, queue))
         });

@@ -13,6 +13,7 @@ use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
 use crate::client::Client;
 use crate::delta::Delta;
+use crate::details::Keep;
 use crate::download::SaveOptions;
 use crate::upload::Links;
 
@@ -74,6 +75,8 @@ pub struct StoreOptions {
     pub are_new: bool,
     /// Which attributes of the local files the server sets.
     pub preserve: Preserve,
+    /// Which details of them it sets as well.
+    pub keep: Keep,
 }
 
 /// One file to be fetched by itself.

@@ -8,19 +8,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quire_shared::protocol::{Attributes, Preserve, Time};
+use quire_shared::protocol::{Attributes, Details, Preserve, Time};
 
 use super::engine::Transfer;
 use crate::attributes;
+use crate::details::{self, Keep};
 use crate::error::ClientError;
 use crate::save::SaveOptions;
 use crate::upload::Links;
 
 /// What a directory gets of its original.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct GivenToDir {
     pub(super) modified: Time,
     pub(super) mode: u32,
+    pub(super) details: Option<Box<Details>>,
+}
+
+impl GivenToDir {
+    /// Takes what the server told of a directory.
+    ///
+    /// # Errors
+    /// If details are missing that are to be kept.
+    pub(super) fn told(attributes: &Attributes, keep: Keep) -> Result<Self, ClientError> {
+        Ok(Self {
+            details: keep.told(attributes.details.clone())?,
+            ..attributes.into()
+        })
+    }
 }
 
 impl From<&Attributes> for GivenToDir {
@@ -28,6 +43,7 @@ impl From<&Attributes> for GivenToDir {
         Self {
             modified: attributes.modified,
             mode: attributes.mode,
+            details: None,
         }
     }
 }
@@ -94,20 +110,26 @@ impl LocalDir {
     }
 
     fn set_attributes(&self) -> Result<(), ClientError> {
-        if self.keeps_time || self.preserve == Preserve::Nothing {
+        let given = self.attributes.details.as_deref();
+        let is_unchanged = self.preserve == Preserve::Nothing && given.is_none();
+        if self.keeps_time || is_unchanged {
             return Ok(());
         }
         let mode = self.attributes.mode;
-        open_directory(&self.path)
-            .and_then(|directory| {
-                attributes::set_modified(&directory, self.attributes.modified)?;
-                match (self.preserve, self.is_new) {
-                    (Preserve::Exact, _) => attributes::set_exact_mode(&directory, mode),
-                    (_, true) => attributes::restrict_owner(&directory, mode),
-                    (_, false) => Ok(()),
-                }
+        let failed = |error| ClientError::disk(&self.path, "set the attributes of", error);
+        let directory = open_directory(&self.path).map_err(failed)?;
+        // Before the mode, which may keep the owner from them.
+        details::set(&self.path, &directory, given)?;
+        if self.preserve == Preserve::Nothing {
+            return Ok(());
+        }
+        attributes::set_modified(&directory, self.attributes.modified)
+            .and_then(|()| match (self.preserve, self.is_new) {
+                (Preserve::Exact, _) => attributes::set_exact_mode(&directory, mode),
+                (_, true) => attributes::restrict_owner(&directory, mode),
+                (_, false) => Ok(()),
             })
-            .map_err(|error| ClientError::disk(&self.path, "set the attributes of", error))
+            .map_err(failed)
     }
 }
 
@@ -176,6 +198,7 @@ mod tests {
                 nanoseconds: 0,
             },
             mode,
+            details: None,
         }
     }
 

@@ -85,6 +85,7 @@ async fn exchange(
     let get = GetMany {
         digest: unpacker.options.digest,
         enclose_max: ENCLOSED_BYTES_MAX as u64,
+        details: unpacker.options.save.keep.kinds,
     };
     let (mut sender, receiver) = connection.open().await?;
     let sending = async {
@@ -287,6 +288,7 @@ fn attributes(header: GetHeader) -> Attributes {
         mode: header.mode,
         version: header.version,
         target: None,
+        details: header.details,
     }
 }
 

@@ -4,6 +4,7 @@
 //! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
 //! nothing waits for the server to have made it.
 
+mod offer;
 mod planned;
 
 use std::collections::HashMap;
@@ -24,7 +25,6 @@ use super::engine::{SkipReason, Transfer};
 use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use super::survey::count_below;
-use crate::attributes;
 use crate::error::ClientError;
 use crate::local_file::FileContent;
 use crate::save::is_left_over;
@@ -307,7 +307,7 @@ impl UploadPacker {
                 return Ok(None);
             }
         };
-        let attributes = self.attributes(&to, metadata);
+        let attributes = self.attributes(&from, &to, metadata);
         let is_to_be_looked_at = self.options.leave.looks() || !self.options.overwrite;
         let there = match is_there && is_to_be_looked_at {
             true => (self.look)(&to),
@@ -320,16 +320,6 @@ impl UploadPacker {
             directory,
             there,
         }))
-    }
-
-    /// The attributes that a directory gets in the end; none for the root, which keeps its own.
-    fn attributes(&self, to: &RemotePath, metadata: &Metadata) -> Option<SetAttributes> {
-        (!to.is_root()).then(|| SetAttributes {
-            path: to.clone(),
-            modified: attributes::modified(metadata),
-            mode: attributes::mode(metadata),
-            preserve: self.options.preserve,
-        })
     }
 
     /// Has a directory made on the server, if it `is_new`.
@@ -388,7 +378,8 @@ impl UploadPacker {
                 return Ok(());
             }
         };
-        let content = match file.read() {
+        let offered = |content| Ok((content, self.options.put(&file, to.clone(), false)?));
+        let (content, put) = match file.read().and_then(offered) {
             Ok(content) => content,
             Err(error) => {
                 self.transfer.fail(to, error);
@@ -409,7 +400,7 @@ impl UploadPacker {
         let put = Put {
             size: Some(bytes.len() as u64),
             precondition,
-            ..self.options.put(&file, to.clone(), false)
+            ..put
         };
         let digest = self.options.digest.of(&bytes);
         self.batch.append(&PutItem::File(put));
@@ -450,22 +441,6 @@ impl UploadPacker {
             .batches
             .blocking_send(batch)
             .map_err(|_| Stopped)
-    }
-}
-
-impl StoreOptions {
-    /// The offer of a local file, without its size.
-    pub(super) fn put(&self, file: &LocalFile, path: RemotePath, make_parents: bool) -> Put {
-        Put {
-            path,
-            size: None,
-            modified: file.modified(),
-            mode: file.mode(),
-            digest: self.digest,
-            precondition: Precondition::of_target(self.overwrite),
-            make_parents,
-            preserve: self.preserve,
-        }
     }
 }
 

@@ -8,12 +8,13 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::{Get, Put};
 
 use crate::client::Client;
+use crate::details::Keep;
 use crate::download::WriteToError;
 use crate::error::ClientError;
 use crate::upload::{Stored, UploadBody};
 
 /// Copies the file `from` of `source` to what `put` says on `target`, with its time and permissions as far
-/// as `put` preserves them. The target publishes it only if what came from the source
+/// as `put` preserves them, and the details that `keep` says. The target publishes it only if what came from the source
 /// was verified. `moved` counts the bytes once.
 ///
 /// # Errors
@@ -21,11 +22,13 @@ use crate::upload::{Stored, UploadBody};
 pub async fn relay(
     (source, from): (&Client, &RemotePath),
     (target, put): (&Client, Put),
+    keep: Keep,
     moved: &AtomicU64,
 ) -> Result<Stored, ClientError> {
     let get = Get {
         path: from.clone(),
         digest: put.digest,
+        details: keep.kinds,
         ..Get::default()
     };
     let download = source.get(get).await?;
@@ -35,6 +38,7 @@ pub async fn relay(
         size: None,
         modified: Some(header.modified),
         mode: Some(header.mode),
+        details: keep.told(header.details.clone())?,
         ..put
     };
     let piping = |error| ClientError::disk("a pipe".as_ref(), "make", error);

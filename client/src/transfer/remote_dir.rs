@@ -153,6 +153,7 @@ mod tests {
             modified: None,
             mode: Some(0o700),
             preserve: Default::default(),
+            details: None,
         };
         let transfer = Transfer::new(|_| {});
         RemoteDir::new(path, Some(set), parent, complete.clone(), transfer)

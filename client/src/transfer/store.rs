@@ -184,7 +184,7 @@ async fn with_what_is_there(
     let mut asking = AtOnce::new(STATS_AT_ONCE);
     for (index, path) in paths.into_iter().enumerate() {
         let client = client.clone();
-        let ask = async move { (index, client.stat(Stat { path }).await) };
+        let ask = async move { (index, client.stat(Stat::of(path)).await) };
         note(asking.add(ask).await);
     }
     while !asking.is_empty() {
@@ -218,6 +218,7 @@ impl FileUpload {
             Some(bytes) => transfer.add_present(bytes),
             None => {
                 let stored = self.put(client, options, transfer, gate).await;
+                let stored = stored.map_err(|error| error.of_details(options.keep));
                 // The answer to an earlier pass may have been on its way then.
                 if let Err(error) = &stored
                     && error.code() == Some(ErrorCode::EXISTS)
@@ -243,7 +244,7 @@ impl FileUpload {
             .ok()
             .filter(|_| is_to_be_looked_at)?;
         let path = self.to.clone();
-        let there = client.stat(Stat { path }).await.ok()?;
+        let there = client.stat(Stat::of(path)).await.ok()?;
         let is_left = options.leave.leaves(&(&local).into(), &(&there).into());
         is_left.then_some(there.size)
     }
@@ -266,9 +267,16 @@ impl FileUpload {
         let file = file.holding(room);
         transfer.expect(file.size());
         let make_parents = options.recursive && self.directory.is_none();
+        let to = self.to.clone();
+        let offering = move || Ok((options.put(&file, to, make_parents)?, file));
+        let (put, file) = match options.keep.is_nothing() {
+            true => offering()?,
+            // Which asks the disk.
+            false => blocking(offering).await?,
+        };
         let put = Put {
             precondition: self.precondition.clone(),
-            ..options.put(&file, self.to.clone(), make_parents)
+            ..put
         };
         let stored = put_file(
             client.connection(),
@@ -297,7 +305,8 @@ impl FileUpload {
             preserve: options.preserve,
             ..Put::default()
         };
-        let stored = relay((source, path), (client, put), transfer.counter()).await?;
+        let (from, to) = ((source, path), (client, put));
+        let stored = relay(from, to, options.keep, transfer.counter()).await?;
         transfer.expect(stored.bytes);
         let name = path.to_string();
         Ok(Moved::stored(name, "-".into(), self.to.clone(), stored))

@@ -25,6 +25,7 @@ use super::engine::Transfer;
 use super::reconnect::{Reconnect, passes};
 use crate::client::Client;
 use crate::delta::Delta;
+use crate::details::Keep;
 use crate::error::ClientError;
 
 pub use filter::{Filter, FilterBuilder, PatternError};
@@ -47,6 +48,8 @@ pub struct SyncOptions {
     pub digest: DigestKind,
     /// Which attributes of the source the target gets.
     pub preserve: Preserve,
+    /// Which details of the source it gets as well. Files that differ in nothing else get them alone.
+    pub keep: Keep,
     /// Whether each local file is synced to disk before it counts as done.
     pub fsync: bool,
     /// Whether only what changed of a large file is sent.
@@ -97,6 +100,8 @@ pub enum SyncAction {
     Deleted,
     /// It gets other permissions.
     Mode,
+    /// It gets other details: extended attributes, owner or group.
+    Details,
 }
 
 impl SyncAction {
@@ -108,6 +113,7 @@ impl SyncAction {
             Self::Renamed => "renamed",
             Self::Deleted => "deleted",
             Self::Mode => "mode",
+            Self::Details => "details",
         }
     }
 }

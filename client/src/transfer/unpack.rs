@@ -19,7 +19,7 @@ use super::arrival::{ArrivedFile, DownloadQueue, Unpack};
 use super::engine::{SkipReason, Transfer, local_entry};
 use super::item_name::ItemName;
 use super::job::{FetchOptions, FileDownload};
-use super::local_dir::{LocalDir, finish};
+use super::local_dir::{GivenToDir, LocalDir, finish};
 use crate::error::ClientError;
 use crate::upload::Links;
 
@@ -211,8 +211,11 @@ impl Unpacker {
     ) -> TreeLevel {
         let save = self.options.save;
         let made = local_entry(&parent.path, &entry.name).and_then(|path| {
-            let (attributes, parent) = ((&entry.attributes).into(), Some(parent));
-            LocalDir::make(path, attributes, save, parent, Links::Refuse)
+            let given = GivenToDir::told(&entry.attributes, save.keep).unwrap_or_else(|error| {
+                self.transfer.fail(&remote, error);
+                (&entry.attributes).into()
+            });
+            LocalDir::make(path, given, save, Some(parent), Links::Refuse)
         });
         match made {
             Ok(directory) => {

@@ -49,6 +49,7 @@ fn get(name: &str) -> Get {
         precondition: Precondition::Any,
         digest_from_start: false,
         takes_extents: false,
+        details: Default::default(),
     }
 }
 
@@ -62,6 +63,7 @@ fn put(size: Option<u64>) -> Put {
         precondition: Precondition::Any,
         make_parents: false,
         preserve: Default::default(),
+        details: None,
     }
 }
 
@@ -76,6 +78,7 @@ fn header(length: u64) -> GetHeader {
         },
         mode: 0o640,
         in_extents: false,
+        details: None,
     }
 }
 
@@ -99,6 +102,7 @@ fn attributes(kind: EntryKind) -> Attributes {
         mode: 0o750,
         version: version(),
         target: None,
+        details: None,
     }
 }
 
@@ -222,7 +226,7 @@ async fn a_header_that_contradicts_itself_is_refused() {
 async fn refusals_keep_their_code() {
     let pair = FakeConnection::open().await;
     for code in ErrorCode::ALL {
-        let stat = pair.client.stat(Stat { path: path("f") });
+        let stat = pair.client.stat(Stat::of(path("f")));
         let (result, _) = tokio::join!(stat, pair.answer::<Attributes>(failed(*code)));
         let error = result.unwrap_err();
         match *code {
@@ -254,6 +258,7 @@ async fn close_tells_the_server() {
         software: "test".to_owned(),
         writable: true,
         measured: None,
+        details: Default::default(),
     };
     let (answer, _) = tokio::join!(pair.client.ping(), pair.answer(Reply::Ok(pong.clone())));
     assert_eq!(answer.unwrap(), pong);

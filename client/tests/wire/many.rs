@@ -126,6 +126,7 @@ async fn serve(pair: &FakeConnection, answers: Answers, end: AnswersEnd, asked: 
     let wanted = GetMany {
         digest: DigestKind::Xxh3,
         enclose_max: ENCLOSED_BYTES_MAX as u64,
+        details: Default::default(),
     };
     assert_eq!(request, wanted.into());
     // A client that has seen enough stops the stream.

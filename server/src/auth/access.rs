@@ -8,7 +8,7 @@
 use std::fmt;
 
 use quire_shared::RemotePath;
-use quire_shared::protocol::Precondition;
+use quire_shared::protocol::{Details, Precondition};
 
 use crate::auth::rules::{Rules, Verbs};
 use crate::files::scope::{EntryFilter, Parents};
@@ -146,6 +146,28 @@ impl Access {
         match self.rules.allows_below(path, Verbs::REPLACE) {
             true => Ok(()),
             false => Err(self.refusal(path)),
+        }
+    }
+
+    /// Allows setting those of `details` that need a right of their own: owner and group.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn own(&self, path: &RemotePath, details: Option<&Details>) -> Result<(), Denial> {
+        match details.is_some_and(Details::has_owner) {
+            true => self.set_owner(path),
+            false => Ok(()),
+        }
+    }
+
+    /// Allows setting the owner and group of `path`, and of everything below it.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn set_owner(&self, path: &RemotePath) -> Result<(), Denial> {
+        match self.rules.allows_below(path, Verbs::OWNER) {
+            true => Ok(()),
+            false => Err(Denial::NotAuthorized),
         }
     }
 

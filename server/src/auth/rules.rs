@@ -30,11 +30,14 @@ bitflags! {
         const REPLACE = 1 << 3;
         /// Remove names: delete, and the old name of a rename.
         const DELETE = 1 << 4;
+        /// Set the owner and group of what is stored. Not part of any other word, because it gives files
+        /// to users who never asked for them.
+        const OWNER = 1 << 6;
         /// Create and replace.
         const PUT = Self::CREATE.bits() | Self::REPLACE.bits();
         /// Everything that leaves the root as it is.
         const READ = Self::LIST.bits() | Self::GET.bits();
-        /// Everything.
+        /// Everything but to set owners.
         const WRITE = Self::READ.bits() | Self::PUT.bits() | Self::DELETE.bits();
     }
 }
@@ -329,7 +332,7 @@ pub fn split_word(text: &str) -> Result<(&str, &str), RulesError> {
 pub enum RulesError {
     /// A word is no verb.
     #[error(
-        "unknown right {0:?}: expected read, write, list, get, create, put, delete or none, joined by +"
+        "unknown right {0:?}: expected read, write, list, get, create, put, delete, owner or none, joined by +"
     )]
     UnknownVerb(String),
     /// A path stands twice.
@@ -367,6 +370,7 @@ const WORDS: &[(&str, Verbs)] = &[
     ("get", Verbs::GET),
     ("create", Verbs::CREATE),
     ("delete", Verbs::DELETE),
+    ("owner", Verbs::OWNER),
     (NONE, Verbs::NONE),
 ];
 

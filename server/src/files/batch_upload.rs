@@ -98,6 +98,7 @@ impl BatchUpload {
         Ok(match item {
             BatchItem::File(put, body, digest) => {
                 let precondition = access.create(&put.path, &put.precondition)?;
+                access.own(&put.path, put.details.as_deref())?;
                 let reservation = quota.reserve(body.len() as u64, 1)?;
                 let target = target(put.path.clone(), precondition, put.make_parents);
                 AdmittedItem::File(put, body, digest, target, reservation)
@@ -111,7 +112,9 @@ impl BatchUpload {
             BatchItem::Attributes(set) => {
                 let is_own = self.made.remove(&set.path);
                 access.set_attributes(&set.path, is_own)?;
+                access.own(&set.path, set.details.as_deref())?;
                 let given = GivenAttributes::new(set.modified, set.mode, set.preserve);
+                let given = given.with_details(set.details);
                 AdmittedItem::Ready(Pending::new(Change::Attributes {
                     path: set.path,
                     given,
@@ -147,6 +150,7 @@ fn prepare(item: AdmittedItem, stager: &Stager<'_>) -> Result<Pending, Error> {
         .write_all(&body)
         .map_err(store::Error::system("writing"))?;
     let given = GivenAttributes::new(put.modified, put.mode, put.preserve);
+    let given = given.with_details(put.details);
     stager.set_attributes(&mut staged, &target, given)?;
     Ok(Pending::new(Change::File { target, staged }).charged(reservation))
 }

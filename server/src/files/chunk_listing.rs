@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quire_shared::chunks::{Chunk, ChunkParameters};
 use quire_shared::digest::{Digest, DigestKind};
-use quire_shared::protocol::{ChunkHead, Chunks};
+use quire_shared::protocol::{ChunkHead, Chunks, DetailKinds};
 
 use super::Files;
 use super::caller::Caller;
@@ -55,7 +55,10 @@ impl Files {
     pub async fn chunks(&self, caller: &Caller, request: &Chunks) -> Result<ChunkListing, Error> {
         caller.access.get(&request.path)?;
         let guard = self.locks().shared(caller.owner, &request.path).await?;
-        let file = self.store().open_file(&request.path).await?;
+        let file = self
+            .store()
+            .open_file(&request.path, DetailKinds::default())
+            .await?;
         drop(guard);
         require_version(&request.precondition, &file.attributes)?;
         let parameters = ChunkParameters::for_size(file.attributes.size);

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use quire_shared::RemotePath;
+use quire_shared::protocol::DetailKinds;
 
 use super::Files;
 use super::caller::Caller;
@@ -32,18 +33,21 @@ pub trait FileVisitor: Send + 'static {
 pub struct NamedReads {
     files: Files,
     caller: Caller,
+    /// Details that are read of each file.
+    details: DetailKinds,
 }
 
 impl Files {
-    /// Prepares reads of many files.
+    /// Prepares reads of many files, with their details of these kinds.
     ///
     /// # Errors
     /// If the caller has no rights at all.
-    pub fn named_reads(&self, caller: &Caller) -> Result<NamedReads, Error> {
+    pub fn named_reads(&self, caller: &Caller, details: DetailKinds) -> Result<NamedReads, Error> {
         caller.access.any()?;
         Ok(NamedReads {
             files: self.clone(),
             caller: caller.clone(),
+            details,
         })
     }
 }
@@ -62,7 +66,11 @@ impl NamedReads {
         let Some(mut path) = paths.pop_front() else {
             return Ok((paths, visitor));
         };
-        let Self { files, caller } = self;
+        let Self {
+            files,
+            caller,
+            details,
+        } = self;
         let mut locked = match caller.access.get(&path) {
             Ok(()) => {
                 let waiting = files.locks().shared(caller.owner, &path);
@@ -70,14 +78,15 @@ impl NamedReads {
             }
             Err(refusal) => Err(refusal.into()),
         };
-        let (files, caller) = (files.clone(), caller.clone());
+        let (files, caller, details) = (files.clone(), caller.clone(), *details);
         // A lock may be held on that thread even after the request has gone.
         let running = files.store().background().token();
         let reading = move || {
             let _running = running;
             loop {
                 store::check_cancelled()?;
-                visitor.opened(locked.and_then(|guard| files.open_locked(&path, guard)))?;
+                visitor
+                    .opened(locked.and_then(|guard| files.open_locked(&path, details, guard)))?;
                 let Some(next) = paths.pop_front() else {
                     break;
                 };
@@ -111,8 +120,13 @@ impl Files {
     }
 
     /// Opens a file whose lock is held until then. Blocks.
-    fn open_locked(&self, path: &RemotePath, guard: LockGuard) -> Result<OpenFile, Error> {
-        let opened = self.store().open_file_here(path);
+    fn open_locked(
+        &self,
+        path: &RemotePath,
+        details: DetailKinds,
+        guard: LockGuard,
+    ) -> Result<OpenFile, Error> {
+        let opened = self.store().open_file_here(path, details);
         drop(guard);
         Ok(opened?)
     }

@@ -12,6 +12,7 @@ mod batch;
 mod cancel;
 mod chunking;
 mod copy;
+mod details;
 mod error;
 pub(super) mod faults;
 #[cfg(test)]
@@ -42,7 +43,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quire_shared::protocol::Attributes;
+use quire_shared::protocol::{Attributes, DetailKinds};
 use quire_shared::{Name, RemotePath};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -111,27 +112,45 @@ impl Store {
     ///
     /// # Errors
     /// If nothing has the name, or a directory above it is missing.
-    pub(super) async fn stat(&self, path: &RemotePath) -> Result<Attributes, Error> {
+    pub(super) async fn stat(
+        &self,
+        path: &RemotePath,
+        details: DetailKinds,
+    ) -> Result<Attributes, Error> {
         let path = path.clone();
-        self.read(move |root| root.stat(&path)).await
+        self.read(move |root| match details.is_empty() {
+            true => root.stat(&path),
+            false => root.stat_with_details(&path, details),
+        })
+        .await
     }
 
-    /// Opens the regular file at `path` for reading.
+    /// Opens the regular file at `path` for reading, and reads its details of these kinds.
     ///
     /// # Errors
     /// If there is no regular file at `path`.
-    pub(super) async fn open_file(&self, path: &RemotePath) -> Result<OpenFile, Error> {
+    pub(super) async fn open_file(
+        &self,
+        path: &RemotePath,
+        details: DetailKinds,
+    ) -> Result<OpenFile, Error> {
         let path = path.clone();
-        self.read(move |root| root.open_file(&path)).await
+        self.read(move |root| Ok(root.open_file(&path)?.with_details(details)))
+            .await
     }
 
     /// As [`open_file`](Self::open_file), on a blocking thread of [`blocking`].
     ///
     /// # Errors
     /// As [`open_file`](Self::open_file).
-    pub(super) fn open_file_here(&self, path: &RemotePath) -> Result<OpenFile, Error> {
+    pub(super) fn open_file_here(
+        &self,
+        path: &RemotePath,
+        details: DetailKinds,
+    ) -> Result<OpenFile, Error> {
         let opened = self.root.open_file(path);
-        opened.map_err(|error| self.root.inner.blame_root(error))
+        let opened = opened.map_err(|error| self.root.inner.blame_root(error))?;
+        Ok(opened.with_details(details))
     }
 
     /// Starts a listing of the directory at `path`, from the first name after `after`.
@@ -148,7 +167,8 @@ impl Store {
         self.read(move |root| root.list(&path, after, filter)).await
     }
 
-    /// Starts a walk in the directory at `path`, and returns that directory's attributes.
+    /// Starts a walk in the directory at `path`, and returns that directory's attributes. Of all that it
+    /// visits, it reads the details of these kinds.
     ///
     /// # Errors
     /// If there is no directory at `path`, or it can't be read.
@@ -156,9 +176,12 @@ impl Store {
         &self,
         path: &RemotePath,
         filter: Option<EntryFilter>,
+        details: DetailKinds,
     ) -> Result<(Walk, Attributes), Error> {
         let path = path.clone();
-        let started = self.read(move |root| root.walk(&path, filter)).await?;
+        let started = self
+            .read(move |root| root.walk(&path, filter, details))
+            .await?;
         // What the caller creates once it knows of the walk must not look as if it had been there.
         while !started.0.is_past_start() {
             tokio::time::sleep(CLOCK_TICK).await;

@@ -6,7 +6,7 @@
 //! files that single requests read repeatedly.
 
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::{Attributes, Entry, EntryKind};
+use quire_shared::protocol::{Attributes, Entry, EntryKind, GetTree};
 use quire_shared::{Name, RemotePath};
 
 use super::Files;
@@ -61,7 +61,7 @@ pub struct TreeWalk {
 }
 
 impl Files {
-    /// Starts a walk in the directory at `path`, and returns the directory's attributes. Files of
+    /// Starts a walk in the directory of a request, and returns the directory's attributes. Files of
     /// at most `size_max` bytes are opened during the walk.
     ///
     /// # Errors
@@ -69,12 +69,13 @@ impl Files {
     pub async fn walk(
         &self,
         caller: &Caller,
-        path: &RemotePath,
+        request: &GetTree,
         size_max: u64,
     ) -> Result<(TreeWalk, Attributes), Error> {
+        let path = &request.path;
         let filter = caller.access.list(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
-        let (walk, attributes) = self.store().walk(path, filter).await?;
+        let (walk, attributes) = self.store().walk(path, filter, request.details).await?;
         drop(guard);
         let walk = TreeWalk {
             files: self.clone(),

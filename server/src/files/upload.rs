@@ -103,6 +103,9 @@ impl Files {
         UploadPlan { source, data }: UploadPlan,
     ) -> Result<Upload, Error> {
         let precondition = caller.access.create(&request.path, &request.precondition)?;
+        caller
+            .access
+            .own(&request.path, request.details.as_deref())?;
         let target = Destination {
             parents: caller.access.parents(&request.path, request.make_parents),
             path: request.path.clone(),
@@ -132,6 +135,12 @@ impl Files {
                 };
                 (staged, reservation)
             }
+        };
+        let given = request.details.as_ref();
+        let xattrs = given.and_then(|details| details.xattrs.as_ref());
+        let staged = match xattrs.filter(|xattrs| !xattrs.is_empty()) {
+            Some(xattrs) => self.store().try_xattrs(staged, xattrs.clone()).await?,
+            None => staged,
         };
         let offset = staged.length();
         let superseded = staged.superseded().unwrap_or_default();
@@ -263,9 +272,10 @@ impl Upload {
             modified,
             mode,
             preserve,
+            details,
             ..
         } = self.request;
-        let given = GivenAttributes::new(modified, mode, preserve);
+        let given = GivenAttributes::new(modified, mode, preserve).with_details(details);
         let target = self.target.clone();
         let mut staged = self.files.store().seal(sink, target, given).await?;
         let paths = [&self.target.path];

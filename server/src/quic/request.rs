@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{Changed, Done, Hashed, Ping, Pong, Request};
+use quire_shared::protocol::{Changed, DetailKinds, Done, Hashed, Ping, Pong, Request};
 use quire_transport::stream::{Receiver, Sender};
 use tracing::debug;
 
@@ -109,7 +109,7 @@ async fn dispatch(
         Request::Get(get) => get::serve(get, files, caller, sender, is_early).await,
         Request::Put(put) => put::serve(put, files, caller, sender, receiver).await,
         Request::List(list) => list::serve(list, files, caller, sender).await,
-        Request::Stat(stat) => answer(sender, files.stat(caller, &stat.path).await?).await,
+        Request::Stat(stat) => answer(sender, files.stat(caller, &stat).await?).await,
         Request::Rename(rename) => {
             answer(sender, changed(files.rename(caller, rename).await?)).await
         }
@@ -160,5 +160,6 @@ fn pong(ping: &Ping, session: &Session) -> Result<Pong, RequestError> {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
         writable: session.shared.files.is_writable(&session.caller())?,
         measured: ping.transfer.map(measured),
+        details: DetailKinds::ALL,
     })
 }

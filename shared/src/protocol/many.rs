@@ -8,10 +8,10 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use super::replies::{Changed, Entry, Failure, GetHeader, Reply};
 use super::tagged::tagged;
-use super::{MakeDirectory, Message, Preserve, Put, Time};
+use super::{DetailKinds, Details, MakeDirectory, Message, Preserve, Put, Time};
 use crate::codec::DecodeError;
 use crate::digest::DigestKind;
-use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{DETAILED_BYTES_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::path::{Name, RawName, RemotePath};
 
 /// Downloads a directory with everything below it. Reply: [`Attributes`](super::Attributes) of the
@@ -30,6 +30,10 @@ pub struct GetTree {
     #[n(2)]
     #[cbor(default)]
     pub enclose_max: u64,
+    /// Which details of files and directories the entries tell.
+    #[n(3)]
+    #[cbor(default, skip_if = "DetailKinds::is_empty")]
+    pub details: DetailKinds,
 }
 
 tagged! {
@@ -44,7 +48,7 @@ tagged! {
 }
 
 impl Message for TreeItem {
-    const BYTES_MAX: usize = REPLY_BYTES_MAX;
+    const BYTES_MAX: usize = DETAILED_BYTES_MAX;
 }
 
 /// An entry that can't be sent, and the reason.
@@ -96,7 +100,7 @@ impl Message for PutItem {
     const BYTES_MAX: usize = REQUEST_BYTES_MAX;
 }
 
-/// Sets time and permissions of a directory.
+/// Sets time, permissions and details of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct SetAttributes {
@@ -113,6 +117,9 @@ pub struct SetAttributes {
     #[n(3)]
     #[cbor(default)]
     pub preserve: Preserve,
+    /// Details to set, as in [`Put`].
+    #[n(4)]
+    pub details: Option<Box<Details>>,
 }
 
 /// Ends the items of a request.
@@ -154,6 +161,10 @@ pub struct GetMany {
     #[n(1)]
     #[cbor(default)]
     pub enclose_max: u64,
+    /// Which details of the files the answers tell.
+    #[n(2)]
+    #[cbor(default, skip_if = "DetailKinds::is_empty")]
+    pub details: DetailKinds,
 }
 
 tagged! {
@@ -192,7 +203,7 @@ pub struct GotItem {
 }
 
 impl Message for GotItem {
-    const BYTES_MAX: usize = REPLY_BYTES_MAX;
+    const BYTES_MAX: usize = DETAILED_BYTES_MAX;
 }
 
 impl GotItem {

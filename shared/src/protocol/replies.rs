@@ -2,10 +2,10 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::{LinkTarget, Message, Time, Version};
+use super::{DetailKinds, Details, LinkTarget, Message, Time, Version};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
-use crate::limits::{PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
+use crate::limits::{DETAILED_BYTES_MAX, PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
 use crate::path::{Name, RawName, RemotePath};
 
 /// The answer to a request: its result, or the reason for a refusal.
@@ -136,14 +136,15 @@ const NAME_FRAME_BYTES: usize = 3;
 
 /// Gives replies with a fixed set of fields their limit.
 macro_rules! replies {
-    ($($name:ident)*) => {
+    ($max:expr, $($name:ident)*) => {
         $(impl Message for $name {
-            const BYTES_MAX: usize = REPLY_BYTES_MAX;
+            const BYTES_MAX: usize = $max;
         })*
     };
 }
 
-replies! { Pong GetHeader Trailer Changed Copied Done Attributes Hashed }
+replies! { REPLY_BYTES_MAX, Pong Trailer Changed Copied Done Hashed }
+replies! { DETAILED_BYTES_MAX, GetHeader Attributes }
 
 /// Describes the server.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -160,6 +161,10 @@ pub struct Pong {
     /// What the server measured of the transfer that was named.
     #[n(2)]
     pub measured: Option<Measured>,
+    /// Which details the server knows. Others it ignores, wherever it is asked for them or given them.
+    #[n(3)]
+    #[cbor(default, skip_if = "DetailKinds::is_empty")]
+    pub details: DetailKinds,
 }
 
 /// What an end of a transfer measured.
@@ -203,6 +208,9 @@ pub struct GetHeader {
     #[n(5)]
     #[cbor(default, skip_if = "std::ops::Not::not")]
     pub in_extents: bool,
+    /// The details that the request asks for.
+    #[n(6)]
+    pub details: Option<Box<Details>>,
 }
 
 /// The trailer after a body, which proves that all of it was sent. The end of a stream proves
@@ -308,6 +316,9 @@ pub struct Attributes {
     /// The target of a symbolic link, in listings and for `stat`.
     #[n(5)]
     pub target: Option<LinkTarget>,
+    /// The details that the request asks for.
+    #[n(7)]
+    pub details: Option<Box<Details>>,
 }
 
 /// An entry of a directory.

@@ -1,8 +1,10 @@
 //! Properties of every message: encoding round trips, limits, and refusal of damaged bytes.
 
 mod delta;
+mod details;
 mod many;
 mod messages;
+mod replies;
 
 use std::fmt::Debug;
 
@@ -234,28 +236,10 @@ fn missing_optional_keys_have_their_defaults() {
         source: precondition.clone(),
         target: precondition,
         preserve: Preserve::Usual,
+        details: Default::default(),
     };
     assert_eq!(minimal_pair(9), Ok(copy.into()));
     assert_eq!(minimal(10), Ok(Hash { path: a, digest }.into()));
-}
-
-#[test]
-fn missing_optional_keys_of_replies_have_their_defaults() {
-    let (software, writable, measured) = (String::new(), false, None);
-    let pong = Pong {
-        software,
-        writable,
-        measured,
-    };
-    assert_eq!(decode::<Reply<Pong>>(&[0x82, 0, 0xa0]), Ok(Reply::Ok(pong)));
-    assert_eq!(
-        decode::<Reply<Page>>(&[0x82, 0, 0xa0]),
-        Ok(Reply::Ok(Page::default()))
-    );
-    assert_eq!(
-        decode::<Reply<CachePage>>(&[0x82, 0, 0xa0]),
-        Ok(Reply::Ok(CachePage::default()))
-    );
 }
 
 // P14
@@ -331,17 +315,6 @@ fn a_length_over_the_limit_is_refused() {
     refuses::<Reply<Page>>();
 }
 
-#[test]
-fn a_message_over_its_limit_is_not_sent() {
-    let pong = Pong {
-        software: "x".repeat(REPLY_BYTES_MAX),
-        writable: true,
-        measured: None,
-    };
-    let error = encode(&Reply::Ok(pong)).unwrap_err();
-    assert_eq!(error.code(), ErrorCode::MESSAGE_TOO_LONG);
-}
-
 /// Both extremes of a path of full length: few long names, and as many names as allowed.
 fn longest_paths() -> [RemotePath; 2] {
     let path_of = |count: usize| {
@@ -368,6 +341,7 @@ fn the_largest_legal_messages_fit_their_limits() {
         mode: u32::MAX,
         version,
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
+        details: None,
     };
     for path in longest_paths() {
         let copy = Copy {
@@ -377,6 +351,7 @@ fn the_largest_legal_messages_fit_their_limits() {
             source: precondition.clone(),
             target: precondition.clone(),
             preserve: Preserve::Nothing,
+            details: Default::default(),
         };
         encode(&Request::from(copy)).unwrap();
         let entry = CacheEntry {

@@ -37,6 +37,7 @@ pub fn get(file: &str) -> Get {
         precondition: Precondition::Any,
         digest_from_start: false,
         takes_extents: false,
+        details: Default::default(),
     }
 }
 
@@ -51,12 +52,13 @@ pub fn put(file: &str, size: usize) -> Put {
         precondition: Precondition::Any,
         make_parents: false,
         preserve: Preserve::Usual,
+        details: None,
     }
 }
 
 /// A stat.
 pub fn stat(file: &str) -> Stat {
-    Stat { path: path(file) }
+    Stat::of(path(file))
 }
 
 /// A rename that replaces a file.
@@ -104,6 +106,7 @@ pub fn copy(from: &str, to: &str) -> Copy {
         source: Precondition::Any,
         target: Precondition::Any,
         preserve: Preserve::Usual,
+        details: Default::default(),
     }
 }
 
@@ -113,6 +116,7 @@ pub fn chmod(file: &str, mode: u32) -> Chmod {
         path: path(file),
         mode,
         precondition: Precondition::Any,
+        details: None,
     }
 }
 

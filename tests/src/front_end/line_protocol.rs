@@ -85,6 +85,7 @@ async fn get(path: RemotePath, files: &Files, caller: &Caller) -> Result<(u64, V
         precondition: Precondition::Any,
         digest_from_start: false,
         takes_extents: false,
+        details: Default::default(),
     };
     let mut content = files.get(caller, &request).await?;
     let length = content.length();
@@ -124,6 +125,7 @@ async fn put(
         precondition: Precondition::Any,
         make_parents: false,
         preserve: Preserve::Usual,
+        details: None,
     };
     let mut hasher = request.digest.hasher();
     hasher.update(&body);

@@ -158,6 +158,7 @@ async fn put_a_byte(files: &Files, caller: &Caller, path: RemotePath) {
         precondition: Precondition::Any,
         make_parents: true,
         preserve: Default::default(),
+        details: None,
     };
     let Ok(mut upload) = files.put(caller, put).await else {
         return;
@@ -195,7 +196,7 @@ async fn carry_out(files: &Files, caller: &Caller, request: Request) {
             let is_hidden = |entry: &Entry| entry.name.as_str() == HIDDEN;
             assert!(!part.entries.iter().any(is_hidden));
         }
-        Request::Stat(stat) => drop(files.stat(caller, &stat.path).await),
+        Request::Stat(stat) => drop(files.stat(caller, &stat).await),
         Request::Rename(rename) => drop(files.rename(caller, rename).await),
         Request::Delete(delete) => {
             let delete = Delete {

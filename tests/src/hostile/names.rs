@@ -81,7 +81,7 @@ fn of_a_hundred_thousand_names_each_is_refused_or_travels_unchanged() {
         assert!(!text.contains(['/', '\0']) && text.len() <= 255, "{text:?}");
         assert!(![".", ".."].contains(&text.as_str()));
         let path = RemotePath::default().join(name).unwrap();
-        let request = Request::from(Stat { path: path.clone() });
+        let request = Request::from(Stat::of(path.clone()));
         let bytes = codec::encode(&request).unwrap();
         assert_eq!(codec::decode(&bytes[codec::PREFIX_BYTES..]), Ok(request));
         assert!(!path.to_string().contains(commands_a_terminal), "{text:?}");

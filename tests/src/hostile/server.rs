@@ -77,6 +77,7 @@ impl Hostile {
                 modified: self.entry().attributes.modified,
                 mode: 0o7777,
                 in_extents: false,
+                details: None,
             };
             let result = Reply::Ok(header);
             bytes.extend(message(&Reply::Ok(GotItem { index, result })));
@@ -127,6 +128,7 @@ impl Hostile {
                 mode: 0o7777,
                 version: Version::new(b"1").unwrap(),
                 target: None,
+                details: None,
             },
         }
     }

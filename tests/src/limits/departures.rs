@@ -58,6 +58,7 @@ fn requests() -> Vec<Request> {
         path: path("d"),
         digest: DigestKind::Xxh3,
         enclose_max: 0,
+        details: Default::default(),
     };
     let list = List {
         path: path("d"),

@@ -284,11 +284,11 @@ fn the_grammar_and_the_decoder_agree_on_damaged_examples() {
 /// Changes of a byte: nearby values, and the type of the item that it begins.
 const FLIPS: [u8; 6] = [0x01, 0x02, 0x10, 0x20, 0x60, 0xff];
 
-/// Rules that the grammar doesn't state: those of names, and bytes after the message.
+/// Rules that the grammar doesn't state: those of names and details, and bytes after the message.
 fn is_prose(error: &DecodeError) -> bool {
     matches!(
         error,
-        DecodeError::InvalidPath(_) | DecodeError::TrailingBytes
+        DecodeError::InvalidPath(_) | DecodeError::Detail(_) | DecodeError::TrailingBytes
     )
 }
 
@@ -296,7 +296,7 @@ fn is_prose(error: &DecodeError) -> bool {
 fn the_grammar_has_a_rule_for_every_type_of_the_conversation() {
     let document = Document::read();
     let rules = flatten_from_str(&document.cddl).unwrap();
-    let source = ["", "/delta", "/many", "/replies"]
+    let source = ["", "/delta", "/details", "/many", "/replies"]
         .map(|file| document::read(&format!("shared/src/protocol{file}.rs")))
         .concat();
     let types: Vec<_> = ["pub struct ", "pub enum "]
@@ -375,10 +375,15 @@ fn the_table_of_limits_is_the_implementations() {
         ("PATH_COMPONENTS_MAX", limits::PATH_COMPONENTS_MAX),
         ("REQUEST_BYTES_MAX", limits::REQUEST_BYTES_MAX),
         ("REPLY_BYTES_MAX", limits::REPLY_BYTES_MAX),
+        ("DETAILED_BYTES_MAX", limits::DETAILED_BYTES_MAX),
         ("PAGE_BYTES_MAX", limits::PAGE_BYTES_MAX),
         ("VERSION_BYTES_MAX", limits::VERSION_BYTES_MAX),
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),
         ("RAW_NAMES_MAX", limits::RAW_NAMES_MAX),
+        ("XATTR_NAME_BYTES_MAX", limits::XATTR_NAME_BYTES_MAX),
+        ("XATTRS_BYTES_MAX", limits::XATTRS_BYTES_MAX),
+        ("XATTRS_MAX", limits::XATTRS_MAX),
+        ("ACCOUNT_NAME_BYTES_MAX", limits::ACCOUNT_NAME_BYTES_MAX),
         ("DIGEST_BYTES_MAX", limits::DIGEST_BYTES_MAX),
         ("PIECE_BYTES_MAX", limits::PIECE_BYTES_MAX),
         ("ENCLOSED_BYTES_MAX", limits::ENCLOSED_BYTES_MAX),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::atomic::AtomicU64;
 
+use quire_client::Keep;
 use quire_client::transfer::relay;
 use quire_client::{ClientError, Digest, DigestKind};
 use quire_shared::protocol::{GetHeader, Put, Reply, Time, Trailer, Version};
@@ -68,6 +69,7 @@ async fn content_that_came_damaged_from_the_source_is_not_published_at_the_targe
                 },
                 mode: 0o644,
                 in_extents: false,
+                details: None,
             };
             send(&mut stream, &Reply::Ok(header)).await;
             stream.write_all(b"hello").await.unwrap();
@@ -83,7 +85,7 @@ async fn content_that_came_damaged_from_the_source_is_not_published_at_the_targe
             ..Put::default()
         };
         let moved = AtomicU64::new(0);
-        let relayed = relay((&from, &path("f")), (&to, put), &moved).await;
+        let relayed = relay((&from, &path("f")), (&to, put), Keep::default(), &moved).await;
         let error = relayed.unwrap_err();
         let is_told = matches!(
             error,

@@ -33,6 +33,7 @@ fn header(size: u64, length: u64) -> GetHeader {
         },
         mode: 0o644,
         in_extents: false,
+        details: None,
     }
 }
 
@@ -342,6 +343,7 @@ async fn names_that_break_a_rule_or_their_order_are_not_taken_from_a_server() {
         mode: 0o644,
         version: Version::new(b"1").unwrap(),
         target: None,
+        details: None,
     };
     let entry = |text: &str| Entry {
         name: name(text),

@@ -290,6 +290,7 @@ impl FakeFile {
                     mode: 0o644,
                     version,
                     target: None,
+                    details: None,
                 };
                 say(&mut send, &Reply::Ok(attributes)).await;
             }
@@ -304,6 +305,7 @@ impl FakeFile {
                     modified,
                     mode: 0o644,
                     in_extents: false,
+                    details: None,
                 };
                 fake::send(&mut send, &Reply::Ok(header)).await;
                 send.write_all(body).await.unwrap();

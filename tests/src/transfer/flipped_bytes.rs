@@ -204,6 +204,7 @@ fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Layout) {
         mode: 0o755,
         version: Version::new(b"1").unwrap(),
         target: None,
+        details: None,
     };
     let file = |text: &str, body: &[u8]| {
         let entry = Entry {

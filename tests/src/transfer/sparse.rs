@@ -444,6 +444,7 @@ async fn a_client_refuses_extents_that_break_the_rules() {
             modified: THEN,
             mode: 0o644,
             in_extents: true,
+            details: None,
         };
         let answer = [codec::encode(&Reply::Ok(header)).unwrap(), body].concat();
         let server = FakeServer::start(async move |connection| {

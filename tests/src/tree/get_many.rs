@@ -21,6 +21,7 @@ fn get_many(enclose_max: usize) -> GetMany {
     GetMany {
         digest: DigestKind::Blake3,
         enclose_max: enclose_max as u64,
+        details: Default::default(),
     }
 }
 

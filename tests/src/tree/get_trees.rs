@@ -30,6 +30,7 @@ fn get_tree(directory: &str, enclose_max: usize) -> GetTree {
         path: path(directory),
         digest: DigestKind::Blake3,
         enclose_max: enclose_max as u64,
+        details: Default::default(),
     }
 }
 

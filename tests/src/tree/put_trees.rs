@@ -232,6 +232,7 @@ async fn each_item_is_answered_by_itself() {
             modified: None,
             mode: Some(0o700),
             preserve: Preserve::Usual,
+            details: None,
         })
     };
     let items = PutItems::default()
@@ -344,6 +345,7 @@ async fn rights_hold_for_each_item_and_a_drop_box_may_set_attributes_of_what_it_
             modified: None,
             mode: Some(0o711),
             preserve: Preserve::Usual,
+            details: None,
         }));
     }
     send.write_all(&rest.last().0).await.unwrap();

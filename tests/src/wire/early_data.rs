@@ -108,6 +108,7 @@ fn late_requests() -> Vec<Request> {
         path: path(""),
         digest: DigestKind::Xxh3,
         enclose_max: 0,
+        details: Default::default(),
     };
     vec![
         put("new", 0).into(),

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use quire_shared::RemotePath;
 
 use super::compare::{Comparison, SourceWalk};
-use super::plan::{FileCount, PlannedDeletion, PlannedFile, PlannedState, SyncPlan, TransferStep};
+use super::plan::{
+    FileCount, PlannedDeletion, PlannedFile, PlannedMode, PlannedState, SyncPlan, TransferStep,
+};
 use super::resolve::{ResolvedNames, Resolver, StepReader, spooling};
 use super::side::SyncSide;
 use super::spool::{Spool, SpoolReader};
@@ -121,7 +123,7 @@ impl Run<'_> {
         }
         let mut modes = plan.modes.into_reader().map_err(spooling)?;
         while let Some(mode) = modes.next().map_err(spooling)? {
-            self.report.step(&step(SyncAction::Mode, mode.path));
+            self.report.step(&mode.step());
         }
         self.tell_deletions(plan.deletions)
     }
@@ -228,6 +230,16 @@ impl super::resolve::Move {
             is_directory: self.is_directory,
             ..step(SyncAction::Renamed, self.to.clone())
         }
+    }
+}
+
+impl PlannedMode {
+    fn step(&self) -> SyncStep {
+        let action = match self.sets_mode {
+            true => SyncAction::Mode,
+            false => SyncAction::Details,
+        };
+        step(action, self.path.clone())
     }
 }
 

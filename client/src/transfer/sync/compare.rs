@@ -3,6 +3,7 @@
 //! Entries come in the order of their names, so each side is read once, and only the directories from
 //! the top to the one at hand are in memory.
 
+mod details;
 mod leave;
 #[cfg(test)]
 mod tests;
@@ -11,12 +12,11 @@ use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash};
 use std::io;
 
-use quire_shared::protocol::{EntryKind, Preserve};
+use quire_shared::protocol::EntryKind;
 use quire_shared::{Name, RemotePath};
 
 use super::plan::{
-    PlannedDeletion, PlannedDirectory, PlannedFile, PlannedMode, PlannedState, SyncPlan,
-    TransferStep,
+    PlannedDeletion, PlannedDirectory, PlannedFile, PlannedState, SyncPlan, TransferStep,
 };
 use super::resolve::spooling;
 use super::side::SyncSide;
@@ -60,7 +60,7 @@ pub(super) struct SourceWalk {
 impl SourceWalk {
     /// Begins the walk. Blocks, and waits for the network.
     pub(super) fn begin(side: &SyncSide, options: &SyncOptions) -> Result<Self, ClientError> {
-        match Walk::begin(side, options.filter.clone(), None)? {
+        match Walk::begin(side, options.filter.clone(), None, options.keep)? {
             (_, None) => Err(side.not_found()),
             (walk, Some(top)) if top.kind == EntryKind::Directory => Ok(Self { walk, top }),
             (_, Some(_)) => Err(side.not_a_directory()),
@@ -95,7 +95,8 @@ impl<'a> Comparison<'a> {
             options,
         } = job;
         let hidden = options.backup_below(target_side);
-        let (target, target_top) = Walk::begin(target_side, options.filter.clone(), hidden)?;
+        let filter = options.filter.clone();
+        let (target, target_top) = Walk::begin(target_side, filter, hidden, options.keep)?;
         if target_top
             .as_ref()
             .is_some_and(|top| top.kind != EntryKind::Directory)
@@ -350,7 +351,11 @@ impl<'a> Comparison<'a> {
     ) -> io::Result<()> {
         let state = match source.size == target.size {
             false => PlannedState::Changed,
-            true if self.options.checksum => PlannedState::Unknown,
+            // What has other details is transferred, because digests say nothing of them.
+            true if self.options.checksum && self.have_same_details(source, target) => {
+                PlannedState::Unknown
+            }
+            true if self.options.checksum => PlannedState::Changed,
             true if source.modified == target.modified => {
                 self.plan.same.add(source.size);
                 return self.modes(path, source, target);
@@ -358,26 +363,6 @@ impl<'a> Comparison<'a> {
             true => PlannedState::Changed,
         };
         self.file(path, source, state, Some(target))
-    }
-
-    /// Compares the permission bits of two files with the same content.
-    fn modes(
-        &mut self,
-        path: RemotePath,
-        source: &WalkedEntry,
-        target: &WalkedEntry,
-    ) -> io::Result<()> {
-        let is_exact = self.options.preserve == Preserve::Exact;
-        if is_exact && source.mode != target.mode {
-            let version = target.version.clone();
-            let mode = source.mode;
-            self.plan.modes.push(&PlannedMode {
-                path,
-                mode,
-                version,
-            })?;
-        }
-        Ok(())
     }
 
     /// Plans the transfer of a file.
@@ -402,22 +387,34 @@ impl<'a> Comparison<'a> {
             mode: source.mode,
             state,
             replaces: target.and_then(|target| target.version.clone()),
+            details: source.details_hash(),
         }))?;
         Ok(())
     }
 
     /// Has the transfers enter the directory at hand, and those above it.
     fn enter_transfers(&mut self) -> io::Result<()> {
-        for level in &mut self.levels {
-            let Some(source) = level.source.as_ref().filter(|_| !level.is_entered) else {
-                continue;
-            };
+        let mut levels = std::mem::take(&mut self.levels);
+        let entered = levels
+            .iter_mut()
+            .try_for_each(|level| self.enter_transfer(level));
+        self.levels = levels;
+        entered
+    }
+
+    fn enter_transfer(&mut self, level: &mut ComparedDirectory) -> io::Result<()> {
+        if let Some(source) = level.source.as_ref().filter(|_| !level.is_entered) {
             level.is_entered = true;
             let enter = TransferStep::Enter(PlannedDirectory {
                 path: level.path.clone(),
                 modified: source.modified,
                 mode: source.mode,
                 is_new: level.target.is_none(),
+                details: match level.target {
+                    // It keeps its own until the end.
+                    Some(_) => None,
+                    None => self.told(&level.path, source),
+                },
             });
             self.plan.transfers.push(&enter)?;
         }
@@ -438,6 +435,10 @@ impl<'a> Comparison<'a> {
             // So that what follows is the new directory only.
             self.enter_transfers()?;
         }
+        let mut hash = DefaultHasher::new();
+        if let Some(entry) = source.as_ref().xor(target.as_ref()) {
+            entry.details_hash().hash(&mut hash);
+        }
         self.levels.push(ComparedDirectory {
             path,
             source,
@@ -449,7 +450,7 @@ impl<'a> Comparison<'a> {
             deletions: self.plan.deletions.end(),
             gone: self.plan.gone.entries.end(),
             deleted: 0,
-            hash: DefaultHasher::new(),
+            hash,
             is_pure: true,
             has_content: false,
         });
@@ -491,7 +492,7 @@ impl ComparedDirectory {
     fn add_to_hash(&mut self, name: &Name, entry: &WalkedEntry) {
         let WalkedEntry { size, modified, .. } = entry;
         let time = (modified.seconds, modified.nanoseconds);
-        (name.as_str(), size, time).hash(&mut self.hash);
+        (name.as_str(), size, time, entry.details_hash()).hash(&mut self.hash);
         self.has_content |= *size > 0;
     }
 }

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use minicbor::{Decode, Encode};
 use quire_shared::RemotePath;
-use quire_shared::protocol::{EntryKind, Precondition, Time, Version};
+use quire_shared::protocol::{Details, EntryKind, Precondition, Time, Version};
 
 use super::spool::Spool;
 use super::walk::WalkedEntry;
@@ -29,6 +29,9 @@ pub(super) struct PlannedFile {
     /// The version that is replaced, on a server.
     #[n(5)]
     pub(super) replaces: Option<Version>,
+    /// A hash of the details of the source; the same for all if none are kept.
+    #[n(6)]
+    pub(super) details: u64,
 }
 
 /// Why a file is in the plan.
@@ -58,13 +61,13 @@ impl PlannedFile {
 
     /// What a file keeps when it gets another name.
     pub(super) fn key(&self) -> u64 {
-        key(self.size, self.modified)
+        key(self.size, self.modified, self.details)
     }
 }
 
-fn key(size: u64, modified: Time) -> u64 {
+fn key(size: u64, modified: Time, details: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (size, modified.seconds, modified.nanoseconds).hash(&mut hasher);
+    (size, modified.seconds, modified.nanoseconds, details).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -81,6 +84,8 @@ pub(super) struct PlannedDirectory {
     /// Whether it has to be made at the target.
     #[n(3)]
     pub(super) is_new: bool,
+    #[n(4)]
+    pub(super) details: Option<Box<Details>>,
 }
 
 /// A step through what is transferred. A directory comes before what is in it.
@@ -113,6 +118,9 @@ pub(super) struct PlannedDeletion {
     /// The version that was seen, on a server.
     #[n(5)]
     pub(super) version: Option<Version>,
+    /// As of a [`PlannedFile`].
+    #[n(6)]
+    pub(super) details: u64,
 }
 
 impl PlannedDeletion {
@@ -125,25 +133,33 @@ impl PlannedDeletion {
             size: found.size,
             modified: found.modified,
             version: found.version.clone(),
+            details: found.details_hash(),
         }
     }
 
     /// As [`PlannedFile::key`].
     pub(super) fn key(&self) -> u64 {
-        key(self.size, self.modified)
+        key(self.size, self.modified, self.details)
     }
 }
 
-/// A new permission setting of a file that is not transferred.
+/// New permissions and details of a file that is not transferred.
 #[derive(Debug, Clone, Encode, Decode)]
 #[cbor(map)]
 pub(super) struct PlannedMode {
     #[n(0)]
     pub(super) path: RemotePath,
+    /// Its permissions then, which may be those that it has.
     #[n(1)]
     pub(super) mode: u32,
     #[n(2)]
     pub(super) version: Option<Version>,
+    /// Whether the permissions change.
+    #[n(3)]
+    pub(super) sets_mode: bool,
+    /// Details to be set.
+    #[n(4)]
+    pub(super) details: Option<Box<Details>>,
 }
 
 /// A directory that is only at the source, and all that is in it.

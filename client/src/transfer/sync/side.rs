@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::{
-    Chmod, Copy, Delete, Hash, List, MakeDirectory, Precondition, Preserve, Rename,
+    Chmod, Copy, Delete, DetailKinds, Hash, List, MakeDirectory, Precondition, Preserve, Rename,
 };
 use quire_shared::{ErrorCode, RemotePath};
 
@@ -14,6 +14,7 @@ use super::plan::{PlannedDeletion, PlannedMode};
 use crate::attributes;
 use crate::blocking::blocking;
 use crate::client::Client;
+use crate::details;
 use crate::error::ClientError;
 use crate::local_file::LocalFile;
 use crate::transfer::engine::local_entry;
@@ -146,8 +147,14 @@ impl SyncSide {
         }
     }
 
-    /// Copies the file `path` to the same name below `side`, as [`rename`](Self::rename) renames.
-    pub(super) async fn copy(&self, path: &RemotePath, side: &Self) -> Result<(), ClientError> {
+    /// Copies the file `path` to the same name below `side`, as [`rename`](Self::rename) renames. On a
+    /// server the copy has these details as well.
+    pub(super) async fn copy(
+        &self,
+        path: &RemotePath,
+        side: &Self,
+        details: DetailKinds,
+    ) -> Result<(), ClientError> {
         match (self.path(path)?, side.path(path)?) {
             (SidePath::Local(from), SidePath::Local(to)) => {
                 blocking(move || copy_locally(&from, &to)).await
@@ -160,6 +167,7 @@ impl SyncSide {
                     source: Precondition::Any,
                     target: Precondition::Any,
                     preserve: Preserve::Exact,
+                    details,
                 };
                 let copying = || client.copy(copy.clone());
                 with_parent(&client, &to, copying).await.map(drop)
@@ -197,15 +205,20 @@ impl SyncSide {
         }
     }
 
-    /// Sets the permission bits of a file.
+    /// Sets permission bits and details of a file.
     pub(super) async fn set_mode(&self, planned: &PlannedMode) -> Result<(), ClientError> {
-        let mode = planned.mode;
+        let (mode, details) = (planned.mode, planned.details.clone());
+        let sets_mode = planned.sets_mode;
         match self.path(&planned.path)? {
             SidePath::Local(path) => {
                 let set = move || {
-                    let file = fs::File::open(&path);
-                    file.and_then(|file| attributes::set_exact_mode(&file, mode))
-                        .map_err(|error| ClientError::disk(&path, "set the attributes of", error))
+                    let failed = |error| ClientError::disk(&path, "set the attributes of", error);
+                    let file = fs::File::open(&path).map_err(failed)?;
+                    details::set(&path, &file, details.as_deref())?;
+                    match sets_mode {
+                        true => attributes::set_exact_mode(&file, mode).map_err(failed),
+                        false => Ok(()),
+                    }
                 };
                 blocking(set).await
             }
@@ -218,6 +231,7 @@ impl SyncSide {
                     path,
                     mode,
                     precondition,
+                    details,
                 };
                 client.chmod(chmod).await.map(drop)
             }

@@ -3,17 +3,19 @@
 mod local;
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::{Attributes, Entry, EntryKind, Time, TreeItem, Version};
+use quire_shared::protocol::{Attributes, Details, Entry, EntryKind, Time, TreeItem, Version};
 use quire_shared::{ErrorCode, Name, RemotePath};
 use tokio::runtime::Handle;
 
 use super::filter::Filter;
 use super::side::SyncSide;
+use crate::details::Keep;
 use crate::error::ClientError;
 use crate::transfer::description::Description;
 
@@ -40,17 +42,36 @@ pub(super) struct WalkedEntry {
     pub(super) mode: u32,
     /// The version on a server.
     pub(super) version: Option<Version>,
+    /// The details that are kept. What can't be told of them is absent.
+    pub(super) details: Option<Box<Details>>,
 }
 
-impl From<Attributes> for WalkedEntry {
-    fn from(attributes: Attributes) -> Self {
+impl WalkedEntry {
+    /// What a server has told, of which `keep` says what counts.
+    fn told(attributes: Attributes, keep: Keep) -> Self {
+        let details = attributes.details;
         Self {
+            details: details.and_then(|details| keep.pick(*details).boxed()),
             kind: attributes.kind,
             size: attributes.size,
             modified: attributes.modified,
             mode: attributes.mode,
             version: Some(attributes.version),
         }
+    }
+
+    /// A hash of the details, equal where they are the same. Accounts count by name, if they have one.
+    pub(super) fn details_hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        if let Some(details) = &self.details {
+            for account in [&details.owner, &details.group] {
+                let name = account.as_ref().map(|account| &account.name);
+                let id = account.as_ref().map(|account| account.id);
+                (name, id.filter(|_| name.is_none_or(Option::is_none))).hash(&mut hasher);
+            }
+            details.xattrs.hash(&mut hasher);
+        }
+        hasher.finish()
     }
 }
 
@@ -81,6 +102,7 @@ pub(super) struct Walk {
     source: WalkSource,
     ready: VecDeque<WalkItem>,
     filter: Arc<Filter>,
+    keep: Keep,
     /// Left out whatever the filter says.
     hidden: Option<RemotePath>,
     /// The directory at hand.
@@ -104,16 +126,17 @@ impl Walk {
         side: &SyncSide,
         filter: Arc<Filter>,
         hidden: Option<RemotePath>,
+        keep: Keep,
     ) -> Result<(Self, Option<WalkedEntry>), ClientError> {
         let (source, top) = match side {
-            SyncSide::Local(path) => local_source(path.clone(), &filter)?,
+            SyncSide::Local(path) => local_source(path.clone(), &filter, keep)?,
             SyncSide::Server(client, path) => {
                 let runtime = Handle::current();
-                let opening = Description::open(client.connection(), path.clone());
+                let opening = Description::open(client.connection(), path.clone(), keep.kinds);
                 match runtime.block_on(opening) {
                     Ok((description, attributes)) => {
                         let source = WalkSource::Server(Box::new(description), runtime);
-                        (source, Some(attributes.into()))
+                        (source, Some(WalkedEntry::told(attributes, keep)))
                     }
                     Err(error) if error.code() == Some(ErrorCode::NOT_FOUND) => {
                         (WalkSource::Nothing, None)
@@ -130,6 +153,7 @@ impl Walk {
             source,
             ready,
             filter,
+            keep,
             hidden,
             path: RemotePath::ROOT,
             has_excluded: vec![false],
@@ -144,6 +168,7 @@ impl Walk {
             source: WalkSource::Nothing,
             ready: items.into(),
             filter: Arc::default(),
+            keep: Keep::default(),
             hidden: None,
             path: RemotePath::ROOT,
             has_excluded: vec![false],
@@ -188,7 +213,7 @@ impl Walk {
     fn fill(&mut self) -> Result<(), ClientError> {
         loop {
             let Some(item) = self.ready.front() else {
-                self.ready = self.source.next()?.into();
+                self.ready = self.source.next(self.keep)?.into();
                 if self.ready.is_empty() {
                     return Err(ClientError::Truncated);
                 }
@@ -233,7 +258,7 @@ impl Walk {
                 Some(WalkItem::Left(_)) => depth -= 1,
                 Some(WalkItem::Entry(..) | WalkItem::Missed(..)) => {}
                 None => {
-                    self.ready = self.source.next()?.into();
+                    self.ready = self.source.next(self.keep)?.into();
                     if self.ready.is_empty() {
                         return Err(ClientError::Truncated);
                     }
@@ -246,13 +271,14 @@ impl Walk {
 
 impl WalkSource {
     /// The next items, none at the end.
-    fn next(&mut self) -> Result<Vec<WalkItem>, ClientError> {
+    fn next(&mut self, keep: Keep) -> Result<Vec<WalkItem>, ClientError> {
         match self {
             Self::Nothing => Ok(Vec::new()),
             Self::Local(items) => Ok(items.recv().unwrap_or_default()),
             Self::Server(description, runtime) => {
                 let items = runtime.block_on(description.next())?;
-                Ok(items.into_iter().map(of_server).collect())
+                let items = items.into_iter().map(|item| of_server(item, keep));
+                Ok(items.collect())
             }
         }
     }
@@ -262,21 +288,21 @@ impl WalkSource {
 fn local_source(
     path: PathBuf,
     filter: &Arc<Filter>,
+    keep: Keep,
 ) -> Result<(WalkSource, Option<WalkedEntry>), ClientError> {
-    let Some(top) = local::directory(&path)? else {
+    let Some(top) = local::directory(&path, keep)? else {
         return Ok((WalkSource::Nothing, None));
     };
-    let items = local::begin(path, Arc::clone(filter));
+    let items = local::begin(path, Arc::clone(filter), keep);
     Ok((WalkSource::Local(items), Some(top)))
 }
 
-fn of_server(item: TreeItem) -> WalkItem {
+fn of_server(item: TreeItem, keep: Keep) -> WalkItem {
+    let told = |attributes| WalkedEntry::told(attributes, keep);
     match item {
         TreeItem::Described(Entry { name, attributes })
-        | TreeItem::Enclosed(Entry { name, attributes }) => {
-            WalkItem::Entry(name, attributes.into())
-        }
-        TreeItem::Entered(Entry { name, attributes }) => WalkItem::Entered(name, attributes.into()),
+        | TreeItem::Enclosed(Entry { name, attributes }) => WalkItem::Entry(name, told(attributes)),
+        TreeItem::Entered(Entry { name, attributes }) => WalkItem::Entered(name, told(attributes)),
         TreeItem::Missed(missed) => {
             WalkItem::Missed(missed.name, ClientError::of_failure(missed.failure))
         }
@@ -307,7 +333,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _entered = runtime.enter();
         let side = SyncSide::Local(top.path().to_owned());
-        let (mut walk, _) = Walk::begin(&side, Arc::default(), None).unwrap();
+        let (mut walk, _) = Walk::begin(&side, Arc::default(), None, Keep::default()).unwrap();
         let mut missed = Vec::new();
         let mut last = None;
         loop {

@@ -41,7 +41,7 @@ fn list(path: &str) -> Request {
 }
 
 fn stat(path: &str) -> Request {
-    Request::Stat(Stat { path: at(path) })
+    Request::Stat(Stat::of(at(path)))
 }
 
 fn put_if(path: &str, precondition: Precondition) -> Request {
@@ -54,11 +54,28 @@ fn put_if(path: &str, precondition: Precondition) -> Request {
         precondition,
         make_parents: false,
         preserve: Default::default(),
+        details: None,
     })
 }
 
 fn put(path: &str) -> Request {
     put_if(path, Precondition::Any)
+}
+
+/// The same request, which gives an owner as well.
+fn giving(mut request: Request) -> Request {
+    let account = quire_shared::protocol::NamedId { id: 1, name: None };
+    let details = Details {
+        owner: Some(account),
+        ..Default::default()
+    };
+    match &mut request {
+        Request::Put(put) => put.details = details.boxed(),
+        Request::Chmod(chmod) => chmod.details = details.boxed(),
+        Request::Copy(copy) => copy.details.owner = true,
+        other => panic!("{} gives no owner", other.name()),
+    }
+    request
 }
 
 fn chunks(path: &str) -> Request {
@@ -109,6 +126,7 @@ fn copy(from: &str, to: &str, recursive: bool) -> Request {
         source: Default::default(),
         target: Default::default(),
         preserve: Default::default(),
+        details: Default::default(),
     })
 }
 
@@ -117,6 +135,7 @@ fn chmod(path: &str) -> Request {
         path: at(path),
         mode: 0o755,
         precondition: Default::default(),
+        details: None,
     })
 }
 
@@ -140,9 +159,10 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
         | Request::Chunks(Chunks { path, .. }) => access.get(path)?,
         Request::List(List { path, .. }) => drop(access.list(path)?),
         Request::GetTree(get) => drop(access.list(&get.path)?),
-        Request::Stat(Stat { path }) => access.stat(path)?,
+        Request::Stat(Stat { path, .. }) => access.stat(path)?,
         Request::Put(put) | Request::ResumePut(ResumePut { put, .. }) => {
             put.precondition = access.create(&put.path, &put.precondition)?;
+            access.own(&put.path, put.details.as_deref())?;
         }
         Request::MakeDirectory(make) => access.make_directory(&make.path)?,
         Request::Delete(delete) => access.delete(&delete.path)?,
@@ -152,8 +172,14 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
         Request::Copy(copy) => {
             let recursive = copy.recursive;
             copy.target = access.copy(&copy.from, &copy.to, recursive, &copy.target)?;
+            if copy.details.owner {
+                access.set_owner(&copy.to)?;
+            }
         }
-        Request::Chmod(chmod) => access.chmod(&chmod.path)?,
+        Request::Chmod(chmod) => {
+            access.chmod(&chmod.path)?;
+            access.own(&chmod.path, chmod.details.as_deref())?;
+        }
         Request::PutDelta(PutDelta { put, .. }) => {
             access.get(&put.path)?;
             put.precondition = access.create(&put.path, &put.precondition)?;

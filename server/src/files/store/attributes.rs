@@ -8,16 +8,18 @@ use std::sync::Arc;
 use quire_shared::RemotePath;
 use quire_shared::protocol::{EntryKind, Precondition, Time};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, chmodat, fchmod, futimens,
+    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, fchmod,
+    fchown, futimens,
 };
 use rustix::io::Errno;
 
 use super::Error;
 use super::acl::{self, Acl};
 use super::batch::{Applied, Commit, OpenParent, Visible};
+use super::details::set_xattrs;
 use super::faults::Fault;
 use super::metadata::{FileId, MODE_MASK, Metadata, NANOSECONDS_MAX};
-use super::permissions::GivenAttributes;
+use super::permissions::{GivenAttributes, GivenDetails};
 use super::publish::require;
 use super::resolve::{Slot, open_beneath};
 
@@ -38,6 +40,7 @@ impl<'root> Commit<'root> {
         };
         self.inner.refuse_staging(path)?;
         let (directory, id) = self.inner.directory(path, OFlags::RDONLY)?;
+        set_details(&directory, &given.details)?;
         if let Some(mode) = given.mode {
             let setting = || Error::system("setting permissions");
             let metadata = Metadata::of(&directory).map_err(setting())?;
@@ -61,6 +64,7 @@ impl<'root> Commit<'root> {
         &mut self,
         path: &RemotePath,
         mode: u32,
+        details: &GivenDetails,
         precondition: &Precondition,
     ) -> Result<Applied<'root>, Error> {
         let (slot, _) = self.existing_slot(path)?;
@@ -75,6 +79,8 @@ impl<'root> Commit<'root> {
             EntryKind::Symlink | EntryKind::Other => return Err(Error::SpecialFile),
         };
         let opened = open_whatever_mode(&slot, &metadata, mode)?;
+        // Before the permissions, which may keep the owner from them.
+        set_details(&opened, details)?;
         set_mode(&opened, mode)?;
         self.changed_itself(path, opened, metadata.id)
     }
@@ -92,6 +98,21 @@ impl<'root> Commit<'root> {
         let sync = self.touch(itself, Fault::PlaceSync);
         Ok(Applied::new(Visible::Open(opened), sync))
     }
+}
+
+/// Sets the details of what exists already.
+fn set_details(opened: &OwnedFd, details: &GivenDetails) -> Result<(), Error> {
+    if let Some(xattrs) = &details.xattrs {
+        set_xattrs(opened, xattrs)?;
+    }
+    if details.owner.is_some() || details.group.is_some() {
+        let (owner, group) = (
+            details.owner.map(Uid::from_raw),
+            details.group.map(Gid::from_raw),
+        );
+        fchown(opened, owner, group).map_err(Error::system("setting an owner"))?;
+    }
+    Ok(())
 }
 
 fn set_mode(opened: &OwnedFd, mode: u32) -> Result<(), Error> {

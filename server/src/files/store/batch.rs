@@ -17,7 +17,7 @@ use super::copy::StagedCopy;
 use super::faults::Fault;
 use super::metadata::FileId;
 use super::new_directories::{NewDirectories, ParentSyncs};
-use super::permissions::{GivenAttributes, Inherited};
+use super::permissions::{GivenAttributes, GivenDetails, Inherited};
 use super::publish::Destination;
 use super::resolve::Slot;
 use super::root::{Inner, Root};
@@ -50,7 +50,7 @@ pub(in crate::files) enum Change {
         /// The directory.
         target: Destination,
     },
-    /// Sets the modification time and permissions of a directory, where given.
+    /// Sets the modification time, permissions and details of a directory, where given.
     Attributes {
         /// The directory.
         path: RemotePath,
@@ -60,12 +60,14 @@ pub(in crate::files) enum Change {
         /// directory that was made earlier in the same batch counts as well.
         is_new: bool,
     },
-    /// Sets the permissions of a file or directory.
+    /// Sets the permissions of a file or directory, and perhaps its details.
     Chmod {
         /// The name.
         path: RemotePath,
         /// The permission bits.
         mode: u32,
+        /// Details to set as well.
+        details: GivenDetails,
         /// Precondition for the name.
         precondition: Precondition,
     },
@@ -252,8 +254,9 @@ impl<'root> Commit<'root> {
             Change::Chmod {
                 path,
                 mode,
+                details,
                 precondition,
-            } => self.chmod(&path, mode, &precondition),
+            } => self.chmod(&path, mode, &details, &precondition),
             Change::Rename {
                 from,
                 to,

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use quire_shared::path::RESERVED_PREFIX;
-use quire_shared::protocol::{EntryKind, Precondition, Preserve, Time};
+use quire_shared::protocol::{Attributes, DetailKinds, EntryKind, Precondition, Preserve};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::{Dir, Mode, OFlags, mkdirat, openat};
 
@@ -21,6 +21,7 @@ use super::Error;
 use super::attributes::set_modified;
 use super::batch::{Applied, Commit, Visible};
 use super::cancel;
+use super::details::{add_details, set_xattrs};
 use super::faults::Fault;
 use super::metadata::Metadata;
 use super::open_file::OpenFile;
@@ -44,6 +45,8 @@ pub(in crate::files) struct CopySource {
     pub precondition: Precondition,
     /// Attributes that the copy keeps.
     pub preserve: Preserve,
+    /// Details that the copy keeps as well.
+    pub details: DetailKinds,
 }
 
 /// Staged copy that isn't published yet. It is removed when dropped, unless it was published.
@@ -92,6 +95,7 @@ impl Root {
             recursive,
             precondition,
             preserve,
+            details,
         } = source;
         let metadata = self.inner.metadata(from)?;
         // Checked again at the commit; checked here so that no long copy is wasted.
@@ -108,6 +112,7 @@ impl Root {
             root: self,
             staging,
             preserve: *preserve,
+            details: *details,
             inherited: self.inner.inherited_above(&target.path)?,
             root_device: self.inner.id.device,
             left_out: LeftOut::default(),
@@ -125,7 +130,7 @@ impl Root {
                 copier.stage_tree(directory)?
             }
             EntryKind::File => {
-                let file = self.open_file(from)?;
+                let file = self.open_file(from)?.with_details(*details);
                 // The opened file need not be the one whose metadata was read.
                 if matches!(precondition, Precondition::Match(version) if *version != file.attributes.version)
                 {
@@ -196,6 +201,7 @@ struct Copier<'a> {
     root: &'a Root,
     staging: Arc<Staging>,
     preserve: Preserve,
+    details: DetailKinds,
     /// What the directory decides where the copy will be.
     inherited: Inherited,
     root_device: u64,
@@ -229,7 +235,7 @@ impl Copier<'_> {
         let mut staged = StagedFile::new(Arc::clone(&self.staging))?;
         let attributes = &source.attributes;
         copy_content(source, &mut staged.file)?;
-        let given = self.given(attributes.modified, attributes.mode);
+        let given = self.given(attributes)?;
         self.root
             .set_attributes(&mut staged, target, given, &mut None)?;
         staged.sync()?;
@@ -334,14 +340,17 @@ impl Copier<'_> {
     /// Copies one file of a directory, with mode and modification time. It is made durable together
     /// with others.
     fn copy_file(&mut self, level: &CopyLevel, name: &CStr) -> Result<(), Error> {
-        let source = OpenFile::open(&level.source, name)?;
+        let source = OpenFile::open(&level.source, name)?.with_details(self.details);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut target: File = openat(&level.target, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::system("creating a staged file"))?
             .into();
         let attributes = &source.attributes;
         copy_content(&source, &mut target)?;
-        let given = self.given(attributes.modified, attributes.mode);
+        let given = self.given(attributes)?;
+        if let Some(xattrs) = &given.details.xattrs {
+            set_xattrs(&target, xattrs)?;
+        }
         let defaults = &self.staging.defaults;
         Permissions::of_new_file(&self.inherited, &given, defaults)
             .apply(&target, Some(defaults))?;
@@ -374,9 +383,16 @@ impl Copier<'_> {
     /// permission bits when it is published.
     fn finish(&self, level: CopyLevel, is_top: bool) -> Result<(OwnedFd, Permissions), Error> {
         let CopyLevel {
-            metadata, target, ..
+            source,
+            metadata,
+            target,
+            ..
         } = level;
-        let given = self.given(metadata.modified, metadata.mode);
+        let attributes = metadata.attributes();
+        let given = self.given(&add_details(attributes, &metadata, &source, self.details))?;
+        if let Some(xattrs) = &given.details.xattrs {
+            set_xattrs(&target, xattrs)?;
+        }
         let defaults = &self.staging.defaults;
         let permissions = Permissions::of_new_directory(&self.inherited, &given, defaults)
             .apply_owners(&target, Some(defaults))?;
@@ -393,8 +409,14 @@ impl Copier<'_> {
     }
 
     /// The attributes of an original, as far as its copy keeps them.
-    fn given(&self, modified: Time, mode: u32) -> GivenAttributes {
-        GivenAttributes::new(Some(modified), Some(mode), self.preserve)
+    fn given(&self, original: &Attributes) -> Result<GivenAttributes, Error> {
+        let details = original.details.clone();
+        let has_xattrs = details.as_ref().is_some_and(|found| found.xattrs.is_some());
+        if self.details.xattrs && !has_xattrs {
+            return Err(Error::Limit("extended attributes of a file"));
+        }
+        let (modified, mode) = (Some(original.modified), Some(original.mode));
+        Ok(GivenAttributes::new(modified, mode, self.preserve).with_details(details))
     }
 }
 

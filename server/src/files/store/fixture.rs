@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use quire_shared::protocol::{Precondition, Preserve, Version};
+use quire_shared::protocol::{DetailKinds, Precondition, Preserve, Version};
 use quire_shared::{ErrorCode, RemotePath};
 use tempfile::TempDir;
 
@@ -125,6 +125,7 @@ impl StoreFixture {
         self.root.version_after(Change::Chmod {
             path,
             mode,
+            details: Default::default(),
             precondition,
         })
     }
@@ -140,6 +141,7 @@ impl StoreFixture {
             recursive: true,
             precondition: Precondition::Any,
             preserve,
+            details: DetailKinds::default(),
         };
         let target = target(&path(to), &Precondition::Any, Parents::MustExist);
         let staged = self.root.stage_copy(&source, &target)?;
@@ -287,6 +289,7 @@ impl Root {
             recursive,
             precondition: source.clone(),
             preserve: Preserve::Usual,
+            details: DetailKinds::default(),
         };
         let target = target(to, &Precondition::Any, Parents::MustExist);
         let guard = CancelOnDrop::default();

@@ -147,6 +147,7 @@ impl Metadata {
             mode: self.mode,
             version: self.version(),
             target: None,
+            details: None,
         }
     }
 

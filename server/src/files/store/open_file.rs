@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use quire_shared::digest::{Digest, DigestKind, Hasher};
-use quire_shared::protocol::Attributes;
+use quire_shared::protocol::{Attributes, DetailKinds};
 use quire_transport::body::ReadAhead;
 use quire_transport::body::extents::{ExtentReader, has_holes, may_have_holes};
 use rustix::buffer::spare_capacity;
@@ -36,6 +36,7 @@ pub struct OpenFile {
     content: Option<Bytes>,
     /// Bytes of the disk that it took up then.
     allocated: u64,
+    metadata: Metadata,
 }
 
 /// State of a file, compared with that when it was opened.
@@ -73,7 +74,16 @@ impl OpenFile {
             attributes,
             content,
             allocated: metadata.allocated(),
+            metadata,
         })
+    }
+
+    /// Reads its details of these kinds as well. Blocks.
+    pub(in crate::files) fn with_details(mut self, kinds: DetailKinds) -> Self {
+        if !kinds.is_empty() {
+            self.attributes.details = self.metadata.details(&*self.file, kinds);
+        }
+        self
     }
 
     /// Content of a file whose size lies, which is read when it is opened: none of its attributes

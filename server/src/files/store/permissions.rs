@@ -8,8 +8,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use quire_shared::protocol::{EntryKind, Precondition, Preserve, Time};
+use quire_shared::protocol::{Details, EntryKind, Precondition, Preserve, Time, Xattrs};
 use quire_shared::{Name, RemotePath};
+use quire_transport::details::accounts::{GROUPS, USERS};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown};
 use rustix::io::Errno;
 
@@ -21,11 +22,36 @@ use super::resolve::{DIRECTORY_MODE, Slot, open_beneath};
 use super::root::Inner;
 
 /// Attributes that a request gives for a file or directory.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::files) struct GivenAttributes {
     pub(super) modified: Option<Time>,
     pub(super) mode: Option<u32>,
     pub(super) is_exact: bool,
+    pub(super) details: GivenDetails,
+}
+
+/// Details that a request gives for a file or directory, with the numbers of this system.
+#[derive(Debug, Clone, Default)]
+pub(in crate::files) struct GivenDetails {
+    pub(super) owner: Option<u32>,
+    pub(super) group: Option<u32>,
+    /// All that it is to have.
+    pub(super) xattrs: Option<Arc<Xattrs>>,
+}
+
+impl From<Option<Box<Details>>> for GivenDetails {
+    fn from(details: Option<Box<Details>>) -> Self {
+        let Details {
+            owner,
+            group,
+            xattrs,
+        } = details.map(|details| *details).unwrap_or_default();
+        Self {
+            owner: owner.map(|owner| USERS.id_of(&owner)),
+            group: group.map(|group| GROUPS.id_of(&group)),
+            xattrs: xattrs.map(Arc::new),
+        }
+    }
 }
 
 impl GivenAttributes {
@@ -42,7 +68,14 @@ impl GivenAttributes {
             modified,
             mode: mode.map(|mode| mode & MODE_MASK),
             is_exact: preserve == Preserve::Exact && mode.is_some(),
+            details: GivenDetails::default(),
         }
+    }
+
+    /// Adds details, which are set whatever `preserve` says.
+    pub(in crate::files) fn with_details(self, details: Option<Box<Details>>) -> Self {
+        let details = details.into();
+        Self { details, ..self }
     }
 
     /// Leaves the permission bits of a directory that existed before as they are, unless exactly
@@ -103,6 +136,8 @@ pub(super) struct Permissions {
     /// Whether these are the permissions of a file that is replaced. Its group bits are meant for
     /// its group, and for no other.
     is_replacement: bool,
+    /// Whether the request gives owner and group, so that it fails where they can't be set.
+    is_given: (bool, bool),
 }
 
 impl Permissions {
@@ -154,7 +189,19 @@ impl Permissions {
             acl,
             default_acl: None,
             is_replacement: false,
+            is_given: (false, false),
         }
+        .with_given(&given.details)
+    }
+
+    /// Takes the owner and group that a request gives.
+    fn with_given(mut self, given: &GivenDetails) -> Self {
+        self.is_given = (given.owner.is_some(), given.group.is_some());
+        self.owners = Owners {
+            user: given.owner.unwrap_or(self.owners.user),
+            group: given.group.unwrap_or(self.owners.group),
+        };
+        self
     }
 
     /// Those of content that replaces the file at `slot`, which has `metadata`.
@@ -172,7 +219,9 @@ impl Permissions {
             acl: None,
             default_acl: None,
             is_replacement: true,
-        };
+            is_given: (false, false),
+        }
+        .with_given(&given.details);
         if let Some(mode) = given.mode.filter(|_| given.is_exact) {
             old.mode = mode;
             return Ok(old);
@@ -213,6 +262,11 @@ impl Permissions {
         if fresh.is_none_or(|fresh| fresh.owners.group != group) {
             match fchown(&file, None, Some(Gid::from_raw(group))) {
                 Ok(()) => {}
+                Err(Errno::PERM) if self.is_given.1 => {
+                    return Err(Error::system("setting the group that was given")(
+                        Errno::PERM,
+                    ));
+                }
                 // The server isn't in that group.
                 Err(Errno::PERM) if self.is_replacement => {
                     rest.mode = for_other_group(self.mode);
@@ -224,6 +278,11 @@ impl Permissions {
         }
         if fresh.is_none_or(|fresh| fresh.owners.user != user) {
             match fchown(&file, Some(Uid::from_raw(user)), None) {
+                Err(Errno::PERM) if self.is_given.0 => {
+                    return Err(Error::system("setting the owner that was given")(
+                        Errno::PERM,
+                    ));
+                }
                 // Only a privileged server can give a file away.
                 Ok(()) | Err(Errno::PERM) => {}
                 Err(errno) => return Err(Error::system("setting an owner")(errno)),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::attributes::set_modified;
+use super::details::set_xattrs;
 use super::faults::Fault;
 use super::permissions::{GivenAttributes, Permissions, ProcessDefaults, TargetParent};
 use super::publish::Destination;
@@ -77,10 +78,14 @@ impl Root {
     ) -> Result<(), Error> {
         let defaults = &staged.entry.staging.defaults;
         let permissions = self.inner.permissions_at(target, &given, defaults, last)?;
+        if let Some(xattrs) = &given.details.xattrs {
+            set_xattrs(&staged.file, xattrs)?;
+        }
         permissions.apply(&staged.file, Some(defaults))?;
         staged.permissions = Some(permissions);
+        let modified = given.modified;
         staged.given = given;
-        match given.modified {
+        match modified {
             Some(modified) => set_modified(&staged.file, modified),
             None => Ok(()),
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use quire_shared::path::PathError;
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::{Attributes, EntryKind, Time};
+use quire_shared::protocol::{Attributes, DetailKinds, EntryKind, Time};
 use quire_shared::{Name, RemotePath};
 use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::details::add_details;
 use super::metadata::{FileId, Metadata};
 use super::open_file::OpenFile;
 use super::read_dir::ReadDir;
@@ -30,6 +31,8 @@ pub(in crate::files) struct Walk {
     /// Time of the beginning. Directories created later aren't entered: they may come from the very
     /// client that fetches the tree, and would never end.
     started: Time,
+    /// Details that are read of all that is visited.
+    details: DetailKinds,
 }
 
 #[derive(Debug)]
@@ -76,6 +79,7 @@ impl Root {
         &self,
         path: &RemotePath,
         filter: Option<EntryFilter>,
+        details: DetailKinds,
     ) -> Result<(Walk, Attributes), Error> {
         let (directory, metadata) = self.inner.listed_directory(path)?;
         let level = WalkLevel {
@@ -83,13 +87,15 @@ impl Root {
             id: metadata.id,
             names: ReadDir::read(&directory, None, filter)?,
         };
+        let attributes = add_details(metadata.attributes(), &metadata, &directory, details);
         let walk = Walk {
             inner: Arc::clone(&self.inner),
             levels: vec![level],
             here: Some(directory),
             started: now(ClockId::Realtime),
+            details,
         };
-        Ok((walk, metadata.attributes()))
+        Ok((walk, attributes))
     }
 }
 
@@ -148,10 +154,11 @@ impl Walk {
         if is_new && metadata.kind == EntryKind::Directory {
             return Ok(None);
         }
-        let attributes = metadata.attributes();
+        let mut attributes = metadata.attributes();
         Ok(Some(match attributes.kind {
             EntryKind::File if size_max.is_some_and(|max| attributes.size <= max) => {
                 let opened = OpenFile::open(here, name.as_str())?;
+                let opened = opened.with_details(self.details);
                 // A larger file may have replaced it since its metadata was read.
                 if size_max.is_some_and(|max| opened.attributes.size <= max) {
                     Visited::File(opened)
@@ -163,6 +170,7 @@ impl Walk {
                 let filter = filter(&path)?;
                 let (directory, id) = self.inner.child(here, name)?;
                 let names = ReadDir::read(&directory, None, filter)?;
+                let attributes = add_details(attributes, &metadata, &directory, self.details);
                 // Levels that wait keep few names, so that memory stays bounded at any depth.
                 if let Some(level) = self.levels.last_mut() {
                     level.names.trim();
@@ -171,7 +179,12 @@ impl Walk {
                 self.here = Some(directory);
                 Visited::Directory(attributes)
             }
-            EntryKind::File | EntryKind::Symlink | EntryKind::Other => Visited::Other(attributes),
+            EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
+                if !self.details.is_empty() {
+                    attributes.details = metadata.details_at(here, name.as_str(), self.details);
+                }
+                Visited::Other(attributes)
+            }
         }))
     }
 
@@ -226,7 +239,10 @@ mod tests {
                 fixture.local("file").metadata().unwrap();
             }
             std::fs::create_dir(fixture.local(&name)).unwrap();
-            let (mut walk, _) = fixture.root.walk(&path(""), None).unwrap();
+            let (mut walk, _) = fixture
+                .root
+                .walk(&path(""), None, DetailKinds::default())
+                .unwrap();
             let mut visited = Vec::new();
             loop {
                 match walk.step().unwrap() {

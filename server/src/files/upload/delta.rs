@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 use quire_shared::digest::Digest;
-use quire_shared::protocol::{CopyStep, Precondition, PutDelta, Version};
+use quire_shared::protocol::{CopyStep, DetailKinds, Precondition, PutDelta, Version};
 use quire_transport::body::BodySink;
 
 use super::{Files, Upload};
@@ -37,7 +37,10 @@ impl Files {
         caller.access.get(&put.path)?;
         caller.access.create(&put.path, &put.precondition)?;
         let guard = self.locks().shared(caller.owner, &put.path).await?;
-        let file = self.store().open_file(&put.path).await?;
+        let file = self
+            .store()
+            .open_file(&put.path, DetailKinds::default())
+            .await?;
         // It stays what it is while it is open, whatever becomes of the name.
         drop(guard);
         require_version(&Precondition::Match(base), &file.attributes)?;

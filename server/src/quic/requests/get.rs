@@ -67,5 +67,6 @@ pub(super) fn header(attributes: &Attributes, length: u64) -> GetHeader {
         modified: attributes.modified,
         mode: attributes.mode,
         in_extents: false,
+        details: attributes.details.clone(),
     }
 }

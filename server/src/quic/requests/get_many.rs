@@ -28,7 +28,7 @@ pub(crate) async fn serve(
     sender: &mut Sender,
     receiver: &mut Receiver,
 ) -> Result<(), RequestError> {
-    let reads = files.named_reads(caller)?;
+    let reads = files.named_reads(caller, request.details)?;
     sender.set_priority(Priority::Bulk);
     let mut names = NamesAhead::default();
     let mut packer = ItemPacker::new(&request);

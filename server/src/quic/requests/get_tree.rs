@@ -22,13 +22,9 @@ pub(crate) async fn serve(
     caller: &Caller,
     sender: &mut Sender,
 ) -> Result<(), RequestError> {
-    let GetTree {
-        path,
-        digest,
-        enclose_max,
-    } = request;
-    let size_max = enclose_max.min(ENCLOSED_BYTES_MAX as u64);
-    let (walk, attributes) = files.walk(caller, &path, size_max).await?;
+    let digest = request.digest;
+    let size_max = request.enclose_max.min(ENCLOSED_BYTES_MAX as u64);
+    let (walk, attributes) = files.walk(caller, &request, size_max).await?;
     sender.send(&Reply::Ok(attributes)).await?;
     sender.set_priority(Priority::Bulk);
     let (mut walk, mut packer) = walk.advance(Packer(Enclosures::new(digest))).await?;

@@ -83,6 +83,7 @@ mod tests {
                 mode: u32::MAX,
                 version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
                 target: None,
+                details: None,
             },
         });
         let full = codec::encode(&Reply::Ok(page)).unwrap().len();

@@ -3,6 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
+use super::details::{detail_kinds, details};
 use super::messages::{
     attributes, get_header, kind, name, path, precondition, preserve, raw_names, reply, time,
     version,
@@ -18,21 +19,24 @@ fn failure() -> impl Strategy<Value = Failure> {
 }
 
 pub(super) fn get_tree() -> impl Strategy<Value = Request> {
-    (path(), kind(), any::<u64>()).prop_map(|(path, digest, enclose_max)| {
+    let fields = (path(), kind(), any::<u64>(), detail_kinds());
+    fields.prop_map(|(path, digest, enclose_max, details)| {
         let get = GetTree {
             path,
             digest,
             enclose_max,
+            details,
         };
         get.into()
     })
 }
 
 pub(super) fn get_many() -> impl Strategy<Value = Request> {
-    (kind(), any::<u64>()).prop_map(|(digest, enclose_max)| {
+    (kind(), any::<u64>(), detail_kinds()).prop_map(|(digest, enclose_max, details)| {
         let get = GetMany {
             digest,
             enclose_max,
+            details,
         };
         get.into()
     })
@@ -79,6 +83,7 @@ pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
         option::of(time()),
         option::of(any::<u32>()),
         preserve(),
+        details(),
     );
     prop_oneof![
         put,
@@ -89,12 +94,13 @@ pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
                 precondition,
             })
         }),
-        set.prop_map(|(path, modified, mode, preserve)| {
+        set.prop_map(|(path, modified, mode, preserve, details)| {
             PutItem::Attributes(SetAttributes {
                 path,
                 modified,
                 mode,
                 preserve,
+                details,
             })
         }),
         Just(PutItem::Last(LastItem {})),
@@ -170,6 +176,7 @@ fn a_file_among_many_comes_whole_or_without_its_content() {
             },
             mode: 0,
             in_extents: false,
+            details: None,
         };
         let result = Reply::Ok(header);
         GotItem { index: 0, result }.body_size()
@@ -191,6 +198,7 @@ fn missing_optional_keys_of_a_tree_have_their_defaults() {
         path: RemotePath::parse("a").unwrap(),
         digest: DigestKind::Xxh3,
         enclose_max: 0,
+        details: Default::default(),
     };
     let cbor = [0x82, 12, 0xa1, 0x00, 0x81, 0x61, b'a'];
     assert_eq!(decode::<Request>(&cbor), Ok(get.into()));
@@ -217,6 +225,7 @@ fn the_largest_items_fit_their_limits() {
         mode: u32::MAX,
         version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
+        details: None,
     };
     encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
     for path in super::longest_paths() {
@@ -232,6 +241,7 @@ fn the_largest_items_fit_their_limits() {
             precondition: Precondition::Match(Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap()),
             make_parents: true,
             preserve: Preserve::Nothing,
+            details: None,
         };
         encode(&GetItem::File(GetFile {
             path: put.path.clone(),
@@ -250,6 +260,7 @@ fn missing_optional_keys_of_what_is_put_have_their_defaults() {
         modified: None,
         mode: None,
         preserve: Preserve::Usual,
+        details: None,
     };
     let cbor = [0x82, 2, 0xa1, 0x00, 0x81, 0x61, b'a'];
     assert_eq!(decode(&cbor), Ok(PutItem::Attributes(set)));

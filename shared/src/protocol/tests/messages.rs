@@ -7,6 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::*;
+use super::details::{detail_kinds, details};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
 use crate::path::RawName;
@@ -53,11 +54,17 @@ pub(super) fn pong() -> impl Strategy<Value = Pong> {
         late,
         jitter,
     });
-    let fields = (".{0,40}", any::<bool>(), option::of(measured));
-    fields.prop_map(|(software, writable, measured)| Pong {
+    let fields = (
+        ".{0,40}",
+        any::<bool>(),
+        option::of(measured),
+        detail_kinds(),
+    );
+    fields.prop_map(|(software, writable, measured, details)| Pong {
         software,
         writable,
         measured,
+        details,
     })
 }
 
@@ -98,20 +105,24 @@ pub(super) fn get() -> impl Strategy<Value = Request> {
         kind(),
         precondition(),
         any::<[bool; 2]>(),
+        detail_kinds(),
     );
-    fields.prop_map(|(path, offset, length, digest, precondition, flags)| {
-        let [digest_from_start, takes_extents] = flags;
-        let get = Get {
-            path,
-            offset,
-            length,
-            digest,
-            precondition,
-            digest_from_start,
-            takes_extents,
-        };
-        get.into()
-    })
+    fields.prop_map(
+        |(path, offset, length, digest, precondition, flags, details)| {
+            let [digest_from_start, takes_extents] = flags;
+            let get = Get {
+                path,
+                offset,
+                length,
+                digest,
+                precondition,
+                digest_from_start,
+                takes_extents,
+                details,
+            };
+            get.into()
+        },
+    )
 }
 
 pub(super) fn put() -> impl Strategy<Value = Request> {
@@ -120,10 +131,11 @@ pub(super) fn put() -> impl Strategy<Value = Request> {
         option::of(time()),
         option::of(any::<u32>()),
     );
-    let options = (any::<bool>(), preserve());
+    let options = (any::<bool>(), preserve(), details());
     let fields = (path(), header, kind(), precondition(), options);
     fields.prop_map(
-        |(path, (size, modified, mode), digest, precondition, (make_parents, preserve))| {
+        |(path, (size, modified, mode), digest, precondition, options)| {
+            let (make_parents, preserve, details) = options;
             let put = Put {
                 path,
                 size,
@@ -133,6 +145,7 @@ pub(super) fn put() -> impl Strategy<Value = Request> {
                 precondition,
                 make_parents,
                 preserve,
+                details,
             };
             put.into()
         },
@@ -145,7 +158,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
         path(),
         precondition(),
         precondition(),
-        option::of((any::<bool>(), preserve())),
+        option::of((any::<bool>(), preserve(), detail_kinds())),
     );
     fields.prop_map(|(from, to, source, target, copied)| match copied {
         None => Rename {
@@ -155,13 +168,14 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
             target,
         }
         .into(),
-        Some((recursive, preserve)) => Copy {
+        Some((recursive, preserve, details)) => Copy {
             from,
             to,
             recursive,
             source,
             target,
             preserve,
+            details,
         }
         .into(),
     })
@@ -174,7 +188,7 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
         Just(PutMany {}.into()),
         any::<[u8; 32]>().prop_map(|proof| Pair { proof }.into()),
         (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
-        path().prop_map(|path| Stat { path }.into()),
+        (path(), detail_kinds()).prop_map(|(path, details)| Stat { path, details }.into()),
         (path(), kind()).prop_map(|(path, digest)| Hash { path, digest }.into()),
         (path(), any::<bool>(), precondition()).prop_map(|(path, recursive, precondition)| {
             let delete = Delete {
@@ -192,14 +206,17 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
             };
             make.into()
         }),
-        (path(), any::<u32>(), precondition()).prop_map(|(path, mode, precondition)| {
-            let chmod = Chmod {
-                path,
-                mode,
-                precondition,
-            };
-            chmod.into()
-        }),
+        (path(), any::<u32>(), precondition(), details()).prop_map(
+            |(path, mode, precondition, details)| {
+                let chmod = Chmod {
+                    path,
+                    mode,
+                    precondition,
+                    details,
+                };
+                chmod.into()
+            }
+        ),
     ]
 }
 
@@ -235,15 +252,19 @@ pub(super) fn attributes() -> impl Strategy<Value = Attributes> {
     let kinds = proptest::sample::select(vec![File, Directory, Symlink, Other]);
     let target = option::of(vec(any::<u8>(), 0..=LINK_TARGET_BYTES_MAX));
     let target = target.prop_map(|bytes| bytes.and_then(|bytes| LinkTarget::new(&bytes)));
-    let fields = (kinds, any::<u64>(), time(), any::<u32>(), version(), target);
-    fields.prop_map(|(kind, size, modified, mode, version, target)| Attributes {
-        kind,
-        size,
-        modified,
-        mode,
-        version,
-        target,
-    })
+    let numbers = (any::<u64>(), any::<u32>());
+    let fields = (kinds, numbers, time(), version(), target, details());
+    fields.prop_map(
+        |(kind, (size, mode), modified, version, target, details)| Attributes {
+            kind,
+            size,
+            modified,
+            mode,
+            version,
+            target,
+            details,
+        },
+    )
 }
 
 pub(super) fn page() -> impl Strategy<Value = Page> {
@@ -291,15 +312,17 @@ pub(super) fn get_header() -> impl Strategy<Value = GetHeader> {
         time(),
         any::<u32>(),
         any::<bool>(),
+        details(),
     );
     fields.prop_map(
-        |(version, [size, length], modified, mode, in_extents)| GetHeader {
+        |(version, [size, length], modified, mode, in_extents, details)| GetHeader {
             version,
             size,
             length,
             modified,
             mode,
             in_extents,
+            details,
         },
     )
 }

@@ -54,7 +54,10 @@ fn look_for_repetition(decoder: &mut Decoder<'_>) -> Result<bool, minicbor::deco
         Type::Map => {
             let mut keys = BTreeSet::new();
             for _ in 0..decoder.map()?.unwrap_or_default() {
-                found |= !keys.insert(decoder.i64()?);
+                let start = decoder.position();
+                decoder.skip()?;
+                let key = decoder.input().get(start..decoder.position());
+                found |= !keys.insert(key.map(<[u8]>::to_vec));
                 found |= look_for_repetition(decoder)?;
             }
         }

@@ -21,7 +21,7 @@ use crate::transfer::sync::plan::{
 use crate::transfer::sync::resolve::{ResolvedNames, StepReader, spooling};
 use crate::transfer::sync::side::{SyncSide, joined_path, local_path};
 use crate::transfer::sync::spool::{Spool, SpoolReader};
-use crate::transfer::sync::{SyncAction, SyncJob, SyncReport};
+use crate::transfer::sync::{SyncJob, SyncReport};
 
 /// Changes at the target that are planned.
 pub(super) struct TargetChanges<'a> {
@@ -167,8 +167,9 @@ impl TargetChanges<'_> {
             if file.state != PlannedState::New {
                 let target = self.job.target.clone();
                 let name = target.name_of(&file.path);
+                let details = self.job.options.keep.kinds;
                 let change = async move {
-                    target.copy(&file.path, &backup).await?;
+                    target.copy(&file.path, &backup, details).await?;
                     Ok(1)
                 };
                 changes.add(&counter, name, change).await;
@@ -178,7 +179,7 @@ impl TargetChanges<'_> {
         Ok(steps)
     }
 
-    /// Sets permissions of files whose content stays.
+    /// Sets permissions and details of files whose content stays.
     pub(super) async fn set_modes(&self, modes: Spool<PlannedMode>) -> Result<(), ClientError> {
         let counter = AtomicU64::new(0);
         let mut changes = ChangesAtOnce::new(&self.report.transfer);
@@ -187,12 +188,13 @@ impl TargetChanges<'_> {
             if self.report.transfer.is_lost() {
                 return Ok(());
             }
-            self.report
-                .step(&super::step(SyncAction::Mode, mode.path.clone()));
+            self.report.step(&mode.step());
             let target = self.job.target.clone();
             let name = target.name_of(&mode.path);
+            let keep = self.job.options.keep;
             let change = async move {
-                target.set_mode(&mode).await?;
+                let set = target.set_mode(&mode).await;
+                set.map_err(|error| error.of_details(keep))?;
                 Ok(1)
             };
             changes.add(&counter, name, change).await;
@@ -216,6 +218,7 @@ impl TargetChanges<'_> {
                 let (target, transfer) = (target.clone(), Arc::clone(&self.report.transfer));
                 let save = SaveOptions {
                     preserve,
+                    keep: self.job.options.keep,
                     ..SaveOptions::default()
                 };
                 blocking(move || {
@@ -224,6 +227,7 @@ impl TargetChanges<'_> {
                         let given = GivenToDir {
                             modified: directory.modified,
                             mode: directory.mode,
+                            details: directory.details,
                         };
                         if let Err(error) = LocalDir::restore(path.clone(), given, save) {
                             transfer.fail(path, error);
@@ -247,10 +251,14 @@ impl TargetChanges<'_> {
                             modified: Some(directory.modified),
                             mode: Some(directory.mode),
                             preserve,
+                            details: directory.details,
                         }));
                     }
                 };
-                let options = StoreOptions::default();
+                let options = StoreOptions {
+                    keep: self.job.options.keep,
+                    ..StoreOptions::default()
+                };
                 let transfer = &self.report.transfer;
                 deliver_attributes(client.connection(), next, options, transfer).await
             }

@@ -36,6 +36,7 @@ pub(super) async fn run(
             overwrite: true,
             sync: run.job.options.fsync,
             preserve: run.job.options.preserve,
+            keep: run.job.options.keep,
         },
         leave: Leave::Nothing,
         survey: false,
@@ -129,6 +130,7 @@ impl DownloadWalk {
         let given = GivenToDir {
             modified: planned.modified,
             mode: planned.mode,
+            details: planned.details.clone(),
         };
         match LocalDir::make(path.clone(), given, self.save, parent, links) {
             Ok(directory) => {

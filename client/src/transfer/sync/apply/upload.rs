@@ -35,6 +35,7 @@ pub(super) async fn run(
         are_new: false,
         delta: run.job.options.delta,
         preserve: run.job.options.preserve,
+        keep: run.job.options.keep,
     };
     let walk = async |packer: UploadPacker| {
         let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
@@ -91,6 +92,7 @@ fn planned(
                 modified: Some(directory.modified),
                 mode: Some(directory.mode),
                 preserve,
+                details: directory.details,
             });
             PlannedUpload::Enter {
                 to,

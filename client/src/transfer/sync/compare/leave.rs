@@ -111,15 +111,22 @@ impl Comparison<'_> {
         if level.is_entered {
             self.plan.transfers.push(&TransferStep::Leave)?;
         }
+        let has_other_details = !self.have_same_details(source, target);
+        let details = match has_other_details {
+            true => self.told(&level.path, source),
+            false => None,
+        };
         let differs = level.is_touched
             || source.modified != target.modified
             || (self.options.preserve == Preserve::Exact && source.mode != target.mode);
-        if differs && self.options.preserve != Preserve::Nothing {
+        let differs = differs && self.options.preserve != Preserve::Nothing;
+        if differs || details.is_some() {
             self.plan.directories.push(&PlannedDirectory {
                 path: level.path.clone(),
                 modified: source.modified,
                 mode: source.mode,
                 is_new: false,
+                details,
             })?;
         }
         Ok(())

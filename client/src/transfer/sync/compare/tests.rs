@@ -20,6 +20,7 @@ fn entry(kind: EntryKind) -> WalkedEntry {
         },
         mode: 0o644,
         version: None,
+        details: None,
     }
 }
 

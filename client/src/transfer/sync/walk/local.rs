@@ -11,27 +11,33 @@ use quire_shared::{Name, RemotePath};
 
 use super::{LeftDirectory, WalkItem, WalkedEntry};
 use crate::attributes;
+use crate::details::Keep;
 use crate::error::ClientError;
 use crate::save::is_left_over;
 use crate::transfer::leave::kind_of;
 use crate::transfer::sync::filter::Filter;
 
 /// The attributes of the directory `path`; none if there is nothing.
-pub(super) fn directory(path: &Path) -> Result<Option<WalkedEntry>, ClientError> {
+pub(super) fn directory(path: &Path, keep: Keep) -> Result<Option<WalkedEntry>, ClientError> {
     match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(walked(&metadata))),
+        Ok(metadata) if metadata.is_dir() => Ok(Some(WalkedEntry {
+            details: keep.of_directory(path).ok().flatten(),
+            ..walked(&metadata, path, Keep::default())
+        })),
+        Ok(metadata) => Ok(Some(walked(&metadata, path, Keep::default()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ClientError::disk(path, "look at", error)),
     }
 }
 
 /// Begins to walk. What `filter` excludes isn't looked into.
-pub(super) fn begin(path: PathBuf, filter: Arc<Filter>) -> Receiver<Vec<WalkItem>> {
+pub(super) fn begin(path: PathBuf, filter: Arc<Filter>, keep: Keep) -> Receiver<Vec<WalkItem>> {
     let (items, walked) = sync_channel(BATCHES_AHEAD);
     let walker = LocalWalker {
         items,
         batch: Vec::new(),
         filter,
+        keep,
     };
     // It ends with the walk, or with the receiver.
     drop(tokio::task::spawn_blocking(move || {
@@ -44,6 +50,7 @@ struct LocalWalker {
     items: SyncSender<Vec<WalkItem>>,
     batch: Vec<WalkItem>,
     filter: Arc<Filter>,
+    keep: Keep,
 }
 
 /// A local directory that is being walked.
@@ -69,7 +76,7 @@ impl LocalWalker {
             };
             let local = level.local.join(name.as_str());
             let entry = match fs::symlink_metadata(&local) {
-                Ok(metadata) => walked(&metadata),
+                Ok(metadata) => walked(&metadata, &local, self.keep),
                 // It is gone since the directory was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -149,7 +156,7 @@ fn list(local: &Path, names: &mut Vec<Name>, left: &mut LeftDirectory) -> io::Re
     Ok(())
 }
 
-fn walked(metadata: &Metadata) -> WalkedEntry {
+fn walked(metadata: &Metadata, path: &Path, keep: Keep) -> WalkedEntry {
     let kind = kind_of(metadata);
     WalkedEntry {
         kind,
@@ -160,6 +167,7 @@ fn walked(metadata: &Metadata) -> WalkedEntry {
         modified: attributes::modified(metadata).unwrap_or(UNKNOWN_TIME),
         mode: attributes::mode(metadata).unwrap_or(0),
         version: None,
+        details: keep.of_entry(path, metadata),
     }
 }
 

@@ -14,7 +14,7 @@ fn path() -> impl Strategy<Value = String> {
 
 fn rules() -> impl Strategy<Value = String> {
     let words = &[
-        "none", "list", "get", "read", "create", "put", "delete", "write",
+        "none", "list", "get", "read", "create", "put", "delete", "write", "owner",
     ][..];
     let rule = (path(), vec(select(words), 1..3));
     vec(rule, 1..5).prop_map(|mut rules| {
@@ -50,7 +50,13 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         tree(path).into_iter().map(|path| (path, verbs)).collect()
     };
     let parent = |path: &RemotePath| path.parent().unwrap_or_default();
-    match request {
+    let owned = match request {
+        Request::Put(put) if put.details.is_some() => Some(&put.path),
+        Request::Chmod(chmod) if chmod.details.is_some() => Some(&chmod.path),
+        Request::Copy(copy) if copy.details.owner => Some(&copy.to),
+        _ => None,
+    };
+    let mut needs = match request {
         Request::Get(get) => vec![(get.path.clone(), Verbs::GET)],
         Request::Hash(hash) => vec![(hash.path.clone(), Verbs::GET)],
         Request::Chunks(chunks) => vec![(chunks.path.clone(), Verbs::GET)],
@@ -100,7 +106,9 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         | Request::PutMany(_)
         | Request::GetMany(_)
         | Request::Pair(_) => Vec::new(),
-    }
+    };
+    needs.extend(owned.into_iter().flat_map(|path| all(path, Verbs::OWNER)));
+    needs
 }
 
 proptest! {
@@ -123,6 +131,10 @@ proptest! {
             copy(&from, &to, false),
             copy(&from, &to, true),
             rename(&from, &to),
+            giving(put(&to)),
+            giving(chmod(&from)),
+            giving(copy(&from, &to, false)),
+            giving(copy(&from, &to, true)),
         ] {
             let needs = needs(&access.rules, &request);
             let granted = needs.iter().all(|(path, verbs)| access.rules.verbs(path).contains(*verbs));

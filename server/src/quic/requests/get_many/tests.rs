@@ -95,13 +95,17 @@ async fn answer(content: &str, meddling: Meddling) -> (GotItem, Option<(Bytes, T
     let request = GetMany {
         digest: DigestKind::Sha256,
         enclose_max: 100,
+        details: Default::default(),
     };
     let meddler = Meddler {
         packer: ItemPacker::new(&request),
         one: Arc::clone(&one),
         meddling,
     };
-    let reads = one.files.named_reads(&one.caller).unwrap();
+    let reads = one
+        .files
+        .named_reads(&one.caller, Default::default())
+        .unwrap();
     let (rest, meddler) = reads.open([OneFile::path()].into(), meddler).await.unwrap();
     assert!(rest.is_empty());
     let (bytes, _) = meddler.packer.next();
