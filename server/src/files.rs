@@ -227,7 +227,8 @@ impl Files {
         let path = &request.path;
         caller.access.stat(path)?;
         let _guard = self.locks().shared(caller.owner, path).await?;
-        Ok(self.store().stat(path, request.details).await?)
+        let found = self.store().stat(path, request.details).await?;
+        Ok(caller.shown(path, found))
     }
 
     /// Opens the content of a file.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use quire_certs::Fingerprint;
+use quire_shared::RemotePath;
+use quire_shared::protocol::{Attributes, Details};
 
 use super::locks::Owner;
 use super::quota::Quota;
@@ -48,8 +50,28 @@ impl Caller {
         &self.access
     }
 
+    /// The attributes of `path` as far as this client may know them: extended attributes are content.
+    pub(super) fn shown(&self, path: &RemotePath, attributes: Attributes) -> Attributes {
+        match self.access.get(path) {
+            Ok(()) => attributes,
+            Err(_) => without_xattrs(attributes),
+        }
+    }
+
     /// Quota, which all connections of the client's key share.
     pub(crate) fn quota(&self) -> &Quota {
         &self.quota
+    }
+}
+
+/// Attributes as they are told to who may not get the content.
+pub(super) fn without_xattrs(attributes: Attributes) -> Attributes {
+    let without = |details: Box<Details>| {
+        let xattrs = None;
+        Details { xattrs, ..*details }.boxed()
+    };
+    Attributes {
+        details: attributes.details.and_then(without),
+        ..attributes
     }
 }

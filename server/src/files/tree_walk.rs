@@ -10,7 +10,7 @@ use quire_shared::protocol::{Attributes, Entry, EntryKind, GetTree};
 use quire_shared::{Name, RemotePath};
 
 use super::Files;
-use super::caller::Caller;
+use super::caller::{Caller, without_xattrs};
 use super::error::Error;
 use super::locks::LockGuard;
 use super::store::{self, OpenFile, Visited, Walk, WalkStep};
@@ -77,6 +77,7 @@ impl Files {
         let guard = self.locks().shared(caller.owner, path).await?;
         let (walk, attributes) = self.store().walk(path, filter, request.details).await?;
         drop(guard);
+        let attributes = caller.shown(path, attributes);
         let walk = TreeWalk {
             files: self.clone(),
             caller: caller.clone(),
@@ -173,6 +174,10 @@ impl TreeWalk {
             Ok(None) => return Ok(()),
             Ok(Some(Visited::File(file))) => TreeEntry::File(name, file),
             Ok(Some(Visited::Directory(attributes))) => {
+                let attributes = match readable {
+                    Ok(()) => attributes,
+                    Err(_) => without_xattrs(attributes),
+                };
                 TreeEntry::Entered(Entry { name, attributes })
             }
             Ok(Some(Visited::Other(attributes))) => match readable {

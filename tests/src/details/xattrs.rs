@@ -210,6 +210,37 @@ async fn a_request_that_does_not_ask_for_them_hears_nothing_of_them() {
     test.stop().await;
 }
 
+// P60
+#[tokio::test]
+async fn who_may_not_get_something_hears_nothing_of_its_attributes() {
+    let tree = Tree::new().file("open/f", "x").directory("open/shut");
+    if !has_xattrs(&tree.root()) {
+        return;
+    }
+    for marked in ["open", "open/f", "open/shut"] {
+        set_xattr(&tree.path(marked), "user.a", b"1");
+    }
+    let rules = "read,/open/shut=list,/open/f=list";
+    let test = TestServer::builder(&tree).anonymous(rules).start().await;
+    let client = test.connect(&test.keys().stranger).await.unwrap();
+    let told = async |name: &str| {
+        let stat = Stat {
+            path: path(name),
+            details: XATTRS.kinds,
+        };
+        client.stat(stat).await.unwrap().details
+    };
+    assert_eq!(told("open").await, with_xattrs(&[("user.a", b"1")]));
+    assert_eq!(told("open/f").await, None);
+    assert_eq!(told("open/shut").await, None);
+    let local = scratch();
+    let failed = get_tree(&client, "open", local.path().join("t"), XATTRS).await;
+    assert!(!failed.is_empty());
+    assert_eq!(xattrs_of(&local.path().join("t/shut")), expected(&[]));
+    client.close().await;
+    test.stop().await;
+}
+
 // P61
 #[tokio::test]
 async fn what_is_stored_has_exactly_those_that_are_given_and_others_are_left_alone() {

@@ -31,7 +31,7 @@ pub(in crate::files) struct StagedFile {
     /// Permissions that were set; `None` if none were yet.
     permissions: Option<Permissions>,
     /// Without a journal.
-    syncs: SyncAhead,
+    syncs: Box<SyncAhead>,
 }
 
 impl Root {
@@ -104,7 +104,7 @@ impl StagedFile {
             entry: StagedEntry::new(staging, name),
             given: GivenAttributes::default(),
             permissions: None,
-            syncs: SyncAhead::default(),
+            syncs: Box::default(),
         })
     }
 
@@ -129,7 +129,7 @@ impl StagedFile {
             entry,
             given: GivenAttributes::default(),
             permissions: None,
-            syncs: SyncAhead::default(),
+            syncs: Box::default(),
         }
     }
 
