@@ -144,7 +144,7 @@ pub struct GlobalArgs {
     /// Congestion control: quire (default), cubic or bbr
     #[arg(long, global = true, value_name = "CONTROL")]
     pub(crate) congestion: Option<CongestionControl>,
-    /// How long get, put and sync try to reach a server again whose connection was lost; 0: not at all
+    /// How long transfers and changes try to reach a server again whose connection was lost; 0: not at all
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 900)]
     pub(crate) timeout: u64,
     /// Say what limited a transfer and what it left out; -vv logs to standard error, -vvv in full

@@ -26,7 +26,8 @@ use crate::exit::Exit;
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote};
 use crate::session::CliSession;
-use quire_client::{Client, ClientError};
+use quire_client::transfer::{GiveUp, Reconnect};
+use quire_client::{Client, ClientError, repeat};
 
 use change::{chmod, delete, make_directory, rename};
 use copy::copy;
@@ -135,11 +136,20 @@ async fn fail(
 
 /// Checks that an operand that was written with a slash at its end is a directory.
 async fn require_directory(client: &Client, remote: &Remote) -> Result<(), ClientError> {
+    require_directory_over(&mut client.clone(), &GiveUp, remote).await
+}
+
+/// As [`require_directory`], again over another connection if this one is lost.
+async fn require_directory_over(
+    client: &mut Client,
+    reconnect: &impl Reconnect,
+    remote: &Remote,
+) -> Result<(), ClientError> {
     if !remote.is_directory || remote.path.is_root() {
         return Ok(());
     }
     let path = remote.path.clone();
-    match client.stat(Stat::of(path)).await?.kind {
+    match repeat(client, reconnect, Stat::of(path)).await?.kind {
         EntryKind::Directory => Ok(()),
         EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
             Err(ClientError::of_code(ErrorCode::NOT_DIRECTORY))

@@ -95,6 +95,12 @@ pub enum ClientError {
     /// The server closed the connection with this code.
     #[error("the server closed the connection: {0}")]
     Closed(ErrorCode),
+    /// The answer to a change was lost, and it can't be made again.
+    #[error("{0}; it is not known whether the change was made")]
+    OutcomeUnknown(#[source] Box<Self>),
+    /// The server answers again, and may have made a change without knowing it.
+    #[error("connection lost, and the server does not remember changes")]
+    Forgetful,
     /// The content ended before its announced length.
     #[error("the server ended the stream too early")]
     Truncated,
@@ -205,6 +211,7 @@ impl ClientError {
             Self::UnknownHost { .. }
             | Self::CannotConnect { .. }
             | Self::NotTrusted(_)
+            | Self::Forgetful
             | Self::Lost(_) => ErrorKind::Unreachable,
             Self::NotAuthorized { .. } | Self::NoRight { .. } | Self::NotPaired => {
                 ErrorKind::Refused
@@ -222,7 +229,7 @@ impl ClientError {
             | Self::OtherKind
             | Self::SourceEmpty
             | Self::TooManyDeletions { .. } => ErrorKind::Conflict,
-            Self::WithBelow { error, .. } => error.kind(),
+            Self::WithBelow { error, .. } | Self::OutcomeUnknown(error) => error.kind(),
             Self::Disk { source, .. } => ErrorKind::of_disk(source),
             Self::Trust(_)
             | Self::KnownServers(_)
@@ -248,7 +255,7 @@ impl ClientError {
     pub fn is_connection_lost(&self) -> bool {
         matches!(
             self,
-            Self::Lost(_) | Self::Closed(_) | Self::NotAuthorized { .. }
+            Self::Lost(_) | Self::Closed(_) | Self::NotAuthorized { .. } | Self::OutcomeUnknown(_)
         )
     }
 

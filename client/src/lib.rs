@@ -68,6 +68,7 @@ mod handshake;
 pub mod known_servers;
 mod listing;
 mod local_file;
+mod repeat;
 mod save;
 mod tls;
 pub mod transfer;
@@ -83,6 +84,7 @@ pub use details::{DetailsFailure, Keep};
 pub use error::{ClientError, ErrorKind};
 pub use known_servers::ServerId;
 pub use listing::{CacheListing, DirectoryListing};
+pub use repeat::{Repeatable, repeat};
 pub use tls::TlsSetupError;
 
 pub use quire_certs::{CertsError, Fingerprint, Identity, StateDir};

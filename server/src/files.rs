@@ -22,6 +22,7 @@ mod error;
 pub(crate) mod fixture;
 mod locks;
 mod named_reads;
+mod outcomes;
 pub(crate) mod quota;
 pub(crate) mod scope;
 mod store;
@@ -310,6 +311,11 @@ impl Files {
         request: MakeDirectory,
     ) -> Result<Version, Error> {
         caller.access.make_directory(&request.path)?;
+        let id = request.change_id;
+        let named = match self.first_attempt(caller, id, request.clone()).await? {
+            Ok(named) => named,
+            Err(outcome) => return outcome.version(),
+        };
         let reservation = caller.quota.reserve(0, 1)?;
         let paths = [&request.path];
         let guard = self.locks().exclusive(caller.owner, &paths).await?;
@@ -318,7 +324,7 @@ impl Files {
             path: request.path,
             precondition: request.precondition,
         };
-        let pending = Pending::new(Change::Directory { target });
+        let pending = Pending::new(Change::Directory { target }).named(named);
         self.commit_version(pending.charged(reservation), guard)
             .await
     }
@@ -329,13 +335,17 @@ impl Files {
     /// # Errors
     /// If it is refused, or a precondition of one of the names isn't met.
     pub async fn rename(&self, caller: &Caller, request: Rename) -> Result<Version, Error> {
+        let target = caller
+            .access
+            .rename(&request.from, &request.to, &request.target)?;
+        let id = request.change_id;
+        let named = match self.first_attempt(caller, id, request.clone()).await? {
+            Ok(named) => named,
+            Err(outcome) => return outcome.version(),
+        };
         let Rename {
-            from,
-            to,
-            source,
-            target,
+            from, to, source, ..
         } = request;
-        let target = caller.access.rename(&from, &to, &target)?;
         let guard = self.locks().exclusive(caller.owner, &[&from, &to]).await?;
         let change = Change::Rename {
             from,
@@ -343,7 +353,8 @@ impl Files {
             source,
             target,
         };
-        self.commit_version(Pending::new(change), guard).await
+        self.commit_version(Pending::new(change).named(named), guard)
+            .await
     }
 
     /// Deletes a file or directory. A directory disappears at once; its space is freed afterwards,
@@ -354,6 +365,11 @@ impl Files {
     /// removed.
     pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<(), Error> {
         caller.access.delete(&request.path)?;
+        let id = request.change_id;
+        let first = self.first_attempt(caller, id, request.clone());
+        let Ok(named) = first.await? else {
+            return Ok(());
+        };
         if request.recursive {
             self.store().check_removable(&request.path).await?;
         }
@@ -367,7 +383,8 @@ impl Files {
         let files = self.clone();
         let (answer, answered) = oneshot::channel();
         let deleting = async move {
-            let committed = files.commit_one(Pending::new(change), guard).await;
+            let pending = Pending::new(change).named(named);
+            let committed = files.commit_one(pending, guard).await;
             let (trash, result) = match committed {
                 Ok(committed) => (committed.trash, Ok(())),
                 Err(error) => (None, Err(error)),
@@ -386,18 +403,6 @@ impl Files {
         self.store().background().spawn(deleting.in_current_span());
         let lost = |_| store::Error::Internal("a deletion ended without a result");
         answered.await.map_err(lost)?
-    }
-
-    /// Ends the work that outlives its requests, because the server stops: commits run to their
-    /// end, and the next start removes the rest of deleted directories.
-    pub(crate) async fn finish(&self) {
-        let background = self.store().background();
-        background.close();
-        let waited = tokio::time::timeout(REMOVALS_TIME, background.wait()).await;
-        if waited.is_err() {
-            self.store().end_removals();
-            background.wait().await;
-        }
     }
 
     /// Changes the permission bits of a file or directory, and perhaps its details.
@@ -426,19 +431,24 @@ impl Files {
     /// # Errors
     /// If it is refused, the quota is used up, or a precondition of one of the names isn't met.
     pub async fn copy(&self, caller: &Caller, request: Copy) -> Result<Copied, Error> {
+        let (from, to, recursive) = (&request.from, &request.to, request.recursive);
+        let precondition = caller.access.copy(from, to, recursive, &request.target)?;
+        if request.details.owner || request.details.group {
+            caller.access.set_owner(to)?;
+        }
+        let id = request.change_id;
+        let named = match self.first_attempt(caller, id, request.clone()).await? {
+            Ok(named) => named,
+            Err(outcome) => return outcome.copied(),
+        };
         let Copy {
             from,
             to,
-            recursive,
             source,
-            target,
             preserve,
             details,
+            ..
         } = request;
-        let precondition = caller.access.copy(&from, &to, recursive, &target)?;
-        if details.owner || details.group {
-            caller.access.set_owner(&to)?;
-        }
         let target = Destination {
             path: to,
             precondition,
@@ -462,7 +472,7 @@ impl Files {
             .exclusive(caller.owner, &[&target.path])
             .await?;
         let pending = Pending::new(Change::Copy { target, staged });
-        let pending = pending.charged(reservation);
+        let pending = pending.charged(reservation).named(named);
         let version = self.commit_version(pending, guard).await?;
         Ok(Copied::new(version, count, names))
     }
@@ -479,6 +489,3 @@ impl Files {
         &self.0.cache
     }
 }
-
-/// Time for removals when the server stops: enough for some ten thousand files.
-const REMOVALS_TIME: Duration = Duration::from_millis(500);

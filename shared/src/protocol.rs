@@ -11,6 +11,7 @@
 //! Requests are in this file, replies in `replies`, and the parts of requests for many files in
 //! `many`.
 
+mod change_id;
 mod delta;
 mod detail_error;
 mod details;
@@ -29,6 +30,7 @@ use crate::path::{Name, RemotePath};
 
 use tagged::tagged;
 
+pub use change_id::ChangeId;
 pub use delta::{ChunkHead, ChunkPage, Chunks, CopyStep, DataStep, DeltaStep, PutDelta};
 pub use detail_error::DetailError;
 pub use details::{
@@ -263,6 +265,9 @@ pub struct Rename {
     #[n(3)]
     #[cbor(default)]
     pub target: Precondition,
+    /// Makes a repetition safe. Ignored for a client without a key of its own.
+    #[n(4)]
+    pub change_id: Option<ChangeId>,
 }
 
 /// Deletes a file or directory. Reply: [`Done`].
@@ -280,6 +285,9 @@ pub struct Delete {
     #[n(2)]
     #[cbor(default)]
     pub precondition: Precondition,
+    /// Makes a repetition safe. Ignored for a client without a key of its own.
+    #[n(3)]
+    pub change_id: Option<ChangeId>,
 }
 
 /// Creates a directory. Reply: [`Changed`]. With [`Precondition::Any`] the request also succeeds if
@@ -298,6 +306,9 @@ pub struct MakeDirectory {
     #[n(2)]
     #[cbor(default)]
     pub precondition: Precondition,
+    /// Makes a repetition safe. Ignored for a client without a key of its own.
+    #[n(3)]
+    pub change_id: Option<ChangeId>,
 }
 
 /// Copies a file or directory on the server. Reply: [`Copied`].
@@ -331,6 +342,9 @@ pub struct Copy {
     #[n(6)]
     #[cbor(default, skip_if = "DetailKinds::is_empty")]
     pub details: DetailKinds,
+    /// Makes a repetition safe. Ignored for a client without a key of its own.
+    #[n(8)]
+    pub change_id: Option<ChangeId>,
 }
 
 /// Computes the digest of a file on the server. Reply: [`Hashed`].

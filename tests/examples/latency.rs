@@ -199,6 +199,7 @@ async fn list_during_put(client: &Client, directory: &RemotePath, file: &Path) -
         recursive: false,
         // Only what was put here is deleted.
         precondition: Precondition::Match(stored.version),
+        change_id: None,
     };
     client.delete(delete).await?;
     if samples.is_empty() {

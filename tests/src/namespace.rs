@@ -4,5 +4,6 @@ mod changes;
 mod left_behind;
 mod listing;
 mod locks;
+mod lost_answers;
 mod permissions;
 mod special_files;

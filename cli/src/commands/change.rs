@@ -4,13 +4,14 @@
 use quire_shared::protocol::{Chmod, Delete, MakeDirectory, Precondition, Rename};
 use quire_shared::{ErrorCode, Name, RemotePath};
 
-use super::{CommandError, ErrorContext, fail, require_directory};
+use super::reconnect::Reconnecting;
+use super::{CommandError, ErrorContext, fail, require_directory_over};
 use crate::args::{ChmodArgs, DeleteArgs, MkdirArgs, RenameArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::{OperandError, Remote, on_one_server};
 use crate::session::CliSession;
-use quire_client::{Client, ClientError};
+use quire_client::{Client, ClientError, Repeatable, repeat};
 
 /// Renames a file or directory.
 ///
@@ -18,16 +19,18 @@ use quire_client::{Client, ClientError};
 /// If it can't be renamed.
 pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<(), CommandError> {
     let two = TwoPaths::parse(Remote::parse_below_root(&args.from)?, &args.to)?;
-    let client = session.client(&two.from.server).await?;
-    let is_right = require_directory(&client, &two.from).await;
+    let mut client = session.client(&two.from.server).await?;
+    let reconnect = Reconnecting::new(session, &two.from.server);
+    let is_right = require_directory_over(&mut client, &reconnect, &two.from).await;
     is_right.about(&two.from.path)?;
     let rename = Rename {
         from: two.from.path.clone(),
         to: two.to.clone(),
         source: Precondition::Any,
         target: Precondition::of_target(args.force),
+        change_id: None,
     };
-    let renamed = match client.rename(rename).await {
+    let renamed = match repeat(&mut client, &reconnect, rename).await {
         Ok(renamed) => renamed,
         Err(error) => return Err(two.failed(&client, &error, args.force).await),
     };
@@ -44,17 +47,14 @@ pub(super) async fn rename(session: &CliSession, args: &RenameArgs) -> Result<()
 /// If the operands are invalid or there is no connection. The error of a single operand is printed.
 pub(super) async fn delete(session: &CliSession, args: &DeleteArgs) -> Result<(), CommandError> {
     for remote in on_one_server(&args.operands)? {
-        let client = session.client(&remote.server).await?;
+        let mut client = session.client(&remote.server).await?;
         let delete = Delete {
             path: remote.path.clone(),
             recursive: args.recursive,
             precondition: Precondition::Any,
+            change_id: None,
         };
-        let deleted = match require_directory(&client, &remote).await {
-            Ok(()) => client.delete(delete).await,
-            Err(error) => Err(error),
-        };
-        match deleted {
+        match change_existing(session, &mut client, &remote, delete).await {
             Ok(_) => session
                 .output
                 .event(|| Event::new(EventKind::Deleted).remote("path", &remote.path)),
@@ -86,13 +86,15 @@ pub(super) async fn make_directory(
         ..HintFlags::NONE
     };
     for remote in on_one_server(&args.operands)? {
-        let client = session.client(&remote.server).await?;
+        let mut client = session.client(&remote.server).await?;
+        let reconnect = Reconnecting::new(session, &remote.server);
         let make = MakeDirectory {
             path: remote.path.clone(),
             make_parents: true,
             precondition: Precondition::of_target(args.parents),
+            change_id: None,
         };
-        match client.make_directory(make).await {
+        match repeat(&mut client, &reconnect, make).await {
             Ok(made) => session.output.event(|| {
                 Event::new(EventKind::Made)
                     .remote("path", &remote.path)
@@ -115,18 +117,14 @@ pub(super) async fn make_directory(
 /// As [`delete`].
 pub(super) async fn chmod(session: &CliSession, args: &ChmodArgs) -> Result<(), CommandError> {
     for remote in on_one_server(&args.operands)? {
-        let client = session.client(&remote.server).await?;
+        let mut client = session.client(&remote.server).await?;
         let chmod = Chmod {
             path: remote.path.clone(),
             mode: args.mode,
             precondition: Precondition::Any,
             details: None,
         };
-        let changed = match require_directory(&client, &remote).await {
-            Ok(()) => client.chmod(chmod).await,
-            Err(error) => Err(error),
-        };
-        match changed {
+        match change_existing(session, &mut client, &remote, chmod).await {
             Ok(changed) => session.output.event(|| {
                 Event::new(EventKind::Chmod)
                     .remote("path", &remote.path)
@@ -142,6 +140,18 @@ pub(super) async fn chmod(session: &CliSession, args: &ChmodArgs) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Makes a change to what has the path `remote`, again over another connection if this one is lost.
+async fn change_existing<M: Repeatable>(
+    session: &CliSession,
+    client: &mut Client,
+    remote: &Remote,
+    change: M,
+) -> Result<M::Answer, ClientError> {
+    let reconnect = Reconnecting::new(session, &remote.server);
+    require_directory_over(client, &reconnect, remote).await?;
+    repeat(client, &reconnect, change).await
 }
 
 /// The operands of a rename or copy.

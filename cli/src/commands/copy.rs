@@ -8,16 +8,17 @@ use quire_shared::protocol::{Copy, Entry, EntryKind, List, Precondition, Put, St
 use quire_shared::{ErrorCode, Printable, RemotePath};
 
 use super::change::{TwoPaths, target_of};
+use super::reconnect::Reconnecting;
 use super::sync::run_job;
 use super::targets::is_directory;
-use super::{CommandError, ErrorContext, require_directory};
+use super::{CommandError, ErrorContext, require_directory, require_directory_over};
 use crate::args::CopyArgs;
 use crate::event::{Event, EventKind};
 use crate::failure::{CommandFailure, HintFlags, Subject};
 use crate::operand::Remote;
 use crate::progress;
 use crate::session::CliSession;
-use quire_client::{Client, ClientError};
+use quire_client::{Client, ClientError, repeat};
 
 /// Copies a file or directory on the server.
 ///
@@ -33,18 +34,19 @@ pub(super) async fn copy(session: &CliSession, args: &CopyArgs) -> Result<(), Co
         return copy_across(session, args, &from, &target).await;
     }
     let two = TwoPaths::parse(from, &args.to)?;
-    let client = session.client(&two.from.server).await?;
+    let mut client = session.client(&two.from.server).await?;
     client.require_details(args.keep.choice().kinds).await?;
-    let is_right = require_directory(&client, &two.from).await;
+    let reconnect = Reconnecting::new(session, &two.from.server);
+    let is_right = require_directory_over(&mut client, &reconnect, &two.from).await;
     is_right.about(&two.from.path)?;
     // A new directory with the content of another is a copy of that.
     if two.from.contents && args.recursive {
         let exists = is_directory(&client, &two.to).await;
         if exists.about(&two.to)? {
-            return copy_content(session, &client, args, two).await;
+            return copy_content(session, client, args, two).await;
         }
     }
-    copy_one(session, &client, args, &two).await
+    copy_one(session, &mut client, args, &two).await
 }
 
 /// Copies a file or directory from one server to another, through this client.
@@ -136,14 +138,14 @@ async fn copy_file_across(
 /// both. What fails is printed, and the rest goes on.
 async fn copy_content(
     session: &CliSession,
-    client: &Client,
+    mut client: Client,
     args: &CopyArgs,
     two: TwoPaths,
 ) -> Result<(), CommandError> {
     let mut waiting = vec![two];
     while let Some(two) = waiting.pop() {
         let directory = &two.from.path;
-        let entries = entries(client, directory).await.about(directory)?;
+        let entries = entries(&client, directory).await.about(directory)?;
         let mut special = Vec::new();
         for Entry { name, attributes } in entries {
             let is_directory_too = match attributes.kind {
@@ -155,9 +157,9 @@ async fn copy_content(
                 EntryKind::Directory => true,
             };
             let pair = two.below(&name)?;
-            if is_directory_too && is_directory(client, &pair.to).await? {
+            if is_directory_too && is_directory(&client, &pair.to).await? {
                 waiting.push(pair);
-            } else if let Err(error) = copy_one(session, client, args, &pair).await {
+            } else if let Err(error) = copy_one(session, &mut client, args, &pair).await {
                 error.report(session);
             }
         }
@@ -181,7 +183,7 @@ async fn entries(client: &Client, path: &RemotePath) -> Result<Vec<Entry>, Clien
 
 async fn copy_one(
     session: &CliSession,
-    client: &Client,
+    client: &mut Client,
     args: &CopyArgs,
     two: &TwoPaths,
 ) -> Result<(), CommandError> {
@@ -193,9 +195,12 @@ async fn copy_one(
         target: Precondition::of_target(args.force),
         preserve: args.preserve.choice(),
         details: args.keep.choice().kinds,
+        change_id: None,
     };
     let what = format!("copying {}", two.from.path);
-    let copied = match progress::wait(&session.output, &what, client.copy(copy)).await {
+    let reconnect = Reconnecting::new(session, &two.from.server);
+    let copying = repeat(client, &reconnect, copy);
+    let copied = match progress::wait(&session.output, &what, copying).await {
         Ok(copied) => copied,
         Err(error) => return Err(two.failed(client, &error, args.force).await),
     };

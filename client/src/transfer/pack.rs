@@ -334,6 +334,7 @@ impl UploadPacker {
             path: to.clone(),
             make_parents: parent.is_none(),
             precondition: Precondition::Any,
+            change_id: None,
         };
         let is_there = !is_new || to.is_root();
         let is_missing = parent.as_deref().is_some_and(RemoteDir::is_missing);

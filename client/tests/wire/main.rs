@@ -259,6 +259,7 @@ async fn close_tells_the_server() {
         writable: true,
         measured: None,
         details: Default::default(),
+        remembers: None,
     };
     let (answer, _) = tokio::join!(pair.client.ping(), pair.answer(Reply::Ok(pong.clone())));
     assert_eq!(answer.unwrap(), pong);

@@ -1,5 +1,7 @@
 //! Commit of changes: makes them visible and durable under their locks, and announces them.
 
+use std::time::Duration;
+
 use quire_shared::RemotePath;
 use quire_shared::protocol::Version;
 
@@ -9,7 +11,7 @@ use super::changes::ChangeNotice;
 use super::error::Error;
 use super::locks::LockGuard;
 use super::quota::Reservation;
-use super::store::{self, Change, Committed, StagedFile};
+use super::store::{self, Change, Committed, NamedChange, StagedFile};
 
 impl Files {
     /// Commits changes, and returns a result for each. If some of the locks aren't free, each
@@ -66,12 +68,16 @@ impl Files {
     ) -> Result<Vec<Result<Committed, Error>>, Error> {
         let mut changes = Vec::new();
         let mut notices = Vec::new();
+        let mut named = None;
         for one in pending {
             notices.push(one.map(
                 |Pending {
                      change,
                      reservation,
+                     named: this,
                  }| {
+                    // A batch has none.
+                    named = this;
                     let changed = ChangeNotice::by(&change);
                     changes.push(change);
                     (changed, reservation)
@@ -98,7 +104,19 @@ impl Files {
             drop(running);
             results
         };
-        Ok(self.store().commit(changes, done).await?)
+        Ok(self.store().commit(changes, named, done).await?)
+    }
+
+    /// Ends the work that outlives its requests, because the server stops: commits run to their
+    /// end, and the next start removes the rest of deleted directories.
+    pub(crate) async fn finish(&self) {
+        let background = self.store().background();
+        background.close();
+        let waited = tokio::time::timeout(REMOVALS_TIME, background.wait()).await;
+        if waited.is_err() {
+            self.store().end_removals();
+            background.wait().await;
+        }
     }
 
     fn announce(&self, changed: ChangeNotice, result: &Result<Committed, store::Error>) {
@@ -124,6 +142,8 @@ impl Files {
 pub(super) struct Pending {
     pub(super) change: Change,
     reservation: Option<Reservation>,
+    /// Set if the change is remembered.
+    named: Option<Box<NamedChange>>,
 }
 
 impl Pending {
@@ -131,6 +151,7 @@ impl Pending {
         Self {
             change,
             reservation: None,
+            named: None,
         }
     }
 
@@ -139,6 +160,12 @@ impl Pending {
             reservation: Some(reservation),
             ..self
         }
+    }
+
+    /// Has the change remembered under its name.
+    pub(super) fn named(self, named: Option<NamedChange>) -> Self {
+        let named = named.map(Box::new);
+        Self { named, ..self }
     }
 
     /// File that has to be durable before the change is committed, if there is one.
@@ -162,3 +189,6 @@ impl Pending {
         }
     }
 }
+
+/// Time for removals when the server stops: enough for some ten thousand files.
+const REMOVALS_TIME: Duration = Duration::from_millis(500);

@@ -24,6 +24,7 @@ mod namespace;
 mod new_directories;
 mod open;
 mod open_file;
+mod outcomes;
 mod parts;
 mod permissions;
 mod publish;
@@ -64,6 +65,7 @@ pub(super) use chunking::ChunkScan;
 pub(super) use copy::{CopySource, LeftOut, StagedCopy};
 pub(super) use metadata::is_quiet;
 pub(super) use open_file::FileReader;
+pub(super) use outcomes::{ChangeKey, Claim, NamedChange, Outcome};
 pub(super) use parts::{ActiveUpload, FoundPart, UploadSource};
 pub(super) use permissions::GivenAttributes;
 pub(super) use publish::Destination;
@@ -263,11 +265,12 @@ impl Store {
     pub(super) async fn keep_expiring_parts(&self) {
         loop {
             tokio::time::sleep(EXPIRY_INTERVAL).await;
-            if let Err(error) = self.change(Root::expire_parts).await {
+            let expire = |root: &Root| root.expire_parts().and_then(|()| root.expire_outcomes());
+            if let Err(error) = self.change(expire).await {
                 let error: &dyn std::error::Error = &error;
                 warn!(
                     error,
-                    "could not remove unfinished uploads that are too old"
+                    "could not remove what is too old from the staging directory"
                 );
             }
         }
@@ -359,16 +362,18 @@ impl Store {
     }
 
     /// Commits changes, whose locks the caller holds, and then runs `done`, in one blocking task.
-    /// Changes that succeeded are durable. The task runs to its end when the future is dropped.
+    /// Changes that succeeded are durable. The task runs to its end when the future is dropped. One
+    /// that is alone may be `named`.
     ///
     /// # Errors
     /// Only for a defect of the server; each change has a result of its own.
     pub(super) async fn commit<D: Send + 'static>(
         &self,
         changes: Vec<Change>,
+        named: Option<Box<NamedChange>>,
         done: impl FnOnce(Vec<Result<Committed, Error>>) -> D + Send + 'static,
     ) -> Result<D, Error> {
-        self.change(move |root| Ok(done(root.commit(changes))))
+        self.change(move |root| Ok(done(root.commit_as(changes, named))))
             .await
     }
 

@@ -156,10 +156,14 @@ async fn dispatch(
 /// what was measured of its transfer.
 fn pong(ping: &Ping, session: &Session) -> Result<Pong, RequestError> {
     let measured = |transfer| session.meters.lock().measured(transfer);
+    let files = &session.shared.files;
+    let caller = session.caller();
+    let writable = files.is_writable(&caller)?;
     Ok(Pong {
         software: concat!("quire-server ", env!("CARGO_PKG_VERSION")).to_owned(),
-        writable: session.shared.files.is_writable(&session.caller())?,
+        writable,
         measured: ping.transfer.map(measured),
         details: DetailKinds::ALL,
+        remembers: files.remembers(&caller).filter(|_| writable),
     })
 }

@@ -165,6 +165,10 @@ pub struct Pong {
     #[n(3)]
     #[cbor(default, skip_if = "DetailKinds::is_empty")]
     pub details: DetailKinds,
+    /// For how many seconds back the server remembers changes with an identifier of this client's
+    /// key. Absent if it doesn't.
+    #[n(4)]
+    pub remembers: Option<u64>,
 }
 
 /// What an end of a transfer measured.

@@ -214,29 +214,26 @@ fn missing_optional_keys_have_their_defaults() {
         from: a.clone(),
         to: b.clone(),
         source: precondition.clone(),
-        target: precondition.clone(),
+        target: precondition,
+        change_id: None,
     };
     assert_eq!(minimal_pair(6), Ok(rename.into()));
+    let path = a.clone();
     let delete = Delete {
-        path: a.clone(),
-        recursive: false,
-        precondition: precondition.clone(),
+        path,
+        ..Delete::default()
     };
     assert_eq!(minimal(7), Ok(delete.into()));
+    let path = a.clone();
     let make = MakeDirectory {
-        path: a.clone(),
-        make_parents: false,
-        precondition: precondition.clone(),
+        path,
+        ..MakeDirectory::default()
     };
     assert_eq!(minimal(8), Ok(make.into()));
     let copy = Copy {
         from: a.clone(),
         to: b,
-        recursive: false,
-        source: precondition.clone(),
-        target: precondition,
-        preserve: Preserve::Usual,
-        details: Default::default(),
+        ..Copy::default()
     };
     assert_eq!(minimal_pair(9), Ok(copy.into()));
     assert_eq!(minimal(10), Ok(Hash { path: a, digest }.into()));
@@ -352,6 +349,7 @@ fn the_largest_legal_messages_fit_their_limits() {
             target: precondition.clone(),
             preserve: Preserve::Nothing,
             details: Default::default(),
+            change_id: None,
         };
         encode(&Request::from(copy)).unwrap();
         let entry = CacheEntry {

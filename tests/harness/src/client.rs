@@ -68,6 +68,7 @@ pub fn rename(from: &str, to: &str) -> Rename {
         to: path(to),
         source: Precondition::Any,
         target: Precondition::Any,
+        change_id: None,
     }
 }
 
@@ -77,6 +78,7 @@ pub fn delete(file: &str) -> Delete {
         path: path(file),
         recursive: false,
         precondition: Precondition::Any,
+        change_id: None,
     }
 }
 
@@ -94,6 +96,7 @@ pub fn make_directory(directory: &str) -> MakeDirectory {
         path: path(directory),
         make_parents: false,
         precondition: Precondition::Any,
+        change_id: None,
     }
 }
 
@@ -107,6 +110,7 @@ pub fn copy(from: &str, to: &str) -> Copy {
         target: Precondition::Any,
         preserve: Preserve::Usual,
         details: Default::default(),
+        change_id: None,
     }
 }
 

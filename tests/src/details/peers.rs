@@ -113,6 +113,7 @@ async fn a_client_finds_out_that_a_server_of_an_earlier_version_keeps_nothing() 
                 writable: true,
                 measured: None,
                 details: known,
+                remembers: None,
             };
             fake::send(&mut send, &Reply::Ok(pong)).await;
             send.finish().unwrap();

@@ -306,6 +306,7 @@ async fn a_rename_under_conditions_is_one_step() {
         to: path("g"),
         source: Precondition::Match(source.clone()),
         target,
+        change_id: None,
     };
     let absent = client.rename(conditions(&from, Precondition::Absent)).await;
     assert_eq!(refusal(absent), ErrorCode::EXISTS);

@@ -139,6 +139,7 @@ impl SyncSide {
                     to: to.clone(),
                     source: Precondition::Any,
                     target: Precondition::of_target(replaces),
+                    change_id: None,
                 };
                 let renaming = || client.rename(rename.clone());
                 with_parent(&client, &to, renaming).await.map(drop)
@@ -168,6 +169,7 @@ impl SyncSide {
                     target: Precondition::Any,
                     preserve: Preserve::Exact,
                     details,
+                    change_id: None,
                 };
                 let copying = || client.copy(copy.clone());
                 with_parent(&client, &to, copying).await.map(drop)
@@ -196,6 +198,7 @@ impl SyncSide {
                     path,
                     recursive: deletion.is_directory,
                     precondition,
+                    change_id: None,
                 };
                 match client.delete(delete).await {
                     Err(error) if error.code() == Some(ErrorCode::NOT_FOUND) => Ok(()),
@@ -284,6 +287,7 @@ async fn with_parent<T, F: Future<Output = Result<T, ClientError>>>(
         path: to.parent().unwrap_or_default(),
         make_parents: true,
         precondition: Precondition::Any,
+        change_id: None,
     };
     client.make_directory(make).await?;
     request().await

@@ -98,6 +98,7 @@ fn delete(path: &str) -> Request {
         path: at(path),
         recursive: true,
         precondition: Default::default(),
+        change_id: None,
     })
 }
 
@@ -106,6 +107,7 @@ fn make_directory(path: &str) -> Request {
         path: at(path),
         make_parents: false,
         precondition: Default::default(),
+        change_id: None,
     })
 }
 
@@ -115,6 +117,7 @@ fn rename(from: &str, to: &str) -> Request {
         to: at(to),
         source: Default::default(),
         target: Default::default(),
+        change_id: None,
     })
 }
 
@@ -127,6 +130,7 @@ fn copy(from: &str, to: &str, recursive: bool) -> Request {
         target: Default::default(),
         preserve: Default::default(),
         details: Default::default(),
+        change_id: None,
     })
 }
 

@@ -21,6 +21,7 @@ use super::faults::Faults;
 use super::group_commit::GroupCommit;
 use super::metadata::Metadata;
 use super::new_directories::PendingSyncs;
+use super::outcomes::ChangeMemory;
 use super::parts::ActiveUploads;
 use super::resolve::open_beneath;
 use super::root::{Inner, Root};
@@ -74,6 +75,7 @@ impl Root {
             faults: options.faults,
             uploads: ActiveUploads::default(),
             keep_uploads: options.keep_uploads,
+            memory: Arc::new(ChangeMemory::default()),
             ending: CancelFlag::default(),
             background: TaskTracker::new(),
         };

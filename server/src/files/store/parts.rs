@@ -138,7 +138,7 @@ impl Root {
         Ok(())
     }
 
-    fn staging_if_any(&self) -> Result<Option<Arc<Staging>>, Error> {
+    pub(super) fn staging_if_any(&self) -> Result<Option<Arc<Staging>>, Error> {
         let inner = &self.inner;
         let current = inner.staging.lock().clone();
         if current.is_some() || inner.read_only.is_some() {

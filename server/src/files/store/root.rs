@@ -29,6 +29,7 @@ use super::metadata::{FileId, Metadata};
 use super::new_directories::PendingSyncs;
 use super::open::ReadOnlyReason;
 use super::open_file::OpenFile;
+use super::outcomes::ChangeMemory;
 use super::parts::ActiveUploads;
 use super::staging::Staging;
 
@@ -60,6 +61,8 @@ pub(super) struct Inner {
     /// Uploads that are being received and may go on later, and how long they may.
     pub(super) uploads: ActiveUploads,
     pub(super) keep_uploads: Duration,
+    /// Changes that clients named.
+    pub(super) memory: Arc<ChangeMemory>,
     /// Set when the server stops: the next start removes what is left in the staging directory.
     pub(super) ending: CancelFlag,
     /// Work that outlives the requests that began it. A server that stops waits for it.
@@ -126,6 +129,12 @@ impl Inner {
             }
             return Err(Error::OtherServer);
         }
+        let staging = self.current_staging()?;
+        self.memory.load(self, Some(&staging));
+        Ok(staging)
+    }
+
+    fn current_staging(&self) -> Result<Arc<Staging>, Error> {
         let mut current = self.staging.lock();
         if let Some(staging) = &*current {
             return Ok(Arc::clone(staging));
@@ -139,6 +148,7 @@ impl Inner {
     pub(super) fn share(&self, staging: Staging) -> Arc<Staging> {
         let staging = self.prepared(staging);
         *self.staging.lock() = Some(Arc::clone(&staging));
+        self.memory.load(self, Some(&staging));
         staging
     }
 

@@ -23,13 +23,14 @@ impl Root {
         let inner = &self.inner;
         let staging = match Staging::find(&inner.directory, inner.id.device) {
             Ok(Some(staging)) => staging,
-            Ok(None) | Err(Error::OtherServer) => return,
+            Ok(None) => return inner.memory.load(inner, None),
+            Err(Error::OtherServer) => return,
             Err(error) => return report(&error),
         };
         staging.settle_parts(inner.keep_uploads);
         // Most servers leave nothing but the empty directory.
         if unlinkat(&inner.directory, STAGING_NAME, AtFlags::REMOVEDIR).is_ok() {
-            return;
+            return inner.memory.load(inner, None);
         }
         let staging = inner.share(staging);
         let root = Arc::downgrade(inner);

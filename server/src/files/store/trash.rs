@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::Error;
 use super::cancel;
 use super::metadata::Metadata;
+use super::outcomes::RECORDS_NAME;
 use super::parts;
 use super::resolve::{Slot, open_beneath};
 use super::staging::Staging;
@@ -56,7 +57,7 @@ impl Trash {
 /// Removes what a killed server left in the staging directory.
 pub(super) fn clear(staging: &Staging) -> Result<(), Error> {
     let mut trees = Trees::new(staging)?;
-    let kept = [staging.session.as_bytes(), parts::PREFIX.as_bytes()];
+    let kept = [staging.session.as_str(), parts::PREFIX, RECORDS_NAME].map(str::as_bytes);
     if let Err(errno) = trees.empty(&staging.directory, &kept) {
         trees.failed.get_or_insert(errno);
     }

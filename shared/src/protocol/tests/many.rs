@@ -92,6 +92,7 @@ pub(super) fn put_item() -> impl Strategy<Value = PutItem> {
                 path,
                 make_parents,
                 precondition,
+                change_id: None,
             })
         }),
         set.prop_map(|(path, modified, mode, preserve, details)| {

@@ -54,17 +54,20 @@ pub(super) fn pong() -> impl Strategy<Value = Pong> {
         late,
         jitter,
     });
+    let remembers = option::of(any::<u64>());
     let fields = (
         ".{0,40}",
         any::<bool>(),
         option::of(measured),
         detail_kinds(),
+        remembers,
     );
-    fields.prop_map(|(software, writable, measured, details)| Pong {
+    fields.prop_map(|(software, writable, measured, details, remembers)| Pong {
         software,
         writable,
         measured,
         details,
+        remembers,
     })
 }
 
@@ -152,6 +155,10 @@ pub(super) fn put() -> impl Strategy<Value = Request> {
     )
 }
 
+fn change_id() -> impl Strategy<Value = Option<ChangeId>> {
+    option::of(any::<[u8; ChangeId::BYTES]>().prop_map(ChangeId::new))
+}
+
 pub(super) fn two_paths() -> impl Strategy<Value = Request> {
     let fields = (
         path(),
@@ -159,26 +166,31 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
         precondition(),
         precondition(),
         option::of((any::<bool>(), preserve(), detail_kinds())),
+        change_id(),
     );
-    fields.prop_map(|(from, to, source, target, copied)| match copied {
-        None => Rename {
-            from,
-            to,
-            source,
-            target,
-        }
-        .into(),
-        Some((recursive, preserve, details)) => Copy {
-            from,
-            to,
-            recursive,
-            source,
-            target,
-            preserve,
-            details,
-        }
-        .into(),
-    })
+    fields.prop_map(
+        |(from, to, source, target, copied, change_id)| match copied {
+            None => Rename {
+                from,
+                to,
+                source,
+                target,
+                change_id,
+            }
+            .into(),
+            Some((recursive, preserve, details)) => Copy {
+                from,
+                to,
+                recursive,
+                source,
+                target,
+                preserve,
+                details,
+                change_id,
+            }
+            .into(),
+        },
+    )
 }
 
 pub(super) fn one_path() -> impl Strategy<Value = Request> {
@@ -190,22 +202,28 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
         (path(), option::of(name())).prop_map(|(path, after)| List { path, after }.into()),
         (path(), detail_kinds()).prop_map(|(path, details)| Stat { path, details }.into()),
         (path(), kind()).prop_map(|(path, digest)| Hash { path, digest }.into()),
-        (path(), any::<bool>(), precondition()).prop_map(|(path, recursive, precondition)| {
-            let delete = Delete {
-                path,
-                recursive,
-                precondition,
-            };
-            delete.into()
-        }),
-        (path(), any::<bool>(), precondition()).prop_map(|(path, make_parents, precondition)| {
-            let make = MakeDirectory {
-                path,
-                make_parents,
-                precondition,
-            };
-            make.into()
-        }),
+        (path(), any::<bool>(), precondition(), change_id()).prop_map(
+            |(path, recursive, precondition, change_id)| {
+                let delete = Delete {
+                    path,
+                    recursive,
+                    precondition,
+                    change_id,
+                };
+                delete.into()
+            }
+        ),
+        (path(), any::<bool>(), precondition(), change_id()).prop_map(
+            |(path, make_parents, precondition, change_id)| {
+                let make = MakeDirectory {
+                    path,
+                    make_parents,
+                    precondition,
+                    change_id,
+                };
+                make.into()
+            }
+        ),
         (path(), any::<u32>(), precondition(), details()).prop_map(
             |(path, mode, precondition, details)| {
                 let chmod = Chmod {

@@ -11,6 +11,7 @@ fn missing_optional_keys_of_replies_have_their_defaults() {
         writable,
         measured,
         details: Default::default(),
+        remembers: None,
     };
     assert_eq!(decode::<Reply<Pong>>(&[0x82, 0, 0xa0]), Ok(Reply::Ok(pong)));
     assert_eq!(
@@ -30,6 +31,7 @@ fn a_message_over_its_limit_is_not_sent() {
         writable: true,
         measured: None,
         details: Default::default(),
+        remembers: None,
     };
     let error = encode(&Reply::Ok(pong)).unwrap_err();
     assert_eq!(error.code(), ErrorCode::MESSAGE_TOO_LONG);
