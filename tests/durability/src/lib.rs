@@ -5,9 +5,10 @@
 //! reads the order of sync calls, because file systems sync more than they promise; `each_call` makes
 //! each system call of a change fail or kill the server; `kills` kills it at random moments;
 //! `disk_full` runs out of space, inodes and handles; `linearizable` checks histories of concurrent
-//! clients; `repeated` kills it in changes that are asked for again; `shutdown` stops servers and starts them again; `slow_disk` delays calls, which `quire -v`
-//! must name. With the feature `fault-injection` the
-//! server leaves out one precaution at a time, and the tests named `found_out` must notice it.
+//! clients; `repeated` kills it in changes that are asked for again; `shutdown` stops servers and
+//! starts them again; `slow_disk` delays calls, which `quire -v` must name. With the feature
+//! `fault-injection` the server leaves out one precaution at a time, and the tests named `found_out`
+//! must notice it.
 
 #[cfg(test)]
 mod disk_full;
