@@ -25,6 +25,11 @@ pub(crate) async fn serve(
         let (part, rest) = listing.next(fits).await.map_err(Error::from)?;
         listing = rest;
         let last = part.is_last;
+        if part.entries.is_empty() && !last {
+            // All its names were removed since they were read. A client takes such pages for a server
+            // that keeps it busy.
+            continue;
+        }
         let page = Page {
             entries: part.entries,
             last,
