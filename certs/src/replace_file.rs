@@ -192,14 +192,21 @@ fn without_path(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), words)
 }
 
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// An error of the system.
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Does nothing: Windows can't open a directory as a file, and its journal orders renames.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn sync_directory(_: &Path) -> io::Result<()> {
+pub fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

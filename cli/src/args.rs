@@ -22,7 +22,7 @@ use quire_shared::digest::DigestKind;
 use quire_transport::congestion::CongestionControl;
 
 use crate::similar::similar_command;
-pub use choices::{DeltaArgs, ExistingArgs, KeepArgs, PreserveArgs};
+pub use choices::{DeltaArgs, ExistingArgs, KeepArgs, LinksArgs, PreserveArgs};
 pub use sync::{FilterArgs, SyncArgs};
 pub(crate) use texts::one_line;
 pub use texts::print_usage_event;
@@ -213,7 +213,8 @@ pub enum ClientCommand {
 /// Operands of `get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// Include directories with everything below them; symbolic links and special files are skipped
+    /// Include directories with everything below them; special files are skipped, and symbolic links
+    /// without --links
     #[arg(short, long)]
     pub(crate) recursive: bool,
     /// Replace existing local files
@@ -230,6 +231,12 @@ pub struct GetArgs {
     pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) delta: DeltaArgs,
+    #[command(flatten)]
+    pub(crate) links: LinksArgs,
+    /// Keep hard links: a file with several names in a directory is sent once, and the others become
+    /// names of the same file
+    #[arg(long, requires = "recursive")]
+    pub(crate) hard_links: bool,
     /// HOST[:PORT]/PATH... [LOCAL]. LOCAL is a file, a directory, or - for standard output; the
     /// default is the current directory. The last of several operands is LOCAL, unless it names a
     /// server of the others, or begins with an address or HOST:PORT that is no local directory
@@ -240,8 +247,8 @@ pub struct GetArgs {
 /// Operands of `put`.
 #[derive(Debug, Clone, Args)]
 pub struct PutArgs {
-    /// Include directories with everything below them, and create missing parents; symbolic links
-    /// and special files are skipped
+    /// Include directories with everything below them, and create missing parents; special files are
+    /// skipped, and symbolic links without --links
     #[arg(short, long)]
     pub(crate) recursive: bool,
     /// Replace existing files on the server
@@ -255,6 +262,12 @@ pub struct PutArgs {
     pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) delta: DeltaArgs,
+    #[command(flatten)]
+    pub(crate) links: LinksArgs,
+    /// Keep hard links: a file with several names in a directory is sent once, and the others become
+    /// names of the same file
+    #[arg(long, requires = "recursive")]
+    pub(crate) hard_links: bool,
     /// LOCAL... HOST[:PORT]/PATH. LOCAL is a file, a directory, or - for standard input; PATH is a
     /// file, or a directory to upload into
     #[arg(required = true, num_args = 2.., value_name = "OPERAND")]

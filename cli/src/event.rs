@@ -46,6 +46,7 @@ event_kinds! {
     Hashed "hashed";
     Help "help";
     Key "key";
+    Linked "linked";
     LocalDirectory "local-directory";
     Made "made";
     Paired "paired";

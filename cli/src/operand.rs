@@ -178,6 +178,9 @@ pub enum OperandError {
     /// Standard output is for either.
     #[error("--json and content can't both go to standard output")]
     JsonAndContent,
+    /// A server resolves no links for a client.
+    #[error("--links=follow is for local directories: the server never follows links")]
+    FollowsOnServer,
 }
 
 /// What is wrong with a remote operand.

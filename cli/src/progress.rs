@@ -120,16 +120,18 @@ pub(crate) fn summary(transfer: &Transfer, digest: &str, elapsed: Duration) -> S
     text
 }
 
-/// The numbers of files and directories, in words.
+/// The numbers of files, directories and links, in words.
 fn counts_text(transfer: &Transfer) -> String {
-    let files = count_text(transfer.files(), "file", "files");
-    match transfer.directories() {
-        0 => files,
-        directories => {
-            let directories = count_text(directories, "directory", "directories");
-            format!("{files}, {directories}")
+    let mut text = count_text(transfer.files(), "file", "files");
+    for (count, one, many) in [
+        (transfer.directories(), "directory", "directories"),
+        (transfer.links(), "link", "links"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {}", count_text(count, one, many)));
         }
     }
+    text
 }
 
 /// A number of things, in words.

@@ -9,9 +9,10 @@ use quire_certs::Identity;
 use quire_shared::pairing::{Pair, PairingCode};
 use quire_shared::protocol::{
     Attributes, Changed, Chmod, Copied, Copy, Delete, DetailKinds, Done, Get, Hash, Hashed, List,
-    MakeDirectory, Ping, Pong, Put, Rename, Stat, UnfinishedUpload, UploadPage, Uploads,
+    MakeDirectory, MakeSymlink, Ping, Pong, Put, Rename, Stat, UnfinishedUpload, UploadPage,
+    Uploads,
 };
-use quire_shared::{RemotePath, Side};
+use quire_shared::{ErrorCode, RemotePath, Side};
 use quire_transport::bottleneck::{Meter, Verdict};
 use quire_transport::congestion::CongestionControl;
 use quire_transport::flow::ConnectionFlow;
@@ -299,6 +300,26 @@ impl Client {
     /// The server's refusal, or a broken connection.
     pub async fn chmod(&self, chmod: Chmod) -> Result<Changed, ClientError> {
         self.connection.ask(chmod).await
+    }
+
+    /// Makes a symbolic link, whose target must not lead out of the served directory. It takes the
+    /// right `link` on the server.
+    ///
+    /// # Errors
+    /// [`ClientError::NoLinkRight`], [`ClientError::LinkLeadsOut`], [`ClientError::LinksUnsupported`]
+    /// for a server of an earlier version, another refusal, or a broken connection.
+    pub async fn make_symlink(&self, link: MakeSymlink) -> Result<Changed, ClientError> {
+        let target = link.target.clone();
+        let made = self.connection.ask(link).await;
+        made.map_err(|error| match (error.code(), error) {
+            (_, ClientError::NoRight { fingerprint }) => ClientError::NoLinkRight { fingerprint },
+            (Some(ErrorCode::UNSUPPORTED), _) => ClientError::LinksUnsupported,
+            (Some(ErrorCode::INVALID_PATH), _) => ClientError::LinkLeadsOut {
+                place: "the served directory",
+                target,
+            },
+            (_, error) => error,
+        })
     }
 
     /// Registers this client's key with the server by a pairing code, and verifies that the server

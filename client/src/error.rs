@@ -3,6 +3,8 @@
 //! Every message is one line in lower case that can follow a name and a colon. Text from the other
 //! side is escaped. [`ClientError::kind`] sorts them into a few kinds.
 
+mod kind;
+
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use quire_certs::{CertsError, Fingerprint};
 use quire_shared::codec::DecodeError;
 use quire_shared::path::PathError;
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::Failure;
+use quire_shared::protocol::{Failure, LinkTarget};
 use quire_shared::{ErrorChain, ErrorCode, Escaped, EscapedBytes, EscapedPath, Printable};
 
 use crate::attempt::Attempts;
@@ -21,6 +23,8 @@ use crate::known_servers::{KnownServersError, ServerId};
 use crate::tls::TlsSetupError;
 use crate::transfer::sync::PatternError;
 use crate::trust::{Refusal, TrustError};
+
+pub use kind::ErrorKind;
 
 /// Why an operation of the client failed.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +183,29 @@ pub enum ClientError {
     /// A file at one side of a sync, and something else at the other.
     #[error("is of another kind at the target, and stays: only a sync that deletes replaces it")]
     OtherKind,
+    /// A symbolic link that isn't made because of its target.
+    #[error("a symbolic link that would lead out of {place}: its target is {}", EscapedBytes(.target.as_bytes()))]
+    LinkLeadsOut {
+        /// What it would lead out of.
+        place: &'static str,
+        /// Its target.
+        target: LinkTarget,
+    },
+    /// A symbolic link whose target the server doesn't tell.
+    #[error("a symbolic link whose target the server doesn't tell: it may be too long")]
+    NoLinkTarget,
+    /// A symbolic link for a server that makes none.
+    #[error("a symbolic link, and the server is of an earlier version, which makes none")]
+    LinksUnsupported,
+    /// A symbolic link for a server that doesn't let this client make any there.
+    #[error(
+        "not authorized: a symbolic link needs the rights to `link` and to `create`, and `write` \
+         doesn't include `link`; the key of this client is {fingerprint}"
+    )]
+    NoLinkRight {
+        /// This client's own fingerprint.
+        fingerprint: Fingerprint,
+    },
     /// A sync that would delete all there is.
     #[error("the source is empty, so that everything at the target would be deleted")]
     SourceEmpty,
@@ -213,9 +240,10 @@ impl ClientError {
             | Self::NotTrusted(_)
             | Self::Forgetful
             | Self::Lost(_) => ErrorKind::Unreachable,
-            Self::NotAuthorized { .. } | Self::NoRight { .. } | Self::NotPaired => {
-                ErrorKind::Refused
-            }
+            Self::NotAuthorized { .. }
+            | Self::NoRight { .. }
+            | Self::NoLinkRight { .. }
+            | Self::NotPaired => ErrorKind::Refused,
             Self::Refused(failure) => failure.code().into(),
             Self::Closed(code) => match ErrorKind::from(*code) {
                 ErrorKind::Refused => ErrorKind::Refused,
@@ -245,6 +273,9 @@ impl ClientError {
             | Self::ForeignName(_)
             | Self::Unnameable(_)
             | Self::Pattern(_)
+            | Self::LinkLeadsOut { .. }
+            | Self::NoLinkTarget
+            | Self::LinksUnsupported
             | Self::NoBackup { .. }
             | Self::Details(_)
             | Self::NothingDeleted { .. } => ErrorKind::Other,
@@ -289,7 +320,8 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused(failure) => Some(failure.code()),
-            Self::NoRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
+            Self::NoRight { .. } | Self::NoLinkRight { .. } => Some(ErrorCode::NOT_AUTHORIZED),
+            Self::LinksUnsupported => Some(ErrorCode::UNSUPPORTED),
             Self::InTheWay => Some(ErrorCode::EXISTS),
             Self::Details(DetailsFailure::NotStored) => Some(ErrorCode::UNSUPPORTED),
             Self::WithBelow { error, .. } => error.code(),
@@ -342,48 +374,6 @@ impl ClientError {
     /// The error for a code that came instead of a reply, in `RESET_STREAM` or `STOP_SENDING`.
     pub fn of_code(code: ErrorCode) -> Self {
         Self::of_failure(Failure::new(code))
-    }
-}
-
-/// Kinds of failure that callers handle in different ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// No such file or directory.
-    NotFound,
-    /// Something exists already, changed meanwhile, or is busy.
-    Conflict,
-    /// The rights don't suffice.
-    Refused,
-    /// No connection, no trust, or a connection that was lost.
-    Unreachable,
-    /// Content was damaged, or changed during the transfer.
-    Damaged,
-    /// Anything else.
-    Other,
-}
-
-impl From<ErrorCode> for ErrorKind {
-    fn from(code: ErrorCode) -> Self {
-        match code {
-            ErrorCode::NOT_FOUND => Self::NotFound,
-            ErrorCode::EXISTS | ErrorCode::CONFLICT | ErrorCode::BUSY => Self::Conflict,
-            ErrorCode::NOT_AUTHORIZED | ErrorCode::READ_ONLY | ErrorCode::DENIED => Self::Refused,
-            ErrorCode::SHUTTING_DOWN => Self::Unreachable,
-            ErrorCode::CHANGED | ErrorCode::DAMAGED => Self::Damaged,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl ErrorKind {
-    fn of_disk(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::NotFound,
-            io::ErrorKind::AlreadyExists => Self::Conflict,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Refused,
-            _ => Self::Other,
-        }
     }
 }
 

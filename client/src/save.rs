@@ -21,9 +21,11 @@ use crate::details::{self, Keep};
 use crate::error::ClientError;
 use crate::upload::Links;
 
+mod link;
 mod part;
 mod staged;
 
+pub(crate) use link::{save_hard_link, save_symlink};
 use part::PartJournal;
 pub(crate) use part::{Part, PartSource, discard_part};
 pub(crate) use staged::is_left_over;

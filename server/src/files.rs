@@ -20,6 +20,7 @@ mod digest_cache;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod links;
 mod locks;
 mod named_reads;
 mod outcomes;
@@ -431,6 +432,12 @@ impl Files {
     /// # Errors
     /// If it is refused, the quota is used up, or a precondition of one of the names isn't met.
     pub async fn copy(&self, caller: &Caller, request: Copy) -> Result<Copied, Error> {
+        if let Some(version) = self.link(caller, &request).await? {
+            return Ok(Copied {
+                is_hard_link: true,
+                ..Copied::new(version, 0, Vec::new())
+            });
+        }
         let (from, to, recursive) = (&request.from, &request.to, request.recursive);
         let precondition = caller.access.copy(from, to, recursive, &request.target)?;
         if request.details.owner || request.details.group {

@@ -34,6 +34,10 @@ pub const VERSION_BYTES_MAX: usize = 64;
 /// [`REPLY_BYTES_MAX`].
 pub const LINK_TARGET_BYTES_MAX: usize = 2048;
 
+/// Longest identity of a file that has several names, in bytes: room for 128 bits, which are the same
+/// for two files by chance only.
+pub const HARD_LINK_BYTES_MAX: usize = 16;
+
 /// Most names that aren't UTF-8 and are told beside their number, of one directory.
 pub const RAW_NAMES_MAX: usize = 8;
 

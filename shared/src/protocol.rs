@@ -15,6 +15,7 @@ mod change_id;
 mod delta;
 mod detail_error;
 mod details;
+mod links;
 mod many;
 mod replies;
 mod tagged;
@@ -23,7 +24,7 @@ mod uploads;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::digest::DigestKind;
-use crate::limits::{LINK_TARGET_BYTES_MAX, REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::limits::{REQUEST_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::octets::octets;
 use crate::pairing::{Pair, Paired};
 use crate::path::{Name, RemotePath};
@@ -36,6 +37,7 @@ pub use detail_error::DetailError;
 pub use details::{
     AccountName, Chmod, DetailKinds, Details, NamedId, Stat, USER_PREFIX, XattrName, Xattrs,
 };
+pub use links::{HardLinkId, LinkTarget, MakeSymlink};
 pub use many::{
     GetFile, GetItem, GetMany, GetTree, GotItem, LastItem, Left, Missed, Outcome, PutItem, PutMany,
     SetAttributes, TreeItem,
@@ -130,6 +132,7 @@ requests! {
     17 GetMany -> GotItem, early: false, "Downloads many files that the client names.";
     18 Chunks -> ChunkPage, early: false, "Lists the chunks of a file.";
     19 PutDelta -> Changed, early: false, "Uploads a file from a part that the server has.";
+    20 MakeSymlink -> Changed, early: false, "Makes a symbolic link.";
     22 Pair -> Paired, early: false, "Authorizes the client's key by proof of a pairing code.";
 }
 
@@ -342,6 +345,11 @@ pub struct Copy {
     #[n(6)]
     #[cbor(default, skip_if = "DetailKinds::is_empty")]
     pub details: DetailKinds,
+    /// Whether the name of the copy becomes another name of the same file, where the server can do
+    /// that and the client may replace the original.
+    #[n(7)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub hard_link: bool,
     /// Makes a repetition safe. Ignored for a client without a key of its own.
     #[n(8)]
     pub change_id: Option<ChangeId>,
@@ -447,18 +455,6 @@ impl Version {
     /// Makes a token of these bytes; `None` if there are more than [`VERSION_BYTES_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= VERSION_BYTES_MAX).then(|| Self(bytes.into()))
-    }
-}
-
-octets! {
-    /// The target of a symbolic link, as it is stored: for display only, and never a path to follow.
-    pub struct LinkTarget, max: LINK_TARGET_BYTES_MAX, too_long: "target of a link over its limit"
-}
-
-impl LinkTarget {
-    /// Makes a target of these bytes; `None` if there are more than [`LINK_TARGET_BYTES_MAX`].
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() <= LINK_TARGET_BYTES_MAX).then(|| Self(bytes.into()))
     }
 }
 

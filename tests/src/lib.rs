@@ -36,6 +36,8 @@ mod hostile;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod namespace;
 #[cfg(test)]
 mod outcomes;

@@ -1,10 +1,12 @@
 //! Flags that several commands share: what becomes of files that exist, and what a copy gets of its
 //! original.
 
-use clap::Args;
-use quire_client::transfer::Leave;
+use clap::{Args, ValueEnum};
+use quire_client::transfer::{Leave, LinkPolicy};
 use quire_client::{Delta, Keep};
 use quire_shared::protocol::{DetailKinds, Preserve};
+
+use crate::operand::OperandError;
 
 /// What becomes of files that exist already, besides --force.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -108,6 +110,46 @@ impl DeltaArgs {
             (true, _) => Delta::Always,
             (false, true) => Delta::Never,
             (false, false) => Delta::Auto,
+        }
+    }
+}
+
+/// What becomes of symbolic links in directories.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct LinksArgs {
+    /// Symbolic links in directories: leave them out, make the same links unless they would lead out of
+    /// the target, or, from a local directory, send what they lead to
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    links: LinksChoice,
+}
+
+/// A value of `--links`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum LinksChoice {
+    #[default]
+    Skip,
+    Keep,
+    Follow,
+}
+
+impl LinksArgs {
+    /// What the flag says.
+    pub(crate) fn policy(self) -> LinkPolicy {
+        match self.links {
+            LinksChoice::Skip => LinkPolicy::Skip,
+            LinksChoice::Keep => LinkPolicy::Keep,
+            LinksChoice::Follow => LinkPolicy::Follow,
+        }
+    }
+
+    /// What the flag says of a source on a server.
+    ///
+    /// # Errors
+    /// If that is to follow links.
+    pub(crate) fn policy_of_server(self) -> Result<LinkPolicy, OperandError> {
+        match self.policy() {
+            LinkPolicy::Follow => Err(OperandError::FollowsOnServer),
+            policy => Ok(policy),
         }
     }
 }

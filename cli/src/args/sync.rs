@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DeltaArgs, KeepArgs, PreserveArgs};
+use super::{DeltaArgs, KeepArgs, LinksArgs, PreserveArgs};
 
 /// Operands of `sync`.
 #[derive(Debug, Clone, Args)]
@@ -40,6 +40,12 @@ pub struct SyncArgs {
     pub(crate) keep: KeepArgs,
     #[command(flatten)]
     pub(crate) delta: DeltaArgs,
+    #[command(flatten)]
+    pub(crate) links: LinksArgs,
+    /// Keep hard links: a file with several names is sent once, and the others become names of the same
+    /// file
+    #[arg(long)]
+    pub(crate) hard_links: bool,
     /// Directory to read: HOST[:PORT]/PATH, or a local directory, which it is if it exists here
     #[arg(value_name = "SOURCE")]
     pub(crate) source: OsString,

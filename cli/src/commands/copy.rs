@@ -196,6 +196,7 @@ async fn copy_one(
         preserve: args.preserve.choice(),
         details: args.keep.choice().kinds,
         change_id: None,
+        hard_link: false,
     };
     let what = format!("copying {}", two.from.path);
     let reconnect = Reconnecting::new(session, &two.from.server);

@@ -16,7 +16,7 @@ use crate::progress;
 use crate::session::CliSession;
 use quire_client::Client;
 use quire_client::download::PartUse;
-use quire_client::transfer::{Moved, Transfer, TransferEvent};
+use quire_client::transfer::{LinkKind, Linked, Moved, Transfer, TransferEvent};
 
 /// A transfer, how it is shown, and when it began.
 pub(super) struct TransferDisplay<'a> {
@@ -89,7 +89,7 @@ impl<'a> TransferDisplay<'a> {
     pub(super) fn end(self, digest: DigestKind) {
         // Without a success there is nothing to sum up; each failure has been printed.
         let text = |transfer: &Transfer, elapsed| {
-            let has_any = transfer.files() > 0 || transfer.directories() > 0;
+            let has_any = transfer.files() + transfer.directories() + transfer.links() > 0;
             has_any.then(|| progress::summary(transfer, digest.name(), elapsed))
         };
         self.end_with(text, |event| event);
@@ -113,6 +113,7 @@ impl<'a> TransferDisplay<'a> {
                 Event::new(EventKind::Summary)
                     .with("files", transfer.files())
                     .with("directories", transfer.directories())
+                    .with("links", transfer.links())
                     .with("bytes", transfer.arrived())
                     .with("present", transfer.present())
                     .with("skipped", transfer.skipped())
@@ -153,6 +154,10 @@ impl Observer {
                 let subject = Subject::Item(name.clone());
                 self.fail(CommandFailure::new(subject, error, self.flags));
             }
+            TransferEvent::Linked(linked) => self.linked(linked),
+            TransferEvent::LinksFull(most) => self.output.note(&format!(
+                "more than {most} files with several names: the others become a file for each name"
+            )),
             TransferEvent::Skipped { name, reason } => {
                 self.output.event(|| {
                     Event::new(EventKind::Skipped)
@@ -164,6 +169,25 @@ impl Observer {
                 }
             }
         }
+    }
+
+    fn linked(&self, linked: &Linked) {
+        self.output.event(|| {
+            let event = Event::new(EventKind::Linked)
+                .local("local", &linked.local)
+                .remote("path", &linked.remote);
+            match &linked.kind {
+                LinkKind::Symbolic(target) => event
+                    .with("link", "symbolic")
+                    .bytes("target", target.as_bytes()),
+                LinkKind::Hard(first) => {
+                    event.with("link", "hard").with("target", first.to_string())
+                }
+                LinkKind::Copy(first) => {
+                    event.with("link", "copy").with("target", first.to_string())
+                }
+            }
+        });
     }
 
     fn moved(&self, moved: &Moved) {

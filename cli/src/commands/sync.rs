@@ -91,7 +91,8 @@ pub(super) async fn run_job(
     display.judge(&client, &meter).await;
     let summary = |transfer: &Transfer, elapsed| {
         // One that was refused has said why.
-        let done = transfer.files() + steps.count() + report.same() + report.deleted();
+        let done =
+            transfer.files() + transfer.links() + steps.count() + report.same() + report.deleted();
         let is_refused = transfer.failed() > 0 && done == 0;
         (!is_refused).then(|| steps.summary(&report, transfer, (digest, elapsed)))
     };
@@ -130,6 +131,11 @@ async fn sync_options(
         keep: args.keep.choice(),
         fsync: args.fsync,
         delta: args.delta.choice(),
+        links: match source {
+            SyncSide::Local(_) => args.links.policy(),
+            SyncSide::Server(..) => args.links.policy_of_server()?,
+        },
+        hard_links: args.hard_links,
     })
 }
 
@@ -227,7 +233,7 @@ struct Steps {
 
 impl Steps {
     fn print(&self, step: &SyncStep) {
-        if matches!(step.action, SyncAction::New | SyncAction::Changed) && !step.is_directory {
+        if matches!(step.action, SyncAction::New | SyncAction::Changed) && kind_of(step) == "file" {
             self.files.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(step.bytes, Ordering::Relaxed);
         }
@@ -235,20 +241,13 @@ impl Steps {
             let event = Event::new(EventKind::Step)
                 .with("action", step.action.name())
                 .with("name", step.path.to_relative())
-                .with(
-                    "kind",
-                    if step.is_directory {
-                        "directory"
-                    } else {
-                        "file"
-                    },
-                );
+                .with("kind", kind_of(step));
             let event = match &step.from {
                 Some(from) => event.with("old_name", from.to_relative()),
                 None => event,
             };
             match step.action {
-                SyncAction::New | SyncAction::Changed if !step.is_directory => {
+                SyncAction::New | SyncAction::Changed if kind_of(step) == "file" => {
                     event.with("bytes", step.bytes)
                 }
                 _ => event,
@@ -277,7 +276,9 @@ impl Steps {
                 count_text(self.count(), "file", "files"),
                 HumanBytes(self.bytes.load(Ordering::Relaxed))
             ),
-            (false, 0) => format!("nothing transferred, in {:.2} s", elapsed.as_secs_f64()),
+            (false, 0) if transfer.links() == 0 => {
+                format!("nothing transferred, in {:.2} s", elapsed.as_secs_f64())
+            }
             (false, _) => progress::summary(transfer, digest.name(), elapsed),
         };
         for (count, what) in [
@@ -293,6 +294,15 @@ impl Steps {
             text.push_str(&format!(", {} not sent", HumanBytes(report.saved())));
         }
         text
+    }
+}
+
+/// What a step is about, for programs.
+fn kind_of(step: &SyncStep) -> &'static str {
+    match step {
+        _ if step.is_directory => "directory",
+        _ if step.is_link => "symlink",
+        _ => "file",
     }
 }
 

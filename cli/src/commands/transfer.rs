@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 
+use quire_shared::digest::DigestKind;
 use quire_shared::protocol::{EntryKind, Get, Precondition, Put, Stat};
 use quire_shared::{EscapedPath, Name, RemotePath};
 use quire_transport::bottleneck::Meter;
@@ -38,6 +39,7 @@ use quire_client::upload::UploadBody;
 /// If the operands are invalid or there is no connection. The error of a single file is printed.
 pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), CommandError> {
     let operands = get_operands(&args.operands)?;
+    let links = args.links.policy_of_server()?;
     let target = match operands.target {
         Target::Stdout if args.recursive => {
             return Err(OperandError::Dash("a directory").into());
@@ -64,6 +66,8 @@ pub(super) async fn get(session: &CliSession, args: &GetArgs) -> Result<(), Comm
             .leave(record.as_ref().is_some_and(|record| record.is_resumed)),
         survey: session.output.shows_progress(),
         delta: args.delta.choice(),
+        links,
+        hard_links: args.hard_links,
     };
     let flags = HintFlags::GET.force_given(args.force);
     let mut progress = TransferDisplay::start(session, EventKind::Downloaded, flags);
@@ -297,15 +301,10 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     let items = upload_jobs(locals, &remote.path, goes_inside, &transfer)?;
     let is_resumed = record.as_ref().is_some_and(|record| record.is_resumed);
     let options = StoreOptions {
-        recursive: args.recursive,
-        overwrite: args.existing.overwrites(args.force),
-        digest,
         leave: args.existing.leave(is_resumed),
         survey: session.output.shows_progress(),
-        delta: args.delta.choice(),
         are_new: found.is_none(),
-        preserve: args.preserve.choice(),
-        keep: args.keep.choice(),
+        ..store_options(args, digest)
     };
     client.require_details(options.keep.kinds).await?;
     let reconnecting = Reconnecting::new(session, &remote.server);
@@ -317,6 +316,21 @@ pub(super) async fn put(session: &CliSession, args: &PutArgs) -> Result<(), Comm
     }
     progress.end(digest);
     Ok(())
+}
+
+/// What the flags of a put say, as far as that doesn't depend on an earlier one.
+fn store_options(args: &PutArgs, digest: DigestKind) -> StoreOptions {
+    StoreOptions {
+        recursive: args.recursive,
+        overwrite: args.existing.overwrites(args.force),
+        digest,
+        delta: args.delta.choice(),
+        preserve: args.preserve.choice(),
+        keep: args.keep.choice(),
+        links: args.links.policy(),
+        hard_links: args.hard_links,
+        ..StoreOptions::default()
+    }
 }
 
 /// What each local file becomes on the server. One that can't be anything is reported.

@@ -299,6 +299,8 @@ mod tests {
             keep: Default::default(),
             existing: Default::default(),
             delta: Default::default(),
+            links: Default::default(),
+            hard_links: false,
             operands: typed.iter().map(OsString::from).collect(),
         });
         cwd.qualify(&mut command).unwrap();
@@ -332,6 +334,8 @@ mod tests {
                 keep: Default::default(),
                 existing: Default::default(),
                 delta: Default::default(),
+                links: Default::default(),
+                hard_links: false,
                 operands: typed.iter().map(OsString::from).collect(),
             });
             cwd.qualify(&mut command).map(|()| match command {

@@ -161,7 +161,7 @@ pub(super) fn set_mode(options: &mut std::fs::OpenOptions, mode: u32) {
 pub(super) fn set_mode(_: &mut std::fs::OpenOptions, _: u32) {}
 
 /// Prefix of the names of unfinished downloads.
-const DOWNLOAD_PREFIX: &str = ".quire-get-";
+pub(super) const DOWNLOAD_PREFIX: &str = ".quire-get-";
 
 /// The directory in which a server stages files.
 const STAGING_NAME: &str = ".quire-staging";

@@ -271,6 +271,9 @@ impl Delivery<'_> {
             file.directory.leave_out(1);
             return;
         }
+        if let (Some(first), Ok(version)) = (&file.first, &result) {
+            first.arrived(version);
+        }
         let name = file.remote.clone();
         let moved = result.map(|version| Moved {
             name: local_name(&file.local),

@@ -14,7 +14,8 @@ use quire_transport::stream::Receiver;
 use quire_transport::stream::item_decoder::ItemDecoder;
 use quire_transport::stream::message_buffer::MessageBuffer;
 
-use super::engine::{Transfer, local_entry};
+use super::engine::Transfer;
+use super::local_entry::local_entry;
 use super::unpack::body_size;
 use crate::blocking::blocking;
 use crate::error::ClientError;

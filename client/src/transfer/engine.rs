@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use quire_shared::RemotePath;
 use quire_shared::digest::{Digest, DigestKind};
 use quire_shared::protocol::Version;
-use quire_shared::{Name, RemotePath};
 
 use super::item_name::ItemName;
+use super::links::Linked;
 use crate::download::PartUse;
 use crate::error::{ClientError, ErrorKind, shown};
 
@@ -29,6 +30,7 @@ pub struct Transfer {
     /// Files that had arrived when the connection was made again.
     moved_before: AtomicU64,
     failed: AtomicU64,
+    links: AtomicU64,
     first_failure: OnceLock<ErrorKind>,
     lost: Mutex<Option<LostConnection>>,
     told: Mutex<ToldNames>,
@@ -69,6 +71,11 @@ pub enum TransferEvent {
         /// Why.
         error: ClientError,
     },
+    /// A link was made.
+    Linked(Linked),
+    /// There are more files with several names than so many, which are remembered. From now on each
+    /// name of another is a file of its own.
+    LinksFull(usize),
     /// Something was left out that is no failure.
     Skipped {
         /// Its name where it comes from.
@@ -149,6 +156,7 @@ impl Transfer {
             present: AtomicU64::new(0),
             moved_before: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            links: AtomicU64::new(0),
             first_failure: OnceLock::new(),
             lost: Mutex::default(),
             told: Mutex::default(),
@@ -207,6 +215,11 @@ impl Transfer {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Symbolic and hard links that were made.
+    pub fn links(&self) -> u64 {
+        self.links.load(Ordering::Relaxed)
+    }
+
     /// The kind of the first failure, if there was one.
     pub fn first_failure(&self) -> Option<ErrorKind> {
         self.first_failure.get().copied()
@@ -254,6 +267,22 @@ impl Transfer {
             }
             Err(error) => self.fail(name, error),
         }
+    }
+
+    /// Reports how the making of a link ended.
+    pub(super) fn end_link(&self, name: impl Into<ItemName>, result: Result<Linked, ClientError>) {
+        match result {
+            Ok(linked) => {
+                self.links.fetch_add(1, Ordering::Relaxed);
+                (self.observer)(&TransferEvent::Linked(linked));
+            }
+            Err(error) => self.fail(name, error),
+        }
+    }
+
+    /// Tells that no more files with several names are remembered than `most`.
+    pub(super) fn tell_links_full(&self, most: usize) {
+        (self.observer)(&TransferEvent::LinksFull(most));
     }
 
     /// Reports a failure. The loss of the connection waits for [`give_up`](Self::give_up): until then
@@ -396,42 +425,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The path of the entry `name` in the local directory `directory`.
-///
-/// # Errors
-/// [`ClientError::ForeignName`] for a name that this system can't have.
-pub fn local_entry(directory: &Path, name: &Name) -> Result<PathBuf, ClientError> {
-    if cfg!(windows) && is_refused_by_windows(name.as_str()) {
-        return Err(ClientError::ForeignName(name.as_str().to_owned()));
-    }
-    match directory == Path::new(".") {
-        true => Ok(name.as_str().into()),
-        false => Ok(directory.join(name.as_str())),
-    }
-}
-
-/// Whether Windows would take `name` for something else than a file of that name in the directory
-/// where it is asked for: a path, a stream, a device, or a name that it shortens.
-fn is_refused_by_windows(name: &str) -> bool {
-    let is_reserved =
-        |character: char| character.is_control() || r#"\:*?"<>|/"#.contains(character);
-    let stem = name.split('.').next().unwrap_or(name).trim_end();
-    let is_device = match stem.to_ascii_uppercase().as_str() {
-        "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" => true,
-        stem => stem
-            .strip_prefix("COM")
-            .or_else(|| stem.strip_prefix("LPT"))
-            .is_some_and(|number| {
-                let mut characters = number.chars();
-                characters
-                    .next()
-                    .is_some_and(|c| "0123456789¹²³".contains(c))
-                    && characters.next().is_none()
-            }),
-    };
-    is_device || name.contains(is_reserved) || name.ends_with(['.', ' '])
-}
-
 /// The name of a local file in events, safe to show.
 pub(super) fn local_name(path: &Path) -> String {
     shown(path)
@@ -444,28 +437,6 @@ mod tests {
     use quire_shared::ErrorCode;
 
     use super::*;
-
-    #[test]
-    fn windows_names_are_told_apart() {
-        for name in [
-            "a:b", "a\\b", "con", "CON.txt", "aux.rs", "lpt1", "COM¹.x", "nul ", "x.", "x ", "a?",
-            "a\nb",
-        ] {
-            assert!(is_refused_by_windows(name), "{name:?}");
-        }
-        for name in [
-            "a",
-            "console",
-            "com",
-            "com10",
-            ".git",
-            "é",
-            "a b",
-            "auxiliary.c",
-        ] {
-            assert!(!is_refused_by_windows(name), "{name:?}");
-        }
-    }
 
     #[test]
     fn the_first_failure_decides_and_a_lost_connection_is_told_once() {

@@ -16,8 +16,11 @@ use tokio::sync::mpsc;
 use super::arrival::{DownloadQueue, receive};
 use super::description::{is_in_the_way, survey};
 use super::engine::{Moved, Transfer};
-use super::job::{DownloadJob, FetchOptions, FileDownload};
+use super::first_names::{FirstName, FirstNameGuard};
+use super::job::{DownloadJob, DownloadKind, FetchOptions, FileDownload, SymlinkDownload};
 use super::jobs::{ByteGate, JOBS_AT_ONCE, job_queue, run_jobs};
+use super::leave::Leave;
+use super::links::{LinkKind, Linked, read_target};
 use super::local_dir::{GivenToDir, LocalDir};
 use super::many::fetch_many;
 use super::reconnect::{GiveUp, Reconnect, passes};
@@ -26,6 +29,7 @@ use crate::blocking::blocking;
 use crate::client::Client;
 use crate::download::FileFetch;
 use crate::error::ClientError;
+use crate::save::{save_hard_link, save_symlink};
 use crate::upload::Links;
 
 /// Fetches all `items`, reporting to `transfer`.
@@ -157,14 +161,106 @@ impl FileDownload {
     ) {
         let name = self.from.clone();
         transfer.start(&name);
+        match &self.kind {
+            DownloadKind::Symlink(link) => match self.make_link(client, link, options).await {
+                Ok(None) => transfer.add_present(0),
+                Ok(Some(linked)) => transfer.end_link(name, Ok(linked)),
+                Err(error) => transfer.end_link(name, Err(error)),
+            },
+            DownloadKind::HardLink(first) => match self.link_to(first, options).await {
+                Some(linked) => transfer.end_link(name, Ok(linked)),
+                None => {
+                    self.fetch_file((client, gate), None, options, transfer)
+                        .await;
+                }
+            },
+            DownloadKind::File(guard) => {
+                let guard = guard.as_ref();
+                self.fetch_file((client, gate), guard, options, transfer)
+                    .await;
+            }
+        }
+        self.end(transfer).await;
+    }
+
+    async fn fetch_file(
+        &self,
+        (client, gate): (&Client, &ByteGate),
+        guard: Option<&FirstNameGuard>,
+        options: FetchOptions,
+        transfer: &Transfer,
+    ) {
         match self.size_if_there(client, options).await {
             Some(bytes) => transfer.add_present(bytes),
             None => {
                 let result = self.fetch(client, options, transfer, gate).await;
-                transfer.end(name, result);
+                if let (Some(guard), Ok(moved)) = (guard, &result) {
+                    guard.arrived(&moved.version);
+                }
+                transfer.end(&self.from, result);
             }
         }
-        self.end(transfer).await;
+    }
+
+    /// Makes another name of a file that has arrived; `None` if it hasn't, or that can't be done, so
+    /// that the file is fetched under this name as well.
+    async fn link_to(&self, first: &FirstName, options: FetchOptions) -> Option<Linked> {
+        first.known().await;
+        if !first.is_standing && first.version().is_none() {
+            return None;
+        }
+        let (original, to) = (first.local.clone(), self.to.clone());
+        let linking = blocking(move || save_hard_link(&original, &to, options.save));
+        linking.await.ok()?;
+        Some(Linked {
+            local: self.to.clone(),
+            remote: self.from.clone(),
+            kind: LinkKind::Hard(first.local.clone().into()),
+        })
+    }
+
+    /// Makes a symbolic link, unless it would lead out of the directory that is fetched; `None` if it
+    /// is left as it is.
+    async fn make_link(
+        &self,
+        client: &Client,
+        link: &SymlinkDownload,
+        options: FetchOptions,
+    ) -> Result<Option<Linked>, ClientError> {
+        let target = match &link.target {
+            Some(target) => target.clone(),
+            None => {
+                let path = self.from.clone();
+                let found = client.stat(Stat::of(path)).await?;
+                found.target.ok_or(ClientError::NoLinkTarget)?
+            }
+        };
+        // The directory that it lies in was made or found here, and is no link (see
+        // `LinkTarget::stays_within`).
+        if !target.stays_within(link.depth) {
+            let place = "the directory that is fetched";
+            return Err(ClientError::LinkLeadsOut { place, target });
+        }
+        let (to, modified, saved) = (self.to.clone(), link.modified, target.clone());
+        let saving = blocking(move || {
+            let is_same = || read_target(&to).is_ok_and(|found| found == saved);
+            if options.leave.looks() && fs::symlink_metadata(&to).is_ok() {
+                let is_left = match options.leave {
+                    Leave::Existing => true,
+                    Leave::Nothing | Leave::Same | Leave::Newer => is_same(),
+                };
+                if is_left {
+                    return Ok(false);
+                }
+            }
+            save_symlink(&to, &saved, Some(modified), options.save)?;
+            Ok(true)
+        });
+        Ok(saving.await?.then(|| Linked {
+            local: self.to.clone(),
+            remote: self.from.clone(),
+            kind: LinkKind::Symbolic(target),
+        }))
     }
 
     /// Returns the size of a file that was named by itself, if what is there is left, as after an
@@ -263,6 +359,7 @@ impl FetchWalk<'_> {
         let job = FileDownload {
             from: item.from,
             to: item.to,
+            kind: DownloadKind::File(None),
             described_size: None,
             directory: None,
         };
@@ -311,6 +408,7 @@ impl FetchWalk<'_> {
                 false => ENCLOSED_BYTES_MAX as u64,
             },
             details: self.options.save.keep.kinds,
+            describe_linked: self.options.hard_links,
         };
         let connection = self.client.connection();
         let mut receiver = connection.send(get).await?;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::{Precondition, Preserve};
+use quire_shared::protocol::{LinkTarget, Precondition, Preserve, Time};
 
+use super::first_names::{FirstName, FirstNameGuard, NameOfFile, OtherName};
 use super::item_name::ItemName;
 use super::leave::Leave;
+use super::links::LinkPolicy;
 use super::local_dir::LocalDir;
 use super::remote_dir::RemoteDir;
 use crate::client::Client;
@@ -44,6 +46,10 @@ pub struct FetchOptions {
     pub survey: bool,
     /// Whether only what changed of large files is fetched.
     pub delta: Delta,
+    /// What becomes of symbolic links in directories.
+    pub links: LinkPolicy,
+    /// Whether files with several names in a directory have them at the other side as well.
+    pub hard_links: bool,
 }
 
 /// Something local, and what it is to be on the server.
@@ -77,16 +83,75 @@ pub struct StoreOptions {
     pub preserve: Preserve,
     /// Which details of them it sets as well.
     pub keep: Keep,
+    /// What becomes of symbolic links in directories.
+    pub links: LinkPolicy,
+    /// Whether files with several names in a directory have them at the other side as well.
+    pub hard_links: bool,
 }
 
-/// One file to be fetched by itself.
+/// One file to be fetched by itself, or a link to be made.
 #[derive(Debug)]
 pub(super) struct FileDownload {
     pub(super) from: RemotePath,
     pub(super) to: PathBuf,
+    pub(super) kind: DownloadKind,
     /// The size that the server described, already announced.
     pub(super) described_size: Option<u64>,
     pub(super) directory: Option<Arc<LocalDir>>,
+}
+
+/// What a download makes.
+#[derive(Debug)]
+pub(super) enum DownloadKind {
+    /// A file, from its content. It may be the first name of one.
+    File(Option<FirstNameGuard>),
+    /// Another name of this file, or that failing a file.
+    HardLink(Arc<FirstName>),
+    /// A symbolic link.
+    Symlink(SymlinkDownload),
+}
+
+impl DownloadKind {
+    /// What a file is, which has this place among its names.
+    pub(super) fn of(name: NameOfFile) -> Self {
+        match name {
+            NameOfFile::Alone => Self::File(None),
+            NameOfFile::First(guard) => Self::File(Some(guard)),
+            NameOfFile::Other(other) => Self::HardLink(other.first),
+        }
+    }
+}
+
+/// A symbolic link on the server.
+#[derive(Debug)]
+pub(super) struct SymlinkDownload {
+    /// Its target, unless the server is of an earlier version and has to be asked for it.
+    pub(super) target: Option<LinkTarget>,
+    pub(super) modified: Time,
+    /// How deep its directory is below the one that is fetched.
+    pub(super) depth: usize,
+}
+
+/// What an upload makes.
+#[derive(Debug)]
+pub(super) enum UploadKind {
+    /// A file, from its content. It may be the first name of one.
+    File(Option<FirstNameGuard>),
+    /// Another name of this file, or that failing a file.
+    HardLink(OtherName),
+    /// A symbolic link to this target, with this modification time.
+    Symlink(LinkTarget, Option<Time>),
+}
+
+impl UploadKind {
+    /// What a file is, which has this place among its names.
+    pub(super) fn of(name: NameOfFile) -> Self {
+        match name {
+            NameOfFile::Alone => Self::File(None),
+            NameOfFile::First(guard) => Self::File(Some(guard)),
+            NameOfFile::Other(other) => Self::HardLink(other),
+        }
+    }
 }
 
 /// Where a file that is stored comes from.
@@ -104,14 +169,23 @@ impl UploadSource {
             Self::Server(_, path) => path.into(),
         }
     }
+
+    /// Its path here; `-` if it has none.
+    pub(super) fn local(&self) -> PathBuf {
+        match self {
+            Self::Local(path) => path.clone(),
+            Self::Server(..) => "-".into(),
+        }
+    }
 }
 
-/// One file to be stored by itself.
+/// One file to be stored by itself, or a link to be made.
 #[derive(Debug)]
 pub(super) struct FileUpload {
     pub(super) from: UploadSource,
     pub(super) to: RemotePath,
-    /// What to do if it is a symbolic link.
+    pub(super) kind: UploadKind,
+    /// What to do if a file is a symbolic link.
     pub(super) links: Links,
     /// The condition on what it replaces.
     pub(super) precondition: Precondition,

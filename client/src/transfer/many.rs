@@ -289,6 +289,7 @@ fn attributes(header: GetHeader) -> Attributes {
         version: header.version,
         target: None,
         details: header.details,
+        hard_link: None,
     }
 }
 

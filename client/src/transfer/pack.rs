@@ -4,6 +4,9 @@
 //! them ahead of the network; larger files become jobs. A directory comes before what is in it, and
 //! nothing waits for the server to have made it.
 
+mod batch;
+mod hard_links;
+mod links;
 mod offer;
 mod planned;
 
@@ -12,17 +15,16 @@ use std::fs::{self, FileType, Metadata, ReadDir};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quire_shared::codec;
-use quire_shared::digest::Digest;
 use quire_shared::protocol::{
-    Attributes, EntryKind, MakeDirectory, Message, Precondition, Put, PutItem, SetAttributes,
-    Trailer,
+    Attributes, EntryKind, MakeDirectory, Precondition, Put, PutItem, SetAttributes, Trailer,
 };
 use quire_shared::{ErrorCode, Name, RemotePath};
 use tokio::sync::mpsc;
 
 use super::engine::{SkipReason, Transfer};
-use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
+use super::first_names::{FileKey, FirstName, FirstNameGuard, FirstNames, NameOfFile};
+use super::job::{FileUpload, StoreOptions, UploadJob, UploadKind, UploadSource};
+use super::links::LocalId;
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use super::survey::count_below;
 use crate::error::ClientError;
@@ -30,58 +32,8 @@ use crate::local_file::FileContent;
 use crate::save::is_left_over;
 use crate::upload::{Links, LocalFile};
 
+pub(super) use batch::{ItemBatch, SentFile, SentItem};
 pub(super) use planned::PlannedUpload;
-
-/// SentItems as they travel, and what is to be known when they are answered, in the same order.
-#[derive(Debug, Default)]
-pub(super) struct ItemBatch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) items: Vec<SentItem>,
-    /// How many bytes of content there are in it.
-    pub(super) content: u64,
-}
-
-/// Something that was sent, and is to be answered.
-#[derive(Debug)]
-pub(super) enum SentItem {
-    File(SentFile),
-    Directory(Arc<RemoteDir>),
-    /// The attributes of a directory that is complete.
-    Attributes {
-        path: RemotePath,
-        /// Is complete only when this is answered.
-        _parent: Option<Arc<RemoteDir>>,
-    },
-}
-
-/// A file that was sent.
-#[derive(Debug)]
-pub(super) struct SentFile {
-    pub(super) local: PathBuf,
-    pub(super) remote: RemotePath,
-    pub(super) bytes: u64,
-    pub(super) digest: Digest,
-    pub(super) grew: bool,
-    pub(super) directory: Arc<RemoteDir>,
-}
-
-impl ItemBatch {
-    /// Adds the attributes of a directory.
-    pub(super) fn add_attributes(&mut self, complete: CompleteDir) {
-        let path = complete.set.path.clone();
-        self.append(&PutItem::Attributes(complete.set));
-        self.items.push(SentItem::Attributes {
-            path,
-            _parent: complete.parent,
-        });
-    }
-
-    /// Adds a message. A path within its limits makes none that is over its own.
-    pub(super) fn append(&mut self, message: &impl Message) {
-        let appended = codec::append(message, &mut self.bytes);
-        debug_assert!(appended.is_ok(), "{appended:?}");
-    }
-}
 
 /// Where a walk puts what it finds.
 #[derive(Debug)]
@@ -101,6 +53,9 @@ pub(super) struct UploadPacker {
     batch_bytes: usize,
     /// Lists a directory on the server.
     look: Look,
+    first_names: FirstNames<FileKey, Arc<FirstName>>,
+    /// Whether the batch at hand has first names of files, for which others may wait.
+    has_first_names: bool,
 }
 
 /// Lists a directory on the server, from a blocking thread. Nothing is there if it can't be read.
@@ -113,6 +68,8 @@ struct LocalLevel {
     directory: Arc<RemoteDir>,
     /// What the directory on the server has, if that was to be looked at.
     there: HashMap<Name, Attributes>,
+    /// Tells the directory from others, where the system can.
+    id: Option<LocalId>,
 }
 
 impl LocalLevel {
@@ -163,6 +120,8 @@ impl UploadPacker {
             packer_tx,
             batch: ItemBatch::default(),
             batch_bytes: BATCH_FIRST_BYTES,
+            first_names: FirstNames::default(),
+            has_first_names: false,
         }
     }
 
@@ -179,8 +138,8 @@ impl UploadPacker {
                         is_there,
                     };
                     let mut levels = Vec::from_iter(self.enter(from, &metadata, place)?);
-                    while let Some(level) = levels.last_mut() {
-                        match self.entry(level)? {
+                    while let Some((level, above)) = levels.split_last_mut() {
+                        match self.entry(level, above)? {
                             Descent::Deeper(below) => levels.push(below),
                             Descent::Same => {}
                             Descent::End => {
@@ -193,6 +152,7 @@ impl UploadPacker {
                 Ok(_) | Err(_) => self.send_job(FileUpload {
                     from: UploadSource::Local(from),
                     to,
+                    kind: UploadKind::File(None),
                     links: Links::Follow,
                     precondition: self.precondition(),
                     directory: None,
@@ -203,7 +163,7 @@ impl UploadPacker {
     }
 
     /// Takes one entry of a directory.
-    fn entry(&mut self, level: &mut LocalLevel) -> Result<Descent, Stopped> {
+    fn entry(&mut self, level: &mut LocalLevel, above: &[LocalLevel]) -> Result<Descent, Stopped> {
         let entry = match level.entries.next() {
             None => return Ok(Descent::End),
             Some(Ok(entry)) => entry,
@@ -214,7 +174,7 @@ impl UploadPacker {
             }
         };
         let path = entry.path();
-        match self.found(level, &entry, &path) {
+        match self.found((level, above), &entry, &path) {
             Ok(progress) => progress,
             Err(error) => {
                 // All that is in a directory without a name on the server is lost with it.
@@ -230,7 +190,7 @@ impl UploadPacker {
 
     fn found(
         &mut self,
-        level: &LocalLevel,
+        (level, above): (&LocalLevel, &[LocalLevel]),
         entry: &fs::DirEntry,
         path: &Path,
     ) -> Result<Result<Descent, Stopped>, ClientError> {
@@ -241,32 +201,55 @@ impl UploadPacker {
             return Ok(Ok(Descent::Same));
         }
         if kind.is_dir() {
-            let to = remote_entry(level, entry)?;
             let metadata = entry.metadata().map_err(looking)?;
-            let place = RemotePlace {
-                is_there: to.name().is_some_and(|name| level.has_directory(name)),
-                path: to,
-                parent: Some(Arc::clone(&level.directory)),
-            };
-            let below = self.enter(path.to_owned(), &metadata, place);
-            return Ok(below.map(|below| below.map_or(Descent::Same, Descent::Deeper)));
+            return self.found_directory(level, entry, &metadata);
+        }
+        if kind.is_symlink() {
+            return self.found_link((level, above), entry, path);
         }
         if !kind.is_file() {
-            let reason = match kind.is_symlink() {
-                true => SkipReason::SymbolicLink,
-                false => SkipReason::SpecialFile,
-            };
-            self.transfer.skip(path, reason);
+            self.transfer.skip(path, SkipReason::SpecialFile);
             return Ok(Ok(Descent::Same));
         }
+        let stored = self.found_file(level, entry, Links::Refuse)?;
+        Ok(stored.map(|()| Descent::Same))
+    }
+
+    fn found_directory(
+        &mut self,
+        level: &LocalLevel,
+        entry: &fs::DirEntry,
+        metadata: &Metadata,
+    ) -> Result<Result<Descent, Stopped>, ClientError> {
+        let to = remote_entry(level, entry)?;
+        let place = RemotePlace {
+            is_there: to.name().is_some_and(|name| level.has_directory(name)),
+            path: to,
+            parent: Some(Arc::clone(&level.directory)),
+        };
+        let below = self.enter(entry.path(), metadata, place);
+        Ok(below.map(|below| below.map_or(Descent::Same, Descent::Deeper)))
+    }
+
+    fn found_file(
+        &mut self,
+        level: &LocalLevel,
+        entry: &fs::DirEntry,
+        links: Links,
+    ) -> Result<Result<(), Stopped>, ClientError> {
         if level.directory.is_missing() {
             level.directory.leave_out(1);
-            return Ok(Ok(Descent::Same));
+            return Ok(Ok(()));
         }
+        let path = entry.path();
         let to = remote_entry(level, entry)?;
+        let name_of = self.name_of((&path, links), &to);
         let found = to.name().and_then(|name| level.there.get(name));
-        let stored = match found {
-            Some(found) if self.is_left(path, found) => {
+        Ok(match found {
+            Some(found) if self.is_left(&path, found, links) => {
+                if let NameOfFile::First(guard) = &name_of {
+                    guard.arrived(&found.version);
+                }
                 self.transfer.add_present(found.size);
                 Ok(())
             }
@@ -275,16 +258,22 @@ impl UploadPacker {
                     .fail(to, ClientError::of_code(ErrorCode::EXISTS));
                 Ok(())
             }
-            Some(_) | None => self.file(path.to_owned(), to, &level.directory, self.precondition()),
-        };
-        Ok(stored.map(|()| Descent::Same))
+            Some(_) | None => {
+                let place = (&level.directory, self.precondition());
+                self.named_file((path, links), to, place, name_of)
+            }
+        })
     }
 
     /// Whether what was found in the place of the file `path` is left there.
-    fn is_left(&self, path: &Path, found: &Attributes) -> bool {
+    fn is_left(&self, path: &Path, found: &Attributes, links: Links) -> bool {
         let leave = self.options.leave;
         let is_left = |local: Metadata| leave.leaves(&(&local).into(), &found.into());
-        leave.looks() && fs::symlink_metadata(path).is_ok_and(is_left)
+        let look = || match links {
+            Links::Follow => fs::metadata(path),
+            Links::Refuse => fs::symlink_metadata(path),
+        };
+        leave.looks() && look().is_ok_and(is_left)
     }
 
     /// Has a directory made on the server, and begins to list it here.
@@ -319,6 +308,7 @@ impl UploadPacker {
             entries,
             directory,
             there,
+            id: LocalId::of(metadata),
         }))
     }
 
@@ -367,12 +357,12 @@ impl UploadPacker {
     /// Packs a file that was found, or makes a job of it if it is large.
     fn file(
         &mut self,
-        from: PathBuf,
+        (from, links): (PathBuf, Links),
         to: RemotePath,
-        directory: &Arc<RemoteDir>,
-        precondition: Precondition,
+        (directory, precondition): (&Arc<RemoteDir>, Precondition),
+        first: Option<FirstNameGuard>,
     ) -> Result<(), Stopped> {
-        let file = match LocalFile::open_now(from.clone(), Links::Refuse) {
+        let file = match LocalFile::open_now(from.clone(), links) {
             Ok(file) => file,
             Err(error) => {
                 self.transfer.fail(to, error);
@@ -391,7 +381,8 @@ impl UploadPacker {
             return self.send_job(FileUpload {
                 from: UploadSource::Local(from),
                 to,
-                links: Links::Refuse,
+                kind: UploadKind::File(first),
+                links,
                 precondition,
                 directory: Some(Arc::clone(directory)),
             });
@@ -410,6 +401,7 @@ impl UploadPacker {
             digest: digest.clone(),
             grew,
         });
+        self.has_first_names |= first.is_some();
         self.batch.content += bytes.len() as u64;
         self.batch.items.push(SentItem::File(SentFile {
             local: from,
@@ -418,6 +410,7 @@ impl UploadPacker {
             digest,
             grew,
             directory: Arc::clone(directory),
+            first,
         }));
         self.flush_if_full()
     }
@@ -437,6 +430,7 @@ impl UploadPacker {
             return Ok(());
         }
         self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
+        self.has_first_names = false;
         let batch = std::mem::take(&mut self.batch);
         self.packer_tx
             .batches

@@ -4,6 +4,8 @@
 //! stream that carries them all; what is too large for that, or was named by itself, is a job of
 //! its own.
 
+mod links;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::{PackerRx, deliver};
 use super::engine::{Moved, Transfer, local_name};
-use super::job::{FileUpload, StoreOptions, UploadJob, UploadSource};
+use super::job::{FileUpload, StoreOptions, UploadJob, UploadKind, UploadSource};
 use super::jobs::{AtOnce, ByteGate, job_queue, run_jobs};
 use super::pack::{Look, PackerTx, UploadPacker, WalkedJob};
 use super::reconnect::{GiveUp, Reconnect, passes};
@@ -26,6 +28,7 @@ use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::upload::{LocalFile, Stored, put_file};
+pub(super) use links::version_if_same;
 
 /// Stores all `items`, reporting to `transfer`.
 pub async fn store(
@@ -214,6 +217,19 @@ impl FileUpload {
         gate: &ByteGate,
     ) {
         transfer.start(self.from.name());
+        if let UploadKind::Symlink(target, modified) = &self.kind {
+            let made = self.make_link(client, (target, *modified), options.preserve);
+            return match made.await {
+                Ok(None) => transfer.add_present(0),
+                Ok(Some(linked)) => transfer.end_link(&self.to, Ok(linked)),
+                Err(error) => transfer.end_link(&self.to, Err(error)),
+            };
+        }
+        if let UploadKind::HardLink(other) = &self.kind
+            && self.link_to(other, client, options, transfer).await
+        {
+            return;
+        }
         match self.size_if_there(client, options).await {
             Some(bytes) => transfer.add_present(bytes),
             None => {
@@ -225,6 +241,9 @@ impl FileUpload {
                     && let Some(bytes) = self.size_if_there(client, options).await
                 {
                     return transfer.add_present(bytes);
+                }
+                if let (UploadKind::File(Some(first)), Ok(moved)) = (&self.kind, &stored) {
+                    first.arrived(&moved.version);
                 }
                 // Errors that concern the local file name it themselves; the rest come from the
                 // server.

@@ -22,6 +22,7 @@ use quire_shared::digest::DigestKind;
 use quire_shared::protocol::Preserve;
 
 use super::engine::Transfer;
+use super::links::LinkPolicy;
 use super::reconnect::{Reconnect, passes};
 use crate::client::Client;
 use crate::delta::Delta;
@@ -54,6 +55,10 @@ pub struct SyncOptions {
     pub fsync: bool,
     /// Whether only what changed of a large file is sent.
     pub delta: Delta,
+    /// What becomes of symbolic links.
+    pub links: LinkPolicy,
+    /// Whether files with several names at the source have them at the target as well.
+    pub hard_links: bool,
 }
 
 /// Limits of what a sync deletes.
@@ -83,6 +88,8 @@ pub struct SyncStep {
     pub from: Option<RemotePath>,
     /// Whether it is a directory.
     pub is_directory: bool,
+    /// Whether it is a symbolic link.
+    pub is_link: bool,
     /// Bytes of content that are to be transferred.
     pub bytes: u64,
 }

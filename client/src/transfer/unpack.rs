@@ -4,6 +4,7 @@
 //! sends leads out of the one that was asked for. See PROTOCOL.md, "get-tree".
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,10 +17,13 @@ use quire_transport::stream::item_decoder::{Item, ItemDecoder};
 use quire_transport::stream::message_buffer::MessageBuffer;
 
 use super::arrival::{ArrivedFile, DownloadQueue, Unpack};
-use super::engine::{SkipReason, Transfer, local_entry};
+use super::engine::{SkipReason, Transfer};
+use super::first_names::{FileKey, FirstName, FirstNames, NameOfFile};
 use super::item_name::ItemName;
-use super::job::{FetchOptions, FileDownload};
+use super::job::{DownloadKind, FetchOptions, FileDownload, SymlinkDownload};
+use super::links::LinkPolicy;
 use super::local_dir::{GivenToDir, LocalDir, finish};
+use super::local_entry::local_entry;
 use crate::error::ClientError;
 use crate::upload::Links;
 
@@ -32,6 +36,7 @@ pub(super) struct Unpacker {
     options: FetchOptions,
     transfer: Arc<Transfer>,
     queue: DownloadQueue,
+    first_names: FirstNames<FileKey, Arc<FirstName>>,
 }
 
 #[derive(Debug)]
@@ -98,6 +103,7 @@ impl Unpacker {
             options,
             transfer,
             queue,
+            first_names: FirstNames::default(),
         }
     }
 
@@ -148,7 +154,7 @@ impl Unpacker {
             EntryKind::File => {}
             EntryKind::Directory => return Err(MALFORMED),
             EntryKind::Symlink => {
-                self.transfer.skip(from, SkipReason::SymbolicLink);
+                self.symlink(from, entry, directory);
                 return Ok(());
             }
             EntryKind::Other => {
@@ -163,8 +169,12 @@ impl Unpacker {
                 return Ok(());
             }
         };
+        let name_of = self.name_of(entry, &from, &to);
         if let Ok(found) = fs::symlink_metadata(&to) {
             if self.is_left(&entry.attributes, &found) {
+                if let NameOfFile::First(guard) = &name_of {
+                    guard.arrived(&entry.attributes.version);
+                }
                 self.transfer.add_present(entry.attributes.size);
                 return Ok(());
             }
@@ -173,15 +183,58 @@ impl Unpacker {
                 return Ok(());
             }
         }
-        self.transfer.expect(entry.attributes.size);
+        if !matches!(name_of, NameOfFile::Other(_)) {
+            self.transfer.expect(entry.attributes.size);
+        }
         let job = FileDownload {
             from,
             to,
+            kind: DownloadKind::of(name_of),
             described_size: Some(entry.attributes.size),
             directory: Some(directory),
         };
         self.queue.push(job);
         Ok(())
+    }
+
+    /// What a described file is among the names of its file.
+    fn name_of(&mut self, entry: &Entry, from: &RemotePath, to: &Path) -> NameOfFile {
+        let key = entry.attributes.hard_link.clone();
+        match key.filter(|_| self.options.hard_links) {
+            Some(key) => {
+                let place = (from, to.to_owned());
+                let key = FileKey::Server(key);
+                self.first_names.name_of(key, place, &self.transfer)
+            }
+            None => NameOfFile::Alone,
+        }
+    }
+
+    /// A symbolic link: a job as well, because an older server has to be asked for its target.
+    fn symlink(&self, from: RemotePath, entry: &Entry, directory: Arc<LocalDir>) {
+        if self.options.links != LinkPolicy::Keep {
+            self.transfer.skip(from, SkipReason::SymbolicLink);
+            return;
+        }
+        let to = match local_entry(&directory.path, &entry.name) {
+            Ok(to) => to,
+            Err(error) => {
+                self.transfer.fail(from, error);
+                return;
+            }
+        };
+        let link = SymlinkDownload {
+            target: entry.attributes.target.clone(),
+            modified: entry.attributes.modified,
+            depth: self.levels.len().saturating_sub(1),
+        };
+        self.queue.push(FileDownload {
+            from,
+            to,
+            kind: DownloadKind::Symlink(link),
+            described_size: Some(0),
+            directory: Some(directory),
+        });
     }
 
     fn entered(&mut self, entry: &Entry) -> Result<(), ClientError> {

@@ -103,6 +103,7 @@ fn attributes(kind: EntryKind) -> Attributes {
         version: version(),
         target: None,
         details: None,
+        hard_link: None,
     }
 }
 

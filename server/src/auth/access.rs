@@ -115,6 +115,27 @@ impl Access {
         }
     }
 
+    /// Allows making a symbolic link at `path`, and returns the precondition for that, as
+    /// [`create`](Self::create) does.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn link(
+        &self,
+        path: &RemotePath,
+        target: &Precondition,
+    ) -> Result<Precondition, Denial> {
+        match self.rules.verbs(path).contains(Verbs::LINK) {
+            true => self.create(path, target),
+            false => Err(Denial::NotAuthorized),
+        }
+    }
+
+    /// Whether what is changed through another name of the file at `path` may change there.
+    pub(crate) fn may_share(&self, path: &RemotePath) -> bool {
+        self.rules.verbs(path).contains(Verbs::REPLACE)
+    }
+
     /// Allows making a directory at `path`. An existing directory is never replaced, so the right
     /// to create is enough.
     ///

@@ -30,6 +30,10 @@ bitflags! {
         const REPLACE = 1 << 3;
         /// Remove names: delete, and the old name of a rename.
         const DELETE = 1 << 4;
+        /// Make symbolic links, together with what a file needs in their place. Not part of
+        /// [`WRITE`](Self::WRITE): other programs follow links, so a client that makes them decides
+        /// where those read and write.
+        const LINK = 1 << 5;
         /// Set the owner and group of what is stored. Not part of any other word, because it gives files
         /// to users who never asked for them.
         const OWNER = 1 << 6;
@@ -37,7 +41,7 @@ bitflags! {
         const PUT = Self::CREATE.bits() | Self::REPLACE.bits();
         /// Everything that leaves the root as it is.
         const READ = Self::LIST.bits() | Self::GET.bits();
-        /// Everything but to set owners.
+        /// Everything but links and owners.
         const WRITE = Self::READ.bits() | Self::PUT.bits() | Self::DELETE.bits();
     }
 }
@@ -332,7 +336,7 @@ pub fn split_word(text: &str) -> Result<(&str, &str), RulesError> {
 pub enum RulesError {
     /// A word is no verb.
     #[error(
-        "unknown right {0:?}: expected read, write, list, get, create, put, delete, owner or none, joined by +"
+        "unknown right {0:?}: expected read, write, list, get, create, put, delete, link, owner or none, joined by +"
     )]
     UnknownVerb(String),
     /// A path stands twice.
@@ -370,6 +374,7 @@ const WORDS: &[(&str, Verbs)] = &[
     ("get", Verbs::GET),
     ("create", Verbs::CREATE),
     ("delete", Verbs::DELETE),
+    ("link", Verbs::LINK),
     ("owner", Verbs::OWNER),
     (NONE, Verbs::NONE),
 ];

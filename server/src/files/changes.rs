@@ -25,6 +25,8 @@ impl ChangeNotice {
         match change {
             Change::File { target, .. }
             | Change::Copy { target, .. }
+            | Change::Symlink { target, .. }
+            | Change::Link { target, .. }
             | Change::Directory { target } => Self::Written(target.path.clone()),
             Change::Attributes { path, .. } | Change::Chmod { path, .. } => {
                 Self::Attributes(path.clone())

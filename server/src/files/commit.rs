@@ -181,6 +181,8 @@ impl Pending {
         match &self.change {
             Change::File { target, .. }
             | Change::Copy { target, .. }
+            | Change::Symlink { target, .. }
+            | Change::Link { target, .. }
             | Change::Directory { target } => &target.path,
             Change::Attributes { path, .. }
             | Change::Chmod { path, .. }

@@ -90,7 +90,7 @@ fn code_of_store(error: &store::Error) -> ErrorCode {
         E::NotEmpty => ErrorCode::NOT_EMPTY,
         E::OtherFileSystem => ErrorCode::OTHER_FILE_SYSTEM,
         E::IntoItself => ErrorCode::INTO_ITSELF,
-        E::RootItself | E::InvalidPath(_) => ErrorCode::INVALID_PATH,
+        E::RootItself | E::InvalidPath(_) | E::LeadsOut => ErrorCode::INVALID_PATH,
         E::RootRemoved => ErrorCode::ROOT_REMOVED,
         E::ReadOnly | E::OtherServer => ErrorCode::READ_ONLY,
         E::StagingUnusable => ErrorCode::DENIED,

@@ -18,6 +18,7 @@ pub(super) mod faults;
 #[cfg(test)]
 mod fixture;
 mod group_commit;
+mod links;
 mod listing;
 mod metadata;
 mod namespace;

@@ -62,7 +62,8 @@ pub struct TreeWalk {
 
 impl Files {
     /// Starts a walk in the directory of a request, and returns the directory's attributes. Files of
-    /// at most `size_max` bytes are opened during the walk.
+    /// at most `size_max` bytes are opened during the walk, unless they have several names and the
+    /// request doesn't want their content.
     ///
     /// # Errors
     /// If it is refused, or the path isn't a directory that can be read.
@@ -75,8 +76,9 @@ impl Files {
         let path = &request.path;
         let filter = caller.access.list(path)?;
         let guard = self.locks().shared(caller.owner, path).await?;
-        let (walk, attributes) = self.store().walk(path, filter, request.details).await?;
+        let (mut walk, attributes) = self.store().walk(path, filter, request.details).await?;
         drop(guard);
+        walk.describe_linked(request.describe_linked);
         let attributes = caller.shown(path, attributes);
         let walk = TreeWalk {
             files: self.clone(),

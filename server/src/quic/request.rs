@@ -138,6 +138,9 @@ async fn dispatch(
         Request::Uploads(request) => uploads::serve(request, files, caller, sender).await,
         Request::GetMany(get) => get_many::serve(get, files, caller, sender, receiver).await,
         Request::Chunks(request) => chunks::serve(request, files, caller, sender).await,
+        Request::MakeSymlink(link) => {
+            answer(sender, changed(files.make_symlink(caller, link).await?)).await
+        }
         Request::PutDelta(put) => put_delta::serve(put, files, caller, sender, receiver).await,
         Request::Chmod(chmod) => answer(sender, changed(files.chmod(caller, chmod).await?)).await,
         Request::Pair(pair) => {

@@ -34,6 +34,11 @@ pub struct GetTree {
     #[n(3)]
     #[cbor(default, skip_if = "DetailKinds::is_empty")]
     pub details: DetailKinds,
+    /// Whether files of several names are described without their content, so that it isn't sent
+    /// once for each.
+    #[n(4)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub describe_linked: bool,
 }
 
 tagged! {

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
-use super::{DetailKinds, Details, LinkTarget, Message, Time, Version};
+use super::{DetailKinds, Details, HardLinkId, LinkTarget, Message, Time, Version};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
 use crate::limits::{DETAILED_BYTES_MAX, PAGE_BYTES_MAX, PHRASE_BYTES_MAX, REPLY_BYTES_MAX};
@@ -255,6 +255,10 @@ pub struct Copied {
     #[n(2)]
     #[cbor(default)]
     pub names: Vec<RemotePath>,
+    /// Whether it is another name of the original instead of a copy.
+    #[n(3)]
+    #[cbor(default, skip_if = "std::ops::Not::not")]
+    pub is_hard_link: bool,
 }
 
 impl Copied {
@@ -269,6 +273,7 @@ impl Copied {
             version,
             left_out,
             names: names.collect(),
+            is_hard_link: false,
         }
     }
 }
@@ -317,9 +322,12 @@ pub struct Attributes {
     /// The current version.
     #[n(4)]
     pub version: Version,
-    /// The target of a symbolic link, in listings and for `stat`.
+    /// The target of a symbolic link.
     #[n(5)]
     pub target: Option<LinkTarget>,
+    /// The identity of a file that has more names than this one.
+    #[n(6)]
+    pub hard_link: Option<HardLinkId>,
     /// The details that the request asks for.
     #[n(7)]
     pub details: Option<Box<Details>>,

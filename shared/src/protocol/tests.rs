@@ -15,8 +15,8 @@ use super::*;
 use crate::codec::{DecodeError, PREFIX_BYTES, decode, decode_length, encode};
 use crate::error_code::ErrorCode;
 use crate::limits::{
-    DIGEST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX, PHRASE_BYTES_MAX,
-    RAW_NAMES_MAX, REPLY_BYTES_MAX,
+    DIGEST_BYTES_MAX, LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_COMPONENTS_MAX,
+    PHRASE_BYTES_MAX, RAW_NAMES_MAX, REPLY_BYTES_MAX,
 };
 use crate::path::{PathError, RawName};
 
@@ -205,11 +205,8 @@ fn missing_optional_keys_have_their_defaults() {
         ..Put::default()
     };
     assert_eq!(minimal(3), Ok(put.into()));
-    let list = List {
-        path: a.clone(),
-        after: None,
-    };
-    assert_eq!(minimal(4), Ok(list.into()));
+    let (path, after) = (a.clone(), None);
+    assert_eq!(minimal(4), Ok(List { path, after }.into()));
     let rename = Rename {
         from: a.clone(),
         to: b.clone(),
@@ -338,6 +335,7 @@ fn the_largest_legal_messages_fit_their_limits() {
         mode: u32::MAX,
         version,
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
+        hard_link: Some(HardLinkId::of(u128::MAX)),
         details: None,
     };
     for path in longest_paths() {
@@ -350,6 +348,7 @@ fn the_largest_legal_messages_fit_their_limits() {
             preserve: Preserve::Nothing,
             details: Default::default(),
             change_id: None,
+            hard_link: true,
         };
         encode(&Request::from(copy)).unwrap();
         let entry = CacheEntry {

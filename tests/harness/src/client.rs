@@ -111,6 +111,7 @@ pub fn copy(from: &str, to: &str) -> Copy {
         preserve: Preserve::Usual,
         details: Default::default(),
         change_id: None,
+        hard_link: false,
     }
 }
 

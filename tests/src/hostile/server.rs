@@ -129,6 +129,7 @@ impl Hostile {
                 version: Version::new(b"1").unwrap(),
                 target: None,
                 details: None,
+                hard_link: None,
             },
         }
     }

@@ -59,6 +59,7 @@ fn requests() -> Vec<Request> {
         digest: DigestKind::Xxh3,
         enclose_max: 0,
         details: Default::default(),
+        describe_linked: false,
     };
     let list = List {
         path: path("d"),

@@ -65,6 +65,7 @@ fn every_event_is_documented_with_its_fields() {
         quire --json get $HOST/d/f down/f
         quire --json get $HOST/d/f down/new
         quire --json sync up $HOST/synced
+        quire --json get -r --links=keep $HOST/d kept
         quire --json list $HOST/d
         quire --json stat $HOST/d
         quire --json copy $HOST/d/f $HOST/g

@@ -296,7 +296,7 @@ fn is_prose(error: &DecodeError) -> bool {
 fn the_grammar_has_a_rule_for_every_type_of_the_conversation() {
     let document = Document::read();
     let rules = flatten_from_str(&document.cddl).unwrap();
-    let source = ["", "/delta", "/details", "/many", "/replies"]
+    let source = ["", "/delta", "/details", "/links", "/many", "/replies"]
         .map(|file| document::read(&format!("shared/src/protocol{file}.rs")))
         .concat();
     let types: Vec<_> = ["pub struct ", "pub enum "]
@@ -378,6 +378,7 @@ fn the_table_of_limits_is_the_implementations() {
         ("DETAILED_BYTES_MAX", limits::DETAILED_BYTES_MAX),
         ("PAGE_BYTES_MAX", limits::PAGE_BYTES_MAX),
         ("VERSION_BYTES_MAX", limits::VERSION_BYTES_MAX),
+        ("HARD_LINK_BYTES_MAX", limits::HARD_LINK_BYTES_MAX),
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),
         ("RAW_NAMES_MAX", limits::RAW_NAMES_MAX),
         ("XATTR_NAME_BYTES_MAX", limits::XATTR_NAME_BYTES_MAX),

@@ -344,6 +344,7 @@ async fn names_that_break_a_rule_or_their_order_are_not_taken_from_a_server() {
         version: Version::new(b"1").unwrap(),
         target: None,
         details: None,
+        hard_link: None,
     };
     let entry = |text: &str| Entry {
         name: name(text),

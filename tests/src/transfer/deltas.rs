@@ -291,6 +291,7 @@ impl FakeFile {
                     version,
                     target: None,
                     details: None,
+                    hard_link: None,
                 };
                 say(&mut send, &Reply::Ok(attributes)).await;
             }

@@ -205,6 +205,7 @@ fn tree_answer(bodies: &[Vec<u8>; 2]) -> (Vec<u8>, Layout) {
         version: Version::new(b"1").unwrap(),
         target: None,
         details: None,
+        hard_link: None,
     };
     let file = |text: &str, body: &[u8]| {
         let entry = Entry {

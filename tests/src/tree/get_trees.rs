@@ -31,6 +31,7 @@ fn get_tree(directory: &str, enclose_max: usize) -> GetTree {
         digest: DigestKind::Blake3,
         enclose_max: enclose_max as u64,
         details: Default::default(),
+        describe_linked: false,
     }
 }
 

@@ -109,6 +109,7 @@ fn late_requests() -> Vec<Request> {
         digest: DigestKind::Xxh3,
         enclose_max: 0,
         details: Default::default(),
+        describe_linked: false,
     };
     vec![
         put("new", 0).into(),

@@ -6,7 +6,9 @@ use quire_shared::RemotePath;
 use quire_shared::protocol::{Precondition, SetAttributes};
 
 use super::{Stopped, UploadPacker};
-use crate::transfer::job::{FileUpload, UploadSource};
+use crate::transfer::first_names::NameOfFile;
+use crate::transfer::job::{FileUpload, UploadKind, UploadSource};
+use crate::transfer::links::LinkPolicy;
 use crate::transfer::remote_dir::RemoteDir;
 use crate::upload::Links;
 
@@ -24,6 +26,15 @@ pub(in crate::transfer) enum PlannedUpload {
     File {
         from: UploadSource,
         to: RemotePath,
+        precondition: Precondition,
+        /// What it is among the names of its file.
+        name_of: NameOfFile,
+    },
+    /// A symbolic link.
+    Symlink {
+        from: UploadSource,
+        to: RemotePath,
+        kind: UploadKind,
         precondition: Precondition,
     },
     Leave,
@@ -50,25 +61,27 @@ impl UploadPacker {
                     from,
                     to,
                     precondition,
+                    name_of,
                 } => {
-                    let Some(directory) = levels.last() else {
-                        continue;
-                    };
-                    if directory.is_missing() {
-                        directory.leave_out(1);
-                        continue;
+                    if let Some(directory) = there(&levels) {
+                        self.planned_file(from, to, (directory, precondition), name_of)?;
                     }
-                    match from {
-                        UploadSource::Local(from) => {
-                            self.file(from, to, directory, precondition)?;
-                        }
-                        from @ UploadSource::Server(..) => self.send_job(FileUpload {
+                }
+                PlannedUpload::Symlink {
+                    from,
+                    to,
+                    kind,
+                    precondition,
+                } => {
+                    if let Some(directory) = there(&levels) {
+                        self.send_job(FileUpload {
                             from,
                             to,
+                            kind,
                             links: Links::Refuse,
                             precondition,
                             directory: Some(Arc::clone(directory)),
-                        })?,
+                        })?;
                     }
                 }
                 PlannedUpload::Leave => drop(levels.pop()),
@@ -77,4 +90,41 @@ impl UploadPacker {
         drop(levels);
         self.flush()
     }
+
+    fn planned_file(
+        &mut self,
+        from: UploadSource,
+        to: RemotePath,
+        (directory, precondition): (&Arc<RemoteDir>, Precondition),
+        name_of: NameOfFile,
+    ) -> Result<(), Stopped> {
+        match from {
+            UploadSource::Local(from) => {
+                let links = match self.options.links {
+                    LinkPolicy::Follow => Links::Follow,
+                    LinkPolicy::Keep | LinkPolicy::Skip => Links::Refuse,
+                };
+                let place = (directory, precondition);
+                self.named_file((from, links), to, place, name_of)
+            }
+            from @ UploadSource::Server(..) => self.other_name(FileUpload {
+                from,
+                to,
+                kind: UploadKind::of(name_of),
+                links: Links::Refuse,
+                precondition,
+                directory: Some(Arc::clone(directory)),
+            }),
+        }
+    }
+}
+
+/// The directory at hand; none if it is missing, which is counted.
+fn there(levels: &[Arc<RemoteDir>]) -> Option<&Arc<RemoteDir>> {
+    let directory = levels.last()?;
+    if directory.is_missing() {
+        directory.leave_out(1);
+        return None;
+    }
+    Some(directory)
 }

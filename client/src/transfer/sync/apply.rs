@@ -2,6 +2,7 @@
 
 mod changes;
 mod download;
+mod names;
 mod upload;
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use super::spool::{Spool, SpoolReader};
 use super::{SyncAction, SyncJob, SyncReport, SyncStep};
 use crate::blocking::blocking;
 use crate::error::ClientError;
+use crate::transfer::links::LinkPolicy;
+use crate::upload::Links;
 
 use changes::TargetChanges;
 
@@ -37,6 +40,10 @@ pub(super) async fn run(job: &SyncJob, report: &Arc<SyncReport>) -> Result<(), C
         source: &job.source,
         target: &job.target,
         digest: job.options.digest,
+        links: match job.options.links {
+            LinkPolicy::Follow => Links::Follow,
+            LinkPolicy::Keep | LinkPolicy::Skip => Links::Refuse,
+        },
     };
     let resolved = Arc::new(resolver.run(&mut plan, &mut steps).await?);
     if let Some(max) = deletion.and_then(|deletion| deletion.max) {
@@ -212,6 +219,7 @@ fn step(action: SyncAction, path: RemotePath) -> SyncStep {
         path,
         from: None,
         is_directory: false,
+        is_link: false,
         bytes: 0,
     }
 }
@@ -219,6 +227,7 @@ fn step(action: SyncAction, path: RemotePath) -> SyncStep {
 fn step_of_deletion(deletion: &PlannedDeletion) -> SyncStep {
     SyncStep {
         is_directory: deletion.is_directory,
+        is_link: deletion.is_link,
         ..step(SyncAction::Deleted, deletion.path.clone())
     }
 }
@@ -254,6 +263,10 @@ impl TransferStep {
                 })
             }
             Self::File(file) => Some(file.step()),
+            Self::Link(link) => Some(SyncStep {
+                is_link: true,
+                ..step(action_of(link.state), link.path.clone())
+            }),
             Self::Enter(_) | Self::Leave => None,
         }
     }
@@ -261,13 +274,16 @@ impl TransferStep {
 
 impl PlannedFile {
     fn step(&self) -> SyncStep {
-        let action = match self.state {
-            PlannedState::New => SyncAction::New,
-            PlannedState::Changed | PlannedState::Unknown => SyncAction::Changed,
-        };
         SyncStep {
             bytes: self.size,
-            ..step(action, self.path.clone())
+            ..step(action_of(self.state), self.path.clone())
         }
+    }
+}
+
+fn action_of(state: PlannedState) -> SyncAction {
+    match state {
+        PlannedState::New => SyncAction::New,
+        PlannedState::Changed | PlannedState::Unknown => SyncAction::Changed,
     }
 }

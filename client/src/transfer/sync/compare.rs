@@ -4,7 +4,9 @@
 //! the top to the one at hand are in memory.
 
 mod details;
+mod files;
 mod leave;
+mod links;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +17,18 @@ use std::io;
 use quire_shared::protocol::EntryKind;
 use quire_shared::{Name, RemotePath};
 
-use super::plan::{
-    PlannedDeletion, PlannedDirectory, PlannedFile, PlannedState, SyncPlan, TransferStep,
-};
+use super::plan::{PlannedDeletion, PlannedDirectory, PlannedState, SyncPlan, TransferStep};
 use super::resolve::spooling;
 use super::side::SyncSide;
 use super::walk::{LeftDirectory, Walk, WalkItem, WalkedEntry};
 use super::{SyncJob, SyncOptions};
 use crate::error::ClientError;
 use crate::transfer::engine::{SkipReason, Transfer};
+use crate::transfer::first_names::{FileKey, FirstNames};
+use crate::transfer::links::LinkPolicy;
+
+use files::MetFile;
+use links::is_link;
 
 /// A directory that both walks, or one of them, are in.
 #[derive(Debug)]
@@ -60,7 +65,13 @@ pub(super) struct SourceWalk {
 impl SourceWalk {
     /// Begins the walk. Blocks, and waits for the network.
     pub(super) fn begin(side: &SyncSide, options: &SyncOptions) -> Result<Self, ClientError> {
-        match Walk::begin(side, options.filter.clone(), None, options.keep)? {
+        match Walk::begin(
+            side,
+            options.filter.clone(),
+            options.links,
+            None,
+            options.keep,
+        )? {
             (_, None) => Err(side.not_found()),
             (walk, Some(top)) if top.kind == EntryKind::Directory => Ok(Self { walk, top }),
             (_, Some(_)) => Err(side.not_a_directory()),
@@ -80,6 +91,7 @@ pub(super) struct Comparison<'a> {
     plan: SyncPlan,
     has_source_entries: bool,
     has_target_entries: bool,
+    first_names: FirstNames<FileKey, MetFile>,
 }
 
 impl<'a> Comparison<'a> {
@@ -95,8 +107,13 @@ impl<'a> Comparison<'a> {
             options,
         } = job;
         let hidden = options.backup_below(target_side);
+        // What links at the target lead to is never looked at.
+        let links = match options.links {
+            LinkPolicy::Keep => LinkPolicy::Keep,
+            LinkPolicy::Skip | LinkPolicy::Follow => LinkPolicy::Skip,
+        };
         let filter = options.filter.clone();
-        let (target, target_top) = Walk::begin(target_side, filter, hidden, options.keep)?;
+        let (target, target_top) = Walk::begin(target_side, filter, links, hidden, options.keep)?;
         if target_top
             .as_ref()
             .is_some_and(|top| top.kind != EntryKind::Directory)
@@ -118,6 +135,7 @@ impl<'a> Comparison<'a> {
             plan: SyncPlan::default(),
             has_source_entries: false,
             has_target_entries: false,
+            first_names: FirstNames::default(),
         };
         comparison
             .enter(RemotePath::ROOT, Some(source_top), target_top)
@@ -197,6 +215,7 @@ impl<'a> Comparison<'a> {
                 let path = self.join(name);
                 match entry.kind {
                     EntryKind::File => self.file(path, &entry, PlannedState::New, None),
+                    EntryKind::Symlink if self.keeps_links() => self.link(path, &entry, None),
                     _ => {
                         self.skip(&path, entry.kind);
                         Ok(())
@@ -269,13 +288,22 @@ impl<'a> Comparison<'a> {
                 let entered = self.enter(path, Some(source), Some(target));
                 entered.map_err(spooling)
             }
-            (WalkItem::Entry(name, source), target) if source.kind != EntryKind::File => {
+            (WalkItem::Entry(name, source), WalkItem::Entry(_, target))
+                if self.keeps_links() && is_link(&source) && is_link(&target) =>
+            {
+                let path = self.join(name);
+                let compared = self.links(path, &source, &target);
+                compared.map_err(spooling)
+            }
+            (WalkItem::Entry(name, source), target)
+                if source.kind != EntryKind::File && !(self.keeps_links() && is_link(&source)) =>
+            {
                 let path = self.join(name);
                 self.skip(&path, source.kind);
                 self.pass_target(&target)
             }
             (WalkItem::Entry(name, source), WalkItem::Entry(_, target))
-                if target.kind == EntryKind::File =>
+                if source.kind == EntryKind::File && target.kind == EntryKind::File =>
             {
                 let path = self.join(name);
                 let compared = self.files(path, &source, &target);
@@ -291,6 +319,14 @@ impl<'a> Comparison<'a> {
             return Ok(());
         };
         let path = self.join(name);
+        if let WalkItem::Entry(_, entry) = &source
+            && is_link(entry)
+            && let Err(error) = self.confined_target(&path, entry)
+        {
+            // Nothing is deleted for a link that isn't made.
+            self.transfer.fail(self.source_side.name_of(&path), error);
+            return self.pass_target(target);
+        }
         if self.options.deletion.is_none() {
             let name = self.target_side.name_of(&path);
             self.transfer.fail(name, ClientError::OtherKind);
@@ -341,55 +377,6 @@ impl<'a> Comparison<'a> {
             }
         }
         Ok(count)
-    }
-
-    fn files(
-        &mut self,
-        path: RemotePath,
-        source: &WalkedEntry,
-        target: &WalkedEntry,
-    ) -> io::Result<()> {
-        let state = match source.size == target.size {
-            false => PlannedState::Changed,
-            // What has other details is transferred, because digests say nothing of them.
-            true if self.options.checksum && self.have_same_details(source, target) => {
-                PlannedState::Unknown
-            }
-            true if self.options.checksum => PlannedState::Changed,
-            true if source.modified == target.modified => {
-                self.plan.same.add(source.size);
-                return self.modes(path, source, target);
-            }
-            true => PlannedState::Changed,
-        };
-        self.file(path, source, state, Some(target))
-    }
-
-    /// Plans the transfer of a file.
-    fn file(
-        &mut self,
-        path: RemotePath,
-        source: &WalkedEntry,
-        state: PlannedState,
-        target: Option<&WalkedEntry>,
-    ) -> io::Result<()> {
-        self.enter_transfers()?;
-        if let Some((level, name)) = self.levels.last_mut().zip(path.name()) {
-            level.is_touched = true;
-            level.add_to_hash(name, source);
-        }
-        self.plan.bytes += source.size;
-        self.plan.has_unknown |= state == PlannedState::Unknown;
-        self.plan.transfers.push(&TransferStep::File(PlannedFile {
-            path,
-            size: source.size,
-            modified: source.modified,
-            mode: source.mode,
-            state,
-            replaces: target.and_then(|target| target.version.clone()),
-            details: source.details_hash(),
-        }))?;
-        Ok(())
     }
 
     /// Has the transfers enter the directory at hand, and those above it.

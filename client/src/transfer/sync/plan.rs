@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use minicbor::{Decode, Encode};
 use quire_shared::RemotePath;
-use quire_shared::protocol::{Details, EntryKind, Precondition, Time, Version};
+use quire_shared::protocol::{Details, EntryKind, LinkTarget, Precondition, Time, Version};
 
 use super::spool::Spool;
 use super::walk::WalkedEntry;
@@ -32,6 +32,16 @@ pub(super) struct PlannedFile {
     /// A hash of the details of the source; the same for all if none are kept.
     #[n(6)]
     pub(super) details: u64,
+    /// Size and modification time of what is replaced, if it has other names, with which its version
+    /// changes.
+    #[n(7)]
+    pub(super) replaced: Option<(u64, Time)>,
+    /// Whether others in the plan are further names of it.
+    #[n(8)]
+    pub(super) is_first: bool,
+    /// The first name of the file, if this is another.
+    #[n(9)]
+    pub(super) other_of: Option<RemotePath>,
 }
 
 /// Why a file is in the plan.
@@ -52,11 +62,7 @@ pub(super) enum PlannedState {
 impl PlannedFile {
     /// The condition on what it replaces on a server: what the comparison has seen.
     pub(super) fn precondition(&self) -> Precondition {
-        match (self.state, &self.replaces) {
-            (PlannedState::New, _) => Precondition::Absent,
-            (_, Some(version)) => Precondition::Match(version.clone()),
-            (_, None) => Precondition::Any,
-        }
+        precondition(self.state, self.replaces.as_ref())
     }
 
     /// What a file keeps when it gets another name.
@@ -97,6 +103,42 @@ pub(super) enum TransferStep {
     File(#[n(0)] PlannedFile),
     #[n(2)]
     Leave,
+    #[n(3)]
+    Link(#[n(0)] PlannedLink),
+}
+
+/// A symbolic link to be made.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PlannedLink {
+    #[n(0)]
+    pub(super) path: RemotePath,
+    #[n(1)]
+    pub(super) target: LinkTarget,
+    /// Modification time of the link at the source.
+    #[n(2)]
+    pub(super) modified: Time,
+    #[n(3)]
+    pub(super) state: PlannedState,
+    /// The version that is replaced, on a server.
+    #[n(4)]
+    pub(super) replaces: Option<Version>,
+}
+
+impl PlannedLink {
+    /// As [`PlannedFile::precondition`].
+    pub(super) fn precondition(&self) -> Precondition {
+        precondition(self.state, self.replaces.as_ref())
+    }
+}
+
+/// The condition on what is replaced on a server: what the comparison has seen.
+fn precondition(state: PlannedState, replaces: Option<&Version>) -> Precondition {
+    match (state, replaces) {
+        (PlannedState::New, _) => Precondition::Absent,
+        (_, Some(version)) => Precondition::Match(version.clone()),
+        (_, None) => Precondition::Any,
+    }
 }
 
 /// Something to be deleted at the target.
@@ -121,6 +163,11 @@ pub(super) struct PlannedDeletion {
     /// As of a [`PlannedFile`].
     #[n(6)]
     pub(super) details: u64,
+    #[n(7)]
+    pub(super) is_link: bool,
+    /// Whether it is a file that has other names, whose version changes with those.
+    #[n(8)]
+    pub(super) has_other_names: bool,
 }
 
 impl PlannedDeletion {
@@ -134,6 +181,8 @@ impl PlannedDeletion {
             modified: found.modified,
             version: found.version.clone(),
             details: found.details_hash(),
+            is_link: found.kind == EntryKind::Symlink,
+            has_other_names: found.key.is_some(),
         }
     }
 

@@ -12,6 +12,7 @@ use super::side::{SyncSide, joined_path};
 use super::spool::SpoolReader;
 use crate::error::ClientError;
 use crate::transfer::jobs::AtOnce;
+use crate::upload::Links;
 
 /// Something that gets another name at the target instead of being transferred.
 #[derive(Debug, Clone)]
@@ -120,6 +121,8 @@ pub(super) struct Resolver<'a> {
     pub(super) source: &'a SyncSide,
     pub(super) target: &'a SyncSide,
     pub(super) digest: DigestKind,
+    /// What a link at the source is.
+    pub(super) links: Links,
 }
 
 /// Two files whose digests are to be compared.
@@ -305,6 +308,9 @@ fn open_pair(
     file: PlannedFile,
     begin: u64,
 ) -> Result<Option<FilePair>, ClientError> {
+    if file.other_of.is_some() {
+        return Ok(None);
+    }
     let is_move = file.state == PlannedState::New;
     let target = match file.state {
         PlannedState::Changed => None,
@@ -328,10 +334,11 @@ impl Resolver<'_> {
     /// Compares the digests of two files.
     fn compare(&self, pair: FilePair) -> impl Future<Output = (FilePair, bool)> + Send + 'static {
         let (source, target, digest) = (self.source.clone(), self.target.clone(), self.digest);
+        let links = self.links;
         async move {
             let (source, target) = tokio::join!(
-                source.digest(&pair.source, digest),
-                target.digest(&pair.target, digest)
+                source.digest(&pair.source, digest, links),
+                target.digest(&pair.target, digest, Links::Refuse)
             );
             // What can't be compared is transferred, and tells why it can't be.
             let is_same = matches!((source, target), (Ok(source), Ok(target)) if source == target);

@@ -17,8 +17,9 @@ use crate::client::Client;
 use crate::details;
 use crate::error::ClientError;
 use crate::local_file::LocalFile;
-use crate::transfer::engine::local_entry;
 use crate::transfer::item_name::ItemName;
+use crate::transfer::local_entry::local_entry;
+use crate::transfer::store::version_if_same;
 use crate::upload::Links;
 
 /// The directory at one side of a sync.
@@ -102,16 +103,17 @@ impl SyncSide {
         })
     }
 
-    /// Computes the digest of a file.
+    /// Computes the digest of a file; `links` says what a local link is.
     pub(super) async fn digest(
         &self,
         path: &RemotePath,
         digest: DigestKind,
+        links: Links,
     ) -> Result<Digest, ClientError> {
         match self.path(path)? {
             SidePath::Local(path) => {
                 let hash = move || {
-                    let file = LocalFile::open_now(path, Links::Refuse)?;
+                    let file = LocalFile::open_now(path, links)?;
                     let size = file.size();
                     Ok(file.add_to(digest.hasher(), size)?.finish())
                 };
@@ -170,6 +172,7 @@ impl SyncSide {
                     preserve: Preserve::Exact,
                     details,
                     change_id: None,
+                    hard_link: false,
                 };
                 let copying = || client.copy(copy.clone());
                 with_parent(&client, &to, copying).await.map(drop)
@@ -194,13 +197,28 @@ impl SyncSide {
                 if deletion.is_directory && deletion.below == 0 {
                     require_empty(&client, &path).await?;
                 }
-                let delete = Delete {
+                let mut delete = Delete {
                     path,
                     recursive: deletion.is_directory,
                     precondition,
                     change_id: None,
                 };
-                match client.delete(delete).await {
+                let mut deleted = client.delete(delete.clone()).await;
+                let seen = (deletion.size, deletion.modified);
+                for _ in 0..OTHER_VERSIONS_MAX {
+                    let is_conflict =
+                        matches!(&deleted, Err(error) if error.code() == Some(ErrorCode::CONFLICT));
+                    if !is_conflict || !deletion.has_other_names {
+                        break;
+                    }
+                    // The file has lost or got another name since it was seen, perhaps by this sync.
+                    let Some(now) = version_if_same(&client, &delete.path, &seen).await else {
+                        break;
+                    };
+                    delete.precondition = Precondition::Match(now);
+                    deleted = client.delete(delete.clone()).await;
+                }
+                match deleted {
                     Err(error) if error.code() == Some(ErrorCode::NOT_FOUND) => Ok(()),
                     deleted => deleted.map(drop),
                 }
@@ -342,3 +360,7 @@ fn delete_locally(path: &Path, deletion: &PlannedDeletion) -> Result<(), ClientE
         deleted => deleted.map_err(|error| ClientError::disk(path, "delete", error)),
     }
 }
+
+/// How often the deletion of a name is tried whose file gets other versions with its other names: more
+/// often than deletions run at once, each of which ends one of these rounds.
+const OTHER_VERSIONS_MAX: usize = 64;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use quire_shared::path::Unnameable;
-use quire_shared::protocol::{Attributes, Details, Entry, EntryKind, Time, TreeItem, Version};
+use quire_shared::protocol::{
+    Attributes, Details, Entry, EntryKind, LinkTarget, Time, TreeItem, Version,
+};
 use quire_shared::{ErrorCode, Name, RemotePath};
 use tokio::runtime::Handle;
 
@@ -18,6 +20,8 @@ use super::side::SyncSide;
 use crate::details::Keep;
 use crate::error::ClientError;
 use crate::transfer::description::Description;
+use crate::transfer::first_names::FileKey;
+use crate::transfer::links::LinkPolicy;
 
 /// A step of a walk.
 #[derive(Debug)]
@@ -44,6 +48,10 @@ pub(super) struct WalkedEntry {
     pub(super) version: Option<Version>,
     /// The details that are kept. What can't be told of them is absent.
     pub(super) details: Option<Box<Details>>,
+    /// The target of a symbolic link, as far as the walk tells it.
+    pub(super) target: Option<LinkTarget>,
+    /// What tells a file with several names from others.
+    pub(super) key: Option<FileKey>,
 }
 
 impl WalkedEntry {
@@ -57,6 +65,8 @@ impl WalkedEntry {
             modified: attributes.modified,
             mode: attributes.mode,
             version: Some(attributes.version),
+            target: attributes.target,
+            key: attributes.hard_link.map(FileKey::Server),
         }
     }
 
@@ -121,15 +131,16 @@ enum WalkSource {
 
 impl Walk {
     /// Begins a walk, and returns the attributes of the directory; none if it doesn't exist. `hidden` is
-    /// left out.
+    /// left out. `links` says whether local links are followed.
     pub(super) fn begin(
         side: &SyncSide,
         filter: Arc<Filter>,
+        links: LinkPolicy,
         hidden: Option<RemotePath>,
         keep: Keep,
     ) -> Result<(Self, Option<WalkedEntry>), ClientError> {
         let (source, top) = match side {
-            SyncSide::Local(path) => local_source(path.clone(), &filter, keep)?,
+            SyncSide::Local(path) => local_source(path.clone(), &filter, links, keep)?,
             SyncSide::Server(client, path) => {
                 let runtime = Handle::current();
                 let opening = Description::open(client.connection(), path.clone(), keep.kinds);
@@ -288,12 +299,13 @@ impl WalkSource {
 fn local_source(
     path: PathBuf,
     filter: &Arc<Filter>,
+    links: LinkPolicy,
     keep: Keep,
 ) -> Result<(WalkSource, Option<WalkedEntry>), ClientError> {
     let Some(top) = local::directory(&path, keep)? else {
         return Ok((WalkSource::Nothing, None));
     };
-    let items = local::begin(path, Arc::clone(filter), keep);
+    let items = local::begin(path, Arc::clone(filter), links, keep);
     Ok((WalkSource::Local(items), Some(top)))
 }
 
@@ -333,7 +345,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _entered = runtime.enter();
         let side = SyncSide::Local(top.path().to_owned());
-        let (mut walk, _) = Walk::begin(&side, Arc::default(), None, Keep::default()).unwrap();
+        let (links, keep) = (LinkPolicy::Skip, Keep::default());
+        let (mut walk, _) = Walk::begin(&side, Arc::default(), links, None, keep).unwrap();
         let mut missed = Vec::new();
         let mut last = None;
         loop {

@@ -5,8 +5,8 @@ mod model;
 use quire_shared::Name;
 use quire_shared::pairing::Pair;
 use quire_shared::protocol::{
-    Chmod, Chunks, Copy, Delete, Get, Hash, List, ListCache, MakeDirectory, Ping, Put, PutDelta,
-    Rename, Request, ResumePut, Stat, Version,
+    Chmod, Chunks, Copy, Delete, Get, Hash, LinkTarget, List, ListCache, MakeDirectory,
+    MakeSymlink, Ping, Put, PutDelta, Rename, Request, ResumePut, Stat, Version,
 };
 
 use super::*;
@@ -131,6 +131,7 @@ fn copy(from: &str, to: &str, recursive: bool) -> Request {
         preserve: Default::default(),
         details: Default::default(),
         change_id: None,
+        hard_link: false,
     })
 }
 
@@ -141,6 +142,20 @@ fn chmod(path: &str) -> Request {
         precondition: Default::default(),
         details: None,
     })
+}
+
+fn link_if(path: &str, precondition: Precondition) -> Request {
+    Request::MakeSymlink(MakeSymlink {
+        path: at(path),
+        target: LinkTarget::new(b"target").unwrap(),
+        make_parents: false,
+        precondition,
+        modified: None,
+    })
+}
+
+fn link(path: &str) -> Request {
+    link_if(path, Precondition::Any)
 }
 
 /// Result of an access check.
@@ -183,6 +198,9 @@ fn admit(access: &Access, mut request: Request) -> Result<Request, Denial> {
         Request::Chmod(chmod) => {
             access.chmod(&chmod.path)?;
             access.own(&chmod.path, chmod.details.as_deref())?;
+        }
+        Request::MakeSymlink(link) => {
+            link.precondition = access.link(&link.path, &link.precondition)?;
         }
         Request::PutDelta(PutDelta { put, .. }) => {
             access.get(&put.path)?;
@@ -307,6 +325,28 @@ fn one_directory_can_be_excluded_from_write() {
             (list("a"), Decision::Granted),
         ],
     );
+}
+
+#[test]
+fn links_need_a_right_of_their_own_and_that_to_create() {
+    check("write", [(link("a"), Decision::Refused)]);
+    check("read+link", [(link("a"), Decision::Refused)]);
+    check(
+        "write+link,/in=write",
+        [
+            (link("a"), Decision::Granted),
+            (link("in/a"), Decision::Refused),
+        ],
+    );
+    let matching = || Precondition::Match(Version::new(b"x").unwrap());
+    check("put+link", [(link_if("a", matching()), Decision::Granted)]);
+    let access = by("create+link");
+    match admit(&access, link("a")) {
+        Ok(Request::MakeSymlink(link)) => assert_eq!(link.precondition, Precondition::Absent),
+        other => panic!("{other:?}"),
+    }
+    let replacing = link_if("a", matching());
+    assert_eq!(decide(&access, replacing), Decision::Refused);
 }
 
 #[test]

@@ -144,7 +144,12 @@ fn open_whatever_mode(slot: &Slot<'_>, metadata: &Metadata, mode: u32) -> Result
 
 /// Sets the modification time of an open file or directory.
 pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Error> {
-    let times = Timestamps {
+    futimens(file, &times_of(modified)).map_err(Error::system("setting a modification time"))
+}
+
+/// The times to be set for a new modification time, whose other one stays.
+pub(super) fn times_of(modified: Time) -> Timestamps {
+    Timestamps {
         last_access: Timespec {
             tv_sec: 0,
             tv_nsec: UTIME_OMIT,
@@ -153,8 +158,7 @@ pub(super) fn set_modified(file: impl AsFd, modified: Time) -> Result<(), Error>
             tv_sec: modified.seconds,
             tv_nsec: modified.nanoseconds.min(NANOSECONDS_MAX).into(),
         },
-    };
-    futimens(file, &times).map_err(Error::system("setting a modification time"))
+    }
 }
 
 /// Checks that another program didn't put something else in the place of what was looked at.

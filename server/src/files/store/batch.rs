@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use quire_shared::protocol::{Precondition, Version};
+use quire_shared::protocol::{LinkTarget, Precondition, Time, Version};
 use quire_shared::{Name, RemotePath};
 
 use super::copy::StagedCopy;
@@ -43,6 +43,24 @@ pub(in crate::files) enum Change {
         target: Destination,
         /// The copy.
         staged: StagedCopy,
+    },
+    /// Makes a symbolic link. An existing file or link is replaced if the precondition allows it.
+    Symlink {
+        /// The name.
+        target: Destination,
+        /// What the link says.
+        text: LinkTarget,
+        /// The modification time of the link itself.
+        modified: Option<Time>,
+    },
+    /// Gives a file another name. An existing file is replaced if the precondition allows it.
+    Link {
+        /// The name that the file has.
+        from: RemotePath,
+        /// Precondition for that name.
+        source: Precondition,
+        /// The other name.
+        target: Destination,
     },
     /// Creates a directory. An existing directory counts as success under [`Precondition::Any`],
     /// and under [`Precondition::Match`] with its version.
@@ -245,6 +263,16 @@ impl<'root> Commit<'root> {
         match change {
             Change::File { target, staged } => self.publish_file(&target, staged),
             Change::Copy { target, staged } => self.publish_copy(&target, staged),
+            Change::Symlink {
+                target,
+                text,
+                modified,
+            } => self.make_symlink(&target, &text, modified),
+            Change::Link {
+                from,
+                source,
+                target,
+            } => self.link((&from, &source), &target),
             Change::Directory { target } => self.make_directory(&target),
             Change::Attributes {
                 path,

@@ -41,6 +41,9 @@ pub enum Error {
     /// The root itself can't be renamed, deleted or replaced.
     #[error("not allowed on the root itself")]
     RootItself,
+    /// The target of a symbolic link isn't confined to the root.
+    #[error("the target of a symbolic link would lead out of the root")]
+    LeadsOut,
     /// A name makes a path that exceeds the limits of the protocol.
     #[error("not a legal path")]
     InvalidPath(#[source] PathError),

@@ -3,11 +3,13 @@
 //! A version consists of identity, size, modification time and change time. None of them alone is
 //! enough: inode numbers are reused at once, and file systems have coarse clocks.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use quire_shared::limits::VERSION_BYTES_MAX;
-use quire_shared::protocol::{Attributes, EntryKind, LinkTarget, Time, Version};
+use quire_shared::protocol::{Attributes, EntryKind, HardLinkId, LinkTarget, Time, Version};
 use rustix::fs::{
     AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, readlinkat, statx,
 };
@@ -21,6 +23,16 @@ use super::Error;
 pub(super) struct FileId {
     pub(super) device: u64,
     pub(super) inode: u64,
+}
+
+impl FileId {
+    /// What tells a client which names are of one file. Keyed, so that it says nothing else; a new key
+    /// with each start of the program, as clients compare within one connection only.
+    fn hard_link(self) -> HardLinkId {
+        static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
+        let [first, second] = KEYS.each_ref().map(|key| key.hash_one(self));
+        HardLinkId::of(u128::from(first) << 64 | u128::from(second))
+    }
 }
 
 /// Metadata of a file, as statx(2) reports it.
@@ -40,6 +52,8 @@ pub(super) struct Metadata {
     /// Last change of content, name or attributes.
     pub(super) changed: Time,
     pub(super) mode: u32,
+    /// How many names it has.
+    pub(super) links: u32,
     /// Whether it has no name any more.
     pub(super) is_removed: bool,
     /// When it was created, where the file system knows that.
@@ -99,6 +113,7 @@ impl Metadata {
             modified: time(stat.stx_mtime),
             changed: time(stat.stx_ctime),
             mode: u32::from(stat.stx_mode) & MODE_MASK,
+            links: stat.stx_nlink,
             is_removed: stat.stx_nlink == 0,
             born: StatxFlags::from_bits_retain(stat.stx_mask)
                 .contains(StatxFlags::BTIME)
@@ -148,6 +163,7 @@ impl Metadata {
             version: self.version(),
             target: None,
             details: None,
+            hard_link: (kind == EntryKind::File && self.links > 1).then(|| self.id.hard_link()),
         }
     }
 
@@ -265,6 +281,7 @@ mod tests {
             modified,
             changed,
             mode: 0o644,
+            links: 1,
             is_removed: false,
             born: None,
             is_immutable: false,

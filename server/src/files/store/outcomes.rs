@@ -322,7 +322,11 @@ impl Inner {
                 outcome.names = staged.left_out.names.clone();
                 (&target.path, Some(&target.path))
             }
-            Change::File { .. } | Change::Attributes { .. } | Change::Chmod { .. } => {
+            Change::File { .. }
+            | Change::Symlink { .. }
+            | Change::Link { .. }
+            | Change::Attributes { .. }
+            | Change::Chmod { .. } => {
                 return Err(Error::Internal("a change that has no name"));
             }
         };

@@ -33,6 +33,8 @@ pub(in crate::files) struct Walk {
     started: Time,
     /// Details that are read of all that is visited.
     details: DetailKinds,
+    /// Whether files of several names are described only.
+    describes_linked: bool,
 }
 
 #[derive(Debug)]
@@ -94,12 +96,18 @@ impl Root {
             here: Some(directory),
             started: now(ClockId::Realtime),
             details,
+            describes_linked: false,
         };
         Ok((walk, attributes))
     }
 }
 
 impl Walk {
+    /// Has files of several names described without their content, if `yes`.
+    pub(in crate::files) fn describe_linked(&mut self, yes: bool) {
+        self.describes_linked = yes;
+    }
+
     /// Whether whatever is created from now on has a later time than the beginning.
     pub(in crate::files) fn is_past_start(&self) -> bool {
         now(ClockId::RealtimeCoarse) > self.started
@@ -154,7 +162,9 @@ impl Walk {
         if is_new && metadata.kind == EntryKind::Directory {
             return Ok(None);
         }
-        let mut attributes = metadata.attributes();
+        let mut attributes = metadata.attributes_at(here, name.as_str());
+        let is_described = self.describes_linked && attributes.hard_link.is_some();
+        let size_max = size_max.filter(|_| !is_described);
         Ok(Some(match attributes.kind {
             EntryKind::File if size_max.is_some_and(|max| attributes.size <= max) => {
                 let opened = OpenFile::open(here, name.as_str())?;

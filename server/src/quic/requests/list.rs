@@ -50,8 +50,8 @@ fn entry_bytes(name: &Name) -> usize {
 }
 
 /// Upper bound of the bytes of an entry without its name. These are the heads of the maps and of
-/// the name, kind, size, time, mode, and the version.
-const ENTRY_FRAME_BYTES: usize = 112;
+/// the name, kind, size, time, mode, the version, and the identity of a file with several names.
+const ENTRY_FRAME_BYTES: usize = 132;
 
 /// Upper bound of the bytes of a page without its entries.
 const PAGE_FRAME_BYTES: usize = 64 + RAW_NAMES_MAX * (NAME_BYTES_MAX + 3);
@@ -61,7 +61,7 @@ mod tests {
     use quire_shared::codec;
     use quire_shared::limits::VERSION_BYTES_MAX;
     use quire_shared::path::RawName;
-    use quire_shared::protocol::{Attributes, Entry, EntryKind, Time, Version};
+    use quire_shared::protocol::{Attributes, Entry, EntryKind, HardLinkId, Time, Version};
 
     use super::*;
 
@@ -89,6 +89,7 @@ mod tests {
                 version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
                 target: None,
                 details: None,
+                hard_link: Some(HardLinkId::of(u128::MAX)),
             },
         });
         let full = codec::encode(&Reply::Ok(page)).unwrap().len();

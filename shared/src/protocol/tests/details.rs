@@ -9,7 +9,8 @@ use super::longest_paths;
 use crate::codec::{DecodeError, PREFIX_BYTES, decode, encode};
 use crate::error_code::ErrorCode;
 use crate::limits::{
-    ACCOUNT_NAME_BYTES_MAX, NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX,
+    ACCOUNT_NAME_BYTES_MAX, LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX,
+    XATTRS_BYTES_MAX, XATTRS_MAX,
 };
 
 pub(super) fn detail_kinds() -> impl Strategy<Value = DetailKinds> {
@@ -208,6 +209,7 @@ fn the_most_details_fit_into_every_message() {
         mode: u32::MAX,
         version,
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
+        hard_link: Some(HardLinkId::of(u128::MAX)),
         details,
     };
     let name = Name::new("n".repeat(NAME_BYTES_MAX)).unwrap();

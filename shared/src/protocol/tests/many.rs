@@ -11,7 +11,7 @@ use super::messages::{
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
 use crate::error_code::ErrorCode;
-use crate::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::limits::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::protocol::*;
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -19,13 +19,14 @@ fn failure() -> impl Strategy<Value = Failure> {
 }
 
 pub(super) fn get_tree() -> impl Strategy<Value = Request> {
-    let fields = (path(), kind(), any::<u64>(), detail_kinds());
-    fields.prop_map(|(path, digest, enclose_max, details)| {
+    let fields = (path(), kind(), any::<u64>(), detail_kinds(), any::<bool>());
+    fields.prop_map(|(path, digest, enclose_max, details, describe_linked)| {
         let get = GetTree {
             path,
             digest,
             enclose_max,
             details,
+            describe_linked,
         };
         get.into()
     })
@@ -200,6 +201,7 @@ fn missing_optional_keys_of_a_tree_have_their_defaults() {
         digest: DigestKind::Xxh3,
         enclose_max: 0,
         details: Default::default(),
+        describe_linked: false,
     };
     let cbor = [0x82, 12, 0xa1, 0x00, 0x81, 0x61, b'a'];
     assert_eq!(decode::<Request>(&cbor), Ok(get.into()));
@@ -227,6 +229,7 @@ fn the_largest_items_fit_their_limits() {
         version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
         details: None,
+        hard_link: Some(HardLinkId::of(u128::MAX)),
     };
     encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
     for path in super::longest_paths() {

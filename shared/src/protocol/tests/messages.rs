@@ -10,6 +10,7 @@ use super::super::*;
 use super::details::{detail_kinds, details};
 use crate::digest::Digest;
 use crate::error_code::ErrorCode;
+use crate::limits::LINK_TARGET_BYTES_MAX;
 use crate::path::RawName;
 
 pub(super) fn name() -> impl Strategy<Value = Name> {
@@ -35,10 +36,12 @@ pub(super) fn digest() -> impl Strategy<Value = Digest> {
 }
 
 pub(super) fn copied() -> impl Strategy<Value = Copied> {
-    (version(), any::<u64>(), vec(path(), 0..4)).prop_map(|(version, left_out, names)| Copied {
+    let fields = (version(), any::<u64>(), vec(path(), 0..4), any::<bool>());
+    fields.prop_map(|(version, left_out, names, is_hard_link)| Copied {
         version,
         left_out,
         names,
+        is_hard_link,
     })
 }
 
@@ -165,7 +168,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
         path(),
         precondition(),
         precondition(),
-        option::of((any::<bool>(), preserve(), detail_kinds())),
+        option::of((any::<bool>(), preserve(), detail_kinds(), any::<bool>())),
         change_id(),
     );
     fields.prop_map(
@@ -178,7 +181,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
                 change_id,
             }
             .into(),
-            Some((recursive, preserve, details)) => Copy {
+            Some((recursive, preserve, details, hard_link)) => Copy {
                 from,
                 to,
                 recursive,
@@ -186,6 +189,7 @@ pub(super) fn two_paths() -> impl Strategy<Value = Request> {
                 target,
                 preserve,
                 details,
+                hard_link,
                 change_id,
             }
             .into(),
@@ -238,6 +242,32 @@ pub(super) fn one_path() -> impl Strategy<Value = Request> {
     ]
 }
 
+/// The target of a symbolic link, legal or not.
+fn link_target() -> impl Strategy<Value = LinkTarget> {
+    let bytes = vec(any::<u8>(), 0..=LINK_TARGET_BYTES_MAX);
+    bytes.prop_filter_map("short", |bytes| LinkTarget::new(&bytes))
+}
+
+fn make_symlink() -> impl Strategy<Value = Request> {
+    let fields = (
+        path(),
+        link_target(),
+        any::<bool>(),
+        precondition(),
+        option::of(time()),
+    );
+    fields.prop_map(|(path, target, make_parents, precondition, modified)| {
+        let link = MakeSymlink {
+            path,
+            target,
+            make_parents,
+            precondition,
+            modified,
+        };
+        link.into()
+    })
+}
+
 pub(super) fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         get(),
@@ -250,6 +280,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         super::delta::request(),
         two_paths(),
         one_path(),
+        make_symlink(),
         super::many::get_tree(),
         super::many::get_many()
     ]
@@ -268,18 +299,18 @@ pub(super) fn reply<T: Debug + Clone>(
 pub(super) fn attributes() -> impl Strategy<Value = Attributes> {
     use EntryKind::{Directory, File, Other, Symlink};
     let kinds = proptest::sample::select(vec![File, Directory, Symlink, Other]);
-    let target = option::of(vec(any::<u8>(), 0..=LINK_TARGET_BYTES_MAX));
-    let target = target.prop_map(|bytes| bytes.and_then(|bytes| LinkTarget::new(&bytes)));
+    let links = (option::of(link_target()), option::of(any::<u128>()));
     let numbers = (any::<u64>(), any::<u32>());
-    let fields = (kinds, numbers, time(), version(), target, details());
+    let fields = (kinds, numbers, time(), version(), links, details());
     fields.prop_map(
-        |(kind, (size, mode), modified, version, target, details)| Attributes {
+        |(kind, (size, mode), modified, version, links, details)| Attributes {
             kind,
             size,
             modified,
             mode,
             version,
-            target,
+            target: links.0,
+            hard_link: links.1.map(HardLinkId::of),
             details,
         },
     )

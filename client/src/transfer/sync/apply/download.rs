@@ -7,13 +7,15 @@ use quire_shared::RemotePath;
 use quire_shared::limits::ENCLOSED_BYTES_MAX;
 
 use super::Run;
+use super::names::PlannedNames;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::save::SaveOptions;
 use crate::transfer::engine::Transfer;
 use crate::transfer::fetch::{FetchQueues, fetch_queues};
-use crate::transfer::job::{FetchOptions, FileDownload};
+use crate::transfer::first_names::NameOfFile;
+use crate::transfer::job::{DownloadKind, FetchOptions, FileDownload, SymlinkDownload};
 use crate::transfer::leave::Leave;
 use crate::transfer::local_dir::{GivenToDir, LocalDir, finish};
 use crate::transfer::sync::plan::{PlannedDirectory, TransferStep};
@@ -41,6 +43,8 @@ pub(super) async fn run(
         leave: Leave::Nothing,
         survey: false,
         delta: run.job.options.delta,
+        links: run.job.options.links,
+        hard_links: run.job.options.hard_links,
     };
     let (queues, fetching) = fetch_queues(client, options, transfer);
     let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
@@ -51,6 +55,7 @@ pub(super) async fn run(
         transfer: Arc::clone(transfer),
         queues,
         levels: Vec::new(),
+        planned_names: PlannedNames::default(),
     };
     let walking = blocking(move || {
         let mut reader = StepReader::new(&mut steps, &resolved).map_err(spooling)?;
@@ -78,6 +83,7 @@ struct DownloadWalk {
     queues: FetchQueues,
     /// The directories that were entered; none for one that couldn't be made.
     levels: Vec<Option<Arc<LocalDir>>>,
+    planned_names: PlannedNames,
 }
 
 impl DownloadWalk {
@@ -93,18 +99,46 @@ impl DownloadWalk {
                     self.transfer.add_failed(1);
                     return Ok(Some(()));
                 };
-                self.transfer.expect(file.size);
-                let queue = match file.size <= ENCLOSED_BYTES_MAX as u64 {
+                let (from, to) = (self.from.clone(), self.to.clone());
+                let place =
+                    |path: &RemotePath| Ok((joined_path(&from, path)?, local_path(&to, path)?));
+                let name_of = self.planned_names.name_of(&file, place)?;
+                if !matches!(name_of, NameOfFile::Other(_)) {
+                    self.transfer.expect(file.size);
+                }
+                // Those with several names are in one queue, the first before the others.
+                let is_alone = matches!(name_of, NameOfFile::Alone);
+                let queue = match is_alone && file.size <= ENCLOSED_BYTES_MAX as u64 {
                     true => &self.queues.many,
                     false => &self.queues.singles,
                 };
+                let (from, to) = place(&file.path)?;
                 let job = FileDownload {
-                    from: joined_path(&self.from, &file.path)?,
-                    to: local_path(&self.to, &file.path)?,
+                    from,
+                    to,
+                    kind: DownloadKind::of(name_of),
                     described_size: Some(file.size),
                     directory: Some(Arc::clone(directory)),
                 };
                 return Ok(queue.blocking_send(job).ok());
+            }
+            TransferStep::Link(link) => {
+                let Some(Some(directory)) = self.levels.last() else {
+                    self.transfer.add_failed(1);
+                    return Ok(Some(()));
+                };
+                let job = FileDownload {
+                    from: joined_path(&self.from, &link.path)?,
+                    to: local_path(&self.to, &link.path)?,
+                    kind: DownloadKind::Symlink(SymlinkDownload {
+                        target: Some(link.target),
+                        modified: link.modified,
+                        depth: link.path.names().len().saturating_sub(1),
+                    }),
+                    described_size: Some(0),
+                    directory: Some(Arc::clone(directory)),
+                };
+                return Ok(self.queues.singles.blocking_send(job).ok());
             }
             TransferStep::Leave => self.leave(),
         }

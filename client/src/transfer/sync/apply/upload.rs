@@ -1,15 +1,17 @@
 //! The transfers of a sync to a server, from here or from another server.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use quire_shared::RemotePath;
 use quire_shared::protocol::{Preserve, SetAttributes};
 
 use super::Run;
+use super::names::PlannedNames;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::transfer::job::{StoreOptions, UploadSource};
+use crate::transfer::job::{StoreOptions, UploadKind, UploadSource};
 use crate::transfer::leave::Leave;
 use crate::transfer::pack::{PlannedUpload, UploadPacker};
 use crate::transfer::store::store_walked;
@@ -36,6 +38,8 @@ pub(super) async fn run(
         delta: run.job.options.delta,
         preserve: run.job.options.preserve,
         keep: run.job.options.keep,
+        links: run.job.options.links,
+        hard_links: run.job.options.hard_links,
     };
     let walk = async |packer: UploadPacker| {
         let (report, resolved) = (Arc::clone(run.report), Arc::clone(&run.resolved));
@@ -43,6 +47,7 @@ pub(super) async fn run(
         let walking = blocking(move || {
             let mut reader = StepReader::new(&mut steps, &resolved).map_err(spooling)?;
             let mut failed = Ok(());
+            let mut names = PlannedNames::default();
             let next = || {
                 loop {
                     let step = match reader.next() {
@@ -55,8 +60,8 @@ pub(super) async fn run(
                     if let Some(step) = step.step() {
                         report.step(&step);
                     }
-                    let is_file = matches!(step, TransferStep::File(_));
-                    match planned(step, &source, (&target, preserve)) {
+                    let is_file = matches!(step, TransferStep::File(_) | TransferStep::Link(_));
+                    match planned(step, &source, (&target, preserve), &mut names) {
                         Ok(planned) => return Some(planned),
                         // The path at the target is over a limit.
                         Err(error) if is_file => report.transfer.fail(&target, error),
@@ -82,6 +87,7 @@ fn planned(
     step: TransferStep,
     source: &SyncSide,
     (to, preserve): (&RemotePath, Preserve),
+    names: &mut PlannedNames,
 ) -> Result<PlannedUpload, ClientError> {
     Ok(match step {
         TransferStep::Enter(directory) => {
@@ -100,16 +106,29 @@ fn planned(
                 attributes,
             }
         }
+        TransferStep::Link(link) => PlannedUpload::Symlink {
+            from: source_of(source, &link.path)?,
+            to: joined_path(to, &link.path)?,
+            precondition: link.precondition(),
+            kind: UploadKind::Symlink(link.target, Some(link.modified)),
+        },
         TransferStep::File(file) => PlannedUpload::File {
-            from: match source {
-                SyncSide::Local(from) => UploadSource::Local(local_path(from, &file.path)?),
-                SyncSide::Server(source, from) => {
-                    UploadSource::Server(source.clone(), joined_path(from, &file.path)?)
-                }
-            },
+            from: source_of(source, &file.path)?,
             to: joined_path(to, &file.path)?,
             precondition: file.precondition(),
+            // Only the name on the server counts.
+            name_of: names.name_of(&file, |path| Ok((joined_path(to, path)?, PathBuf::new())))?,
         },
         TransferStep::Leave => PlannedUpload::Leave,
+    })
+}
+
+/// Where a file or link at `path` comes from.
+fn source_of(source: &SyncSide, path: &RemotePath) -> Result<UploadSource, ClientError> {
+    Ok(match source {
+        SyncSide::Local(from) => UploadSource::Local(local_path(from, path)?),
+        SyncSide::Server(source, from) => {
+            UploadSource::Server(source.clone(), joined_path(from, path)?)
+        }
     })
 }

@@ -21,6 +21,8 @@ fn entry(kind: EntryKind) -> WalkedEntry {
         mode: 0o644,
         version: None,
         details: None,
+        target: None,
+        key: None,
     }
 }
 
@@ -83,6 +85,7 @@ fn deletions(source: &str, target: &str) -> (Vec<String>, usize) {
         plan: SyncPlan::default(),
         has_source_entries: false,
         has_target_entries: false,
+        first_names: FirstNames::default(),
     };
     comparison
         .enter(RemotePath::ROOT, directory(), directory())

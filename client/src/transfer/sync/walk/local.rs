@@ -15,6 +15,7 @@ use crate::details::Keep;
 use crate::error::ClientError;
 use crate::save::is_left_over;
 use crate::transfer::leave::kind_of;
+use crate::transfer::links::{LinkPolicy, LocalId, followed, key_of, read_target};
 use crate::transfer::sync::filter::Filter;
 
 /// The attributes of the directory `path`; none if there is nothing.
@@ -31,13 +32,19 @@ pub(super) fn directory(path: &Path, keep: Keep) -> Result<Option<WalkedEntry>, 
 }
 
 /// Begins to walk. What `filter` excludes isn't looked into.
-pub(super) fn begin(path: PathBuf, filter: Arc<Filter>, keep: Keep) -> Receiver<Vec<WalkItem>> {
+pub(super) fn begin(
+    path: PathBuf,
+    filter: Arc<Filter>,
+    links: LinkPolicy,
+    keep: Keep,
+) -> Receiver<Vec<WalkItem>> {
     let (items, walked) = sync_channel(BATCHES_AHEAD);
     let walker = LocalWalker {
         items,
         batch: Vec::new(),
         filter,
         keep,
+        links,
     };
     // It ends with the walk, or with the receiver.
     drop(tokio::task::spawn_blocking(move || {
@@ -51,6 +58,7 @@ struct LocalWalker {
     batch: Vec<WalkItem>,
     filter: Arc<Filter>,
     keep: Keep,
+    links: LinkPolicy,
 }
 
 /// A local directory that is being walked.
@@ -60,6 +68,8 @@ struct WalkedDirectory {
     /// What is still to come, the last first.
     names: Vec<Name>,
     left: LeftDirectory,
+    /// Tells it from others, where links are followed.
+    id: Option<LocalId>,
 }
 
 /// Nobody wants more of the walk.
@@ -67,7 +77,8 @@ struct Unwanted;
 
 impl LocalWalker {
     fn run(mut self, top: PathBuf) -> Result<(), Unwanted> {
-        let mut levels = vec![WalkedDirectory::open(top, RemotePath::ROOT)];
+        let id = fs::metadata(&top).ok().as_ref().and_then(LocalId::of);
+        let mut levels = vec![WalkedDirectory::open(top, RemotePath::ROOT, id)];
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.names.pop() else {
                 let left = levels.pop().map(|level| level.left).unwrap_or_default();
@@ -75,8 +86,8 @@ impl LocalWalker {
                 continue;
             };
             let local = level.local.join(name.as_str());
-            let entry = match fs::symlink_metadata(&local) {
-                Ok(metadata) => walked(&metadata, &local, self.keep),
+            let metadata = match fs::symlink_metadata(&local) {
+                Ok(metadata) => metadata,
                 // It is gone since the directory was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -85,6 +96,14 @@ impl LocalWalker {
                     continue;
                 }
             };
+            let (entry, id) = match self.entry(&local, metadata, &levels) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.push(WalkItem::Missed(name, error))?;
+                    continue;
+                }
+            };
+            let Some(level) = levels.last() else { break };
             if entry.kind != EntryKind::Directory {
                 self.push(WalkItem::Entry(name, entry))?;
                 continue;
@@ -97,7 +116,7 @@ impl LocalWalker {
                 }
                 Ok(path) => {
                     self.push(WalkItem::Entered(name, entry))?;
-                    levels.push(WalkedDirectory::open(local, path));
+                    levels.push(WalkedDirectory::open(local, path, id));
                 }
                 Err(source) => {
                     let error = ClientError::LocalName {
@@ -109,6 +128,27 @@ impl LocalWalker {
             }
         }
         self.send()
+    }
+
+    /// What is compared of an entry, and the identity of a directory. Links are read or followed if the
+    /// policy says so.
+    fn entry(
+        &self,
+        local: &Path,
+        metadata: Metadata,
+        levels: &[WalkedDirectory],
+    ) -> Result<(WalkedEntry, Option<LocalId>), ClientError> {
+        let is_link = metadata.is_symlink();
+        let metadata = match is_link && self.links == LinkPolicy::Follow {
+            true => followed(local, levels.iter().map(|level| level.id))?,
+            false => metadata,
+        };
+        let mut entry = walked(&metadata, local, self.keep);
+        if is_link && self.links == LinkPolicy::Keep {
+            // Where it is needed it is read again, which tells why it can't be.
+            entry.target = read_target(local).ok();
+        }
+        Ok((entry, LocalId::of(&metadata)))
     }
 
     fn push(&mut self, item: WalkItem) -> Result<(), Unwanted> {
@@ -126,7 +166,7 @@ impl LocalWalker {
 }
 
 impl WalkedDirectory {
-    fn open(local: PathBuf, path: RemotePath) -> Self {
+    fn open(local: PathBuf, path: RemotePath, id: Option<LocalId>) -> Self {
         let mut names = Vec::new();
         let mut left = LeftDirectory::default();
         let listed = list(&local, &mut names, &mut left);
@@ -139,6 +179,7 @@ impl WalkedDirectory {
             path,
             names,
             left,
+            id,
         }
     }
 }
@@ -168,6 +209,8 @@ fn walked(metadata: &Metadata, path: &Path, keep: Keep) -> WalkedEntry {
         mode: attributes::mode(metadata).unwrap_or(0),
         version: None,
         details: keep.of_entry(path, metadata),
+        target: None,
+        key: key_of(metadata),
     }
 }
 

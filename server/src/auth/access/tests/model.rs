@@ -14,7 +14,7 @@ fn path() -> impl Strategy<Value = String> {
 
 fn rules() -> impl Strategy<Value = String> {
     let words = &[
-        "none", "list", "get", "read", "create", "put", "delete", "write", "owner",
+        "none", "list", "get", "read", "create", "put", "delete", "write", "link", "owner",
     ][..];
     let rule = (path(), vec(select(words), 1..3));
     vec(rule, 1..5).prop_map(|mut rules| {
@@ -67,6 +67,11 @@ fn needs(rules: &Rules, request: &Request) -> Vec<(RemotePath, Verbs)> {
         }
         Request::Put(put) | Request::ResumePut(ResumePut { put, .. }) => {
             all(&put.path, Verbs::CREATE)
+        }
+        Request::MakeSymlink(link) => {
+            let mut needs = all(&link.path, Verbs::CREATE);
+            needs.push((link.path.clone(), Verbs::LINK));
+            needs
         }
         Request::Chmod(chmod) => all(&chmod.path, Verbs::REPLACE),
         Request::MakeDirectory(make) => all(&make.path, Verbs::CREATE),
@@ -128,6 +133,7 @@ proptest! {
             make_directory(&to),
             delete(&from),
             chmod(&from),
+            link(&to),
             copy(&from, &to, false),
             copy(&from, &to, true),
             rename(&from, &to),
