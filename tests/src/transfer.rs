@@ -9,6 +9,7 @@ mod deltas;
 mod existing;
 mod files;
 mod flipped_bytes;
+mod kills_at_random;
 mod network_paths;
 mod reconnect;
 mod resume;

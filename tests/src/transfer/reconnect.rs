@@ -27,7 +27,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
 const KILLED_AFTER: u64 = 4 * 1024 * 1024;
 
 /// Bytes in a directory, hidden files and those below included.
-fn bytes_in(directory: &Path) -> u64 {
+pub(super) fn bytes_in(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else {
         return 0;
     };
