@@ -41,9 +41,9 @@ const MANY: Kills = Kills {
     rate: 400_000_000,
 };
 
-/// What a kill may cost, in bytes: what was on its way, and a beginning too short to be kept. To begin
-/// anew would cost four times as much on average.
-const LOST_MAX: u64 = 1024 * 1024;
+/// What a kill may cost, in bytes: what was on its way, and a beginning too short to be kept. With fifty
+/// kills in a gibibyte that is less than a fifth; to begin anew each time would cost far more.
+const LOST_MAX: u64 = 3 * 512 * 1024;
 
 /// A mebibyte.
 const MIB: usize = KIB * KIB;
