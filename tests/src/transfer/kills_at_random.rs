@@ -38,7 +38,7 @@ const MANY: Kills = Kills {
     size: 1024 * MIB,
     count: 50,
     step: 40 * MIB,
-    rate: 400_000_000,
+    rate: 100_000_000,
 };
 
 /// What a kill may cost, in bytes: what was on its way, and a beginning too short to be kept. With fifty
