@@ -64,9 +64,8 @@ impl Outcome {
     ///
     /// # Errors
     /// Only for a defect.
-    pub(super) fn copied(mut self) -> Result<Copied, Error> {
-        let names = std::mem::take(&mut self.names);
+    pub(super) fn copied(self) -> Result<Copied, Error> {
         let left_out = self.left_out;
-        Ok(Copied::new(self.version()?, left_out, names))
+        Ok(Copied::new(self.version()?, left_out, Vec::new()))
     }
 }

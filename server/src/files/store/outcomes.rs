@@ -319,7 +319,6 @@ impl Inner {
             Change::Directory { target } => (&target.path, Some(&target.path)),
             Change::Copy { target, staged } => {
                 outcome.left_out = staged.left_out.count;
-                outcome.names = staged.left_out.names.clone();
                 (&target.path, Some(&target.path))
             }
             Change::File { .. }

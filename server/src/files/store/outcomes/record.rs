@@ -28,12 +28,10 @@ pub(in crate::files) struct Outcome {
     /// Version that the name got, unless it was deleted.
     #[n(0)]
     pub version: Option<Version>,
-    /// Number of entries that a copy left out.
+    /// Number of entries that a copy left out. Their names aren't kept: a client could fill the memory
+    /// with them.
     #[n(1)]
     pub left_out: u64,
-    /// The first of them.
-    #[n(2)]
-    pub names: Vec<RemotePath>,
 }
 
 /// A change that is about to be made, and how to find out later whether it was.
@@ -215,7 +213,7 @@ pub(super) const HEADER: &[u8] = b"quire changes 1\n";
 /// Bytes of a checksum, which tells damage, not forgery.
 const CHECKSUM_BYTES: usize = 16;
 
-/// Longest record, in bytes: two paths of full length, what a copy left out, and the rest.
+/// Longest record, in bytes: two paths of full length, and the rest.
 pub(super) const RECORD_BYTES_MAX: usize = 16 * 1024;
 
 #[cfg(test)]
