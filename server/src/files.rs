@@ -312,8 +312,8 @@ impl Files {
         request: MakeDirectory,
     ) -> Result<Version, Error> {
         caller.access.make_directory(&request.path)?;
-        let id = request.change_id;
-        let named = match self.first_attempt(caller, id, request.clone()).await? {
+        let first = self.first_attempt(caller, request.change_id, &request);
+        let named = match first.await? {
             Ok(named) => named,
             Err(outcome) => return outcome.version(),
         };
@@ -339,8 +339,8 @@ impl Files {
         let target = caller
             .access
             .rename(&request.from, &request.to, &request.target)?;
-        let id = request.change_id;
-        let named = match self.first_attempt(caller, id, request.clone()).await? {
+        let first = self.first_attempt(caller, request.change_id, &request);
+        let named = match first.await? {
             Ok(named) => named,
             Err(outcome) => return outcome.version(),
         };
@@ -366,8 +366,7 @@ impl Files {
     /// removed.
     pub async fn delete(&self, caller: &Caller, request: Delete) -> Result<(), Error> {
         caller.access.delete(&request.path)?;
-        let id = request.change_id;
-        let first = self.first_attempt(caller, id, request.clone());
+        let first = self.first_attempt(caller, request.change_id, &request);
         let Ok(named) = first.await? else {
             return Ok(());
         };
@@ -443,8 +442,8 @@ impl Files {
         if request.details.owner || request.details.group {
             caller.access.set_owner(to)?;
         }
-        let id = request.change_id;
-        let named = match self.first_attempt(caller, id, request.clone()).await? {
+        let first = self.first_attempt(caller, request.change_id, &request);
+        let named = match first.await? {
             Ok(named) => named,
             Err(outcome) => return outcome.copied(),
         };

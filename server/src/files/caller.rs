@@ -52,9 +52,9 @@ impl Caller {
 
     /// The attributes of `path` as far as this client may know them: extended attributes are content.
     pub(super) fn shown(&self, path: &RemotePath, attributes: Attributes) -> Attributes {
-        match self.access.get(path) {
-            Ok(()) => attributes,
-            Err(_) => without_xattrs(attributes),
+        match attributes.details.is_none() || self.access.get(path).is_ok() {
+            true => attributes,
+            false => without_xattrs(attributes),
         }
     }
 

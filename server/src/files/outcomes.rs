@@ -23,13 +23,13 @@ impl Files {
         &self,
         caller: &Caller,
         id: Option<ChangeId>,
-        request: impl Into<Request>,
+        request: &(impl Into<Request> + Clone),
     ) -> Result<Result<Option<NamedChange>, Outcome>, Error> {
         // What clients without a key of their own share is no secret of one of them.
         let (Some(owner), Some(id)) = (caller.key, id) else {
             return Ok(Ok(None));
         };
-        let bytes = codec::encode(&request.into());
+        let bytes = codec::encode(&request.clone().into());
         let bytes = bytes.map_err(|_| store::Error::Internal("a request that is too long"))?;
         let request = DigestKind::Blake3.of(&bytes);
         self.store().load_memory().await?;

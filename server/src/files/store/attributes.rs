@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use super::Error;
 use super::acl::{self, Acl};
 use super::batch::{Applied, Commit, OpenParent, Visible};
-use super::details::set_xattrs;
 use super::faults::Fault;
 use super::metadata::{FileId, MODE_MASK, Metadata, NANOSECONDS_MAX};
 use super::permissions::{GivenAttributes, GivenDetails};
@@ -102,9 +101,7 @@ impl<'root> Commit<'root> {
 
 /// Sets the details of what exists already.
 fn set_details(opened: &OwnedFd, details: &GivenDetails) -> Result<(), Error> {
-    if let Some(xattrs) = &details.xattrs {
-        set_xattrs(opened, xattrs)?;
-    }
+    details.set_xattrs(opened)?;
     if details.owner.is_some() || details.group.is_some() {
         let (owner, group) = (
             details.owner.map(Uid::from_raw),

@@ -21,7 +21,7 @@ use super::Error;
 use super::attributes::set_modified;
 use super::batch::{Applied, Commit, Visible};
 use super::cancel;
-use super::details::{add_details, set_xattrs};
+use super::details::add_details;
 use super::faults::Fault;
 use super::metadata::Metadata;
 use super::open_file::OpenFile;
@@ -348,9 +348,7 @@ impl Copier<'_> {
         let attributes = &source.attributes;
         copy_content(&source, &mut target)?;
         let given = self.given(attributes)?;
-        if let Some(xattrs) = &given.details.xattrs {
-            set_xattrs(&target, xattrs)?;
-        }
+        given.details.set_xattrs(&target)?;
         let defaults = &self.staging.defaults;
         Permissions::of_new_file(&self.inherited, &given, defaults)
             .apply(&target, Some(defaults))?;
@@ -390,9 +388,7 @@ impl Copier<'_> {
         } = level;
         let attributes = metadata.attributes();
         let given = self.given(&add_details(attributes, &metadata, &source, self.details))?;
-        if let Some(xattrs) = &given.details.xattrs {
-            set_xattrs(&target, xattrs)?;
-        }
+        given.details.set_xattrs(&target)?;
         let defaults = &self.staging.defaults;
         let permissions = Permissions::of_new_directory(&self.inherited, &given, defaults)
             .apply_owners(&target, Some(defaults))?;

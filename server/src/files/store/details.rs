@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::path::Arg;
 
 use super::metadata::Metadata;
+use super::permissions::GivenDetails;
 use super::resolve::open_beneath;
 use super::root::Root;
 use super::staged_file::StagedFile;
@@ -114,8 +115,16 @@ pub(super) fn add_details(
     }
 }
 
-/// Sets the extended attributes of an open file or directory.
-pub(super) fn set_xattrs(file: impl AsFd, xattrs: &Xattrs) -> Result<(), Error> {
+impl GivenDetails {
+    /// Sets the extended attributes of an open file or directory, if there are some given.
+    pub(super) fn set_xattrs(&self, file: impl AsFd) -> Result<(), Error> {
+        self.xattrs
+            .as_ref()
+            .map_or(Ok(()), |xattrs| set_xattrs(file, xattrs))
+    }
+}
+
+fn set_xattrs(file: impl AsFd, xattrs: &Xattrs) -> Result<(), Error> {
     let set = xattrs::write(file, xattrs);
     set.map_err(|error| match error.kind() {
         std::io::ErrorKind::Unsupported => Error::Unsupported("store extended attributes"),

@@ -277,7 +277,7 @@ impl Root {
         let memory = Arc::clone(&named.memory);
         let staging = self.inner.writable()?;
         let (intent, is_possible) = self.inner.intent(&change, &named)?;
-        let outcome = intent.outcome.clone();
+        let mut made = intent.change.clone();
         if is_possible {
             memory.begin(&self.inner, &staging, intent)?;
         }
@@ -285,15 +285,8 @@ impl Root {
         let result = self.commit(vec![change]).pop().unwrap_or_else(nothing);
         match &result {
             Ok(committed) => {
-                let made = MadeChange {
-                    key: named.key,
-                    request: named.request.clone(),
-                    time: now(),
-                    outcome: Outcome {
-                        version: committed.version.clone(),
-                        ..outcome
-                    },
-                };
+                made.time = now();
+                made.outcome.version.clone_from(&committed.version);
                 let record = ChangeRecord::Made(made.clone());
                 // Before it is written, so that it is in a file that is rewritten meanwhile.
                 memory.table.lock().add(made);
@@ -332,13 +325,15 @@ impl Inner {
         let before = self.identity(witness)?;
         let needs_something = matches!(change, Change::Rename { .. } | Change::Delete { .. });
         let intent = Intent {
-            key: named.key,
-            request: named.request.clone(),
-            time: now(),
+            change: MadeChange {
+                key: named.key,
+                request: named.request.clone(),
+                time: now(),
+                outcome,
+            },
             witness: witness.clone(),
             before,
             target: target.cloned(),
-            outcome,
         };
         Ok((intent, before.is_some() || !needs_something))
     }

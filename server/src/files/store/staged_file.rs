@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::attributes::set_modified;
-use super::details::set_xattrs;
 use super::faults::Fault;
 use super::permissions::{GivenAttributes, Permissions, ProcessDefaults, TargetParent};
 use super::publish::Destination;
@@ -78,9 +77,7 @@ impl Root {
     ) -> Result<(), Error> {
         let defaults = &staged.entry.staging.defaults;
         let permissions = self.inner.permissions_at(target, &given, defaults, last)?;
-        if let Some(xattrs) = &given.details.xattrs {
-            set_xattrs(&staged.file, xattrs)?;
-        }
+        given.details.set_xattrs(&staged.file)?;
         permissions.apply(&staged.file, Some(defaults))?;
         staged.permissions = Some(permissions);
         let modified = given.modified;

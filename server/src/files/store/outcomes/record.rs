@@ -38,26 +38,18 @@ pub(in crate::files) struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(super) struct Intent {
+    /// What it is once it was made, but for the version in its outcome.
     #[n(0)]
-    pub(super) key: ChangeKey,
-    /// Digest of the request.
-    #[n(1)]
-    pub(super) request: Digest,
-    /// When it came, in seconds since 1970.
-    #[n(2)]
-    pub(super) time: u64,
+    pub(super) change: MadeChange,
     /// Path that something else has after the change.
-    #[n(3)]
+    #[n(1)]
     pub(super) witness: RemotePath,
     /// What has the path before.
-    #[n(4)]
+    #[n(2)]
     pub(super) before: Option<WitnessIdentity>,
     /// Path whose version is the answer.
-    #[n(5)]
+    #[n(3)]
     pub(super) target: Option<RemotePath>,
-    /// The outcome, without that version.
-    #[n(6)]
-    pub(super) outcome: Outcome,
 }
 
 /// A change that was made.
@@ -66,8 +58,10 @@ pub(super) struct Intent {
 pub(super) struct MadeChange {
     #[n(0)]
     pub(super) key: ChangeKey,
+    /// Digest of the request.
     #[n(1)]
     pub(super) request: Digest,
+    /// When it was made, or began, in seconds since 1970.
     #[n(2)]
     pub(super) time: u64,
     #[n(3)]
@@ -229,7 +223,7 @@ mod tests {
 
     fn some_records() -> [ChangeRecord; 3] {
         let one = intent(1, "a", None);
-        let failed = ChangeRecord::Failed(one.key);
+        let failed = ChangeRecord::Failed(one.change.key);
         [
             ChangeRecord::Intent(one),
             failed,

@@ -94,7 +94,7 @@ impl ChangeMemory {
 /// The last record of each change, in the order of these.
 fn last_of_each(records: Vec<ChangeRecord>) -> Vec<ChangeRecord> {
     let key_of = |record: &ChangeRecord| match record {
-        ChangeRecord::Intent(intent) => intent.key,
+        ChangeRecord::Intent(intent) => intent.change.key,
         ChangeRecord::Made(made) => made.key,
         ChangeRecord::Failed(key) => *key,
     };
@@ -128,14 +128,9 @@ fn decide(inner: &Inner, intent: Intent) -> Option<MadeChange> {
         // Nothing has the version without bytes.
         version.or_else(|| Version::new(&[]))
     });
-    let mut outcome = intent.outcome;
-    outcome.version = version.flatten();
-    Some(MadeChange {
-        key: intent.key,
-        request: intent.request,
-        time: intent.time,
-        outcome,
-    })
+    let mut made = intent.change;
+    made.outcome.version = version.flatten();
+    Some(made)
 }
 
 fn read_file(staging: &Staging) -> Result<Option<Vec<u8>>, Error> {

@@ -80,7 +80,7 @@ impl OutcomeTable {
 
     /// Keeps what is stored of a change that begins.
     pub(super) fn begin(&mut self, begun: Intent) {
-        if let Some(KnownChange::Running { intent, .. }) = self.changes.get_mut(&begun.key) {
+        if let Some(KnownChange::Running { intent, .. }) = self.changes.get_mut(&begun.change.key) {
             *intent = Some(begun);
         }
     }

@@ -31,13 +31,15 @@ fn request() -> Digest {
 
 pub(super) fn intent(id: u64, at: &str, before: Option<WitnessIdentity>) -> Intent {
     Intent {
-        key: key(1, id),
-        request: request(),
-        time: 7,
+        change: MadeChange {
+            key: key(1, id),
+            request: request(),
+            time: 7,
+            outcome: Outcome::default(),
+        },
         witness: path(at),
         before,
         target: Some(path("b")),
-        outcome: Outcome::default(),
     }
 }
 
