@@ -4,7 +4,7 @@
 //! file is read to its end before its size is declared. A file that only grows while it is read
 //! is uploaded as it was at the beginning, if a second reading shows the same bytes.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -252,8 +252,16 @@ pub enum Links {
 }
 
 impl Links {
+    /// Looks at what has the path.
+    pub(crate) fn look(self, path: &Path) -> io::Result<Metadata> {
+        match self {
+            Self::Follow => fs::metadata(path),
+            Self::Refuse => fs::symlink_metadata(path),
+        }
+    }
+
     #[cfg(unix)]
-    pub(crate) fn apply(self, options: &mut std::fs::OpenOptions) {
+    pub(crate) fn apply(self, options: &mut fs::OpenOptions) {
         use std::os::unix::fs::OpenOptionsExt;
 
         use rustix::fs::OFlags;
@@ -306,6 +314,35 @@ impl FileSnapshot {
         let mut hasher = kind.hasher();
         let is_whole = add_first(&self.file, &mut hasher, self.size, || true)?;
         Ok(is_whole.then(|| hasher.finish()))
+    }
+}
+
+/// The identity of a local file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LocalId {
+    device: u64,
+    inode: u64,
+}
+
+impl LocalId {
+    /// The identity of what has the path, which is not followed.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().as_ref().and_then(Self::of)
+    }
+
+    /// The identity of what this is about; none on systems that don't say.
+    #[cfg(unix)]
+    pub(crate) fn of(metadata: &Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn of(_: &Metadata) -> Option<Self> {
+        None
     }
 }
 

@@ -16,6 +16,7 @@ use quire_client::transfer::sync::{
 };
 use quire_client::transfer::{GiveUp, Transfer, TransferEvent};
 use quire_client::{Client, RemotePath};
+use quire_shared::protocol::EntryKind;
 
 /// What is compared of an entry: kind, permission bits, modification time, and content.
 type State = (&'static str, u32, (i64, i64), Vec<u8>);
@@ -64,7 +65,10 @@ impl Synced {
     pub(crate) fn lines(&self) -> Vec<String> {
         let line = |step: &SyncStep| {
             let (action, path) = (step.action.name(), step.path.to_relative());
-            let slash = if step.is_directory { "/" } else { "" };
+            let slash = match step.kind {
+                EntryKind::Directory => "/",
+                _ => "",
+            };
             match &step.from {
                 Some(from) => format!("{action} {}{slash} {path}{slash}", from.to_relative()),
                 None => format!("{action} {path}{slash}"),

@@ -12,12 +12,13 @@ use quire_client::transfer::sync::{
 };
 use quire_client::{Client, ClientError, ErrorCode, ServerId};
 use quire_shared::digest::DigestKind;
+use quire_shared::protocol::EntryKind;
 use quire_shared::{Name, Printable, RemotePath};
 use quire_transport::bottleneck::Meter;
 
 use super::display::TransferDisplay;
 use super::reconnect::Reconnecting;
-use super::{CommandError, ErrorContext};
+use super::{CommandError, ErrorContext, kind_text};
 use crate::args::{FilterArgs, SyncArgs};
 use crate::event::{Event, EventKind};
 use crate::failure::HintFlags;
@@ -233,7 +234,9 @@ struct Steps {
 
 impl Steps {
     fn print(&self, step: &SyncStep) {
-        if matches!(step.action, SyncAction::New | SyncAction::Changed) && kind_of(step) == "file" {
+        if matches!(step.action, SyncAction::New | SyncAction::Changed)
+            && step.kind == EntryKind::File
+        {
             self.files.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(step.bytes, Ordering::Relaxed);
         }
@@ -241,13 +244,13 @@ impl Steps {
             let event = Event::new(EventKind::Step)
                 .with("action", step.action.name())
                 .with("name", step.path.to_relative())
-                .with("kind", kind_of(step));
+                .with("kind", kind_text(step.kind));
             let event = match &step.from {
                 Some(from) => event.with("old_name", from.to_relative()),
                 None => event,
             };
             match step.action {
-                SyncAction::New | SyncAction::Changed if kind_of(step) == "file" => {
+                SyncAction::New | SyncAction::Changed if step.kind == EntryKind::File => {
                     event.with("bytes", step.bytes)
                 }
                 _ => event,
@@ -297,20 +300,14 @@ impl Steps {
     }
 }
 
-/// What a step is about, for programs.
-fn kind_of(step: &SyncStep) -> &'static str {
-    match step {
-        _ if step.is_directory => "directory",
-        _ if step.is_link => "symlink",
-        _ => "file",
-    }
-}
-
 /// One line, with what happens in a column of its own.
 fn step_text(step: &SyncStep) -> String {
     let action = step.action.name();
     let shown = |path: &RemotePath| {
-        let slash = if step.is_directory { "/" } else { "" };
+        let slash = match step.kind {
+            EntryKind::Directory => "/",
+            _ => "",
+        };
         format!("{}{slash}", Printable(&path.to_relative()))
     };
     match &step.from {

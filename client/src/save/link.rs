@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use super::staged::DOWNLOAD_PREFIX;
 use super::{SaveOptions, inside_tree};
 use crate::error::ClientError;
+use crate::local_file::LocalId;
 
 /// Makes the symbolic link `path`, whose target was found not to lead out. Blocks.
 ///
@@ -47,7 +48,9 @@ pub(crate) fn save_hard_link(
     path: &Path,
     options: SaveOptions,
 ) -> Result<(), ClientError> {
-    if is_same_file(original, path) {
+    // Of which rename(2) would leave both names.
+    let id = LocalId::at(original);
+    if id.is_some() && id == LocalId::at(path) {
         return Ok(());
     }
     // It doesn't follow a link that has the name of the original by now, but links that itself.
@@ -84,22 +87,6 @@ fn beside(path: &Path, mut make: impl FnMut(&Path) -> io::Result<()>) -> io::Res
         .rand_bytes(RANDOM_CHARACTERS)
         .make_in(parent(path), &mut make)?;
     made.persist(path).map_err(|error| error.error)
-}
-
-/// Whether both are names of one file, of which rename(2) would leave both.
-#[cfg(unix)]
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |path: &Path| {
-        let found = fs::symlink_metadata(path).ok()?;
-        Some((found.dev(), found.ino()))
-    };
-    id(one).is_some_and(|one| Some(one) == id(other))
-}
-
-#[cfg(not(unix))]
-fn is_same_file(_: &Path, _: &Path) -> bool {
-    false
 }
 
 #[cfg(unix)]

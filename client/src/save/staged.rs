@@ -138,11 +138,12 @@ fn is_removed(path: &Path) -> bool {
 /// Whether `path` is the name of the open `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let opened = file.metadata().map(identity);
-    let found = std::fs::symlink_metadata(path).map(identity);
-    matches!((opened, found), (Ok(opened), Ok(found)) if opened == found)
+    let opened = file
+        .metadata()
+        .ok()
+        .as_ref()
+        .and_then(crate::local_file::LocalId::of);
+    opened.is_some() && opened == crate::local_file::LocalId::at(path)
 }
 
 /// Other systems have only random names, which no other process looks for.

@@ -19,7 +19,7 @@ use super::engine::{Moved, Transfer};
 use super::first_names::{FirstName, FirstNameGuard};
 use super::job::{DownloadJob, DownloadKind, FetchOptions, FileDownload, SymlinkDownload};
 use super::jobs::{ByteGate, JOBS_AT_ONCE, job_queue, run_jobs};
-use super::leave::Leave;
+use super::leave::kind_of;
 use super::links::{LinkKind, Linked, read_target};
 use super::local_dir::{GivenToDir, LocalDir};
 use super::many::fetch_many;
@@ -244,14 +244,11 @@ impl FileDownload {
         let (to, modified, saved) = (self.to.clone(), link.modified, target.clone());
         let saving = blocking(move || {
             let is_same = || read_target(&to).is_ok_and(|found| found == saved);
-            if options.leave.looks() && fs::symlink_metadata(&to).is_ok() {
-                let is_left = match options.leave {
-                    Leave::Existing => true,
-                    Leave::Nothing | Leave::Same | Leave::Newer => is_same(),
-                };
-                if is_left {
-                    return Ok(false);
-                }
+            if options.leave.looks()
+                && let Ok(found) = fs::symlink_metadata(&to)
+                && options.leave.leaves_for_link(kind_of(&found), is_same)
+            {
+                return Ok(false);
             }
             save_symlink(&to, &saved, Some(modified), options.save)?;
             Ok(true)

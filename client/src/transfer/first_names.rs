@@ -12,7 +12,7 @@ use quire_shared::protocol::{HardLinkId, Time, Version};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Transfer;
-use super::links::LocalId;
+use crate::local_file::LocalId;
 
 /// What tells the files of one side from each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -46,6 +46,16 @@ impl Leave {
             Self::Existing => target.kind != EntryKind::Directory,
         }
     }
+
+    /// As [`leaves`](Self::leaves), where a symbolic link would be; `is_same` tells whether there is one
+    /// with the same target.
+    pub(super) fn leaves_for_link(self, found: EntryKind, is_same: impl FnOnce() -> bool) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Same | Self::Newer => is_same(),
+            Self::Existing => found != EntryKind::Directory,
+        }
+    }
 }
 
 /// What is compared of a file.

@@ -9,6 +9,8 @@ use quire_shared::protocol::LinkTarget;
 use super::first_names::FileKey;
 use super::item_name::ItemName;
 use crate::error::ClientError;
+use crate::local_file::LocalId;
+use crate::upload::Links;
 
 /// What becomes of symbolic links in a directory that is transferred.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +22,16 @@ pub enum LinkPolicy {
     Keep,
     /// What they lead to is transferred. For local directories only: a server follows no link.
     Follow,
+}
+
+impl LinkPolicy {
+    /// What becomes of a local link where a file is expected.
+    pub(super) fn of_files(self) -> Links {
+        match self {
+            Self::Follow => Links::Follow,
+            Self::Keep | Self::Skip => Links::Refuse,
+        }
+    }
 }
 
 /// A link that was made.
@@ -85,28 +97,4 @@ pub(super) fn key_of(metadata: &Metadata) -> Option<FileKey> {
 #[cfg(not(unix))]
 pub(super) fn key_of(_: &Metadata) -> Option<FileKey> {
     None
-}
-
-/// The identity of a local file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct LocalId {
-    device: u64,
-    inode: u64,
-}
-
-impl LocalId {
-    /// The identity of what this is about; none on systems that don't say.
-    #[cfg(unix)]
-    pub(crate) fn of(metadata: &Metadata) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
-
-    #[cfg(not(unix))]
-    pub(crate) fn of(_: &Metadata) -> Option<Self> {
-        None
-    }
 }

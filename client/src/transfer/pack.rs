@@ -24,11 +24,10 @@ use tokio::sync::mpsc;
 use super::engine::{SkipReason, Transfer};
 use super::first_names::{FileKey, FirstName, FirstNameGuard, FirstNames, NameOfFile};
 use super::job::{FileUpload, StoreOptions, UploadJob, UploadKind, UploadSource};
-use super::links::LocalId;
 use super::remote_dir::{CompleteDir, RemoteDir, RemoteDirState};
 use super::survey::count_below;
 use crate::error::ClientError;
-use crate::local_file::FileContent;
+use crate::local_file::{FileContent, LocalId};
 use crate::save::is_left_over;
 use crate::upload::{Links, LocalFile};
 
@@ -269,11 +268,7 @@ impl UploadPacker {
     fn is_left(&self, path: &Path, found: &Attributes, links: Links) -> bool {
         let leave = self.options.leave;
         let is_left = |local: Metadata| leave.leaves(&(&local).into(), &found.into());
-        let look = || match links {
-            Links::Follow => fs::metadata(path),
-            Links::Refuse => fs::symlink_metadata(path),
-        };
-        leave.looks() && look().is_ok_and(is_left)
+        leave.looks() && links.look(path).is_ok_and(is_left)
     }
 
     /// Has a directory made on the server, and begins to list it here.

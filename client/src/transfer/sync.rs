@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quire_shared::RemotePath;
 use quire_shared::digest::DigestKind;
-use quire_shared::protocol::Preserve;
+use quire_shared::protocol::{EntryKind, Preserve};
 
 use super::engine::Transfer;
 use super::links::LinkPolicy;
@@ -86,10 +86,8 @@ pub struct SyncStep {
     pub path: RemotePath,
     /// Its old name, if it is renamed.
     pub from: Option<RemotePath>,
-    /// Whether it is a directory.
-    pub is_directory: bool,
-    /// Whether it is a symbolic link.
-    pub is_link: bool,
+    /// What it is. What is deleted counts as a file, unless it is a directory or a symbolic link.
+    pub kind: EntryKind,
     /// Bytes of content that are to be transferred.
     pub bytes: u64,
 }

@@ -7,7 +7,7 @@ use quire_client::ClientError;
 use quire_client::transfer::sync::{SyncJob, SyncOptions, SyncReport, SyncSide};
 use quire_client::transfer::{GiveUp, Leave, LinkPolicy};
 use quire_shared::ErrorCode;
-use quire_shared::protocol::{LinkTarget, MakeSymlink, Precondition};
+use quire_shared::protocol::{EntryKind, LinkTarget, MakeSymlink, Precondition};
 use quire_test_harness::client::{path, refusal, rename, stat, store};
 use quire_test_harness::tree::scratch;
 use quire_test_harness::{TestServer, Tree};
@@ -184,6 +184,43 @@ async fn links_need_their_own_right_and_never_lead_out() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn what_exists_is_left_for_a_link_but_a_directory_is_an_error_in_both_directions() {
+    let source = Tree::new()
+        .directory("t")
+        .link("t/file", "x")
+        .link("t/directory", "x");
+    let tree = Tree::new()
+        .file("t/file", "a file")
+        .directory("t/directory");
+    let (server, client) = with_rights(&tree, "write+link").await;
+    let existing = quire_client::transfer::StoreOptions {
+        leave: Leave::Existing,
+        ..storing(LinkPolicy::Keep)
+    };
+    let stored = store_links(&client, &source.path("t"), "t", existing).await;
+    assert_eq!(stored.failures, ["/t/directory: already exists"]);
+    assert_eq!(tree.read("t/file"), b"a file");
+    client.close().await;
+    server.stop().await;
+
+    let (server, client) = with_rights(&source, "read").await;
+    let local = scratch();
+    let to = local.path().join("t");
+    fs::create_dir_all(to.join("directory")).unwrap();
+    fs::write(to.join("file"), "a file").unwrap();
+    let existing = quire_client::transfer::FetchOptions {
+        leave: Leave::Existing,
+        ..fetching(LinkPolicy::Keep)
+    };
+    let fetched = fetch_links(&client, "t", &to, existing).await;
+    assert_eq!(fetched.failures.len(), 1, "{:?}", fetched.failures);
+    assert!(fetched.failures[0].contains("directory"));
+    assert_eq!(fs::read(to.join("file")).unwrap(), b"a file");
+    client.close().await;
+    server.stop().await;
+}
+
 /// Syncs with links kept; returns the steps and failures.
 async fn sync_links(
     source: &SyncSide,
@@ -194,7 +231,10 @@ async fn sync_links(
     let steps = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = std::sync::Arc::clone(&steps);
     let report = SyncReport::new(std::sync::Arc::clone(&notes.transfer), move |step| {
-        let kind = if step.is_link { "@" } else { "" };
+        let kind = match step.kind {
+            EntryKind::Symlink => "@",
+            _ => "",
+        };
         let line = format!("{} {}{kind}", step.action.name(), step.path.to_relative());
         log.lock().unwrap().push(line);
     });

@@ -1,6 +1,5 @@
 //! Files with several names in a directory that is stored.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,11 +19,7 @@ impl UploadPacker {
         if !self.options.hard_links {
             return NameOfFile::Alone;
         }
-        let metadata = match links {
-            Links::Follow => fs::metadata(path),
-            Links::Refuse => fs::symlink_metadata(path),
-        };
-        match metadata.ok().as_ref().and_then(key_of) {
+        match links.look(path).ok().as_ref().and_then(key_of) {
             Some(key) => {
                 let place = (to, path.to_owned());
                 self.first_names.name_of(key, place, &self.transfer)

@@ -5,14 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quire_shared::ErrorCode;
-use quire_shared::protocol::EntryKind;
 
 use super::{Descent, LocalLevel, Stopped, UploadPacker, remote_entry};
 use crate::attributes;
 use crate::error::ClientError;
 use crate::transfer::engine::SkipReason;
 use crate::transfer::job::{FileUpload, UploadKind, UploadSource};
-use crate::transfer::leave::Leave;
 use crate::transfer::links::{LinkPolicy, followed, read_target};
 use crate::upload::Links;
 
@@ -63,14 +61,8 @@ impl UploadPacker {
         let target = read_target(path)?;
         let found = to.name().and_then(|name| level.there.get(name));
         if let Some(found) = found {
-            let is_same =
-                found.kind == EntryKind::Symlink && found.target.as_ref() == Some(&target);
-            let is_left = match self.options.leave {
-                Leave::Nothing => false,
-                Leave::Existing => found.kind != EntryKind::Directory,
-                Leave::Same | Leave::Newer => is_same,
-            };
-            if is_left {
+            let is_same = || found.target.as_ref() == Some(&target);
+            if self.options.leave.leaves_for_link(found.kind, is_same) {
                 self.transfer.add_present(0);
                 return Ok(Ok(()));
             }

@@ -8,7 +8,6 @@ use quire_shared::protocol::{Precondition, SetAttributes};
 use super::{Stopped, UploadPacker};
 use crate::transfer::first_names::NameOfFile;
 use crate::transfer::job::{FileUpload, UploadKind, UploadSource};
-use crate::transfer::links::LinkPolicy;
 use crate::transfer::remote_dir::RemoteDir;
 use crate::upload::Links;
 
@@ -100,10 +99,7 @@ impl UploadPacker {
     ) -> Result<(), Stopped> {
         match from {
             UploadSource::Local(from) => {
-                let links = match self.options.links {
-                    LinkPolicy::Follow => Links::Follow,
-                    LinkPolicy::Keep | LinkPolicy::Skip => Links::Refuse,
-                };
+                let links = self.options.links.of_files();
                 let place = (directory, precondition);
                 self.named_file((from, links), to, place, name_of)
             }

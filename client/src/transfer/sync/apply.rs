@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quire_shared::RemotePath;
+use quire_shared::protocol::EntryKind;
 
 use super::compare::{Comparison, SourceWalk};
 use super::plan::{
@@ -20,8 +21,6 @@ use super::spool::{Spool, SpoolReader};
 use super::{SyncAction, SyncJob, SyncReport, SyncStep};
 use crate::blocking::blocking;
 use crate::error::ClientError;
-use crate::transfer::links::LinkPolicy;
-use crate::upload::Links;
 
 use changes::TargetChanges;
 
@@ -40,10 +39,7 @@ pub(super) async fn run(job: &SyncJob, report: &Arc<SyncReport>) -> Result<(), C
         source: &job.source,
         target: &job.target,
         digest: job.options.digest,
-        links: match job.options.links {
-            LinkPolicy::Follow => Links::Follow,
-            LinkPolicy::Keep | LinkPolicy::Skip => Links::Refuse,
-        },
+        links: job.options.links.of_files(),
     };
     let resolved = Arc::new(resolver.run(&mut plan, &mut steps).await?);
     if let Some(max) = deletion.and_then(|deletion| deletion.max) {
@@ -218,16 +214,17 @@ fn step(action: SyncAction, path: RemotePath) -> SyncStep {
         action,
         path,
         from: None,
-        is_directory: false,
-        is_link: false,
+        kind: EntryKind::File,
         bytes: 0,
     }
 }
 
 fn step_of_deletion(deletion: &PlannedDeletion) -> SyncStep {
     SyncStep {
-        is_directory: deletion.is_directory,
-        is_link: deletion.is_link,
+        kind: match deletion.kind {
+            EntryKind::Other => EntryKind::File,
+            kind => kind,
+        },
         ..step(SyncAction::Deleted, deletion.path.clone())
     }
 }
@@ -236,7 +233,10 @@ impl super::resolve::Move {
     fn step(&self) -> SyncStep {
         SyncStep {
             from: Some(self.from.clone()),
-            is_directory: self.is_directory,
+            kind: match self.is_directory {
+                true => EntryKind::Directory,
+                false => EntryKind::File,
+            },
             ..step(SyncAction::Renamed, self.to.clone())
         }
     }
@@ -258,13 +258,13 @@ impl TransferStep {
         match self {
             Self::Enter(directory) if directory.is_new && !directory.path.is_root() => {
                 Some(SyncStep {
-                    is_directory: true,
+                    kind: EntryKind::Directory,
                     ..step(SyncAction::New, directory.path.clone())
                 })
             }
             Self::File(file) => Some(file.step()),
             Self::Link(link) => Some(SyncStep {
-                is_link: true,
+                kind: EntryKind::Symlink,
                 ..step(action_of(link.state), link.path.clone())
             }),
             Self::Enter(_) | Self::Leave => None,

@@ -148,7 +148,7 @@ pub(super) struct PlannedDeletion {
     #[n(0)]
     pub(super) path: RemotePath,
     #[n(1)]
-    pub(super) is_directory: bool,
+    pub(super) kind: EntryKind,
     /// How many entries a directory has, which go with it.
     #[n(2)]
     pub(super) below: u64,
@@ -163,10 +163,8 @@ pub(super) struct PlannedDeletion {
     /// As of a [`PlannedFile`].
     #[n(6)]
     pub(super) details: u64,
-    #[n(7)]
-    pub(super) is_link: bool,
     /// Whether it is a file that has other names, whose version changes with those.
-    #[n(8)]
+    #[n(7)]
     pub(super) has_other_names: bool,
 }
 
@@ -175,15 +173,18 @@ impl PlannedDeletion {
     pub(super) fn of(path: RemotePath, found: &WalkedEntry, below: u64) -> Self {
         Self {
             path,
-            is_directory: found.kind == EntryKind::Directory,
+            kind: found.kind,
             below,
             size: found.size,
             modified: found.modified,
             version: found.version.clone(),
             details: found.details_hash(),
-            is_link: found.kind == EntryKind::Symlink,
             has_other_names: found.key.is_some(),
         }
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind == EntryKind::Directory
     }
 
     /// As [`PlannedFile::key`].
@@ -306,7 +307,7 @@ impl Gone {
         };
         let found = self.entries.read_at(begin)?;
         // After a truncation another may be in its place.
-        Ok(found.filter(|found| !found.is_directory && found.key() == file.key()))
+        Ok(found.filter(|found| !found.is_directory() && found.key() == file.key()))
     }
 
     /// Takes the directory that may have had another name.
@@ -318,7 +319,7 @@ impl Gone {
             return Ok(None);
         };
         let found = self.entries.read_at(begin)?;
-        Ok(found.filter(|found| found.is_directory))
+        Ok(found.filter(PlannedDeletion::is_directory))
     }
 }
 

@@ -189,17 +189,17 @@ impl SyncSide {
                 blocking(move || delete_locally(&path, &deletion)).await
             }
             SidePath::Server(client, path) => {
-                let precondition = match (&deletion.version, deletion.is_directory) {
+                let precondition = match (&deletion.version, deletion.is_directory()) {
                     // The time of a directory changes with everything that is deleted in it.
                     (_, true) | (None, _) => Precondition::Any,
                     (Some(version), false) => Precondition::Match(version.clone()),
                 };
-                if deletion.is_directory && deletion.below == 0 {
+                if deletion.is_directory() && deletion.below == 0 {
                     require_empty(&client, &path).await?;
                 }
                 let mut delete = Delete {
                     path,
-                    recursive: deletion.is_directory,
+                    recursive: deletion.is_directory(),
                     precondition,
                     change_id: None,
                 };
@@ -342,7 +342,7 @@ fn copy_locally(from: &Path, to: &Path) -> Result<(), ClientError> {
 }
 
 fn delete_locally(path: &Path, deletion: &PlannedDeletion) -> Result<(), ClientError> {
-    let deleted = fs::symlink_metadata(path).and_then(|found| match deletion.is_directory {
+    let deleted = fs::symlink_metadata(path).and_then(|found| match deletion.is_directory() {
         true if deletion.below > 0 => fs::remove_dir_all(path),
         true => fs::remove_dir(path),
         false => {

@@ -121,7 +121,7 @@ impl TargetChanges<'_> {
             if count == 0 {
                 continue;
             }
-            if deletion.is_directory && deletion.below == 0 {
+            if deletion.is_directory() && deletion.below == 0 {
                 // What was in it goes first.
                 changes.end(counter).await;
             }
@@ -135,7 +135,7 @@ impl TargetChanges<'_> {
             let change = async move {
                 match backup {
                     // An empty directory is no loss.
-                    Some(backup) if !deletion.is_directory || deletion.below > 0 => {
+                    Some(backup) if !deletion.is_directory() || deletion.below > 0 => {
                         let to = (&backup, &deletion.path);
                         target.rename(&deletion.path, to, true).await?;
                     }

@@ -13,9 +13,10 @@ use super::{LeftDirectory, WalkItem, WalkedEntry};
 use crate::attributes;
 use crate::details::Keep;
 use crate::error::ClientError;
+use crate::local_file::LocalId;
 use crate::save::is_left_over;
 use crate::transfer::leave::kind_of;
-use crate::transfer::links::{LinkPolicy, LocalId, followed, key_of, read_target};
+use crate::transfer::links::{LinkPolicy, followed, key_of, read_target};
 use crate::transfer::sync::filter::Filter;
 
 /// The attributes of the directory `path`; none if there is nothing.
