@@ -13,7 +13,6 @@ mod table;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -29,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Change, Committed};
 use super::metadata::{FileId, Metadata};
-use super::root::{Inner, Root};
+use super::root::{Inner, Root, directory_synced};
 use super::staging::Staging;
 use super::{Error, Store};
 
@@ -197,7 +196,8 @@ impl ChangeMemory {
         }
         // The staging directory itself may be new.
         for directory in [&staging.directory, &*inner.directory] {
-            file_sync(|| sync_directory(directory)).map_err(|errno| inner.not_durable(errno))?;
+            let synced = directory_synced(file_sync(|| fsync(directory)));
+            synced.map_err(|errno| inner.not_durable(errno))?;
         }
         let id = Metadata::of(&file)
             .map_err(Error::system("reading the metadata of a file of records"))?
@@ -362,14 +362,6 @@ fn forget_durably(inner: &Inner, staging: &Staging) -> Result<(), Error> {
             .map_err(|errno| inner.not_durable(errno)),
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(Error::system("opening a file of records")(errno)),
-    }
-}
-
-/// File systems that write directories synchronously have no fsync for them.
-fn sync_directory(directory: &OwnedFd) -> Result<(), Errno> {
-    match fsync(directory) {
-        Err(Errno::INVAL) => Ok(()),
-        synced => synced,
     }
 }
 

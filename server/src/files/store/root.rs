@@ -207,11 +207,7 @@ impl Inner {
     pub(super) fn sync(&self, site: Fault, directory: &OwnedFd, id: FileId) -> Result<(), Error> {
         let synced = self
             .commits
-            .sync(id, || match self.faults.sync(site, directory) {
-                // File systems that write directories synchronously have no fsync for them.
-                Err(Errno::INVAL) => Ok(()),
-                synced => synced,
-            });
+            .sync(id, || directory_synced(self.faults.sync(site, directory)));
         synced.map_err(|errno| self.not_durable(errno))
     }
 
@@ -242,6 +238,15 @@ impl Inner {
     pub(super) fn not_durable(&self, errno: Errno) -> Error {
         self.failed.store(true, Ordering::Relaxed);
         Error::NotDurable(errno.into())
+    }
+}
+
+/// The result of the fsync of a directory. File systems that write directories synchronously have none
+/// for them.
+pub(super) fn directory_synced(synced: Result<(), Errno>) -> Result<(), Errno> {
+    match synced {
+        Err(Errno::INVAL) => Ok(()),
+        synced => synced,
     }
 }
 
