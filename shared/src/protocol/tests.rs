@@ -321,11 +321,9 @@ fn longest_paths() -> [RemotePath; 2] {
     [path_of(fewest), path_of(PATH_COMPONENTS_MAX)]
 }
 
-#[test]
-fn the_largest_legal_messages_fit_their_limits() {
-    let version = Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap();
-    let precondition = Precondition::Match(version.clone());
-    let attributes = Attributes {
+/// Attributes that take as many bytes as they can, without details.
+fn longest_attributes() -> Attributes {
+    Attributes {
         kind: EntryKind::Other,
         size: u64::MAX,
         modified: Time {
@@ -333,11 +331,17 @@ fn the_largest_legal_messages_fit_their_limits() {
             nanoseconds: u32::MAX,
         },
         mode: u32::MAX,
-        version,
+        version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
         target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
         hard_link: Some(HardLinkId::of(u128::MAX)),
         details: None,
-    };
+    }
+}
+
+#[test]
+fn the_largest_legal_messages_fit_their_limits() {
+    let attributes = longest_attributes();
+    let precondition = Precondition::Match(attributes.version.clone());
     for path in longest_paths() {
         let copy = Copy {
             from: path.clone(),

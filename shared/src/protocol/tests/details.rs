@@ -5,12 +5,11 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::*;
-use super::longest_paths;
+use super::{longest_attributes, longest_paths};
 use crate::codec::{DecodeError, PREFIX_BYTES, decode, encode};
 use crate::error_code::ErrorCode;
 use crate::limits::{
-    ACCOUNT_NAME_BYTES_MAX, LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX,
-    XATTRS_BYTES_MAX, XATTRS_MAX,
+    ACCOUNT_NAME_BYTES_MAX, NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX,
 };
 
 pub(super) fn detail_kinds() -> impl Strategy<Value = DetailKinds> {
@@ -201,16 +200,8 @@ fn the_most_details_fit_into_every_message() {
     }
     let attributes = Attributes {
         kind: EntryKind::File,
-        size: u64::MAX,
-        modified: Time {
-            seconds: i64::MIN,
-            nanoseconds: u32::MAX,
-        },
-        mode: u32::MAX,
-        version,
-        target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
-        hard_link: Some(HardLinkId::of(u128::MAX)),
         details,
+        ..longest_attributes()
     };
     let name = Name::new("n".repeat(NAME_BYTES_MAX)).unwrap();
     let encoded = encode(&TreeItem::Enclosed(Entry { name, attributes })).unwrap();

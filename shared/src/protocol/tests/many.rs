@@ -11,7 +11,7 @@ use super::messages::{
 use super::{check, check_unknown_key};
 use crate::codec::{DecodeError, decode, encode};
 use crate::error_code::ErrorCode;
-use crate::limits::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::limits::{NAME_BYTES_MAX, VERSION_BYTES_MAX};
 use crate::protocol::*;
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -218,19 +218,7 @@ fn missing_optional_keys_of_a_tree_have_their_defaults() {
 #[test]
 fn the_largest_items_fit_their_limits() {
     let name = Name::new("n".repeat(NAME_BYTES_MAX)).unwrap();
-    let attributes = Attributes {
-        kind: EntryKind::Other,
-        size: u64::MAX,
-        modified: Time {
-            seconds: i64::MIN,
-            nanoseconds: u32::MAX,
-        },
-        mode: u32::MAX,
-        version: Version::new(&[0xff; VERSION_BYTES_MAX]).unwrap(),
-        target: LinkTarget::new(&[0xff; LINK_TARGET_BYTES_MAX]),
-        details: None,
-        hard_link: Some(HardLinkId::of(u128::MAX)),
-    };
+    let attributes = super::longest_attributes();
     encode(&TreeItem::Described(Entry { name, attributes })).unwrap();
     for path in super::longest_paths() {
         let put = Put {
